@@ -1,0 +1,13 @@
+/// The compute module, pyddl._core: a list of names. One file per kernel family registers its functions.
+#include <pybind11/pybind11.h>
+
+#include "kernels/simd.hpp"
+
+namespace pyddl::bindings {
+}  // namespace pyddl::bindings
+
+PYBIND11_MODULE(_core, m) {
+    using namespace pyddl;
+    m.doc() = "pyddl's compute kernels; see pyddl/_core.pyi";
+    m.def("simd_level", &kernels::simd_level);
+}

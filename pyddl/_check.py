@@ -1,0 +1,63 @@
+"""Checks at the edge, each with an error that names the parameter, what was expected and what came."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from pyddl.errors import ParameterError, ShapeError
+
+
+def number(name: str, value: Any, *, above: float | None = None, at_least: float | None = None,
+           at_most: float | None = None, below: float | None = None) -> float:
+    """Return ``value`` as a float in the given range, or raise `ParameterError`."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise ParameterError(f"{name} is {value!r}; expected a number") from None
+    bounds = [
+        (above, result > above if above is not None else True, "above"),
+        (at_least, result >= at_least if at_least is not None else True, "at least"),
+        (at_most, result <= at_most if at_most is not None else True, "at most"),
+        (below, result < below if below is not None else True, "below"),
+    ]
+    if result != result or not all(holds for _, holds, _ in bounds):
+        wanted = " and ".join(f"{word} {bound:g}" for bound, _, word in bounds if bound is not None)
+        raise ParameterError(f"{name} is {value!r}; expected a number {wanted}")
+    return result
+
+
+def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None) -> int:
+    """Return ``value`` as an int in the given range, or raise `ParameterError`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ParameterError(f"{name} is {value!r}; expected a whole number")
+    if (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
+        words = [f"at least {at_least}" if at_least is not None else "",
+                 f"at most {at_most}" if at_most is not None else ""]
+        raise ParameterError(f"{name} is {value}; expected a whole number {' and '.join(w for w in words if w)}")
+    return int(value)
+
+
+def one_of(name: str, value: Any, names: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``names``; otherwise raise `ParameterError` with the nearest name."""
+    names = sorted(names)
+    if value not in names:
+        raise ParameterError(f"{name} is {value!r}; expected one of {', '.join(names)}{nearest(value, names)}")
+    return value
+
+
+def nearest(value: Any, names: Iterable[str]) -> str:
+    """'; did you mean ...?' when one of ``names`` looks like ``value``, else ''."""
+    close = difflib.get_close_matches(str(value), list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def vector(name: str, x: Any, size: int, dtype: type = np.float32) -> np.ndarray:
+    """Return ``x`` if it is a contiguous vector of ``size`` elements of ``dtype``, or raise `ShapeError`."""
+    if not isinstance(x, np.ndarray) or x.shape != (size,) or x.dtype != dtype or not x.flags.c_contiguous:
+        got = f"{x.dtype} array of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise ShapeError(f"{name} is a {got}; expected a contiguous {np.dtype(dtype)} array of shape ({size},)")
+    return x

@@ -1,0 +1,30 @@
+"""Errors in three families: yours to mend (values, shapes, files), the machine's, and ours.
+
+Each message says what was wrong, what was expected and what to do.
+"""
+
+__all__ = ["CommError", "DataError", "InternalError", "ParameterError", "PyddlError", "ShapeError"]
+
+
+class PyddlError(Exception):
+    """Base of all errors that pyddl raises on purpose."""
+
+
+class ParameterError(PyddlError, ValueError):
+    """An option or argument has a value outside its range."""
+
+
+class ShapeError(PyddlError, ValueError):
+    """An array has the wrong shape or element type."""
+
+
+class DataError(PyddlError, ValueError):
+    """A file or data set is missing, damaged or not what it claims to be."""
+
+
+class CommError(PyddlError, RuntimeError):
+    """Ranks, the launcher or MPI failed or disagree."""
+
+
+class InternalError(PyddlError, RuntimeError):
+    """A bug in pyddl: please report it."""

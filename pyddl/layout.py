@@ -1,0 +1,161 @@
+"""Layout: the named slices of a flat float32 vector.
+
+Whatever is trained is one flat vector. A layout says where each tensor lies in it; models read tensors through it,
+strategies and optimizers see only ranges.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pyddl import _check
+from pyddl.errors import ParameterError
+
+__all__ = ["ALIGNMENT", "Layout", "Slice"]
+
+ALIGNMENT = 16  # floats: slices start on a cache line, so that vector loads never straddle two
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One tensor of a flat vector.
+
+    Parameters
+    ----------
+    name : str
+        As in a checkpoint, for example ``encoder.0.weight``.
+    shape : tuple of int
+    group : str, default="all"
+        The phase that trains it: a GAN has ``generator`` and ``discriminator``.
+    decay : bool, default=True
+        Whether weight decay applies; usual for weights, unusual for biases.
+    merge : {"mean", "sum", "max"}, default="mean"
+        For buffers: how the values of several replicas become one.
+
+    Attributes
+    ----------
+    begin, end : int
+        Position in the vector, in elements; set by `Layout`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    group: str = "all"
+    decay: bool = True
+    merge: str = "mean"
+    begin: int = field(default=0, compare=False)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.size
+
+
+class Layout:
+    """Named slices of one flat vector, in order.
+
+    Slices of one group must be neighbours, so that a phase is a range. Each slice starts at a multiple of `ALIGNMENT`
+    elements; the gaps belong to no slice and stay zero.
+
+    Parameters
+    ----------
+    slices : iterable of Slice
+
+    Attributes
+    ----------
+    size : int
+        Elements of a vector of this layout, gaps included.
+    count : int
+        Elements that belong to slices: the number of parameters.
+
+    Examples
+    --------
+    >>> layout = Layout([Slice("weight", (2, 3)), Slice("bias", (2,), decay=False)])
+    >>> layout.count, layout["bias"].begin
+    (8, 16)
+    >>> layout.views(layout.zeros())["weight"].shape
+    (2, 3)
+    """
+
+    def __init__(self, slices: Iterable[Slice] = ()):
+        placed: list[Slice] = []
+        at = 0
+        for s in slices:
+            if any(s.name == p.name for p in placed):
+                raise ParameterError(f"two slices are named {s.name!r}; names must differ")
+            placed.append(Slice(s.name, tuple(s.shape), s.group, s.decay, s.merge, at))
+            at += -(-s.size // ALIGNMENT) * ALIGNMENT
+        groups = [p.group for p in placed]
+        changes = [g for i, g in enumerate(groups) if i == 0 or groups[i - 1] != g]
+        if len(changes) != len(set(changes)):
+            raise ParameterError(f"slices of one group must be neighbours; the order here is {changes}")
+        self._slices = tuple(placed)
+        self._by_name = {s.name: s for s in placed}
+        self.size = at
+        self.count = sum(s.size for s in placed)
+
+    def __iter__(self) -> Iterator[Slice]:
+        return iter(self._slices)
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def __getitem__(self, name: str) -> Slice:
+        if name not in self._by_name:
+            raise KeyError(f"no slice is named {name!r}{_check.nearest(name, self._by_name)}")
+        return self._by_name[name]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and self._slices == other._slices
+
+    def __hash__(self) -> int:
+        return hash(self._slices)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups, in order."""
+        return tuple(dict.fromkeys(s.group for s in self._slices))
+
+    def range(self, group: str | None = None) -> tuple[int, int]:
+        """Begin and end of a group's slices, with the gap after the last; of the whole vector by default."""
+        if group is None:
+            return 0, self.size
+        members = [s for s in self._slices if s.group == group]
+        if not members:
+            raise KeyError(f"no group is named {group!r}{_check.nearest(group, self.groups)}")
+        return members[0].begin, -(-members[-1].end // ALIGNMENT) * ALIGNMENT
+
+    def decayed_ranges(self, group: str | None = None) -> list[tuple[int, int, bool]]:
+        """The range of ``group`` cut into (begin, end, decay), neighbours of one kind merged, without holes."""
+        begin, end = self.range(group)
+        ranges: list[tuple[int, int, bool]] = []
+        for s in self._slices:
+            if s.begin < begin or s.begin >= end or s.size == 0:
+                continue
+            if ranges and ranges[-1][2] == s.decay:
+                ranges[-1] = (ranges[-1][0], s.end, s.decay)
+            else:
+                if ranges:
+                    ranges[-1] = (ranges[-1][0], s.begin, ranges[-1][2])
+                ranges.append((s.begin, s.end, s.decay))
+        if ranges:
+            ranges[-1] = (ranges[-1][0], end, ranges[-1][2])
+        return ranges
+
+    def zeros(self) -> np.ndarray:
+        """A new vector of zeros, aligned to a cache line."""
+        raw = np.zeros(self.size + ALIGNMENT, dtype=np.float32)
+        skip = (-raw.ctypes.data // raw.itemsize) % ALIGNMENT
+        return raw[skip : skip + self.size]
+
+    def views(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """Each slice of ``vector`` under its name and in its shape; writing to a view writes to the vector."""
+        _check.vector("vector", vector, self.size)
+        return {s.name: vector[s.begin : s.end].reshape(s.shape) for s in self._slices}

@@ -1,0 +1,71 @@
+"""What a model is: functions on a flat vector. Any object with these members can be trained.
+
+A model owns no trained memory and never learns that there are other ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from pyddl.data.batch import Batch
+from pyddl.layout import Layout
+
+__all__ = ["Model", "Ready"]
+
+Ready = Callable[[int, int], None]
+
+
+@runtime_checkable
+class Model(Protocol):
+    """The protocol that the trainer relies on.
+
+    Attributes
+    ----------
+    layout : Layout
+        Slices of the parameters.
+    buffers : Layout
+        State that is kept but not trained (running statistics); often empty.
+    phases : tuple of str
+        Groups of the layout that are trained in turn, one gradient and update each; usually ``("all",)``.
+
+    Notes
+    -----
+    Optional members, used where present:
+
+    ``evaluate(parameters, buffers, batch) -> dict``
+        Sums over the rows of ``batch``, with key ``loss`` and, for models that reconstruct, ``squared_error``.
+    ``encode(parameters, buffers, rows) -> ndarray``, ``reconstruct(parameters, buffers, rows) -> ndarray``
+    ``flops`` : int
+        Floating-point operations of one gradient, per row, for the share of the machine's peak.
+    """
+
+    layout: Layout
+    buffers: Layout
+    phases: tuple[str, ...]
+
+    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int) -> None:
+        """Fill both vectors for the start of training; the same values for the same seed on every rank."""
+
+    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch,
+                 ready: Ready | None = None) -> float:
+        """Overwrite ``gradients`` with the sum over the rows of ``batch``; return the sum of their losses.
+
+        Parameters
+        ----------
+        parameters, gradients : ndarray of shape (layout.size,), float32
+        buffers : ndarray of shape (buffers.size,), float32
+        batch : Batch
+            No rows at all is legal: the gradient is zero, the loss 0.
+        ready : callable, optional
+            ``ready(begin, end)`` may be called as soon as ``gradients[begin:end]`` is final, so that it can start to
+            travel. Each element once at the most; elements never announced are taken as final at the return.
+
+        Returns
+        -------
+        float
+            Sum of the losses, in the unit of the loss (nats for cross-entropy, squared units for squared error).
+        """
+        ...
