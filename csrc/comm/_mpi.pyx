@@ -34,10 +34,9 @@ cdef extern from "comm/network/collectives.hpp" namespace "pyddl::comm::network"
     int64_t sum_count "pyddl::comm::network::sum"(MPI_Comm, int64_t) except +raise_comm_error
     void sum_floats "pyddl::comm::network::sum"(MPI_Comm, float*, int64_t) except +raise_comm_error
     void ordered_sum(MPI_Comm, float*, int64_t, vector[float]&) except +raise_comm_error
-    void broadcast_bytes "pyddl::comm::network::broadcast"(MPI_Comm, void*, int64_t, int) except
-    +raise_comm_error void gather_doubles "pyddl::comm::network::gather"(
-        MPI_Comm, const double*, int64_t, vector[int64_t]&, vector[double]&) except +raise_comm_error
-    void wait_for_all "pyddl::comm::network::barrier"(MPI_Comm) except +raise_comm_error
+    void broadcast(MPI_Comm, void*, int64_t, int) except +raise_comm_error
+    void gather(MPI_Comm, const double*, int64_t, vector[int64_t]&, vector[double]&) except +raise_comm_error
+    void barrier(MPI_Comm) except +raise_comm_error
 
 cdef extern from "mpi.h" nogil:
     double MPI_Wtime()
@@ -90,7 +89,7 @@ cdef class Channel:
         cdef double began
         with nogil:
             began = MPI_Wtime()
-            gather_doubles(self.comm.ob_mpi, data, n, counts, gathered)
+            gather(self.comm.ob_mpi, data, n, counts, gathered)
             self.communication_seconds += MPI_Wtime() - began
             self.bytes_sent += n * <int64_t>sizeof(double)
         parts = []
@@ -108,7 +107,7 @@ cdef class Channel:
         cdef double began
         with nogil:
             began = MPI_Wtime()
-            broadcast_bytes(self.comm.ob_mpi, data, n, root)
+            broadcast(self.comm.ob_mpi, data, n, root)
             self.communication_seconds += MPI_Wtime() - began
             if self.rank == root:
                 self.bytes_sent += n
@@ -117,7 +116,7 @@ cdef class Channel:
         cdef double began
         with nogil:
             began = MPI_Wtime()
-            wait_for_all(self.comm.ob_mpi)
+            barrier(self.comm.ob_mpi)
             self.wait_seconds += MPI_Wtime() - began
 
 
