@@ -4,10 +4,12 @@
 #include "kernels/simd.hpp"
 
 namespace pyddl::bindings {
+void register_rows(pybind11::module_& m);
 }  // namespace pyddl::bindings
 
 PYBIND11_MODULE(_core, m) {
     using namespace pyddl;
     m.doc() = "pyddl's compute kernels; see pyddl/_core.pyi";
     m.def("simd_level", &kernels::simd_level);
+    bindings::register_rows(m);
 }

@@ -1,0 +1,113 @@
+"""The IDX format of MNIST: a four-byte magic, big-endian sizes, then uint8 values; plain or in gzip.
+
+Layout: bytes 0 and 1 are zero, byte 2 is the element type (8: uint8), byte 3 the number of dimensions, then
+one big-endian uint32 per dimension, then the values, last dimension fastest. Format: Y. LeCun, C. Cortes, C.
+Burges, the MNIST database.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from pyddl.errors import DataError
+
+__all__ = ["read_idx"]
+
+UINT8 = 8
+ELEMENT_TYPES = {8: "uint8", 9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
+GZIP_MAGIC = b"\x1f\x8b"
+LONGEST_HEADER = 4 + 4 * 255
+
+
+def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
+    """Return the array of an IDX file of uint8 values, read-only.
+
+    A plain file is mapped, so that the processes of a node share one copy; a gzip file is unpacked into
+    memory.
+
+    Raises
+    ------
+    DataError
+        The file is missing, empty, no IDX file, of another element type, truncated, longer than its header
+        says, or its gzip wrapping is damaged. The message names the file, the offset and what was expected
+        there.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(LONGEST_HEADER)
+            if not start:
+                raise DataError(f"{path} is empty; expected an IDX file")
+            if start[:2] == GZIP_MAGIC:
+                return _read_gzip(path, start + file.read())
+        shape, at = _header(path, start)
+        _check_size(path, shape, at, path.stat().st_size)
+        return np.memmap(path, dtype=np.uint8, mode="r", offset=at, shape=shape)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read_gzip(path: Path, packed: bytes) -> np.ndarray:
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        start = stream.decompress(packed, LONGEST_HEADER)
+        if not stream.eof and len(start) < LONGEST_HEADER:
+            raise _gzip_ends(path, len(packed), len(start))
+        shape, at = _header(path, start)
+        expected = at + math.prod(shape)
+        # One byte more than expected: enough to notice a longer file, and no memory for a huge one.
+        rest = stream.decompress(stream.unconsumed_tail, max(1, expected + 1 - len(start)))
+    except zlib.error as error:
+        raise DataError(f"{path} is damaged: its gzip data cannot be unpacked ({error}); fetch the file "
+                        "again") from error
+    found = len(start) + len(rest)
+    if not stream.eof and found <= expected:
+        raise _gzip_ends(path, len(packed), found)
+    _check_size(path, shape, at, found)
+    if stream.unused_data:
+        raise DataError(f"{path} has {len(stream.unused_data)} bytes after its gzip data, at offset "
+                        f"{len(packed) - len(stream.unused_data)}; expected none")
+    values = np.frombuffer(start + rest, dtype=np.uint8, offset=at)
+    return values.reshape(shape)
+
+
+def _gzip_ends(path: Path, offset: int, unpacked: int) -> DataError:
+    return DataError(f"{path} is truncated: its gzip data break off at offset {offset}, after {unpacked} "
+                     "unpacked bytes; expected their closing checksum: fetch the file again")
+
+
+def _header(path: Path, start: bytes) -> tuple[tuple[int, ...], int]:
+    """Shape and offset of the first value."""
+    magic = start[:4]
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in ELEMENT_TYPES or magic[3] == 0:
+        raise DataError(f"{path} starts with {magic!r} at offset 0; expected the magic of an IDX file: "
+                        "00 00, the element type 08, the number of dimensions")
+    if magic[2] != UINT8:
+        raise DataError(f"{path} holds {ELEMENT_TYPES[magic[2]]} values (type {magic[2]} at offset 2); "
+                        "expected uint8 (type 8)")
+    at = 4 + 4 * magic[3]
+    if len(start) < at:
+        raise DataError(f"{path} is truncated: it ends at offset {len(start)}; expected {magic[3]} sizes up "
+                        f"to offset {at}")
+    shape = struct.unpack(f">{magic[3]}I", start[4:at])
+    if 0 in shape:
+        axis = shape.index(0)
+        raise DataError(f"{path} has size 0 in dimension {axis} (offset {4 + 4 * axis}); expected at least 1")
+    return shape, at
+
+
+def _check_size(path: Path, shape: tuple[int, ...], at: int, found: int) -> None:
+    expected = at + math.prod(shape)
+    sizes = " x ".join(map(str, shape))
+    if found < expected:
+        raise DataError(f"{path} is truncated: it ends at offset {found}; its header promises {sizes} "
+                        f"values, which end at offset {expected}")
+    if found > expected:
+        raise DataError(f"{path} goes on after offset {expected}, where the {sizes} values of its header "
+                        "end; expected nothing more")

@@ -1,0 +1,86 @@
+"""Which samples belong to which step of which worker."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pyddl import _check, _core
+
+__all__ = ["Sampler"]
+
+
+class Sampler:
+    """The order of samples, cut into steps and the steps into workers' parts.
+
+    A *position* is a place in an epoch, from 0 to rows - 1; `index` says which sample stands there.
+    Everything is computed from the arguments: there is no state, so any step can be asked for at any time, by
+    any worker, and the order does not depend on the number of workers.
+
+    Parameters
+    ----------
+    rows : int
+        Samples of the data set, at least 1.
+    batch_size : int
+        Samples per step of all workers together, at least 1. The last step of an epoch has the rest.
+    seed : int, default=0
+        At least 0.
+    shuffle : bool, default=True
+        A new pseudo-random order each epoch [1]_; else always 0, 1, 2 and so on.
+
+    Attributes
+    ----------
+    steps_per_epoch : int
+
+    Examples
+    --------
+    >>> sampler = Sampler(rows=10, batch_size=4, shuffle=False)
+    >>> sampler.steps_per_epoch, [sampler.rows_of(step) for step in range(4)]
+    (3, [(0, 4), (4, 8), (8, 10), (0, 4)])
+    >>> [sampler.part(0, worker, 3) for worker in range(3)]
+    [(0, 1), (1, 2), (2, 4)]
+
+    References
+    ----------
+    .. [1] Mitchell, Stokes, Frank, Holmes (2022), Bandwidth-optimal random shuffling for GPUs, ACM TOPC 9(1).
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int = 0, shuffle: bool = True):
+        self.rows = _check.integer("rows", rows, at_least=1)
+        self.batch_size = _check.integer("batch_size", batch_size, at_least=1)
+        self.seed = _check.integer("seed", seed, at_least=0, at_most=2**64 - 1)
+        self.shuffle = bool(shuffle)
+        self.steps_per_epoch = -(-self.rows // self.batch_size)
+
+    def epoch_of(self, step: int) -> int:
+        """Epoch to which a global step belongs; both count from 0."""
+        return step // self.steps_per_epoch
+
+    def rows_of(self, step: int) -> tuple[int, int]:
+        """Begin and end of a global step's positions in its epoch."""
+        begin = step % self.steps_per_epoch * self.batch_size
+        return begin, min(begin + self.batch_size, self.rows)
+
+    def consumed(self, step: int) -> int:
+        """Samples that all steps before ``step`` hold."""
+        return self.epoch_of(step) * self.rows + self.rows_of(step)[0]
+
+    def part(self, step: int, worker: int, workers: int) -> tuple[int, int]:
+        """Begin and end of one worker's positions in a step; none at all is legal.
+
+        Sizes differ by one at the most. With ``n`` rows in the step worker w has [n w // P, n (w + 1) // P)
+        of them, so that parts of 8 micro-shards are made of whole micro-shards on 1, 2, 4 and 8 workers.
+        """
+        begin, end = self.rows_of(step)
+        rows = end - begin
+        return begin + rows * worker // workers, begin + rows * (worker + 1) // workers
+
+    def index(self, epoch: int, begin: int, end: int) -> np.ndarray:
+        """Samples at positions [begin, end) of an epoch, int64."""
+        positions = np.arange(begin, end, dtype=np.int64)
+        self.order(epoch, positions)
+        return positions
+
+    def order(self, epoch: int, positions: np.ndarray) -> None:
+        """Replace positions of an epoch, int64, by the samples that stand there."""
+        if self.shuffle:
+            _core.order(positions, positions, self.rows, self.seed, epoch)

@@ -1,0 +1,135 @@
+"""From a specification on a command line to a source."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pyddl import _check
+from pyddl.data.download import TIMEOUT, Progress, download
+from pyddl.data.idx import read_idx
+from pyddl.data.named import NAMED, missing
+from pyddl.data.npy import open_npy
+from pyddl.data.source import ArraySource, RandomSource, Source
+from pyddl.errors import DataError, ParameterError
+
+__all__ = ["fetch", "find", "load"]
+
+PARTS = ("train", "test")
+IDX_NAME = re.compile(r"(\.idx\d?|-ubyte)(\.gz)?$")
+
+
+def load(spec: Any, part: str | None = None) -> Source:
+    """Open a data set.
+
+    Parameters
+    ----------
+    spec : str, path, array or Source
+        A name (``digits``, ``mnist``), also with ``:train`` or ``:test``; the path of a ``.npy`` or IDX file
+        (``.idx``, ``-ubyte``, plain or ``.gz``; values / 255); or ``random:ROWSxFEATURES``. An array becomes
+        an `ArraySource`, a source is returned as it is.
+    part : {"train", "test"}, optional
+        Of a named set; "train" by default, whose ``test`` is the other.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    ParameterError
+        The part is unknown or given twice.
+    DataError
+        Nothing of that name, or the file is damaged. A named set that is not on this machine is fetched into
+        the user cache; without a network the message lists every place that was tried.
+
+    Examples
+    --------
+    >>> load("random:1000000x784").shape
+    (1000000, 784)
+    """
+    if isinstance(spec, Source):
+        return spec
+    if not isinstance(spec, str | os.PathLike):
+        return ArraySource(spec)
+    text = os.fspath(spec)
+    name, colon, suffix = text.partition(":")
+    if name == "random" and colon:
+        _no_part(text, part)
+        return _random(text, suffix)
+    if name in NAMED:
+        if colon and part not in (None, suffix):
+            raise ParameterError(f"data is {text!r} and part is {part!r}; give one of the two")
+        return _named(name, _check.one_of("part", suffix if colon else part or "train", PARTS))
+    _no_part(text, part)
+    return _file(text)
+
+
+def find(name: str) -> Path | None:
+    """The folder in which a named set lies on this machine, or None. Downloads nothing."""
+    return NAMED[_check.one_of("name", name, NAMED)].find()
+
+
+def fetch(name: str, folder: str | os.PathLike[str] | None = None, *, mirrors: Sequence[str] | None = None,
+          progress: Progress | None = None, timeout: float = TIMEOUT) -> Path:
+    """Download a named set, unless it is there already; return its folder.
+
+    See `pyddl.data.download.download` for the parameters. A set that comes with a package is only looked up.
+    """
+    files = NAMED[_check.one_of("name", name, NAMED)].files
+    if files is None:
+        folder = find(name)
+        if folder is None:
+            raise missing(name, None, "")
+        return Path(folder)
+    target = None if folder is None else Path(folder)
+    return download(files, target, mirrors=mirrors, progress=progress, timeout=timeout)
+
+
+def _named(name: str, part: str) -> Source:
+    named = NAMED[name]
+    folder = named.find()
+    if folder is None and named.files is not None:
+        try:
+            folder = download(named.files)
+        except DataError as error:
+            raise missing(name, named.files, str(error)) from error
+    if folder is None:
+        raise missing(name, None, "")
+    return named.read(folder, part)
+
+
+def _random(text: str, sizes: str) -> Source:
+    match = re.fullmatch(r"(\d+)x(\d+)", sizes)
+    if not match or int(match[1]) < 1 or int(match[2]) < 1:
+        raise ParameterError(f"data is {text!r}; expected random:ROWSxFEATURES, both at least 1, as in "
+                             "random:10000x784")
+    return RandomSource(int(match[1]), int(match[2]))
+
+
+def _file(text: str) -> Source:
+    path = Path(text)
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "is neither a known data set nor a file"
+        raise DataError(f"data {text!r} {kind}; expected {', '.join(sorted(NAMED))} (with :train or :test), "
+                        f"random:ROWSxFEATURES, or the path of a .npy or IDX "
+                        f"file{_check.nearest(text.partition(':')[0], NAMED)}")
+    if path.suffix == ".npy":
+        return ArraySource(open_npy(path), name=path.name, origin=str(path))
+    if IDX_NAME.search(path.name):
+        array = read_idx(path)
+        if array.ndim < 2:
+            raise DataError(f"{path} has 1 dimension (offset 3), like a file of labels; expected rows of "
+                            "values")
+        return ArraySource(array, scale=1 / 255, name=path.name, origin=str(path))
+    raise DataError(f"{path} is of no supported kind; expected a name that ends in .npy, .idx, -ubyte or "
+                    "one of the last two with .gz")
+
+
+def _no_part(text: str, part: str | None) -> None:
+    if part is not None:
+        raise ParameterError(f"data {text!r} has no part {part!r}; only named sets have parts: "
+                             f"{', '.join(sorted(NAMED))}")
