@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 __all__ = ["Started", "started", "terminal"]
 
+
 class Started(NamedTuple):
     """What the environment says about the launcher of this process."""
 

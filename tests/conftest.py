@@ -1,0 +1,98 @@
+"""Serial tests by plain ``pytest``; tests of several ranks by
+
+    python -m pyddl.comm.launcher -n 3 -- python -m pytest --only-mpi -x
+
+where every rank runs the tests marked ``mpi``. A test that fails on one rank ends all, with its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+
+import pytest
+from hypothesis import settings
+
+from pyddl.comm.environment import started, terminal
+
+_ranks = started()
+
+# Drawn examples must agree between ranks.
+settings.register_profile("pyddl", deadline=None, derandomize=_ranks is not None)
+settings.load_profile("pyddl")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--run-long", action="store_true", help="run tests marked long too")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Under --only-mpi, do not even import files without a test of several ranks."""
+    if config.getoption("--only-mpi") and collection_path.suffix == ".py":
+        return True if "mark.mpi" not in collection_path.read_text() else None
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--only-mpi"):
+        serial = [item for item in items if item.get_closest_marker("mpi") is None]
+        config.hook.pytest_deselected(items=serial)
+        items[:] = [item for item in items if item.get_closest_marker("mpi") is not None]
+    if not config.getoption("--run-long"):
+        for item in items:
+            if item.get_closest_marker("long") is not None:
+                item.add_marker(pytest.mark.skip(reason="long: needs --run-long"))
+
+
+def pytest_configure(config):
+    if _ranks is not None and config.option.color == "auto":
+        config.option.color = "yes" if terminal() else "no"
+
+
+def pytest_sessionstart(session):
+    config = session.config
+    if _ranks is not None and _ranks.rank:  # one report is enough; failures come by the hook below
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        reporter._tw._file = open(os.devnull, "w")  # noqa: SIM115
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report):
+    mpi = sys.modules.get("mpi4py.MPI")  # serial tests never load it
+    if report.failed and mpi is not None and mpi.COMM_WORLD.size > 1:
+        os.write(2, f"\nrank {mpi.COMM_WORLD.rank}: {report.nodeid}\n{report.longreprtext}\n".encode())
+        mpi.COMM_WORLD.Abort(1)
+
+
+@pytest.fixture(scope="session")
+def world():
+    """The world of this run: one rank in serial tests."""
+    import pyddl.comm
+
+    return pyddl.comm.world()
+
+
+@pytest.fixture
+def mpirun(tmp_path):
+    """``mpirun(ranks, script, *arguments, timeout=60, environ=None)`` runs a script on ranks of its own.
+
+    Returns `support.Finished`: ``code`` (None after the time limit), ``out``, ``err``, ``seconds``.
+    """
+    import support
+
+    from pyddl.comm import launcher
+    from pyddl.errors import CommError
+
+    try:
+        launcher.find()
+    except CommError as error:
+        pytest.skip(str(error))
+
+    def start(ranks, script, *arguments, timeout=60, environ=None):
+        file = tmp_path / "script.py"
+        file.write_text(textwrap.dedent(script))
+        return support.run_ranks(ranks, support.python(file, *arguments), timeout=timeout, environ=environ)
+
+    return start

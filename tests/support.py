@@ -1,0 +1,71 @@
+"""What tests share: verdicts of all ranks, and ranks started as a subprocess."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyddl.comm import World, launcher
+
+
+def assert_on_all_ranks(world: World, ok: bool, message: object = "") -> None:
+    """Fail on every rank where ``ok`` is false on any, naming those ranks. Collective."""
+    verdicts = world.transport.gather_objects((bool(ok), "" if ok else str(message)))
+    failed = [f"rank {rank}: {why}" for rank, (held, why) in enumerate(verdicts) if not held]
+    assert not failed, "\n".join(["failed on", *failed])
+
+
+@dataclass
+class Finished:
+    """How a subprocess ended."""
+
+    code: int | None
+    """Exit status; None where the time limit ended it."""
+    out: str
+    err: str
+    seconds: float
+
+
+def run_ranks(ranks: int, argv: list[str], *, timeout: float = 60, environ: Mapping[str, str] | None = None,
+              threads: int = 1) -> Finished:
+    """Run ``argv`` on ``ranks`` ranks; nothing of it is left when this returns."""
+    line, settings = launcher.command(ranks, argv, threads=threads, environ={**os.environ, **(environ or {})})
+    return run(line, settings, timeout)
+
+
+def run(line: list[str], environ: Mapping[str, str], timeout: float = 60) -> Finished:
+    """Run a command in a session of its own, which ends with it."""
+    start = time.monotonic()
+    process = subprocess.Popen(line, env=dict(environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
+    code: int | None
+    try:
+        out, err = process.communicate(timeout=timeout)
+        code = process.returncode
+    except subprocess.TimeoutExpired:
+        for left in _of_session(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(left, signal.SIGKILL)
+        out, err = process.communicate()
+        code = None
+    return Finished(code, out, err, time.monotonic() - start)
+
+
+def _of_session(session: int) -> Iterator[int]:
+    """The processes of one session. mpirun gives its ranks process groups, but not sessions, of their own."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            if int(fields[3]) == session:
+                yield int(stat.parent.name)
+
+
+def python(script: Path, *arguments: str) -> list[str]:
+    return [sys.executable, str(script), *arguments]
