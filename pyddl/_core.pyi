@@ -1,6 +1,13 @@
-"""Compute kernels (csrc/kernels), one section per family. Arrays are C-contiguous and never copied or cast."""
+"""Compute kernels (csrc/kernels), one section per family. Arrays are C-contiguous, never copied or cast."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 # ---- simd.hpp
 
@@ -18,7 +25,9 @@ def gather_rows(source: np.ndarray, index: np.ndarray, out: np.ndarray, scale: f
 def random_rows(rows: int, index: np.ndarray, out: np.ndarray) -> None:
     """out[i] = uniform numbers of [0, 1) that depend on index[i], from 0 to rows - 1, and their column only."""
 
-def reference_gather_rows(source: np.ndarray, index: np.ndarray, out: np.ndarray, scale: float = 1.0) -> None: ...
+def reference_gather_rows(
+    source: np.ndarray, index: np.ndarray, out: np.ndarray, scale: float = 1.0
+) -> None: ...
 
 # ---- order.hpp
 
@@ -26,3 +35,133 @@ def order(positions: np.ndarray, out: np.ndarray, n: int, seed: int, epoch: int)
     """out[i] = sample at positions[i] of the epoch's pseudo-random order of n samples, int64. May be in place."""
 
 def reference_order(position: int, n: int, seed: int, epoch: int) -> int: ...
+
+# ---- dense_network.hpp, dense.hpp: letters B rows, I inputs, O outputs; weights are (O, I)
+
+class DenseNetwork:
+    """A chain of dense layers, run in one call.
+
+    Keeps oneDNN primitives by batch size and memory for activations, but no value from one call to the next.
+    Calls from several threads wait for each other.
+
+    Parameters
+    ----------
+    layers : sequence of (inputs, outputs, activation, weight_offset, bias_offset)
+        Offsets in floats in the flat vector; a bias offset of -1 means none. Activations: linear, sigmoid,
+        relu, leaky_relu (slope 0.01), tanh, softplus.
+    dtype : {"float32", "bfloat16"}
+        Of the operands of products; vectors, sums and results are float32.
+
+    Raises
+    ------
+    ValueError
+        Two layers do not fit together; a name is unknown.
+    """
+
+    def __init__(self, layers: Sequence[tuple[int, int, str, int, int]], dtype: str = "float32") -> None: ...
+    def forward(self, parameters: Floats, rows: Floats, out: Floats, first: int = 0, last: int = -1) -> None:
+        """out := layers [first, last) of rows (B, inputs of layer first); last = -1: to the end."""
+
+    def gradient(
+        self,
+        parameters: Floats,
+        gradients: Floats,
+        rows: Floats,
+        targets: Floats,
+        loss: str,
+        ready: Any = None,
+    ) -> float:
+        """Overwrite the layers' slices of ``gradients`` with the sum over rows; return the sum of the losses.
+
+        Parameters
+        ----------
+        loss : {"mse", "bce"}
+            Squared error, or binary cross-entropy from logits in nats (the last layer must be linear); summed
+            over features and rows.
+        targets : ndarray of shape (B, O)
+            May be ``rows`` itself. No rows at all is legal: zeros, 0.0.
+        ready : callable or capsule, optional
+            ``ready(begin, end)`` is called when a layer's range is final, last layer first. A capsule named
+            ``pyddl.ready`` holds a pointer to a Ready (csrc/kernels/ready.hpp), called without the GIL.
+        """
+
+    def evaluate(self, parameters: Floats, rows: Floats, targets: Floats, loss: str) -> tuple[float, float]:
+        """Sum of the losses, and of squared errors of the reconstruction (for bce: sigmoid of the logits)."""
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one gradient, per row: of its products."""
+
+def dense_forward(rows: Floats, weights: Floats, bias: Floats | None, activation: str, out: Floats) -> None:
+    """out (B, O) := activation(rows (B, I) weights^T + bias)."""
+
+def dense_backward(
+    rows: Floats,
+    weights: Floats,
+    outputs: Floats,
+    activation: str,
+    deltas: Floats,
+    weight_gradients: Floats,
+    bias_gradients: Floats | None,
+    row_gradients: Floats | None = None,
+) -> None:
+    """Gradients of one layer, summed over rows.
+
+    ``deltas`` (B, O) goes in as the gradient of the outputs and comes out as that of the pre-activations.
+    """
+
+def set_threads(n: int) -> None:
+    """Threads of all kernels of this process; at first what OMP_NUM_THREADS or the affinity mask gives."""
+
+def threads() -> int: ...
+def onednn_version() -> str: ...
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices in hardware."""
+
+def product_peak(dtype: str = "float32", seconds: float = 0.2) -> float:
+    """GFLOP/s of the best of a few large products on these threads; 0 for bfloat16 without hardware."""
+
+# ---- losses.hpp: sums over features and rows
+
+def loss_gradient(
+    outputs: Floats,
+    targets: Floats,
+    loss: str,
+    activation: str,
+    deltas: Floats,
+    bias_gradients: Floats | None = None,
+) -> float:
+    """Sum of the losses; ``deltas`` := their gradient at the last pre-activations.
+
+    ``deltas`` may be ``outputs`` itself; ``bias_gradients`` gets its column sums.
+    """
+
+def loss_sums(outputs: Floats, targets: Floats, loss: str) -> tuple[float, float]:
+    """Sum of the losses and sum of squared errors; for bce ``outputs`` are logits."""
+
+# ---- reference/: the same by plain loops in double, for tests
+
+def reference_dense_forward(
+    rows: Doubles, weights: Doubles, bias: Doubles | None, activation: str, out: Doubles
+) -> None: ...
+def reference_dense_backward(
+    rows: Doubles,
+    weights: Doubles,
+    outputs: Doubles,
+    activation: str,
+    deltas: Doubles,
+    weight_gradients: Doubles,
+    bias_gradients: Doubles | None,
+    row_gradients: Doubles | None = None,
+) -> None: ...
+def reference_network_gradient(
+    layers: Sequence[tuple[int, int, str, int, int]],
+    parameters: Doubles,
+    gradients: Doubles,
+    rows: Doubles,
+    targets: Doubles,
+    loss: str,
+) -> float: ...
+def reference_loss_sums(
+    outputs: Doubles, targets: Doubles, loss: str, derivatives: Doubles | None = None
+) -> tuple[float, float]: ...

@@ -5,6 +5,8 @@
 
 namespace pyddl::bindings {
 void register_rows(pybind11::module_& m);
+void register_dense(pybind11::module_& m);
+void register_losses(pybind11::module_& m);
 }  // namespace pyddl::bindings
 
 PYBIND11_MODULE(_core, m) {
@@ -12,4 +14,6 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "pyddl's compute kernels; see pyddl/_core.pyi";
     m.def("simd_level", &kernels::simd_level);
     bindings::register_rows(m);
+    bindings::register_dense(m);
+    bindings::register_losses(m);
 }

@@ -1,0 +1,70 @@
+/// Losses, with and without their gradients.
+#include <pybind11/stl.h>
+
+#include <optional>
+
+#include "bindings/views.hpp"
+#include "kernels/check.hpp"
+#include "kernels/losses.hpp"
+#include "kernels/reference/dense.hpp"
+#include "kernels/simd.hpp"
+#include "kernels/threads.hpp"
+
+namespace pyddl::bindings {
+
+using namespace pybind11::literals;
+
+void register_losses(py::module_& m) {
+    m.def(
+        "loss_gradient",
+        [](const Array<float>& outputs, const Array<float>& targets, const std::string& loss,
+           const std::string& activation, Array<float>& deltas, std::optional<Array<float>> bias_gradients) {
+            const auto y = matrix(outputs, "outputs"), t = matrix(targets, "targets");
+            const auto d = out_matrix(deltas, "deltas");
+            kernels::check_shape("targets", t, y.rows, y.columns);
+            kernels::check_shape("deltas", d, y.rows, y.columns);
+            float* bias = nullptr;
+            if (bias_gradients) {
+                const auto b = out_vector(*bias_gradients, "bias_gradients");
+                kernels::check_size("bias_gradients", b, y.columns);
+                bias = b.data();
+            }
+            const auto l = kernels::loss_named(loss);
+            const auto a = kernels::activation_named(activation);
+            const py::gil_scoped_release no_gil;  // below, no Python object is touched
+            const kernels::ThreadScope scope;
+            return kernels::best<kernels::LossTable>().gradient(l, a, y.data, t.data, d.data, y.rows,
+                                                                y.columns, bias);
+        },
+        "outputs"_a.noconvert(), "targets"_a.noconvert(), "loss"_a, "activation"_a, "deltas"_a.noconvert(),
+        "bias_gradients"_a.noconvert().none(true) = py::none());
+    m.def(
+        "loss_sums",
+        [](const Array<float>& outputs, const Array<float>& targets, const std::string& loss) {
+            const auto y = matrix(outputs, "outputs"), t = matrix(targets, "targets");
+            kernels::check_shape("targets", t, y.rows, y.columns);
+            const auto l = kernels::loss_named(loss);
+            const auto sums = [&] {
+                const py::gil_scoped_release no_gil;  // inside, no Python object is touched
+                const kernels::ThreadScope scope;
+                return kernels::best<kernels::LossTable>().evaluate(l, y.data, t.data, y.rows, y.columns);
+            }();
+            return std::pair(sums.loss, sums.squared_error);
+        },
+        "outputs"_a.noconvert(), "targets"_a.noconvert(), "loss"_a);
+    m.def(
+        "reference_loss_sums",
+        [](const Array<double>& outputs, const Array<double>& targets, const std::string& loss,
+           std::optional<Array<double>> derivatives) {
+            const auto y = matrix(outputs, "outputs"), t = matrix(targets, "targets");
+            kernels::check_shape("targets", t, y.rows, y.columns);
+            const auto d =
+                derivatives ? out_matrix(*derivatives, "derivatives") : kernels::MatrixView<double>{};
+            const auto sums = kernels::reference::loss_sums<double>(kernels::loss_named(loss), y, t, d);
+            return std::pair(sums.loss, sums.squared_error);
+        },
+        "outputs"_a.noconvert(), "targets"_a.noconvert(), "loss"_a,
+        "derivatives"_a.noconvert().none(true) = py::none());
+}
+
+}  // namespace pyddl::bindings

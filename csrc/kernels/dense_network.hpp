@@ -1,0 +1,84 @@
+/// A chain of dense layers: forward, gradient and evaluation, each in one call.
+/// Letters: B rows, I inputs and O outputs of a layer. Matrices are row-major and contiguous; weights are (O,
+/// I).
+#pragma once
+#include <cstdint>
+#include <list>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "kernels/activations.hpp"
+#include "kernels/losses.hpp"
+#include "kernels/matrix_view.hpp"
+#include "kernels/product.hpp"
+#include "kernels/ready.hpp"
+
+namespace pyddl::kernels {
+
+/// Where a layer's tensors lie in the flat vector, in floats.
+struct DenseLayer {
+    std::int64_t inputs;
+    std::int64_t outputs;
+    Activation activation;
+    std::int64_t weights;
+    std::int64_t bias;  ///< -1: none
+};
+
+/// Keeps oneDNN primitives by batch size and memory for activations, but no value from one call to the next.
+/// Calls from several threads wait for each other. A steady step allocates nothing.
+class DenseNetwork {
+  public:
+    /// @throws std::invalid_argument when two layers do not fit together or an offset is negative
+    DenseNetwork(std::vector<DenseLayer> layers, Element element);
+
+    /// out := layers [first, last) of rows.
+    void forward(std::span<const float> parameters, MatrixView<const float> rows, MatrixView<float> out,
+                 std::int64_t first, std::int64_t last);
+
+    /// Overwrites the layers' slices of `gradients` with the sum over rows; returns the sum of the losses.
+    /// `ready` is told the range of each layer when it is final, last layer first. No rows at all: zeros.
+    double gradient(std::span<const float> parameters, std::span<float> gradients,
+                    MatrixView<const float> rows, MatrixView<const float> targets, Loss loss,
+                    const Ready& ready);
+
+    LossSums evaluate(std::span<const float> parameters, MatrixView<const float> rows,
+                      MatrixView<const float> targets, Loss loss);
+
+    /// Floating-point operations of one gradient, per row: products only.
+    std::int64_t flops() const;
+
+    const std::vector<DenseLayer>& layers() const { return layers_; }
+
+  private:
+    /// The products of one layer for one batch size; those that backward needs are made when first used.
+    struct LayerProducts {
+        std::optional<Product> forward, weight_gradient, input_gradient;
+    };
+    struct Shape {
+        std::int64_t rows;
+        int threads;
+        std::vector<LayerProducts> layers;
+    };
+
+    Shape& shape_for(std::int64_t rows);
+    void run(std::optional<Product>& product, const ProductShape& shape, const void* a, const void* b,
+             const float* bias, void* c);
+    void layer_forward(Shape& shape, std::size_t layer, const float* parameters, const float* rows,
+                       float* out);
+    float* activations(std::size_t layer, std::int64_t rows);
+    void check(std::span<const float> parameters, MatrixView<const float> rows,
+               MatrixView<const float> targets, Loss loss) const;
+
+    std::vector<DenseLayer> layers_;
+    Element element_;
+    std::int64_t widest_ = 0;  ///< outputs of the widest layer
+    std::int64_t end_ = 0;     ///< floats that a vector must have
+    std::list<Shape> shapes_;  ///< the one used last comes first
+    std::vector<Scratch> outputs_;
+    Scratch deltas_[2];
+    Scratch product_scratch_;
+    std::mutex busy_;
+};
+
+}  // namespace pyddl::kernels

@@ -1,0 +1,134 @@
+// Compiled once per x86-64 level; see simd.hpp.
+#include "kernels/losses.hpp"
+
+#include "kernels/simd.hpp"
+#include "kernels/slopes.hpp"
+#include "kernels/stripes.hpp"
+#include "kernels/threads.hpp"
+
+namespace pyddl::kernels {
+namespace {
+
+constexpr std::int64_t most_groups = 64;
+
+/// Loss of one element, and the derivative with respect to the output.
+struct Term {
+    float loss, derivative;
+};
+
+template <Loss L>
+[[gnu::always_inline]] inline Term term(float y, float t) {
+    if constexpr (L == Loss::squared_error) {
+        const float difference = y - t;
+        return {difference * difference, 2.0f * difference};
+    } else {
+        // One exponential serves both: with e = exp(-|z|), sigmoid(z) = 1 / (1 + e) or e / (1 + e).
+        const float e = exp_of_negative(y < 0.0f ? y : -y);
+        const float reciprocal = 1.0f / (1.0f + e);
+        const float mean = y < 0.0f ? e * reciprocal : reciprocal;
+        return {(y < 0.0f ? 0.0f : y) - t * y + log1p_of_unit(e), mean - t};
+    }
+}
+
+/// Sums of `Count` quantities over all elements. `body(i, sums)` handles one row of one stripe: i is the
+/// offset of its first element, sums[q][n] what column n of the stripe has gathered of quantity q in this
+/// block of rows. `finish(s)` is called after the last block of stripe s.
+template <int Count, class Body, class Finish>
+[[gnu::always_inline]] inline void sum_stripes(std::int64_t rows, std::int64_t columns,
+                                               double (&totals)[Count], Body body, Finish finish) {
+    const Stripes stripes(columns);
+    const std::int64_t groups = stripes.count < most_groups ? stripes.count : most_groups;
+    double partial[most_groups][Count] = {};
+#pragma omp parallel for schedule(static) if (rows * columns >= parallel_elements)
+    for (std::int64_t g = 0; g < groups; ++g) {
+        for (std::int64_t s = g; s < stripes.count; s += groups) {
+            const std::int64_t first = stripes.first(s), width = stripes.width(s);
+            float bias[Stripes::columns_each] = {};
+            for (std::int64_t block = 0; block < rows; block += Stripes::rows_each) {
+                const std::int64_t end =
+                    block + Stripes::rows_each < rows ? block + Stripes::rows_each : rows;
+                float sums[Count + 1][Stripes::columns_each] = {};
+                for (std::int64_t b = block; b < end; ++b) body(b * columns + first, width, sums);
+                for (int q = 0; q < Count; ++q)
+                    for (std::int64_t n = 0; n < width; ++n) partial[g][q] += sums[q][n];
+#pragma omp simd
+                for (std::int64_t n = 0; n < width; ++n) bias[n] += sums[Count][n];
+            }
+            finish(first, width, bias);
+        }
+    }
+    for (int q = 0; q < Count; ++q) {
+        totals[q] = 0;
+        for (std::int64_t g = 0; g < groups; ++g) totals[q] += partial[g][q];
+    }
+}
+
+template <Loss L, Activation A>
+double gradient_of(const float* outputs, const float* targets, float* deltas, std::int64_t rows,
+                   std::int64_t columns, float* bias_gradients) {
+    double totals[1];
+    sum_stripes<1>(
+        rows, columns, totals,
+        [=](std::int64_t i, std::int64_t width, float (&sums)[2][Stripes::columns_each]) {
+            const float *y = outputs + i, *t = targets + i;
+            float* delta = deltas + i;
+#pragma omp simd
+            for (std::int64_t n = 0; n < width; ++n) {
+                const float output = y[n];
+                const Term v = term<L>(output, t[n]);
+                const float d = A == Activation::linear ? v.derivative : v.derivative * slope<A>(output);
+                delta[n] = d;
+                sums[0][n] += v.loss;
+                sums[1][n] += d;
+            }
+        },
+        [=](std::int64_t first, std::int64_t width, const float* bias) {
+            if (bias_gradients)
+                for (std::int64_t n = 0; n < width; ++n) bias_gradients[first + n] = bias[n];
+        });
+    return totals[0];
+}
+
+double gradient(Loss loss, Activation activation, const float* outputs, const float* targets, float* deltas,
+                std::int64_t rows, std::int64_t columns, float* bias_gradients) {
+    if (loss == Loss::cross_entropy)  // the outputs are logits
+        return gradient_of<Loss::cross_entropy, Activation::linear>(outputs, targets, deltas, rows, columns,
+                                                                    bias_gradients);
+    return with_constant(activation, [&]<Activation A>() {
+        return gradient_of<Loss::squared_error, A>(outputs, targets, deltas, rows, columns, bias_gradients);
+    });
+}
+
+template <Loss L>
+LossSums evaluate_of(const float* outputs, const float* targets, std::int64_t rows, std::int64_t columns) {
+    double totals[2];
+    sum_stripes<2>(
+        rows, columns, totals,
+        [=](std::int64_t i, std::int64_t width, float (&sums)[3][Stripes::columns_each]) {
+            const float *y = outputs + i, *t = targets + i;
+#pragma omp simd
+            for (std::int64_t n = 0; n < width; ++n) {
+                const Term v = term<L>(y[n], t[n]);
+                sums[0][n] += v.loss;
+                sums[1][n] += v.derivative * v.derivative;
+            }
+        },
+        [](std::int64_t, std::int64_t, const float*) {});
+    return {totals[0], L == Loss::squared_error ? totals[0] : totals[1]};
+}
+
+LossSums evaluate(Loss loss, const float* outputs, const float* targets, std::int64_t rows,
+                  std::int64_t columns) {
+    return loss == Loss::cross_entropy ? evaluate_of<Loss::cross_entropy>(outputs, targets, rows, columns)
+                                       : evaluate_of<Loss::squared_error>(outputs, targets, rows, columns);
+}
+
+}  // namespace
+
+template <>
+const LossTable& table<PYDDL_LEVEL, LossTable>() {
+    static constexpr LossTable t{gradient, evaluate};
+    return t;
+}
+
+}  // namespace pyddl::kernels

@@ -1,0 +1,45 @@
+/// Losses, each fused with its gradient, the slope of the last activation and the bias gradient: one pass
+/// over memory.
+///
+/// Sums over features and rows, never means; with outputs y (or logits z) and targets t:
+///   squared_error  sum (y - t)^2                              d/dy = 2 (y - t)
+///   cross_entropy  sum max(z, 0) - t z + log(1 + exp(-|z|))   d/dz = sigmoid(z) - t      (nats; t in [0, 1])
+/// Both hold for any finite input; NaN and infinity propagate.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <string_view>
+
+#include "kernels/activations.hpp"
+
+namespace pyddl::kernels {
+
+enum class Loss { squared_error, cross_entropy };
+
+inline constexpr std::array<std::string_view, 2> loss_names = {"mse", "bce"};
+
+/// @throws std::invalid_argument when no loss has this name
+Loss loss_named(std::string_view name);
+
+/// Sums over all elements.
+struct LossSums {
+    double loss = 0;
+    double squared_error = 0;  ///< between targets and reconstruction: the outputs, or sigmoid(logits)
+};
+
+/// The vectorised passes; see simd.hpp. B rows, N columns, row-major and contiguous.
+/// Sums are taken per column in float over blocks of 32 rows, then in double, in an order that depends on B
+/// and N only.
+struct LossTable {
+    /// Loss and its gradient with respect to the last layer's pre-activations.
+    /// @param outputs (B, N), of the last activation; for cross_entropy the logits
+    /// @param deltas out, (B, N); may be `outputs` itself
+    /// @param bias_gradients out, (N), or null
+    double (*gradient)(Loss loss, Activation activation, const float* outputs, const float* targets,
+                       float* deltas, std::int64_t rows, std::int64_t columns, float* bias_gradients);
+
+    LossSums (*evaluate)(Loss loss, const float* outputs, const float* targets, std::int64_t rows,
+                         std::int64_t columns);
+};
+
+}  // namespace pyddl::kernels

@@ -1,0 +1,35 @@
+#include "kernels/threads.hpp"
+
+#include <omp.h>
+
+#include <atomic>
+#include <stdexcept>
+#include <string>
+
+namespace pyddl::kernels {
+namespace {
+
+std::atomic<int>& chosen() {
+    static std::atomic<int> n{omp_get_max_threads()};
+    return n;
+}
+
+}  // namespace
+
+int threads() { return chosen().load(std::memory_order_relaxed); }
+
+void set_threads(int n) {
+    if (n < 1) throw std::invalid_argument("n is " + std::to_string(n) + "; expected at least 1 thread");
+    chosen().store(n, std::memory_order_relaxed);
+}
+
+ThreadScope::ThreadScope(bool serial) : before_(omp_get_max_threads()) {
+    const int wanted = serial ? 1 : threads();
+    if (wanted != before_) omp_set_num_threads(wanted);
+}
+
+ThreadScope::~ThreadScope() {
+    if (omp_get_max_threads() != before_) omp_set_num_threads(before_);
+}
+
+}  // namespace pyddl::kernels

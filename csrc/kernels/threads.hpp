@@ -1,0 +1,33 @@
+/// The number of OpenMP threads that kernels use, one number per process.
+#pragma once
+#include <cstdint>
+
+namespace pyddl::kernels {
+
+/// Threads in use; at first what OMP_NUM_THREADS or the affinity mask gives.
+int threads();
+
+/// @throws std::invalid_argument when n < 1
+void set_threads(int n);
+
+/// Makes the calling thread use threads() for OpenMP regions, or one thread where the work is small, until
+/// the end of the scope. OpenMP keeps its number per calling thread: without this, kernels called from a
+/// second Python thread would not follow set_threads.
+class ThreadScope {
+  public:
+    explicit ThreadScope(bool serial = false);
+    ~ThreadScope();
+    ThreadScope(const ThreadScope&) = delete;
+    ThreadScope& operator=(const ThreadScope&) = delete;
+
+  private:
+    int before_;
+};
+
+/// Element-wise passes over fewer elements than this stay on one thread: waking the others costs more.
+inline constexpr std::int64_t parallel_elements = 1 << 15;
+
+/// Matrix products of fewer floating-point operations than this stay on one thread.
+inline constexpr double parallel_flops = 2e6;
+
+}  // namespace pyddl::kernels

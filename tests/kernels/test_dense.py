@@ -1,0 +1,420 @@
+"""Dense layers and chains: fast kernels against plain loops in double, those against finite differences."""
+
+import ctypes
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pyddl import _core
+
+ACTIVATIONS = ["linear", "sigmoid", "relu", "leaky_relu", "tanh", "softplus"]
+LEVELS = {
+    2: "SSE41",
+    3: "AVX2",
+    4: "ALL",
+}  # PYDDL_LEVEL: what caps oneDNN's own choice at about the same level
+
+
+def chain(sizes, activations, bias=True):
+    """Layers of a chain with each tensor on a multiple of 16 floats, and the length of the vector."""
+    layers, at = [], 0
+    for inputs, outputs, activation in zip(sizes, sizes[1:], activations, strict=False):
+        weights, at = at, at + -(-inputs * outputs // 16) * 16
+        layers.append((inputs, outputs, activation, weights, at if bias else -1))
+        at += -(-outputs // 16) * 16 if bias else 0
+    return layers, at
+
+
+def random_case(layers, size, batch, seed=0):
+    rng = np.random.default_rng(seed)
+    parameters = np.zeros(size, np.float32)
+    for inputs, outputs, _, weights, bias in layers:
+        parameters[weights : weights + inputs * outputs] = rng.normal(0, inputs**-0.5, inputs * outputs)
+        if bias >= 0:
+            parameters[bias : bias + outputs] = rng.normal(0, 0.1, outputs)
+    rows = rng.random((batch, layers[0][0]), dtype=np.float32)
+    targets = rng.random((batch, layers[-1][1]), dtype=np.float32)
+    return parameters, rows, targets
+
+
+def reference_gradient(layers, parameters, rows, targets, loss):
+    gradients = np.zeros(parameters.size)
+    value = _core.reference_network_gradient(
+        layers, parameters.astype(float), gradients, rows.astype(float), targets.astype(float), loss
+    )
+    return value, gradients
+
+
+def assert_close(got, expected, rtol=2e-5):
+    """Close relative to the largest element: a sum's rounding error follows its terms, not its result."""
+    scale = max(np.abs(expected).max(initial=0), 1e-6)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=rtol * scale)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 7, 128])
+@pytest.mark.parametrize("inputs,outputs", [(1, 1), (17, 13), (65, 257), (1025, 3)])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_layer_matches_reference(activation, inputs, outputs, batch):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(batch, inputs))
+    w = rng.normal(0, inputs**-0.5, (outputs, inputs))
+    b = rng.normal(size=outputs)
+    y, y32 = np.empty((batch, outputs)), np.empty((batch, outputs), np.float32)
+    _core.reference_dense_forward(x, w, b, activation, y)
+    x32, w32, b32 = (a.astype(np.float32) for a in (x, w, b))
+    _core.dense_forward(x32, w32, b32, activation, y32)
+    assert_close(y32, y)
+
+    upstream = rng.normal(size=y.shape)
+    d, dw, db, dx = upstream.copy(), np.empty(w.shape), np.empty(b.shape), np.empty(x.shape)
+    _core.reference_dense_backward(x, w, y, activation, d, dw, db, dx)
+    d32 = upstream.astype(np.float32)
+    dw32, db32, dx32 = (np.full(a.shape, np.nan, np.float32) for a in (dw, db, dx))
+    _core.dense_backward(x32, w32, y.astype(np.float32), activation, d32, dw32, db32, dx32)
+    for got, expected in [(d32, d), (dw32, dw), (db32, db), (dx32, dx)]:
+        assert_close(got, expected)
+
+
+def test_layer_without_bias_and_without_row_gradients():
+    rng = np.random.default_rng(2)
+    x, w = rng.normal(size=(5, 4)).astype(np.float32), rng.normal(size=(3, 4)).astype(np.float32)
+    y = np.empty((5, 3), np.float32)
+    _core.dense_forward(x, w, None, "linear", y)
+    assert_close(y, x @ w.T)
+    d, dw = np.ones((5, 3), np.float32), np.empty((3, 4), np.float32)
+    _core.dense_backward(x, w, y, "linear", d, dw, None)
+    assert_close(dw, d.T @ x)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 7, 128])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "sizes,activations,loss",
+    [
+        ([1, 1], ["linear"], "mse"),
+        ([13, 7, 13], ["sigmoid", "sigmoid"], "mse"),
+        ([65, 31, 1, 31, 65], ["relu", "softplus", "leaky_relu", "tanh"], "mse"),
+        ([784, 97, 784], ["tanh", "linear"], "bce"),
+        ([257, 64, 16, 64, 257], ["relu", "leaky_relu", "softplus", "linear"], "bce"),
+    ],
+)
+def test_network_matches_reference(sizes, activations, loss, bias, batch):
+    layers, size = chain(sizes, activations, bias)
+    parameters, rows, targets = random_case(layers, size, batch)
+    before = [a.copy() for a in (parameters, rows, targets)]
+    network = _core.DenseNetwork(layers)
+    gradients = np.zeros(size, np.float32)
+    for inputs, outputs, _, weights, offset in layers:  # gradients are overwritten, gaps are left alone
+        gradients[weights : weights + inputs * outputs] = np.nan
+        if offset >= 0:
+            gradients[offset : offset + outputs] = np.nan
+    value = network.gradient(parameters, gradients, rows, targets, loss)
+    expected_value, expected = reference_gradient(layers, parameters, rows, targets, loss)
+    assert value == pytest.approx(expected_value, rel=1e-5, abs=1e-6)
+    assert_close(gradients, expected)
+    assert network.evaluate(parameters, rows, targets, loss)[0] == pytest.approx(value, rel=1e-6)
+    for array, copy in zip((parameters, rows, targets), before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+def test_reference_matches_finite_differences(activation, loss):
+    layers, size = chain([5, 4, 3, 5], [activation, activation, "linear" if loss == "bce" else activation])
+    parameters, rows, targets = (a.astype(float) for a in random_case(layers, size, 6, seed=3))
+    gradients, scratch = np.zeros(size), np.zeros(size)
+    _core.reference_network_gradient(layers, parameters, gradients, rows, targets, loss)
+    step = 1e-6
+    for i in np.random.default_rng(4).choice(size, 40, replace=False):
+        values = []
+        for sign in (1, -1):
+            moved = parameters.copy()
+            moved[i] += sign * step
+            values.append(_core.reference_network_gradient(layers, moved, scratch, rows, targets, loss))
+        assert (values[0] - values[1]) / (2 * step) == pytest.approx(gradients[i], rel=1e-5, abs=1e-7)
+
+
+def test_forward_runs_a_part_of_the_chain():
+    layers, size = chain([9, 6, 3, 6, 9], ["relu", "tanh", "sigmoid", "linear"])
+    parameters, rows, _ = random_case(layers, size, 11)
+    network = _core.DenseNetwork(layers)
+    whole, codes, again = (np.empty((11, n), np.float32) for n in (9, 3, 9))
+    network.forward(parameters, rows, whole)
+    network.forward(parameters, rows, codes, 0, 2)
+    network.forward(parameters, codes, again, 2)
+    np.testing.assert_array_equal(whole, again)
+
+
+def test_targets_may_be_the_rows():
+    layers, size = chain([20, 5, 20], ["relu", "linear"])
+    parameters, rows, _ = random_case(layers, size, 9)
+    network = _core.DenseNetwork(layers)
+    one, two = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    values = [
+        network.gradient(parameters, one, rows, rows, "bce"),
+        network.gradient(parameters, two, rows, rows.copy(), "bce"),
+    ]
+    assert values[0] == values[1]
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("batch", [0, 5])
+def test_ready_announces_final_ranges_last_layer_first(batch):
+    layers, size = chain([12, 8, 4, 12], ["relu", "sigmoid", "linear"])
+    parameters, rows, targets = random_case(layers, size, batch)
+    network = _core.DenseNetwork(layers)
+    gradients = np.full(size, np.nan, np.float32)
+    seen = []
+    network.gradient(
+        parameters,
+        gradients,
+        rows,
+        targets,
+        "mse",
+        lambda begin, end: seen.append((begin, end, gradients[begin:end].copy())),
+    )
+    assert [s[:2] for s in seen] == [(w, b + o) for _, o, _, w, b in reversed(layers)]
+    for begin, end, then in seen:
+        np.testing.assert_array_equal(then, gradients[begin:end])
+    for inputs, outputs, _, weights, bias in layers:
+        assert np.isfinite(gradients[weights : weights + inputs * outputs]).all()
+        assert np.isfinite(gradients[bias : bias + outputs]).all()
+
+
+def test_ready_announces_separate_slices_where_the_bias_lies_elsewhere():
+    layers = [(4, 3, "linear", 32, 0), (3, 2, "linear", 64, 16)]
+    parameters, rows, targets = random_case(layers, 80, 2)
+    seen = []
+    network = _core.DenseNetwork(layers)
+    network.gradient(
+        parameters, np.zeros(80, np.float32), rows, targets, "mse", lambda b, e: seen.append((b, e))
+    )
+    assert seen == [(64, 70), (16, 18), (32, 44), (0, 3)]
+
+
+def test_ready_as_capsule():
+    class Ready(ctypes.Structure):
+        _fields_ = [("announce", ctypes.c_void_p), ("context", ctypes.c_void_p)]
+
+    seen = []
+    announce = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
+        lambda context, begin, end: seen.append((context, begin, end))
+    )
+    record = Ready(ctypes.cast(announce, ctypes.c_void_p), 42)
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    layers, size = chain([4, 3], ["linear"])
+    parameters, rows, targets = random_case(layers, size, 2)
+    network = _core.DenseNetwork(layers)
+    gradients = np.zeros(size, np.float32)
+    network.gradient(
+        parameters, gradients, rows, targets, "mse", new(ctypes.addressof(record), b"pyddl.ready", None)
+    )
+    assert seen == [(42, 0, 19)]
+    with pytest.raises(TypeError, match=r"pyddl\.ready"):
+        network.gradient(
+            parameters, gradients, rows, targets, "mse", new(ctypes.addressof(record), b"other", None)
+        )
+    with pytest.raises(TypeError, match="callable"):
+        network.gradient(parameters, gradients, rows, targets, "mse", 3)
+
+
+def test_an_error_in_ready_reaches_the_caller_and_leaves_the_network_usable():
+    layers, size = chain([4, 3], ["linear"])
+    parameters, rows, targets = random_case(layers, size, 2)
+    network = _core.DenseNetwork(layers)
+
+    def fail(begin, end):
+        raise RuntimeError("no route")
+
+    with pytest.raises(RuntimeError, match="no route"):
+        network.gradient(parameters, np.zeros(size, np.float32), rows, targets, "mse", fail)
+    assert network.gradient(parameters, np.zeros(size, np.float32), rows, targets, "mse") > 0
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_nan_in_the_parameters_is_never_hidden(activation):
+    layers, size = chain([40, 33, 40], [activation, "linear"])
+    parameters, rows, targets = random_case(layers, size, 6)
+    parameters[7] = np.nan  # one weight of the first layer
+    gradients = np.zeros(size, np.float32)
+    network = _core.DenseNetwork(layers)
+    assert np.isnan(network.gradient(parameters, gradients, rows, targets, "bce"))
+    assert np.isnan(gradients).any()
+    assert np.isnan(network.evaluate(parameters, rows, targets, "mse")).all()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_hold_far_out(activation):
+    x = np.array([[-1e4], [-100], [-20], [0], [20], [100], [1e4]], np.float32)
+    y, expected = np.empty((7, 1), np.float32), np.empty((7, 1))
+    one = np.ones((1, 1), np.float32)
+    _core.dense_forward(x, one, None, activation, y)
+    with np.errstate(over="ignore"):
+        _core.reference_dense_forward(x.astype(float), one.astype(float), None, activation, expected)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_flops_count_the_products():
+    layers, _ = chain([784, 256, 64, 256, 784], ["relu"] * 3 + ["linear"])
+    first, inner = 784 * 256, 2 * 256 * 64 + 256 * 784
+    assert _core.DenseNetwork(layers).flops == 2 * (2 * first + 3 * inner)
+
+
+def test_wrong_arguments_are_named():
+    layers, size = chain([4, 3, 2], ["relu", "relu"])
+    network = _core.DenseNetwork(layers)
+    parameters, rows, targets = random_case(layers, size, 2)
+    gradients = np.zeros(size, np.float32)
+    with pytest.raises(ValueError, match=r"rows has shape \(2, 3\); expected \(2, 4\)"):
+        network.gradient(parameters, gradients, np.ascontiguousarray(rows[:, :3]), targets, "mse")
+    with pytest.raises(ValueError, match=r"targets has shape \(1, 2\); expected \(2, 2\)"):
+        network.gradient(parameters, gradients, rows, targets[:1], "mse")
+    with pytest.raises(ValueError, match="parameters has 3 elements"):
+        network.gradient(parameters[:3], gradients, rows, targets, "mse")
+    with pytest.raises(ValueError, match="gradients has 3 elements"):
+        network.gradient(parameters, gradients[:3], rows, targets, "mse")
+    with pytest.raises(ValueError, match="last layer's activation is 'relu'; expected linear"):
+        network.gradient(parameters, gradients, rows, targets, "bce")
+    with pytest.raises(ValueError, match="loss is 'mae'; expected one of mse, bce"):
+        network.gradient(parameters, gradients, rows, targets, "mae")
+    with pytest.raises(ValueError, match=r"out has shape \(2, 4\); expected \(2, 2\)"):
+        network.forward(parameters, rows, np.empty((2, 4), np.float32))
+    with pytest.raises(ValueError, match="first and last are 1 and 3"):
+        network.forward(parameters, rows, targets, 1, 3)
+    with pytest.raises(TypeError):  # never a silent copy or cast
+        network.gradient(parameters.astype(float), gradients, rows, targets, "mse")
+    with pytest.raises(TypeError):
+        network.gradient(
+            parameters, gradients, np.asfortranarray(np.ones((2, 4), np.float32)), targets, "mse"
+        )
+    with pytest.raises(ValueError, match=r"layers\[1\] has 5 inputs; expected 3"):
+        _core.DenseNetwork([(4, 3, "relu", 0, -1), (5, 2, "relu", 16, -1)])
+    with pytest.raises(ValueError, match="activation is 'gelu'"):
+        _core.DenseNetwork([(4, 3, "gelu", 0, -1)])
+    with pytest.raises(ValueError, match="dtype is 'float16'"):
+        _core.DenseNetwork(layers, dtype="float16")
+    with pytest.raises(ValueError, match="layers is empty"):
+        _core.DenseNetwork([])
+    gradients.flags.writeable = False
+    with pytest.raises(ValueError, match=r"writeable|read-only"):
+        network.gradient(parameters, gradients, rows, targets, "mse")
+
+
+def test_more_batch_sizes_than_the_cache_holds():
+    layers, size = chain([6, 5, 6], ["tanh", "linear"])
+    network = _core.DenseNetwork(layers)
+    parameters, rows, targets = random_case(layers, size, 70)
+    gradients = np.zeros(size, np.float32)
+    for batch in [*range(1, 71), 1, 70, 2]:
+        network.gradient(parameters, gradients, rows[:batch], targets[:batch], "mse")
+        assert_close(
+            gradients, reference_gradient(layers, parameters, rows[:batch], targets[:batch], "mse")[1]
+        )
+
+
+def test_nothing_is_carried_from_call_to_call():
+    layers, size = chain([30, 20, 30], ["sigmoid", "linear"])
+    parameters, rows, targets = random_case(layers, size, 40)
+    network = _core.DenseNetwork(layers)
+    first, again, other = (np.zeros(size, np.float32) for _ in range(3))
+    network.gradient(parameters, first, rows, targets, "bce")
+    network.gradient(-parameters, other, np.full_like(rows, np.nan), targets, "bce")
+    network.gradient(parameters, again, rows, targets, "bce")
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_steady_step_keeps_no_memory():
+    """Bytes in use by malloc are the same after 200 steps as after the first few."""
+
+    class Mallinfo(ctypes.Structure):
+        # arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost
+        _fields_ = [
+            (name, ctypes.c_size_t) for name in ("a", "b", "c", "d", "mapped", "e", "f", "used", "g", "h")
+        ]
+
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo is None:
+        pytest.skip("this C library has no mallinfo2")
+    mallinfo.restype = Mallinfo
+    layers, size = chain([100, 50, 100], ["relu", "linear"])
+    parameters, rows, targets = random_case(layers, size, 33)
+    network = _core.DenseNetwork(layers)
+    gradients = np.zeros(size, np.float32)
+
+    def used_after(steps):
+        for _ in range(steps):
+            network.gradient(parameters, gradients, rows, targets, "bce")
+        info = mallinfo()
+        return info.used + info.mapped
+
+    used_after(5)
+    before = used_after(5)
+    assert used_after(200) - before < 4096  # Python's own small objects come and go
+
+
+def test_threads_change_nothing_but_rounding():
+    layers, size = chain([300, 200, 300], ["relu", "linear"])
+    parameters, rows, targets = random_case(layers, size, 256)
+    network = _core.DenseNetwork(layers)
+    before = _core.threads()
+    results = {}
+    try:
+        for n in (1, 2, 1, 2):
+            _core.set_threads(n)
+            assert _core.threads() == n
+            gradients = np.zeros(size, np.float32)
+            value = network.gradient(parameters, gradients, rows, targets, "bce")
+            if n in results:
+                assert results[n][0] == value
+                np.testing.assert_array_equal(results[n][1], gradients)
+            results[n] = value, gradients
+    finally:
+        _core.set_threads(before)
+    assert results[1][0] == pytest.approx(results[2][0], rel=1e-6)
+    assert_close(results[1][1], results[2][1])
+    with pytest.raises(ValueError, match="n is 0"):
+        _core.set_threads(0)
+
+
+def test_calls_from_several_python_threads():
+    from concurrent.futures import ThreadPoolExecutor
+
+    layers, size = chain([50, 20, 50], ["relu", "linear"])
+    network = _core.DenseNetwork(layers)
+    cases = [random_case(layers, size, 16, seed) for seed in range(8)]
+
+    def one(case):
+        gradients = np.zeros(size, np.float32)
+        return network.gradient(case[0], gradients, case[1], case[2], "bce"), gradients
+
+    serial = [one(c) for c in cases]
+    with ThreadPoolExecutor(4) as pool:
+        for (value, gradients), (expected_value, expected) in zip(pool.map(one, cases), serial, strict=True):
+            assert value == expected_value
+            np.testing.assert_array_equal(gradients, expected)
+
+
+def test_version_and_peak():
+    assert _core.onednn_version().split(".")[0] == "3"
+    assert _core.product_peak("float32", 0.02) > 0.1
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level_is_right(level):
+    """The kernels of this file and of the losses, with the level (and oneDNN's) forced in a new process."""
+    if os.environ.get("PYDDL_LEVEL"):
+        pytest.skip("a level is forced already")
+    if level > _core.simd_level():
+        pytest.skip(f"this processor has no level {level}")
+    folder = os.path.dirname(__file__)
+    environment = {**os.environ, "PYDDL_LEVEL": str(level), "ONEDNN_MAX_CPU_ISA": LEVELS[level]}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"{folder}/test_dense.py",
+         f"{folder}/test_losses.py", "-k", "matches or far_out or nan"],
+        env=environment, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
