@@ -7,6 +7,9 @@ namespace pyddl::bindings {
 void register_rows(pybind11::module_& m);
 void register_dense(pybind11::module_& m);
 void register_losses(pybind11::module_& m);
+void register_optimizers(pybind11::module_& m);
+void register_random(pybind11::module_& m);
+void register_vectors(pybind11::module_& m);
 }  // namespace pyddl::bindings
 
 PYBIND11_MODULE(_core, m) {
@@ -16,4 +19,7 @@ PYBIND11_MODULE(_core, m) {
     bindings::register_rows(m);
     bindings::register_dense(m);
     bindings::register_losses(m);
+    bindings::register_optimizers(m);
+    bindings::register_random(m);
+    bindings::register_vectors(m);
 }
