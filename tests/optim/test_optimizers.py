@@ -160,7 +160,7 @@ def test_fast_equals_reference(name, n):
         plain = [v.copy() for v in fast]
         ranges = _core.Ranges([(0, n // 3, 0.1), (n // 3, n, 0.0)])
         getattr(_core, name)(*fast, ranges, 0.01, 0.5, bound, *OWN[name])
-        getattr(_core.reference, name)(*plain, ranges, 0.01, 0.5, bound, *OWN[name])
+        getattr(_core, "reference_" + name)(*plain, ranges, 0.01, 0.5, bound, *OWN[name])
         for a, b in zip(fast, plain, strict=True):
             np.testing.assert_allclose(a, b, rtol=3e-6, atol=1e-6)
         np.testing.assert_array_equal(fast[1], vectors(n, 2)[1])  # gradients are only read
