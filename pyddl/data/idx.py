@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def _read_gzip(path: Path, packed: bytes) -> np.ndarray:
         shape, at = _header(path, start)
         expected = at + math.prod(shape)
         # One byte more than expected: enough to notice a longer file, and no memory for a huge one.
-        rest = stream.decompress(stream.unconsumed_tail, max(1, expected + 1 - len(start)))
+        rest = stream.decompress(stream.unconsumed_tail, min(max(1, expected + 1 - len(start)), sys.maxsize))
     except zlib.error as error:
         raise DataError(f"{path} is damaged: its gzip data cannot be unpacked ({error}); fetch the file "
                         "again") from error
