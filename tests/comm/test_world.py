@@ -145,7 +145,7 @@ def test_launcher_of_another_mpi_is_refused_with_both_numbers(mpirun):
     """As when MPICH's mpirun starts ranks of Open MPI: each sees a world of one."""
     done = mpirun(2, """
         import os
-        os.environ["OMPI_COMM_WORLD_SIZE"] = os.environ["PMI_SIZE"] = "3"
+        os.environ["OMPI_COMM_WORLD_SIZE"] = "3"
         import pyddl
         try: pyddl.world()
         except pyddl.errors.CommError as error: print(error)
