@@ -3,11 +3,13 @@
 Each message says what was wrong, what was expected and what to do.
 """
 
-__all__ = ["CommError", "DataError", "InternalError", "ParameterError", "PyddlError", "ShapeError"]
+__all__ = ["CommError", "DataError", "InternalError", "NotFiniteError", "ParameterError", "PyddlError", "ShapeError"]
 
 
 class PyddlError(Exception):
     """Base of all errors that pyddl raises on purpose."""
+
+    on_all_ranks = False  # whether every rank raises it, by agreement
 
 
 class ParameterError(PyddlError, ValueError):
@@ -20,6 +22,10 @@ class ShapeError(PyddlError, ValueError):
 
 class DataError(PyddlError, ValueError):
     """A file or data set is missing, damaged or not what it claims to be."""
+
+
+class NotFiniteError(PyddlError, ArithmeticError):
+    """Training diverged: a loss is NaN or infinite."""
 
 
 class CommError(PyddlError, RuntimeError):

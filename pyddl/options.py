@@ -1,0 +1,174 @@
+"""Every option of training, once: the trainer's keywords, the command line's flags and the TOML keys are made from this table.
+
+It stands beside `errors.py` rather than in `cli/`, because the trainer reads it too and must not import the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyddl import _check
+from pyddl.errors import ParameterError
+
+__all__ = ["TABLE", "Option", "of_section", "resolve"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Attributes
+    ----------
+    name : str
+        Python keyword and TOML key; the flag is ``--name`` with dashes.
+    kind : str
+        ``str``, ``int``, ``float``, ``bool`` or ``ints`` (whole numbers, with commas on the command line).
+    default : object
+        None means that the default depends on another option; the help says how.
+    section : str
+        ``data``, ``model``, ``training``, ``machine`` or ``output``.
+    help, unit : str
+    choices : tuple of str
+        The values allowed, where there are few.
+    also : tuple of str
+        Other spellings of the flag.
+    at_least, above, below : float, optional
+        Range of a number.
+    trainer : bool
+        Whether the trainer takes it as a keyword.
+    """
+
+    name: str
+    kind: str
+    default: Any
+    section: str
+    help: str
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    at_least: float | None = None
+    above: float | None = None
+    below: float | None = None
+    trainer: bool = True
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    def check(self, value: Any) -> Any:
+        """Return ``value`` in the option's type and range, or raise `ParameterError`."""
+        if value is None and self.default is None:
+            return None
+        if self.kind == "bool":
+            if not isinstance(value, bool):
+                raise ParameterError(f"{self.name} is {value!r}; expected true or false")
+            return value
+        if self.kind == "int":
+            return _check.integer(self.name, value, at_least=None if self.at_least is None else int(self.at_least))
+        if self.kind == "float":
+            return _check.number(self.name, value, above=self.above, at_least=self.at_least, below=self.below)
+        if self.kind == "ints":
+            if isinstance(value, str):
+                value = parse_ints(self.name, value)
+            return tuple(_check.integer(self.name, v, at_least=1) for v in value)
+        if not isinstance(value, str):
+            raise ParameterError(f"{self.name} is {value!r}; expected text")
+        return _check.one_of(self.name, value, self.choices) if self.choices else value
+
+
+def parse_ints(name: str, text: str) -> tuple[int, ...]:
+    """``"256,64"`` -> (256, 64)."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ParameterError(f"{name} is {text!r}; expected whole numbers with commas, for example 256,64") from None
+
+
+_ACTIVATIONS = ("linear", "sigmoid", "relu", "leaky_relu", "tanh", "softplus")
+
+TABLE: tuple[Option, ...] = (
+    # ---- data
+    Option("data", "str", "digits", "data", "training data: digits, mnist, a .npy or IDX file, or random:ROWSxCOLS",
+           trainer=False),
+    Option("test", "str", None, "data", "test data; a named set brings its own test part", trainer=False),
+    # ---- model
+    Option("hidden", "ints", (256, 64), "model", "units of the encoder's layers, the code last", trainer=False),
+    Option("activation", "str", "relu", "model", "of all layers but code and output", choices=_ACTIVATIONS,
+           trainer=False),
+    Option("code_activation", "str", "linear", "model", "of the code layer", choices=_ACTIVATIONS, trainer=False),
+    Option("loss", "str", "bce", "model",
+           "bce: cross-entropy, for data in [0, 1]; mse: squared error, with a linear output", choices=("bce", "mse"),
+           trainer=False),
+    Option("initialiser", "str", "auto", "model", "of the weights",
+           choices=("auto", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "normal", "uniform", "sparse"),
+           trainer=False),
+    # ---- training
+    Option("strategy", "str", "allreduce", "training", "how ranks work together", choices=("local", "allreduce")),
+    Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),
+    Option("batch_size", "int", 256, "training", "samples per step of all ranks together", "samples", at_least=1),
+    Option("optimizer", "str", "adam", "training", "update rule",
+           choices=("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw")),
+    Option("learning_rate", "float", None, "training", "step size; each optimizer has its own default", also=("--lr",),
+           above=0),
+    Option("schedule", "str", "constant", "training", "of the learning rate", choices=("constant", "step", "cosine")),
+    Option("momentum", "float", None, "training", "of momentum, nesterov and rmsprop; the largest of a schedule",
+           at_least=0, below=1),
+    Option("momentum_schedule", "str", "constant", "training",
+           "sutskever: 1/2, 3/4, 5/6, ... for 250 steps each, up to momentum", choices=("constant", "sutskever")),
+    Option("warmup", "int", 0, "training", "steps in which the learning rate grows from 0", "steps", at_least=0),
+    Option("step_every", "int", 1000, "training", "schedule step: steps between two cuts", "steps", at_least=1),
+    Option("step_factor", "float", 0.5, "training", "schedule step: factor of a cut", above=0),
+    Option("minimum_rate", "float", 0.0, "training", "schedule cosine: learning rate at the end", at_least=0),
+    Option("weight_decay", "float", None, "training", "L2 decay of weights, not of biases; 0, or 0.01 in adamw",
+           at_least=0),
+    Option("clip_norm", "float", None, "training", "largest norm of the mean gradient; longer ones are shortened",
+           above=0),
+    Option("seed", "int", 0, "training", "of everything random", at_least=0),
+    Option("reproducible", "bool", False, "training", "bit-identical results on 1, 2, 4 and 8 ranks"),
+    # ---- machine
+    Option("ranks", "int", None, "machine", "start this many MPI ranks on this machine; without it, train where started",
+           at_least=1, trainer=False),
+    Option("threads", "int", None, "machine", "threads per rank; by default OMP_NUM_THREADS, else cores / ranks",
+           at_least=1),
+    # ---- output
+    Option("out", "str", None, "output", "run directory; by default runs/MODEL-DATE-TIME"),
+    Option("overwrite", "bool", False, "output", "replace what an earlier run left in the run directory"),
+    Option("quiet", "bool", False, "output", "no progress display and no table"),
+)
+
+_BY_NAME = {option.name: option for option in TABLE}
+
+
+def of_section(*sections: str) -> list[Option]:
+    """The options of these sections, in the table's order."""
+    return [option for option in TABLE if option.section in sections]
+
+
+def resolve(given: Mapping[str, Any], accept: Callable[[Option], bool] = lambda option: True, *,
+            where: str = "") -> dict[str, Any]:
+    """All options that ``accept`` takes: checked values where given, defaults elsewhere.
+
+    Raises
+    ------
+    ParameterError
+        A name is unknown (the nearest one is offered) or a value is out of range. ``where`` begins the message.
+    """
+    accepted = {option.name: option for option in TABLE if accept(option)}
+    check_names(given, accepted, where=where)
+    values = {name: option.default for name, option in accepted.items()}
+    for name, value in given.items():
+        try:
+            values[name] = accepted[name].check(value)
+        except ParameterError as error:
+            raise ParameterError(where + str(error)) from None
+    return values
+
+
+def check_names(given: Iterable[str], accepted: Iterable[str], *, where: str = "") -> None:
+    """Raise `ParameterError` for the first name that is not accepted, with the nearest one that is."""
+    accepted = list(accepted)
+    for name in given:
+        if name not in accepted:
+            raise ParameterError(f"{where}there is no option {name!r}{_check.nearest(name, accepted)}")
