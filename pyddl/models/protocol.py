@@ -38,6 +38,8 @@ class Model(Protocol):
     ``evaluate(parameters, buffers, batch) -> dict``
         Sums over the rows of ``batch``, with key ``loss`` and, for models that reconstruct, ``squared_error``.
     ``encode(parameters, buffers, rows) -> ndarray``, ``reconstruct(parameters, buffers, rows) -> ndarray``
+    ``inputs`` : int
+        Features of a row; ``input_range`` : (low, high) that the data must keep to. The trainer refuses others.
     ``flops`` : int
         Floating-point operations of one gradient, per row, for the share of the machine's peak.
     """

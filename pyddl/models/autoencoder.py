@@ -1,0 +1,143 @@
+"""Dense autoencoder.
+
+Source: Hinton and Salakhutdinov (2006), Reducing the dimensionality of data with neural networks, Science 313, 504-507: an
+encoder to a small linear code, and a decoder that mirrors it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pyddl import _check, _core
+from pyddl.data.batch import Batch
+from pyddl.errors import ParameterError, ShapeError
+from pyddl.layout import Layout, Slice
+from pyddl.models.initialisers import INITIALISERS, initialiser
+from pyddl.models.protocol import Ready
+
+__all__ = ["ACTIVATIONS", "LOSSES", "Autoencoder"]
+
+ACTIVATIONS = ("linear", "sigmoid", "relu", "leaky_relu", "tanh", "softplus")
+LOSSES = ("bce", "mse")
+
+
+class Autoencoder:
+    """Dense autoencoder: inputs - hidden - code - hidden - inputs.
+
+    Parameters
+    ----------
+    inputs : int
+        Features of a row.
+    hidden : sequence of int, default=(256, 64)
+        Units of the encoder's layers; the last one is the code. The decoder mirrors them.
+    activation : str, default="relu"
+        Of all layers but the code and the output: linear, sigmoid, relu, leaky_relu, tanh or softplus.
+    code_activation : str, default="linear"
+        Of the code layer.
+    loss : {"bce", "mse"}, default="bce"
+        Binary cross-entropy from logits, in nats, for data in [0, 1]; or squared error with a linear output. Both
+        are summed over features.
+    initialiser : str, default="auto"
+        Of the weights; biases start at 0. ``auto`` is He's for relu, leaky_relu and softplus, Glorot's otherwise.
+    dtype : str, default="float32"
+        Element type of the matrix products; parameters and gradients are float32 always.
+
+    Attributes
+    ----------
+    layout : Layout
+        ``encoder.0.weight`` (outputs, inputs), ``encoder.0.bias`` (outputs,), ..., ``decoder.0.weight``, ...
+    """
+
+    name = "autoencoder"
+    phases = ("all",)
+
+    def __init__(self, inputs: int, hidden: Sequence[int] = (256, 64), *, activation: str = "relu",
+                 code_activation: str = "linear", loss: str = "bce", initialiser: str = "auto",
+                 dtype: str = "float32"):
+        self.inputs = _check.integer("inputs", inputs, at_least=1)
+        self.hidden = tuple(_check.integer("hidden", units, at_least=1) for units in hidden)
+        if not self.hidden:
+            raise ParameterError("hidden is empty; expected at least one layer, the code: for example (256, 64)")
+        self.activation = _check.one_of("activation", activation, ACTIVATIONS)
+        self.code_activation = _check.one_of("code_activation", code_activation, ACTIVATIONS)
+        self.loss = _check.one_of("loss", loss, LOSSES)
+        self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))
+        self.dtype = dtype
+
+        units = [self.inputs, *self.hidden, *self.hidden[-2::-1], self.inputs]
+        layers = list(zip(units[:-1], units[1:], strict=True))
+        depth = len(self.hidden)
+        self._names = [f"{'encoder' if i < depth else 'decoder'}.{i % depth}" for i in range(2 * depth)]
+        slices = []
+        for name, (fan_in, fan_out) in zip(self._names, layers, strict=True):
+            slices.append(Slice(f"{name}.weight", (fan_out, fan_in)))
+            slices.append(Slice(f"{name}.bias", (fan_out,), decay=False))
+        self.layout = Layout(slices)
+        self.buffers = Layout()
+        self._activations = [self.activation] * (2 * depth)
+        self._activations[depth - 1] = self.code_activation
+        self._activations[-1] = "linear"
+        self._network = _core.DenseNetwork(
+            [(fan_in, fan_out, how, self.layout[f"{name}.weight"].begin, self.layout[f"{name}.bias"].begin)
+             for name, (fan_in, fan_out), how in zip(self._names, layers, self._activations, strict=True)],
+            dtype)
+        self.flops = self._network.flops
+        self.input_range = (0.0, 1.0) if self.loss == "bce" else None
+
+    def options(self) -> dict[str, Any]:
+        """Plain values that make the same model again: ``Autoencoder(**options)``."""
+        return {"inputs": self.inputs, "hidden": list(self.hidden), "activation": self.activation,
+                "code_activation": self.code_activation, "loss": self.loss, "initialiser": self.initialiser,
+                "dtype": self.dtype}
+
+    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int) -> None:
+        """Fill ``parameters`` for the start of training; the same for the same seed everywhere."""
+        views = self.layout.views(parameters)
+        for number, (name, how) in enumerate(zip(self._names, self._activations, strict=True)):
+            rule = self.initialiser
+            if rule == "auto":
+                rule = "he_uniform" if how in ("relu", "leaky_relu", "softplus") else "glorot_uniform"
+            initialiser(rule)(views[f"{name}.weight"], seed=seed, slice_number=number)
+            views[f"{name}.bias"][:] = 0
+
+    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch,
+                 ready: Ready | None = None) -> float:
+        """Overwrite ``gradients`` with the sum over the batch's rows; return the sum of their losses."""
+        return self._network.gradient(parameters, gradients, batch.rows, batch.rows, self.loss, ready)
+
+    def evaluate(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch) -> dict[str, float]:
+        """Sums over the rows: ``loss`` (nats, or squared units) and ``squared_error`` (squared units)."""
+        loss, squared_error = self._network.evaluate(parameters, batch.rows, batch.rows, self.loss)
+        return {"loss": loss, "squared_error": squared_error}
+
+    def encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Codes of ``rows`` (n, inputs) -> (n, hidden[-1])."""
+        codes = np.empty((len(rows), self.hidden[-1]), dtype=np.float32)
+        self._network.forward(parameters, self._checked(rows, self.inputs), codes, 0, len(self.hidden))
+        return codes
+
+    def decode(self, parameters: np.ndarray, buffers: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Reconstructions from ``codes`` (n, hidden[-1]) -> (n, inputs); in (0, 1) with loss ``bce``."""
+        output = np.empty((len(codes), self.inputs), dtype=np.float32)
+        depth = len(self.hidden)
+        self._network.forward(parameters, self._checked(codes, self.hidden[-1]), output, depth, 2 * depth)
+        if self.loss == "bce":
+            output *= 0.5  # sigmoid(x) = (1 + tanh(x / 2)) / 2, which cannot overflow
+            np.tanh(output, out=output)
+            output += 1
+            output *= 0.5
+        return output
+
+    def reconstruct(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """`decode` of `encode`: (n, inputs) -> (n, inputs)."""
+        return self.decode(parameters, buffers, self.encode(parameters, buffers, rows))
+
+    @staticmethod
+    def _checked(rows: np.ndarray, columns: int) -> np.ndarray:
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        if rows.ndim != 2 or rows.shape[1] != columns:
+            raise ShapeError(f"rows have shape {rows.shape}; expected (n, {columns})")
+        return rows

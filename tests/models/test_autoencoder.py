@@ -1,0 +1,151 @@
+"""The dense autoencoder against NumPy, its gradient against finite differences."""
+
+import numpy as np
+import pytest
+
+from pyddl.data.batch import Batch
+from pyddl.errors import ParameterError, ShapeError
+from pyddl.models import Autoencoder, Model
+
+CONFIGURATIONS = [
+    {"hidden": (5,), "activation": "relu", "loss": "bce"},
+    {"hidden": (9, 4), "activation": "tanh", "loss": "bce"},
+    {"hidden": (9, 6, 3), "activation": "sigmoid", "loss": "mse", "code_activation": "sigmoid"},
+    {"hidden": (8, 4), "activation": "softplus", "loss": "mse", "code_activation": "tanh"},
+]
+
+ACTIVATION = {
+    "linear": lambda x: x,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "relu": lambda x: np.maximum(x, 0),
+    "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
+    "tanh": np.tanh,
+    "softplus": lambda x: np.logaddexp(0, x),
+}
+
+
+def made(inputs=12, rows=7, seed=3, **options):
+    model = Autoencoder(inputs, **options)
+    parameters, gradients = model.layout.zeros(), model.layout.zeros()
+    model.initialise(parameters, model.buffers.zeros(), seed)
+    rng = np.random.default_rng(seed)
+    parameters += rng.normal(0, 0.1, parameters.shape).astype(np.float32)  # biases too
+    return model, parameters, gradients, Batch(rng.random((rows, inputs), dtype=np.float32))
+
+
+def loss_in_double(model, parameters, rows):
+    """The formula, in NumPy and double precision: (loss, squared error), sums over rows."""
+    x = rows.astype(np.float64)
+    views = {s.name: parameters[s.begin : s.end].reshape(s.shape).astype(np.float64) for s in model.layout}
+    depth = len(model.hidden)
+    h = x
+    for i in range(2 * depth):
+        name = f"{'encoder' if i < depth else 'decoder'}.{i % depth}"
+        h = h @ views[f"{name}.weight"].T + views[f"{name}.bias"]
+        if i != 2 * depth - 1:
+            h = ACTIVATION[model.code_activation if i == depth - 1 else model.activation](h)
+    if model.loss == "mse":
+        return float(np.sum((h - x) ** 2)), float(np.sum((h - x) ** 2))
+    return float(np.sum(np.logaddexp(0, h) - x * h)), float(np.sum((1 / (1 + np.exp(-h)) - x) ** 2))
+
+
+@pytest.mark.parametrize("options", CONFIGURATIONS)
+def test_gradient_agrees_with_finite_differences(options):
+    model, parameters, gradients, batch = made(**options)
+    loss = model.gradient(parameters, gradients, model.buffers.zeros(), batch)
+    assert loss == pytest.approx(loss_in_double(model, parameters, batch.rows)[0], rel=1e-5)
+    rng = np.random.default_rng(0)
+    precise = parameters.astype(np.float64)
+    for s in model.layout:
+        for at in rng.integers(s.begin, s.end, size=6):
+            step = np.zeros_like(precise)
+            step[at] = 1e-5
+            expected = (loss_in_double(model, precise + step, batch.rows)[0]
+                        - loss_in_double(model, precise - step, batch.rows)[0]) / 2e-5
+            assert gradients[at] == pytest.approx(expected, rel=2e-3, abs=2e-3), s.name
+
+
+@pytest.mark.parametrize("options", CONFIGURATIONS)
+def test_evaluate_encode_and_reconstruct_agree_with_the_formula(options):
+    model, parameters, _, batch = made(**options)
+    loss, squared_error = loss_in_double(model, parameters, batch.rows)
+    scores = model.evaluate(parameters, model.buffers.zeros(), batch)
+    assert scores["loss"] == pytest.approx(loss, rel=1e-5)
+    assert scores["squared_error"] == pytest.approx(squared_error, rel=1e-5)
+    again = model.reconstruct(parameters, model.buffers.zeros(), batch.rows)
+    assert float(np.sum((again - batch.rows) ** 2)) == pytest.approx(squared_error, rel=1e-5)
+    assert model.encode(parameters, model.buffers.zeros(), batch.rows).shape == (7, model.hidden[-1])
+
+
+def test_the_gradient_of_no_rows_is_zero():
+    model, parameters, gradients, batch = made()
+    gradients[:] = 7
+    assert model.gradient(parameters, gradients, model.buffers.zeros(), Batch(batch.rows[:0])) == 0
+    assert not any(view.any() for view in model.layout.views(gradients).values())
+
+
+def test_gradients_of_parts_add_up_and_inputs_are_left_alone():
+    model, parameters, whole, batch = made(rows=11)
+    before = parameters.copy(), batch.rows.copy()
+    loss = model.gradient(parameters, whole, model.buffers.zeros(), batch)
+    total, part, losses = np.zeros_like(whole), model.layout.zeros(), 0.0
+    for begin, end in ((0, 4), (4, 4), (4, 11)):
+        losses += model.gradient(parameters, part, model.buffers.zeros(), Batch(batch.rows[begin:end]))
+        total += part
+    np.testing.assert_allclose(total, whole, rtol=1e-4, atol=1e-5)
+    assert losses == pytest.approx(loss, rel=1e-6)
+    assert np.array_equal(parameters, before[0]) and np.array_equal(batch.rows, before[1])
+
+
+def test_ready_announces_every_slice_once():
+    model, parameters, gradients, batch = made(hidden=(9, 4))
+    announced = []
+    model.gradient(parameters, gradients, model.buffers.zeros(), batch, lambda begin, end: announced.append((begin, end)))
+    covered = np.zeros(model.layout.size, dtype=int)
+    for begin, end in announced:
+        covered[begin:end] += 1
+    assert covered.max() == 1
+    assert all(covered[s.begin : s.end].all() for s in model.layout)
+
+
+def test_the_decoder_mirrors_the_encoder_and_names_are_plain():
+    model = Autoencoder(784, hidden=(256, 64))
+    assert isinstance(model, Model)
+    assert {s.name: s.shape for s in model.layout} == {
+        "encoder.0.weight": (256, 784), "encoder.0.bias": (256,), "encoder.1.weight": (64, 256), "encoder.1.bias": (64,),
+        "decoder.0.weight": (256, 64), "decoder.0.bias": (256,), "decoder.1.weight": (784, 256), "decoder.1.bias": (784,)}
+    assert model.layout.count == 2 * (784 * 256 + 256 * 64) + 256 + 64 + 256 + 784
+    assert model.flops == 2 * (3 * 2 * (784 * 256 + 256 * 64) - 784 * 256)
+    same = Autoencoder(**model.options())
+    assert same.layout == model.layout
+
+
+def test_initial_parameters_depend_on_the_seed_alone():
+    model = Autoencoder(30, hidden=(20, 5))
+    drawn = []
+    for seed in (1, 1, 2):
+        parameters = np.full_like(model.layout.zeros(), 9)
+        model.initialise(parameters, model.buffers.zeros(), seed)
+        drawn.append({name: view.copy() for name, view in model.layout.views(parameters).items()})
+    assert all(np.array_equal(drawn[0][name], drawn[1][name]) for name in drawn[0])
+    assert not np.array_equal(drawn[0]["encoder.0.weight"], drawn[2]["encoder.0.weight"])
+    assert not np.array_equal(drawn[0]["encoder.0.weight"].ravel()[:100], drawn[0]["decoder.1.weight"].ravel()[:100])
+    assert not drawn[0]["encoder.0.bias"].any()
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"inputs": 0}, "inputs is 0"),
+    ({"inputs": 4, "hidden": ()}, "hidden is empty"),
+    ({"inputs": 4, "hidden": (3, -1)}, "hidden is -1"),
+    ({"inputs": 4, "loss": "bec"}, "did you mean 'bce'"),
+    ({"inputs": 4, "activation": "rleu"}, "did you mean 'relu'"),
+])
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ParameterError, match=message):
+        Autoencoder(**options)
+
+
+def test_rows_of_the_wrong_width_are_refused():
+    model, parameters, _, _ = made()
+    with pytest.raises(ShapeError, match=r"expected \(n, 12\)"):
+        model.encode(parameters, model.buffers.zeros(), np.zeros((3, 11), dtype=np.float32))
