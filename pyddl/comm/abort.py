@@ -14,11 +14,17 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
-__all__ = ["STOPPED", "install", "run_main"]
+__all__ = ["STOPPED", "OnAllRanks", "install", "run_main"]
 
 STOPPED = 75
 """Exit status of a run that was stopped on request and can be resumed: all ranks agree on it, so it is no
 failure."""
+
+
+
+class OnAllRanks(int):
+    """An exit status that every rank reaches by itself: none has to end the others."""
+
 
 INTERRUPTED = 130  # as a shell reports SIGINT
 
@@ -94,7 +100,7 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
         _fail(type(error), error, error.__traceback__)
         status = 1
     code = status if isinstance(status, int) else 0
-    if code not in (0, STOPPED) and _abort is not None:
+    if code not in (0, STOPPED) and not isinstance(status, OnAllRanks) and _abort is not None:
         os.write(2, f"{_name}: exit status {code}; ending all ranks\n".encode())
         _end(code)
     sys.exit(code)
