@@ -1,0 +1,40 @@
+"""Agreement: what fails on one rank fails on all, with one message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyddl import errors
+from pyddl.comm.transport import Transport
+from pyddl.errors import PyddlError
+
+__all__ = ["agreement"]
+
+
+@contextmanager
+def agreement(transport: Transport) -> Iterator[None]:
+    """Run the block on every rank; if it raises a `PyddlError` anywhere, raise it everywhere. Collective at its end.
+
+    The message names the ranks, unless all failed alike. Other exceptions are bugs and are not agreed upon: they end
+    the job through the abort hook.
+    """
+    mine: PyddlError | None = None
+    try:
+        yield
+    except PyddlError as failure:
+        mine = failure
+    if transport.size == 1:
+        if mine is not None:
+            raise mine
+        return
+    found = transport.gather_objects(None if mine is None else (type(mine).__name__, str(mine)))
+    failed = [rank for rank, report in enumerate(found) if report is not None]
+    if not failed:
+        return
+    kind, text = found[failed[0]]
+    if len(failed) < transport.size or len({report for report in found}) > 1:
+        text = f"rank {', '.join(map(str, failed))} of {transport.size}: {text}"
+    error: PyddlError = getattr(errors, kind, PyddlError)(text)
+    error.on_all_ranks = True  # so that all can end in order, and none needs to abort the others
+    raise error from mine

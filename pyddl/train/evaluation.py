@@ -1,0 +1,50 @@
+"""Evaluation: sums over a whole data set, shared among the ranks, the same on any number of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from pyddl.comm.transport import Transport
+from pyddl.data.batch import Batch
+from pyddl.data.source import Source
+from pyddl.models.protocol import Model
+
+__all__ = ["CHUNK", "evaluate", "exact_sum"]
+
+CHUNK = 500  # rows: each chunk is computed with its own shape by one rank, so its sum does not depend on the ranks
+
+
+def evaluate(model: Model, parameters: np.ndarray, buffers: np.ndarray, source: Source,
+             transport: Transport | None = None) -> dict[str, float]:
+    """Means over the rows of ``source`` of what the model evaluates: ``loss`` and perhaps ``squared_error``.
+
+    Chunks go to the ranks of ``transport`` in turn and their sums are added exactly, so that the result is bit-identical on any number
+    of ranks. Collective over ``transport``; without one, everything is computed here.
+
+    Returns
+    -------
+    dict
+        Empty when the model has no ``evaluate``.
+    """
+    if not hasattr(model, "evaluate"):
+        return {}
+    rank, size = (transport.rank, transport.size) if transport else (0, 1)
+    sums: dict[str, list[float]] = {}
+    rows = np.empty((CHUNK, source.features), dtype=np.float32)
+    names: list[str] = sorted(model.evaluate(parameters, buffers, Batch(rows[:0])))
+    for begin in range(rank * CHUNK, len(source), size * CHUNK):
+        index = np.arange(begin, min(begin + CHUNK, len(source)), dtype=np.int64)
+        part = rows[: len(index)]
+        source.read(index, part)
+        for name, value in model.evaluate(parameters, buffers, Batch(part, index)).items():
+            sums.setdefault(name, []).append(value)
+    return {name: exact_sum(sums.get(name, []), transport) / len(source) for name in names}
+
+
+def exact_sum(values: list[float], transport: Transport | None = None) -> float:
+    """Correctly rounded sum of all ranks' values: the same in any order and on any number of ranks. Collective."""
+    if transport is None or transport.size == 1:
+        return math.fsum(values)
+    return math.fsum(np.concatenate(transport.gather(np.asarray(values, dtype=np.float64))))

@@ -1,0 +1,45 @@
+"""What a person sees at the end of a run: a short table, and pictures in the run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyddl.data import Source
+from pyddl.models.protocol import Model
+from pyddl.train.timing import PARTS
+
+__all__ = ["draw", "table"]
+
+
+def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndarray, metrics: list[dict[str, Any]],
+         source: Source) -> list[Path]:
+    """Draw the run's pictures into its ``plots`` folder; return their paths."""
+    from pyddl.train.plots import draw_curves, draw_reconstructions
+
+    folder = Path(out) / "plots"
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = [draw_curves(folder / "curves.png", metrics)]
+    if hasattr(model, "reconstruct"):
+        drawn.append(draw_reconstructions(folder / "reconstructions.png", model, parameters, buffers, source))
+    return drawn
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The lines that end a training run."""
+    lines = [("train loss", f"{summary['train_loss']:.4f}")]
+    if summary["test_loss"] is not None:
+        lines.append(("test loss", f"{summary['test_loss']:.4f}"))
+    if summary["test_squared_error"] is not None:
+        lines.append(("test squared error", f"{summary['test_squared_error']:.4f}  (sum over features, mean over rows)"))
+    lines.append(("samples/s", f"{summary['samples_per_second']:,.0f}"))
+    if summary["gflops"] is not None and summary["peak_gflops"]:
+        share = summary["gflops"] / summary["peak_gflops"]
+        lines.append(("share of product peak", f"{share:.0%}  ({summary['gflops']:.0f} of {summary['peak_gflops']:.0f} GFLOP/s)"))
+    seconds = sum(summary["time"].values())
+    split = ", ".join(f"{part} {summary['time'][part] / seconds:.1%}" for part in PARTS)
+    lines.append(("training time", f"{seconds:.1f} s: {split}"))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)

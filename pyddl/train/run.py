@@ -1,0 +1,155 @@
+"""The run directory: what a training run leaves behind, and how it is read again.
+
+    config.toml         complete and re-runnable
+    metrics.jsonl       a line per epoch
+    summary.json        written last; ``finished`` is the mark of a good end
+    model.safetensors   the parameters and buffers under plain tensor names
+    plots/  log/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyddl import models
+from pyddl.errors import DataError, ParameterError
+from pyddl.models.protocol import Model
+
+__all__ = ["Run", "RunDirectory", "load_run"]
+
+CONFIG, METRICS, SUMMARY, MODEL = "config.toml", "metrics.jsonl", "summary.json", "model.safetensors"
+
+
+class RunDirectory:
+    """Writes one run's directory. Only rank 0 makes one.
+
+    Raises
+    ------
+    ParameterError
+        The directory holds an earlier run and ``overwrite`` is false.
+    """
+
+    def __init__(self, path: str | Path, *, overwrite: bool = False):
+        self.path = Path(path)
+        left = [name for name in (CONFIG, METRICS, SUMMARY, MODEL) if (self.path / name).exists()]
+        if left and not overwrite:
+            raise ParameterError(f"{self.path} already holds a run ({left[0]}); choose another out, or say overwrite")
+        try:
+            for name in left:
+                (self.path / name).unlink()
+            for folder in ("plots", "log"):
+                if overwrite:
+                    shutil.rmtree(self.path / folder, ignore_errors=True)
+                (self.path / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ParameterError(f"cannot write to the run directory {self.path}: {error.strerror}") from None
+
+    def config(self, config: dict[str, Any]) -> None:
+        """Write ``config.toml``; None values are left out."""
+        import tomli_w
+
+        self._replace(CONFIG, tomli_w.dumps({name: value for name, value in config.items() if value is not None}))
+
+    def metrics(self, line: dict[str, Any]) -> None:
+        """Append an epoch's line to ``metrics.jsonl``."""
+        with open(self.path / METRICS, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def model(self, model: Model, parameters: np.ndarray, buffers: np.ndarray) -> None:
+        """Write ``model.safetensors``: every slice under its name."""
+        from safetensors.numpy import save_file
+
+        tensors = model.layout.views(parameters) | model.buffers.views(buffers)
+        about = {"format": "pt", "model": getattr(model, "name", type(model).__name__)}
+        if hasattr(model, "options"):
+            about["options"] = json.dumps(model.options())
+        temporary = self.path / (MODEL + ".part")
+        save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, temporary, metadata=about)
+        os.replace(temporary, self.path / MODEL)
+
+    def summary(self, summary: dict[str, Any]) -> None:
+        """Write ``summary.json``."""
+        self._replace(SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        temporary = self.path / (name + ".part")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.path / name)
+
+
+class Run:
+    """A finished run, read from its directory.
+
+    Attributes
+    ----------
+    path : Path
+    config, summary : dict
+    metrics : list of dict
+    model : Model
+    parameters, buffers : ndarray
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], summary: dict[str, Any], metrics: list[dict[str, Any]],
+                 model: Model, parameters: np.ndarray, buffers: np.ndarray):
+        self.path, self.config, self.summary, self.metrics = path, config, summary, metrics
+        self.model, self.parameters, self.buffers = model, parameters, buffers
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run directory.
+
+    Raises
+    ------
+    DataError
+        It is no run directory, a file is damaged, or the model is of a user's own class, which pyddl cannot make.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not (path / MODEL).is_file():
+        raise DataError(f"{path} is no finished run: it has no {MODEL}; expected the directory given as --out to pyddl train")
+    try:
+        with safe_open(path / MODEL, framework="numpy") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path / MODEL} cannot be read: {error}") from None
+    if "options" not in about or about.get("model") not in models.NAMES:
+        raise DataError(f"{path / MODEL} holds a model {about.get('model')!r}, which pyddl cannot make by itself; expected one of "
+                        f"{', '.join(models.NAMES)}. Read its tensors with safetensors")
+    model = models.create(about["model"], **json.loads(about["options"]))
+    parameters, buffers = model.layout.zeros(), model.buffers.zeros()
+    views = model.layout.views(parameters) | model.buffers.views(buffers)
+    for name, view in views.items():
+        if name not in tensors or tensors[name].shape != view.shape:
+            got = f"shape {tensors[name].shape}" if name in tensors else "no such tensor"
+            raise DataError(f"{path / MODEL}: tensor {name} should have shape {view.shape}; found {got}")
+        view[...] = tensors[name]
+    summary = _read(path / SUMMARY, json.loads)
+    metrics = _read(path / METRICS, lambda text: [json.loads(line) for line in text.splitlines()])
+    return Run(path, _read(path / CONFIG, read_toml), summary, metrics, model, parameters, buffers)
+
+
+def read_toml(text: str) -> dict[str, Any]:
+    """Parse TOML; errors are ValueErrors."""
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[no-redef]
+
+    return tomllib.loads(text)
+
+
+def _read(path: Path, parse: Any) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; the run did not finish, or the file was removed") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None

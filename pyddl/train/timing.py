@@ -1,0 +1,46 @@
+"""Where the seconds of a rank go."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from pyddl.comm.transport import Transport
+from pyddl.train.worker import Worker
+
+__all__ = ["PARTS", "TimeSplit"]
+
+PARTS = ("compute", "communication", "wait", "data", "other")
+
+
+class TimeSplit:
+    """Seconds of training on this rank, in parts; evaluation and saving are left out.
+
+    ``compute`` is gradients and updates; ``communication`` moving bytes; ``wait`` waiting for other ranks; ``data`` waiting for rows;
+    ``other`` the rest: the strategy, the driver, the progress display.
+    """
+
+    def __init__(self, worker: Worker, transport: Transport):
+        self._worker, self._transport = worker, transport
+        self._at = self._counters()
+        self._begin = perf_counter()
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+    def pause(self) -> None:
+        """Book the time since the last `go_on`."""
+        whole = perf_counter() - self._begin
+        spent = [now - then for now, then in zip(self._counters(), self._at, strict=True)]
+        for part, seconds in zip(PARTS, [*spent, whole - sum(spent)], strict=True):
+            self.seconds[part] += seconds
+
+    def go_on(self) -> None:
+        """Begin to count again."""
+        self._at = self._counters()
+        self._begin = perf_counter()
+
+    def _counters(self) -> tuple[float, ...]:
+        return (self._worker.compute_seconds, self._transport.communication_seconds, self._transport.wait_seconds,
+                self._worker.loader.waited)

@@ -1,0 +1,131 @@
+"""Worker: one replica. It owns the vectors and joins model, data and optimizer for the strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isfinite
+from time import perf_counter
+
+import numpy as np
+
+from pyddl import _core
+from pyddl.data.batch import Batch
+from pyddl.data.prefetch import Loader
+from pyddl.data.sampler import Sampler
+from pyddl.errors import NotFiniteError, ParameterError
+from pyddl.models.protocol import Model
+from pyddl.optim import Optimizer
+
+__all__ = ["SHARDS", "Worker"]
+
+SHARDS = 8  # micro-shards of a step under --reproducible: results are the same for every divisor of it
+
+
+class Worker:
+    """One worker of a strategy (see `pyddl.strategies.Me`), and the actor of its driver.
+
+    Parameters
+    ----------
+    model : Model
+    optimizer : Optimizer
+    sampler : Sampler
+        Which rows belong to which step.
+    loader : Loader
+        Gives this worker's part of each step.
+    number, count : int
+        This worker, and how many there are.
+    seed : int
+    reproducible : bool, default=False
+        Compute the step in its `SHARDS` micro-shards, one by one, and add them along a binary tree.
+    batch_sum : callable, optional
+        What `Batch.sum` does; the identity by default.
+    on_step : callable, optional
+        Called without arguments after each finished step.
+    """
+
+    def __init__(self, model: Model, optimizer: Optimizer, sampler: Sampler, loader: Loader, *, number: int = 0, count: int = 1, seed: int = 0,
+                 reproducible: bool = False, batch_sum: Callable[[np.ndarray], np.ndarray] | None = None,
+                 on_step: Callable[[], None] = lambda: None):
+        self.model, self.optimizer, self.sampler, self.loader = model, optimizer, sampler, loader
+        self.number, self.count, self.seed = number, count, seed
+        self.layout = model.layout
+        self.parameters = model.layout.zeros()
+        self.gradients = model.layout.zeros()
+        self.buffers = model.buffers.zeros()
+        self.state = [model.layout.zeros() for _ in optimizer.state_names]
+        self.samples = 0
+        self.updates = 0
+        self.losses: list[float] = []
+        self.compute_seconds = 0.0
+        self._ranges = model.layout.decayed_ranges()
+        self._shards = SHARDS // count if reproducible else 0
+        self._partial = [model.layout.zeros() for _ in range(self._shards.bit_length() - 1)] if reproducible else []
+        self._batch_sum = _no_sum_of_shards if reproducible else batch_sum
+        self._on_step = on_step
+
+    def compute(self) -> bool:
+        """Gradient of this worker's rows of the next step; false at the end of the data."""
+        batch = self.loader.next()
+        if batch is None:
+            return False
+        if self._batch_sum is not None:
+            batch.sum = self._batch_sum
+        begin = perf_counter()
+        self.samples = len(batch)
+        if self._shards:
+            first = self.number * self._shards
+            self._gradient_of_shards(batch, first, first + self._shards, self.gradients)
+        else:
+            self._loss_of(batch, self.gradients)
+        self.compute_seconds += perf_counter() - begin
+        return True
+
+    def update(self, *, scale: float) -> None:
+        """Move the parameters by the optimizer's rule, with ``scale * gradients`` as the gradient."""
+        begin = perf_counter()
+        self.optimizer.update(self.parameters, self.gradients, self.state, self._ranges, scale=scale, step=self.updates)
+        self.updates += 1
+        self.compute_seconds += perf_counter() - begin
+
+    def step_done(self) -> None:
+        self._on_step()
+
+    def _gradient_of_shards(self, batch: Batch, first: int, last: int, out: np.ndarray) -> None:
+        """``out`` becomes the gradient of micro-shards [first, last), summed along a binary tree.
+
+        The tree goes on between ranks (ordered sums), so its shape does not depend on where the shards are computed.
+        """
+        if last - first > 1:
+            middle = (first + last) // 2
+            right = self._partial[(last - first).bit_length() - 2]
+            self._gradient_of_shards(batch, first, middle, out)
+            self._gradient_of_shards(batch, middle, last, right)
+            _core.add(out, right)
+            return
+        mine, _ = self.sampler.part(batch.step, self.number, self.count)
+        begin, end = (position - mine for position in self.sampler.part(batch.step, first, SHARDS))
+        shard = Batch(batch.rows[begin:end], batch.index[begin:end], seed=batch.seed, step=batch.step, phase=batch.phase,
+                      sum=batch.sum)
+        self._loss_of(shard, out)
+
+    def _loss_of(self, batch: Batch, gradients: np.ndarray) -> None:
+        loss = self.model.gradient(self.parameters, gradients, self.buffers, batch)
+        if not isfinite(loss):
+            raise NotFiniteError(self._where_not_finite(loss, batch, gradients))
+        self.losses.append(loss)
+
+    def _where_not_finite(self, loss: float, batch: Batch, gradients: np.ndarray) -> str:
+        message = f"step {batch.step}, rank {self.number}: the loss is {loss}"
+        for name, vector in (("parameters", self.parameters), ("gradients", gradients)):
+            at = _core.first_not_finite(vector)
+            if at >= 0:
+                inside = [s.name for s in self.layout if s.begin <= at < s.end]
+                message += f"; the first bad value in {name} is in {inside[0] if inside else 'no slice'}"
+                break
+        return message + ": lower the learning rate, or set clip_norm"
+
+
+def _no_sum_of_shards(vector: np.ndarray) -> np.ndarray:
+    raise ParameterError(
+        "this model uses statistics of the whole batch (batch.sum), which reproducible training cannot give: it computes "
+        "a step in micro-shards, one after another; train without reproducible")
