@@ -1,0 +1,18 @@
+"""The command line: ``pyddl COMMAND``, one file per command.
+
+Exit status: 0 done, 2 bad usage or input, anything else a failure.
+"""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; on more than one rank, an uncaught exception ends all of them."""
+    from pyddl.cli.app import app
+    from pyddl.comm.abort import run_main
+
+    sys.exit(run_main(app))

@@ -1,0 +1,86 @@
+"""The group of commands: loads a command when it is called, and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from pyddl import __version__, _check
+from pyddl.comm.abort import OnAllRanks
+from pyddl.comm.environment import started
+from pyddl.errors import CommError, DataError, ParameterError, PyddlError, ShapeError
+
+__all__ = ["app", "say"]
+
+COMMANDS = {
+    "train": "Train a model on this process, or on MPI ranks.",
+    "evaluate": "Loss and reconstruction error of a trained model on data.",
+    "encode": "Write the codes of data to a .npy file.",
+    "plot": "Draw a run's curves and its reconstructions.",
+    "doctor": "Say what this machine offers, and what is wrong with it.",
+    "fetch": "Download a data set into the user's cache.",
+}
+BAD_INPUT = 2
+
+
+class _Commands(click.Group):
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return import_module(f"pyddl.cli.{name}").command
+
+    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            context.fail(f"there is no command {args[0]!r}{_check.nearest(args[0], COMMANDS)}")
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):  # without loading any of them
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="pyddl", message="%(prog)s %(version)s")
+def _commands() -> None:
+    """Train unsupervised deep models over MPI ranks on CPUs."""
+
+
+def say(text: str) -> None:
+    """Print on the first rank only: ranks that find the same fault say it once."""
+    rank = started()
+    if rank is None or not rank.rank:
+        click.echo(text, err=True)
+
+
+def app() -> int:
+    """Run the command that ``sys.argv`` names; return its exit status."""
+    try:
+        return _commands.main(prog_name="pyddl", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        say(error.format_message())
+        return BAD_INPUT
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "pyddl"
+        say(f"{path}: {error.format_message()}\nSee '{path} --help'.")
+        return BAD_INPUT
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.Abort:
+        return 130
+    except (ParameterError, ShapeError, DataError) as error:
+        say(f"pyddl: {error}")
+        return OnAllRanks(BAD_INPUT) if error.on_all_ranks else BAD_INPUT
+    except CommError:
+        raise  # only some ranks may know: the abort hook ends all
+    except PyddlError as error:
+        say(f"pyddl: {error}")
+        return 1
+    except BrokenPipeError:  # the reader of a pipe has left
+        sys.stderr.close()
+        return 0

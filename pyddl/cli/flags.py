@@ -1,0 +1,55 @@
+"""Makes click's flags from `pyddl.options`: the only place where both are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pyddl.errors import ParameterError
+from pyddl.options import Option, of_section
+
+__all__ = ["flags"]
+
+
+class _Checked(click.ParamType):
+    """Text that the option's own check turns into its value."""
+
+    def __init__(self, option: Option):
+        self.option = option
+        self.name = {"ints": "N,N", "str": "text"}.get(option.kind, option.kind)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        return "|".join(self.option.choices) if self.option.choices else None
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            if self.option.kind in ("int", "float") and isinstance(value, str):
+                value = {"int": int, "float": float}[self.option.kind](value)
+        except ValueError:
+            self.fail(f"{value!r} is no {'whole ' if self.option.kind == 'int' else ''}number", param, ctx)
+        try:
+            return self.option.check(value)
+        except ParameterError as error:
+            self.fail(str(error), param, ctx)
+
+
+def flags(*sections: str) -> Callable[[Any], Any]:
+    """Decorator: give a command the flags of these sections of the table. A flag not given is None."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(of_section(*sections)):
+            extra: dict[str, Any] = {"is_flag": True} if option.kind == "bool" else {"type": _Checked(option)}
+            function = click.option(option.flag, *option.also, option.name, default=None, help=_help(option), **extra)(function)
+        return function
+
+    return decorate
+
+
+def _help(option: Option) -> str:
+    default = option.default
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    shown = "" if default is None or isinstance(default, bool) else f"  [{default}{' ' + option.unit if option.unit else ''}]"
+    return option.help + shown

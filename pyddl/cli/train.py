@@ -1,0 +1,111 @@
+"""pyddl train MODEL: train a model on this process, or on MPI ranks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyddl import options
+from pyddl.cli.flags import flags
+from pyddl.errors import DataError, ParameterError
+
+__all__ = ["command"]
+
+MODELS = ("autoencoder",)
+
+
+@click.command("train")
+@click.argument("model", required=False, metavar="MODEL")
+@click.option("--config", type=click.Path(), help="TOML file with options; flags win over it.")
+@flags("data", "model", "training", "machine", "output")
+def command(model: str | None, config: str | None, **given: Any) -> int:
+    """Train MODEL (autoencoder) on this process, or on MPI ranks.
+
+    Under mpirun or srun all ranks train together; --ranks N starts mpirun by itself.
+    """
+    settings = _settings(model, config, {name: value for name, value in given.items() if value is not None})
+    from pyddl.comm.environment import started
+
+    launched = started()
+    if launched is None and settings["ranks"] is not None and settings["ranks"] > 1:
+        return _start(settings)
+    if launched is not None and launched.size is not None and given["ranks"] not in (None, launched.size):
+        raise ParameterError(f"--ranks is {given['ranks']}, but the launcher started {launched.size} ({launched.by}); "
+                             "leave --ranks out, or start without mpirun or srun")
+    return _train(settings)
+
+
+def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """All options: flags over the file over defaults."""
+    from pyddl import _check
+
+    from_file: dict[str, Any] = {}
+    if config is not None:
+        from pyddl.train.run import read_toml
+
+        try:
+            from_file = read_toml(Path(config).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataError(f"{config}: no such file") from None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{config}: {error}") from None
+    name = model or from_file.pop("model", None)
+    from_file.pop("model", None)
+    if name is None:
+        raise ParameterError(f"which model? expected pyddl train MODEL, with one of {', '.join(MODELS)}")
+    _check.one_of("MODEL", name, MODELS)
+    options.resolve(from_file, where=f"{config}: ")
+    return {"model": name, **options.resolve({**from_file, **given})}
+
+
+def _start(settings: dict[str, Any]) -> int:
+    """Start mpirun with this very command line: a rank knows the launcher by its environment."""
+    from pyddl.comm import launcher
+
+    line, environment = launcher.command(settings["ranks"], [sys.executable, "-m", "pyddl", *sys.argv[1:]],
+                                         threads=settings["threads"])
+    if not settings["quiet"]:
+        click.echo(launcher.shown(line, environment), err=True)
+    return subprocess.run(line, env=environment, check=False).returncode
+
+
+def _train(settings: dict[str, Any]) -> int:
+    from pyddl import data, models
+    from pyddl.comm.world import world
+    from pyddl.train.agreement import agreement
+    from pyddl.train.trainer import Trainer
+
+    here = world()
+    with agreement(here.transport):  # a file that only one rank lacks ends all of them with one message
+        source = data.load(settings["data"])
+        test = data.load(settings["test"]) if settings["test"] is not None else None
+        described = {name: settings[name] for name in ("data", "test")}
+        built = {option.name: settings[option.name] for option in options.of_section("model")}
+        model = models.create(settings["model"], inputs=source.features, **built)
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+    out = here.transport.gather_objects(settings["out"] or f"runs/{settings['model']}-{stamp}")[0]
+    trainer = Trainer(
+        model, out=out, progress=_progress(settings["quiet"]), config={**described, **built},
+        **{option.name: settings[option.name] for option in options.TABLE if option.trainer and option.name != "out"})
+    result = trainer.fit(source, test)
+    if here.rank == 0:
+        from pyddl.train.report import draw, table
+
+        shown = source.test if test is None else test
+        drawn = draw(out, model, result.parameters, result.buffers, result.metrics, source if shown is None else shown)
+        if not settings["quiet"]:
+            click.echo(table(result.summary))
+            click.echo("\n".join(["written to " + out, *(f"picture {path}" for path in drawn)]))
+    return 0
+
+
+def _progress(quiet: bool) -> Any:
+    from pyddl.comm.environment import terminal
+    from pyddl.train.progress import LiveProgress, PlainProgress, Progress
+
+    return Progress() if quiet else LiveProgress() if terminal() else PlainProgress()

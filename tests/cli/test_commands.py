@@ -1,0 +1,151 @@
+"""The command line as a person uses it: sub-processes, exit codes, messages, files."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pyddl.train.run import read_toml
+
+
+def pyddl(*arguments, cwd, check=0, **environment):
+    """Run ``pyddl ...``; return (stdout, stderr)."""
+    done = subprocess.run([sys.executable, "-m", "pyddl", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=100,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment}, check=False)
+    assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout, done.stderr
+
+
+TRAIN = ("train", "autoencoder", "--data", "digits", "--hidden", "16,4", "--epochs", "2", "--batch-size", "100")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run on 2 ranks, started by --ranks, and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    out, err = pyddl(*TRAIN, "--ranks", "2", "--out", "ae", cwd=folder)
+    return folder / "ae", out, err
+
+
+def test_train_leaves_a_complete_run_directory(run):
+    path, out, err = run
+    assert {p.name for p in path.iterdir()} >= {"config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "plots", "log"}
+    summary = json.loads((path / "summary.json").read_text())
+    assert (summary["model"], summary["strategy"], summary["ranks"], summary["epochs"]) == ("autoencoder", "allreduce", 2, 2)
+    assert summary["finished"] and summary["peak_gflops"] > 0 and len(summary["time_per_rank"]) == 2
+    for picture in ("reconstructions.png", "curves.png"):
+        assert (path / "plots" / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "mpirun" in err and "digits" in out
+    for words in ("epoch 2/2", "test squared error", "samples/s", "share of product peak", "communication", "reconstructions.png"):
+        assert words in out, out
+    assert out.count("epoch 1/2") == 1, "only rank 0 speaks"
+    assert "\x1b[" not in out, "no terminal, no colours"
+
+
+def test_the_written_config_makes_the_same_run_again(run, tmp_path):
+    path, _, _ = run
+    config = read_toml((path / "config.toml").read_text())
+    assert (config["model"], config["data"], config["hidden"], config["ranks"]) == ("autoencoder", "digits", [16, 4], 2)
+    pyddl("train", "--config", path / "config.toml", "--out", tmp_path / "again", "--quiet", cwd=tmp_path)
+    losses = [[json.loads(line)["train_loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+              for folder in (path, tmp_path / "again")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_flags_win_over_the_file(tmp_path):
+    (tmp_path / "c.toml").write_text('model = "autoencoder"\ndata = "random:64x10"\nhidden = [4]\nepochs = 3\n')
+    pyddl("train", "--config", "c.toml", "--epochs", "1", "--lr", "0.01", "--out", "r", cwd=tmp_path)
+    config = read_toml((tmp_path / "r/config.toml").read_text())
+    assert (config["epochs"], config["hidden"], config["learning_rate"]) == (1, [4], 0.01)
+
+
+def test_evaluate_repeats_the_figures_of_training(run):
+    path, _, _ = run
+    out, _ = pyddl("evaluate", path, "--json", cwd=path)
+    scores, summary = json.loads(out), json.loads((path / "summary.json").read_text())
+    assert scores["rows"] == 297
+    assert scores["loss"] == pytest.approx(summary["test_loss"], rel=1e-6)
+    assert scores["squared_error"] == pytest.approx(summary["test_squared_error"], rel=1e-6)
+    assert "squared_error" in pyddl("evaluate", path, "--data", "digits:train", cwd=path)[0]
+
+
+def test_encode_writes_codes(run, tmp_path):
+    path, _, _ = run
+    out, _ = pyddl("encode", path, "--data", "digits:train", "--out", tmp_path / "codes", cwd=path)
+    codes = np.load(tmp_path / "codes")
+    assert codes.shape == (1500, 4) and codes.dtype == np.float32 and np.isfinite(codes).all()
+    assert "1500 codes of 4" in out
+
+
+def test_plot_draws_again(run):
+    path, _, _ = run
+    (path / "plots/curves.png").unlink()
+    out, _ = pyddl("plot", path, cwd=path)
+    assert (path / "plots/curves.png").exists() and "reconstructions.png" in out
+
+
+def test_version_help_and_doctor(tmp_path):
+    assert pyddl("--version", cwd=tmp_path)[0].startswith("pyddl ")
+    overview, _ = pyddl("--help", cwd=tmp_path)
+    assert all(name in overview for name in ("train", "evaluate", "encode", "plot", "doctor", "fetch"))
+    help_of_train, _ = pyddl("train", "--help", cwd=tmp_path)
+    assert "--lr" in help_of_train and "256 samples" in help_of_train
+    assert "oneDNN" in pyddl("doctor", cwd=tmp_path)[0]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("trian",), "there is no command 'trian'; did you mean 'train'"),
+    (("train",), "which model?"),
+    (("train", "autoencodr"), "did you mean 'autoencoder'"),
+    (("train", "autoencoder", "--stratgy", "local"), "--strategy"),
+    (("train", "autoencoder", "--strategy", "alreduce"), "did you mean 'allreduce'"),
+    (("train", "autoencoder", "--epochs", "two"), "'two' is no whole number"),
+    (("train", "autoencoder", "--epochs", "0"), "epochs is 0; expected a whole number at least 1"),
+    (("train", "autoencoder", "--hidden", "256,,64"), "whole numbers with commas"),
+    (("train", "autoencoder", "--data", "mnits"), "mnist"),
+    (("train", "autoencoder", "--data", "no.npy"), "no.npy"),
+    (("train", "autoencoder", "--ranks", "0"), "ranks is 0"),
+    (("train", "--config", "no.toml"), "no.toml: no such file"),
+    (("evaluate", "no-run"), "no-run is no finished run"),
+    (("encode", "no-run"), "no-run is no finished run"),
+    (("plot", "no-run"), "no-run is no finished run"),
+    (("fetch", "mnits"), "mnist"),
+])
+def test_bad_usage_ends_with_2_and_says_what_was_expected(arguments, message, tmp_path):
+    out, err = pyddl(*arguments, cwd=tmp_path, check=2)
+    assert message in err and "Traceback" not in out + err
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('model = "autoencoder"\nepoch = 3\n', "c.toml: there is no option 'epoch'; did you mean 'epochs'"),
+    ('model = "autoencoder"\nepochs = "3"\n', "c.toml: epochs is '3'"),
+    ("epochs = \n", "c.toml: "),
+])
+def test_a_faulty_config_file_is_named(text, message, tmp_path):
+    (tmp_path / "c.toml").write_text(text)
+    _, err = pyddl("train", "--config", "c.toml", cwd=tmp_path, check=2)
+    assert message in err
+
+
+def test_a_fault_that_all_ranks_find_is_said_once(tmp_path):
+    np.save(tmp_path / "wild.npy", np.full((10, 4), 7, dtype=np.float32))
+    _, err = pyddl("train", "autoencoder", "--data", "wild.npy", "--ranks", "2", cwd=tmp_path, check=2)
+    assert err.count("needs values in [0, 1]") == 1 and "Traceback" not in err and "MPI_ABORT" not in err
+
+
+def test_ranks_within_a_launch_must_agree(tmp_path):
+    _, err = pyddl("train", "autoencoder", "--ranks", "3", cwd=tmp_path, check=2, OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="0")
+    assert "--ranks is 3, but the launcher started 2" in err
+
+
+def test_a_damaged_model_file_is_named(run, tmp_path):
+    path, _, _ = run
+    for name in ("config.toml", "summary.json", "metrics.jsonl", "model.safetensors"):
+        (tmp_path / name).write_bytes((path / name).read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-10])
+    _, err = pyddl("evaluate", tmp_path, cwd=tmp_path, check=2)
+    assert "model.safetensors cannot be read" in err
