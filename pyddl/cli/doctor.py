@@ -1,14 +1,261 @@
-"""pyddl doctor: what this machine offers."""
+"""pyddl doctor: what this machine offers, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import click
 
-from pyddl import _core
+from pyddl import __version__
+from pyddl.errors import CommError
 
-__all__ = ["command"]
+if TYPE_CHECKING:
+    from pyddl.comm.probe import RankReport
+
+__all__ = ["Line", "command"]
+
+BROKEN = 1
+WIDTH = 15  # of the names, with a space
+SMALL_SHARED_MEMORY = 256 << 20  # bytes; containers often get 64 MB
+LEVELS = {4: "AVX-512", 3: "AVX2", 2: "SSE4.2"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One finding. ``cure`` is what to do where it is not good; ``broken`` says that pyddl cannot work so."""
+
+    name: str
+    value: str
+    cure: str = ""
+    broken: bool = False
+
+    def __str__(self) -> str:
+        mark = "BAD" if self.broken else "!" if self.cure else "ok"
+        return f"{mark:<4}{self.name:<{WIDTH}}{self.value}{'. Cure: ' + self.cure if self.cure else ''}"
 
 
 @click.command("doctor")
-def command() -> int:
-    """Say what this machine offers."""
-    click.echo(f"oneDNN {_core.onednn_version()}, x86-64-v{_core.simd_level()}")
-    return 0
+@click.option("--ranks", type=click.IntRange(1), help="Start this many MPI ranks and measure on them.")
+def command(ranks: int | None) -> int:
+    """Say what this machine offers, and what is wrong with it.
+
+    Alone, or under mpirun or srun, where the first rank prints a block for each node. A line begins with
+    ok, with ! where something could be better, or with BAD where it cannot work. The exit status is 1 where a
+    line is BAD.
+    """
+    from pyddl.comm.environment import started
+
+    here = started()
+    if here is None and ranks is not None and ranks > 1:
+        return _start(ranks)
+    speaks = here is None or not here.rank
+    broken = False
+    for line in _examine(speaks):
+        broken |= isinstance(line, Line) and line.broken
+        if speaks:
+            click.echo(str(line))
+    return BROKEN if broken else 0
+
+
+def _start(ranks: int) -> int:
+    import subprocess
+    import sys
+
+    from pyddl.comm import launcher
+
+    line, environment = launcher.command(ranks, [sys.executable, "-m", "pyddl", "doctor"])
+    click.echo(launcher.shown(line, environment), err=True)
+    return subprocess.run(line, env=environment, check=False).returncode
+
+
+def _examine(speaks: bool) -> Iterator[Line | str]:
+    """The whole report on the first rank. Others take part in the measurements."""
+    yield f"pyddl {__version__}, Python {platform.python_version()}, NumPy {metadata.version('numpy')}"
+    try:
+        from pyddl.comm.probe import probe_rank
+        from pyddl.comm.world import world
+    except ImportError as error:
+        yield Line("modules", str(error), "build pyddl again (make setup)", broken=True)
+        return
+    if speaks:
+        yield from _mpi()
+    try:
+        here = world()
+    except CommError as error:  # the ranks did not find each other: each is alone with this
+        yield _bad("ranks", error, broken=True)
+        return
+    reports: list[RankReport] = here.transport.gather_objects(probe_rank(here))
+    if here.rank:
+        return
+    yield Line("ranks", f"{here.size} on {here.nodes} node{'s' * (here.nodes > 1)}")
+    yield from _sums(reports)
+    yield from _data()
+    for node in range(here.nodes):
+        of_node = [report for report in reports if report.node == node]
+        yield ""
+        yield f"node {node}: {of_node[0].host}, ranks {_ranges(report.rank for report in of_node)}"
+        yield from _node(of_node)
+
+
+def _bad(name: str, error: CommError, broken: bool) -> Line:
+    what, _, cure = str(error).partition(". Cure: ")
+    return Line(name, what, cure or "check the MPI installation", broken)
+
+
+def _mpi() -> Iterator[Line]:
+    """The library and the launcher. Starts no MPI where no launcher started this process."""
+    from pyddl.comm import launcher
+    from pyddl.comm.probe import mpi_library
+
+    family = None
+    try:
+        library = mpi_library()
+    except CommError as error:
+        yield _bad("MPI", error, broken=find_spec("mpi4py") is not None)  # without one: one rank works
+    else:
+        family = library.family
+        yield Line("MPI", f"{library.loaded}, built for {library.built_for}")
+    try:
+        found = launcher.find()
+    except CommError as error:
+        yield _bad("launcher", error, broken=False)
+        return
+    value = f"{found.family} {found.version}, {found.path}"
+    if family is not None and found.family != family:
+        yield Line("launcher", f"{value}, which is of another MPI than the library",
+                   f"set PYDDL_MPIRUN to the mpirun of {family}", broken=True)
+    else:
+        yield Line("launcher", value)
+
+
+def _sums(reports: Sequence[RankReport]) -> Iterator[Line]:
+    sums = reports[0].sums
+    if not sums:
+        yield Line("sum over ranks", "one rank: nothing to measure (pyddl doctor --ranks 2 does)")
+        return
+    times = ", ".join(f"{_size(4 * n)} in {_time(seconds)}" for n, seconds in sums.items())
+    yield Line("sum over ranks", times)
+
+
+def _data() -> Iterator[Line]:
+    from pyddl.data import find
+
+    cures = {"digits": "pip install scikit-learn", "mnist": "pyddl fetch mnist, or set PYDDL_DATA"}
+    for name, cure in cures.items():
+        place = find(name)
+        yield Line(f"data {name}", str(place or "not on this machine"), "" if place else cure)
+    for module, what in (("h5py", "HDF5"), ("pyarrow", "Parquet")):
+        if find_spec(module) is None:
+            yield Line(what, f"not read here: {module} is not installed (pip install {module})")
+        else:
+            yield Line(what, f"{module} {metadata.version(module)}")
+
+
+def _node(reports: Sequence[RankReport]) -> Iterator[Line]:
+    yield _cores(reports)
+    yield _threads(reports)
+    first = reports[0]
+    levels = sorted({report.simd_level for report in reports})
+    shown = f"x86-64-v{levels[0]} ({LEVELS[levels[0]]})" if levels[0] else platform.machine()
+    if len(levels) > 1:
+        yield Line("instructions", f"ranks differ: levels {levels}", "set PYDDL_LEVEL alike on all ranks")
+    elif "PYDDL_LEVEL" in os.environ and levels[0]:
+        yield Line("instructions", f"{shown}, held there by PYDDL_LEVEL={os.environ['PYDDL_LEVEL']}",
+                   "unset PYDDL_LEVEL, which is for tests")
+    else:
+        yield Line("instructions", shown)
+    yield _onednn()
+    for element in ("float32", "bfloat16"):
+        peaks = [report.gflops[element] for report in reports]
+        if min(peaks) > 0:
+            yield Line(f"{element} peak", _together(reports, peaks, "GFLOP/s in matrix products"))
+        else:
+            yield Line(f"{element} peak", f"this processor has no {element} products: train in float32")
+    bandwidths = [report.bandwidth / 1e9 for report in reports]
+    yield Line("memory", _together(reports, bandwidths, "GB/s in x += y on vectors of 64 MB"))
+    if first.shared_memory is None:
+        yield Line("/dev/shm", "cannot be written to", "mount a tmpfs there that all users may write to")
+    elif first.shared_memory < SMALL_SHARED_MEMORY:
+        yield Line("/dev/shm", f"{_size(first.shared_memory)} free",
+                   "mount -o remount,size=1g /dev/shm, or docker run --shm-size=1g")
+    else:
+        yield Line("/dev/shm", f"{_size(first.shared_memory)} free")
+
+
+def _cores(reports: Sequence[RankReport]) -> Line:
+    """Which cores the ranks of a node may use, and whether they are in each other's way."""
+    masks = {report.cores for report in reports}
+    union = set().union(*masks)
+    wanted = sum(report.threads for report in reports)
+    crowded = [report for report in reports if report.threads > len(report.cores)]
+    if len(masks) == 1:
+        value = f"{len(union)} ({_ranges(union)})" + (", shared by all ranks" if len(reports) > 1 else "")
+    else:
+        value = "; ".join(f"rank {report.rank}: {_ranges(report.cores)}" for report in reports)
+    if crowded and len(masks) > 1:
+        rank = crowded[0]
+        return Line("cores", f"{value}: {rank.threads} threads of rank {rank.rank} share {len(rank.cores)}",
+                    "mpirun --bind-to none, or --map-by slot:PE=THREADS")
+    if wanted > len(union):
+        cure = f"fewer ranks, at most {len(union)}" if len(reports) > len(union) else \
+            f"OMP_NUM_THREADS={max(1, len(union) // len(reports))}"
+        return Line("cores", f"{value}, for {wanted} threads in all", cure)
+    if len(masks) > 1 and sum(map(len, masks)) > len(union):
+        return Line("cores", f"{value}: some overlap", "mpirun --bind-to none, or --map-by slot:PE=THREADS")
+    return Line("cores", value)
+
+
+def _together(reports: Sequence[RankReport], speeds: Sequence[float], unit: str) -> str:
+    """The sum over ranks that compute at the same time; the best one where they take turns on the cores."""
+    if len(speeds) == 1:
+        return f"{speeds[0]:.0f} {unit}"
+    cores = {core for report in reports for core in report.cores}
+    if sum(report.threads for report in reports) > len(cores):
+        return f"{max(speeds):.0f} {unit}, on the best of {len(speeds)} ranks, which take turns"
+    return f"{sum(speeds):.0f} {unit}, {min(speeds):.0f} or more on each of {len(speeds)} ranks"
+
+
+def _threads(reports: Sequence[RankReport]) -> Line:
+    counts = sorted({report.threads for report in reports})
+    value = f"{counts[0]} per rank" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} per rank"
+    if reports[0].threads_wanted:
+        return Line("threads", f"{value}, from OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}")
+    return Line("threads", f"{value}, the share of the cores (OMP_NUM_THREADS is not set)")
+
+
+def _onednn() -> Line:
+    from pyddl import _core
+
+    version = _core.onednn_version()
+    held = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
+    if held and held.upper() not in ("ALL", "DEFAULT"):
+        return Line("oneDNN", f"{version}, held at {held} by ONEDNN_MAX_CPU_ISA", "unset ONEDNN_MAX_CPU_ISA")
+    return Line("oneDNN", version)
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """0,1,2,5 -> "0-2,5"."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(f"{begin}-{end}" if begin < end else str(begin) for begin, end in parts)
+
+
+def _size(size: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size} B"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"

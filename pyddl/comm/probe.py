@@ -1,0 +1,158 @@
+"""What the ranks find on their machines: their MPI, their cores, how fast they compute and sum."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pyddl import _core
+from pyddl.comm.environment import started
+from pyddl.comm.threads import default_threads
+from pyddl.comm.transport import Transport
+from pyddl.comm.world import World
+from pyddl.comm.world import _load_module as load_module
+
+__all__ = ["SUM_FLOATS", "MPILibrary", "RankReport", "add_bandwidth", "mpi_library", "probe_rank",
+           "shared_memory_free", "sum_seconds"]
+
+SUM_FLOATS = (1, 250_000, 10_000_000)
+"""Lengths whose sums are timed: 4 bytes, 1 MB, 40 MB."""
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """What one rank found. Ranks of a node measure at the same time, so they share its memory and cores.
+
+    Attributes
+    ----------
+    rank, node : int
+    host : str
+    cores : tuple of int
+        Numbers of the cores this rank may run on.
+    threads : int
+    threads_wanted : bool
+        Whether ``OMP_NUM_THREADS`` chose the threads, rather than the share of the cores.
+    simd_level : int
+        x86-64 level of the vectorised kernels.
+    gflops : dict
+        Element type to the product peak in GFLOP/s; 0 where the processor has no such products.
+    bandwidth : float
+        Bytes per second that adding a vector in memory to another moves.
+    shared_memory : int or None
+        Bytes free in /dev/shm.
+    sums : dict
+        Floats to seconds of a sum over all ranks, the slowest rank's median; empty for one rank.
+    """
+
+    rank: int
+    node: int
+    host: str
+    cores: tuple[int, ...]
+    threads: int
+    threads_wanted: bool
+    simd_level: int
+    gflops: dict[str, float]
+    bandwidth: float
+    shared_memory: int | None
+    sums: dict[int, float] = field(default_factory=dict)
+
+
+class MPILibrary(NamedTuple):
+    """The MPI that mpi4py loads."""
+
+    family: str
+    """``Open MPI`` or ``MPICH`` (which stands for all that share its binary interface)."""
+    loaded: str
+    """Name and version, in its own words."""
+    built_for: str
+    """Name and version of the MPI that pyddl was built for, of the same family."""
+
+
+def mpi_library() -> MPILibrary:
+    """Which MPI this process loads. Starts it only where a launcher started this process as a rank.
+
+    Raises
+    ------
+    CommError
+        There is no mpi4py, no MPI, or pyddl was built for another family.
+    """
+    with contextlib.suppress(ImportError):
+        import mpi4py
+
+        mpi4py.rc.initialize = mpi4py.rc.initialize and started() is not None
+    mpi = load_module()
+    from pyddl.comm import _built
+
+    loaded = mpi.Get_library_version().replace("\0", "").splitlines()[0].split(", package")[0]
+    return MPILibrary(_built.FAMILY, loaded, f"{_built.FAMILY} {_built.VERSION}")
+
+
+def probe_rank(world: World, *, seconds: float = 0.2) -> RankReport:
+    """Measure on this rank, on the threads it trains with; ``seconds`` for each measurement. Collective."""
+    threads = default_threads(world.node_size)
+    _core.set_threads(threads)
+    world.transport.barrier()
+    gflops = {"float32": _core.product_peak("float32", seconds)}
+    world.transport.barrier()
+    gflops["bfloat16"] = _core.product_peak("bfloat16", seconds) if _core.has_bfloat16() else 0.0
+    world.transport.barrier()
+    bandwidth = add_bandwidth(seconds=seconds)
+    sums = {n: sum_seconds(world.transport, n) for n in SUM_FLOATS} if world.size > 1 else {}
+    return RankReport(
+        rank=world.rank, node=world.node, host=platform.node(), cores=tuple(sorted(os.sched_getaffinity(0))),
+        threads=threads, threads_wanted=bool(os.environ.get("OMP_NUM_THREADS")),
+        simd_level=_core.simd_level(), gflops=gflops, bandwidth=bandwidth,
+        shared_memory=shared_memory_free(), sums=sums)
+
+
+def add_bandwidth(floats: int = 16_000_000, seconds: float = 0.2) -> float:
+    """Bytes per second of ``x += y`` on vectors far larger than any cache: two read, one written.
+
+    The best of the runs within ``seconds``, at least three, after one that touches the pages.
+    """
+    x, y = np.zeros(floats, np.float32), np.ones(floats, np.float32)
+    _core.add(x, y)
+    best, end, runs = np.inf, time.perf_counter() + seconds, 0
+    while runs < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        _core.add(x, y)
+        best = min(best, time.perf_counter() - start)
+        runs += 1
+    return 3 * x.nbytes / best
+
+
+def sum_seconds(transport: Transport, floats: int, repeats: Sequence[tuple[int, int]] = ((1_000, 200),
+                (1_000_000, 30), (1 << 62, 5))) -> float:
+    """Seconds of one sum of ``floats`` over the ranks: the median of the slowest rank's times. Collective.
+
+    ``repeats`` holds, in rising order, (longest vector, number of runs). Every run begins together.
+    """
+    runs = next(count for longest, count in repeats if floats <= longest)
+    vector = np.zeros(floats, np.float32)
+    times = np.empty(runs)
+    for _ in range(3):
+        transport.sum(vector)
+    for run in range(runs):
+        transport.barrier()
+        start = time.perf_counter()
+        transport.sum(vector)
+        times[run] = time.perf_counter() - start
+    return float(np.median(np.max(transport.gather(times), axis=0)))
+
+
+def shared_memory_free() -> int | None:
+    """Bytes free in /dev/shm; None where this process cannot write there."""
+    if not os.access(SHARED_MEMORY, os.W_OK):
+        return None
+    space = os.statvfs(SHARED_MEMORY)
+    return space.f_bavail * space.f_frsize
