@@ -36,7 +36,7 @@ test-long: setup
 lint: setup $(VENV)/.linters
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/cython-lint --no-pycodestyle --max-line-length 110 csrc
+	$(BIN)/cython-lint --no-pycodestyle --max-line-length 120 csrc
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
 format: setup $(VENV)/.linters

@@ -215,3 +215,23 @@ def adam(parameters: np.ndarray, gradients: np.ndarray, first: np.ndarray, secon
 def adamw(parameters: np.ndarray, gradients: np.ndarray, first: np.ndarray, second: np.ndarray, ranges: Ranges,
           learning_rate: float, scale: float, bound: float, beta1: float, beta2: float, epsilon: float, step: int,
           /) -> None: ...
+
+# ---- reference/: the same by plain loops, for tests
+
+reference_philox4x32 = philox4x32
+reference_uniform = uniform
+reference_normal = normal
+reference_bernoulli = bernoulli
+reference_add = add
+reference_add_scaled = add_scaled
+reference_scale = scale
+reference_sum_of_squares = sum_of_squares
+reference_first_not_finite = first_not_finite
+reference_sgd = sgd
+reference_momentum = momentum
+reference_nesterov = nesterov
+reference_adagrad = adagrad
+reference_rmsprop = rmsprop
+reference_adadelta = adadelta
+reference_adam = adam
+reference_adamw = adamw

@@ -1,0 +1,111 @@
+"""The package as others get it: names, docstring examples, stubs, types, the wheel."""
+
+import ast
+import doctest
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import pyddl
+
+ROOT = Path(__file__).parent.parent
+COMPILED = {"pyddl._core", "pyddl.comm._mpi"}
+MODULES = sorted({"pyddl", *(found.name for found in pkgutil.walk_packages(pyddl.__path__, "pyddl."))} - COMPILED)
+
+
+def test_the_version_has_one_source():
+    assert metadata.version("pyddl") == pyddl.__version__
+    assert pyddl.__version__ not in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith(("__main__", "_built"))])
+def test_every_public_name_is_there(name):
+    module = importlib.import_module(name)
+    public = module.__all__ if hasattr(module, "__all__") else []
+    assert sorted(set(public)) == sorted(public), "a name is listed twice"
+    assert not [missing for missing in public if not hasattr(module, missing)]
+    if not name.rpartition(".")[2].startswith("_") and name != "pyddl":
+        assert public, "__all__ says what a module is for"
+
+
+def test_names_of_the_package_appear_on_first_use():
+    assert not [name for name in dir(pyddl) if not hasattr(pyddl, name)]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
+def test_examples_in_docstrings_are_true(name):
+    module = importlib.import_module(name)
+    outcome = doctest.testmod(module, extraglobs={"pyddl": pyddl}, optionflags=doctest.ELLIPSIS)
+    assert outcome.failed == 0, "doctest's report is above"
+
+
+# ---- stubs -----------------------------------------------------------------------------------------------------
+
+def names_in_stub(path):
+    """Top-level names and, for each class, its members, as a stub declares them."""
+    names = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            names[node.name] = None
+        elif isinstance(node, ast.Assign):  # the same signature under another name; types begin with a capital
+            names |= {target.id: None for target in node.targets if target.id.islower()}
+        elif isinstance(node, ast.ClassDef):
+            methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
+            attributes = [item.target.id for item in node.body if isinstance(item, ast.AnnAssign)]
+            names[node.name] = sorted({*methods, *attributes} - {"__init__"})
+    return names
+
+
+NAMES_IN_MODULE = """
+import importlib, json, sys
+if len(sys.argv) > 2:
+    import mpi4py; mpi4py.rc.initialize = False; import mpi4py.MPI
+module = importlib.import_module(sys.argv[1])
+own = {name: value for name, value in vars(module).items()
+       if not name.startswith("_") and getattr(value, "__module__", "").endswith(sys.argv[1].split(".")[-1])}
+print(json.dumps({name: sorted(n for n in vars(value) if not n.startswith("_")) if isinstance(value, type) else None
+                  for name, value in own.items()}))
+"""
+
+
+@pytest.mark.parametrize("name", sorted(COMPILED))
+def test_a_stub_lists_what_the_compiled_module_has(name):
+    arguments = [name, "mpi"] if name == "pyddl.comm._mpi" else [name]
+    if len(arguments) > 1:
+        pytest.importorskip("mpi4py")
+    done = subprocess.run([sys.executable, "-c", NAMES_IN_MODULE, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    stub = ROOT.joinpath(*name.split(".")).with_suffix(".pyi")
+    assert json.loads(done.stdout) == names_in_stub(stub)
+
+
+# ---- the wheel -------------------------------------------------------------------------------------------------
+
+@pytest.mark.long
+def test_the_wheel_holds_types_and_no_sources(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps",
+         f"--config-settings=build-dir={tmp_path / 'build'}", "--wheel-dir", str(tmp_path), str(ROOT)],
+        capture_output=True, text=True, env=tools_in_path())
+    assert done.returncode == 0, done.stderr
+    wheel, = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"pyddl/py.typed", "pyddl/_core.pyi", "pyddl/comm/_mpi.pyi", "pyddl/comm/_built.py"} <= set(names)
+    assert sum(name.startswith("pyddl/_core.") and name.endswith(".so") for name in names) == 1
+    assert not [name for name in names if name.endswith((".cpp", ".hpp", ".pyx", ".a")) or name.startswith("tests")]
+    described = zipfile.ZipFile(wheel).read(f"pyddl-{pyddl.__version__}.dist-info/METADATA").decode()
+    assert "License-Expression: Apache-2.0" in described
+
+
+def tools_in_path():
+    """The environment in which CMake and its tools are found beside the interpreter."""
+    import os
+
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
