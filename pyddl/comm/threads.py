@@ -1,27 +1,117 @@
-"""How many threads a rank may use."""
+"""Threads and cores: how many threads a rank may use, and whether ranks get in each other's way."""
 
 from __future__ import annotations
 
 import os
+import platform
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from pyddl.errors import ParameterError
 
-__all__ = ["default_threads"]
+__all__ = ["Placement", "cores", "default_threads", "describe", "here", "warnings"]
 
 
-def default_threads(node_size: int) -> int:
-    """``OMP_NUM_THREADS`` where it is set; else this rank's fair share of the cores it may run on.
+class Placement(NamedTuple):
+    """Where one rank runs."""
+
+    rank: int
+    node: int
+    host: str
+    cores: tuple[int, ...]
+    """The cores that it may run on: its affinity mask."""
+    threads: int
+
+
+def here(rank: int, node: int, threads: int) -> Placement:
+    """The placement of this process."""
+    return Placement(rank, node, platform.node(), cores(), threads)
+
+
+def cores() -> tuple[int, ...]:
+    """The cores that this process may run on."""
+    return tuple(sorted(os.sched_getaffinity(0)))
+
+
+def default_threads(node_masks: Sequence[Sequence[int]], node_rank: int) -> int:
+    """``OMP_NUM_THREADS`` where it is set; else this rank's share of the cores it may run on, at least 1.
 
     Parameters
     ----------
-    node_size : int
-        Ranks on this node. A rank bound to cores of its own uses these; ranks that share a mask divide it.
+    node_masks : sequence of sequence of int
+        Affinity masks of the ranks of this node. Ranks whose masks meet share the cores: each gets its mask's cores
+        divided by the ranks that may run there.
+    node_rank : int
+        This rank among them.
+
+    Raises
+    ------
+    ParameterError
+        ``OMP_NUM_THREADS`` is no positive whole number.
     """
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if wanted:
         if not wanted.isdigit() or int(wanted) < 1:
             raise ParameterError(f"OMP_NUM_THREADS is {wanted!r}; expected a whole number, at least 1")
         return int(wanted)
-    mine = len(os.sched_getaffinity(0))
-    bound = mine * node_size <= (os.cpu_count() or mine)
-    return mine if bound else max(1, mine // node_size)
+    mine = set(node_masks[node_rank])
+    sharing = sum(1 for mask in node_masks if mine & set(mask))
+    return max(1, len(mine) // sharing)
+
+
+def describe(placements: Iterable[Placement]) -> list[str]:
+    """One line per node: ranks, threads and cores."""
+    lines = []
+    for ranks in _by_node(placements):
+        threads = sorted({p.threads for p in ranks})
+        used = sorted(set().union(*(p.cores for p in ranks)))
+        bound = "shared" if len({p.cores for p in ranks}) == 1 < len(ranks) else "bound" if len(ranks) > 1 else ""
+        how = f" ({bound})" if bound else ""
+        lines.append(f"node {ranks[0].node} ({ranks[0].host}): {_count(len(ranks), 'rank')}, "
+                     f"{'-'.join(map(str, threads))} thread{'s' * (threads != [1])} each, on {_count(len(used), 'core')} "
+                     f"{_ranges(used)}{how}")
+    return lines
+
+
+def warnings(placements: Iterable[Placement]) -> list[str]:
+    """What will make ranks wait for each other's cores, with the cure; empty when all is well."""
+    found = []
+    for ranks in _by_node(placements):
+        where = f"node {ranks[0].node} ({ranks[0].host})"
+        used = set().union(*(p.cores for p in ranks))
+        total = sum(p.threads for p in ranks)
+        clashing = [(a.rank, b.rank) for i, a in enumerate(ranks) for b in ranks[i + 1 :]
+                    if a.threads + b.threads > len(set(a.cores) | set(b.cores)) and set(a.cores) & set(b.cores)]
+        if len(ranks) > len(used):
+            found.append(f"{where}: {len(ranks)} ranks share {_count(len(used), 'core')}; they will take turns. "
+                         f"Start at most {len(used)} ranks there")
+        elif total > len(used):
+            found.append(f"{where}: {len(ranks)} ranks with {total} threads in all share {_count(len(used), 'core')}; "
+                         f"set OMP_NUM_THREADS or --threads to {max(1, len(used) // len(ranks))}")
+        elif clashing:
+            a, b = clashing[0]
+            found.append(f"{where}: ranks {a} and {b} are bound to the same cores while others are free; launch with "
+                         "--bind-to none (Open MPI) or one core set per rank (srun --cpu-bind=cores)")
+    return found
+
+
+def _by_node(placements: Iterable[Placement]) -> list[list[Placement]]:
+    nodes: dict[int, list[Placement]] = {}
+    for placement in placements:
+        nodes.setdefault(placement.node, []).append(placement)
+    return [nodes[node] for node in sorted(nodes)]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """[0, 1, 2, 5] -> '0-2,5'."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{a}-{b}" if a != b else f"{a}" for a, b in runs)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pyddl import _core, options
+from pyddl.comm import threads
 from pyddl.comm.driver import drive
-from pyddl.comm.threads import default_threads
 from pyddl.comm.world import World, world
 from pyddl.data import Source, load
 from pyddl.data.prefetch import Loader
@@ -121,7 +121,10 @@ class Trainer:
             The loss became NaN or infinite.
         """
         here = world()
-        with agreement(here.transport):
+        masks = here.transport.gather_objects((here.node, threads.cores()))
+        with agreement(here.transport):  # nothing collective inside: a rank may leave it at any line
+            _core.set_threads(self.options["threads"] or threads.default_threads(
+                [mask for node, mask in masks if node == here.node], here.node_rank))
             run = _Run(self, here, data, test)
         return run.train()
 
@@ -138,7 +141,6 @@ class _Run:
         self.strategy = strategy(trainer.strategy) if isinstance(trainer.strategy, str) else trainer.strategy
         self._check(given)
 
-        _core.set_threads(given["threads"] or default_threads(here.node_size))
         self.sampler = Sampler(len(self.data), given["batch_size"], given["seed"])
         self.steps_per_epoch = self.sampler.steps_per_epoch
         self.optimizer = self._optimizer(given)
@@ -161,7 +163,8 @@ class _Run:
         transport.broadcast(worker.buffers)
         progress = self.trainer.progress if self.world.rank == 0 else Progress()
         self.progress = progress
-        progress.begin(self._title(), self.epochs, self.steps_per_epoch)
+        placements = transport.gather_objects(threads.here(self.world.rank, self.world.node, _core.threads()))
+        progress.begin(self._title(placements), self.epochs, self.steps_per_epoch)
         self.clock = TimeSplit(worker, transport)
         try:
             with self.loader:
@@ -273,12 +276,13 @@ class _Run:
         config["threads"] = _core.threads()
         return {name: value for name, value in config.items() if name != "overwrite"}
 
-    def _title(self) -> str:
-        here, threads = self.world, _core.threads()
-        ranks = "1 rank" if here.size == 1 else f"{here.size} ranks"
-        return (f"{_name(self.model)}, {self.model.layout.count:,} parameters, on {self.data.describe()}\n"
-                f"{self.strategy.name} on {ranks} with {threads} thread{'s' * (threads > 1)} each, "
-                f"batch of {self.trainer.options['batch_size']}, {self.optimizer.name}")
+    def _title(self, placements: list[threads.Placement]) -> str:
+        ranks = "1 rank" if self.world.size == 1 else f"{self.world.size} ranks"
+        return "\n".join([
+            f"{_name(self.model)}, {self.model.layout.count:,} parameters, on {self.data.describe()}",
+            f"{self.strategy.name} on {ranks}, batches of {self.trainer.options['batch_size']}, {self.optimizer.name}",
+            *threads.describe(placements),
+            *(f"warning: {text}" for text in threads.warnings(placements))])
 
 
 def _name(model: Model) -> str:

@@ -1,0 +1,51 @@
+"""Threads per rank, and warnings about cores."""
+
+import pytest
+
+from pyddl.comm.threads import Placement, default_threads, describe, warnings
+from pyddl.errors import ParameterError
+
+
+def ranks(*masks, threads=1, node=0):
+    return [Placement(rank, node, "host", tuple(mask), threads) for rank, mask in enumerate(masks)]
+
+
+@pytest.mark.parametrize(("masks", "expected"), [
+    ([[0, 1, 2, 3]], 4),
+    ([[0, 1, 2, 3], [0, 1, 2, 3]], 2),
+    ([[0, 1], [2, 3]], 2),
+    ([[0], [0], [0]], 1),
+    ([[0, 1, 2], [0, 1, 2]], 1),
+])
+def test_threads_are_a_fair_share_of_the_mask(masks, expected, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert default_threads(masks, 0) == expected
+
+
+def test_omp_num_threads_is_honoured(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7,2")
+    assert default_threads([[0]], 0) == 7
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    with pytest.raises(ParameterError, match="OMP_NUM_THREADS is 'many'"):
+        default_threads([[0]], 0)
+
+
+def test_one_line_per_node():
+    lines = describe(ranks([0, 1, 2, 5], [0, 1, 2, 5], threads=2) + ranks([0], [1], node=1))
+    assert lines == ["node 0 (host): 2 ranks, 2 threads each, on 4 cores 0-2,5 (shared)",
+                     "node 1 (host): 2 ranks, 1 thread each, on 2 cores 0-1 (bound)"]
+
+
+@pytest.mark.parametrize(("placements", "words"), [
+    (ranks([0, 1], [0, 1], [0, 1]), "3 ranks share 2 cores"),
+    (ranks([0, 1], [0, 1], threads=2), "set OMP_NUM_THREADS or --threads to 1"),
+    (ranks([0], [0], [1]), "3 ranks share 2 cores"),
+    (ranks([0], [0], [1, 2]), "ranks 0 and 1 are bound to the same cores"),
+])
+def test_crowded_cores_are_warned_of(placements, words):
+    assert len(warnings(placements)) == 1 and words in warnings(placements)[0]
+
+
+@pytest.mark.parametrize("placements", [ranks([0, 1], [0, 1]), ranks([0], [1]), ranks([0, 1], threads=2)])
+def test_no_warning_without_need(placements):
+    assert warnings(placements) == []
