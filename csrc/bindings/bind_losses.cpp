@@ -33,7 +33,7 @@ void register_losses(py::module_& m) {
             const auto a = kernels::activation_named(activation);
             const py::gil_scoped_release no_gil;  // below, no Python object is touched
             const kernels::ThreadScope scope;
-            return kernels::best<kernels::LossTable>().gradient(l, a, y.data, t.data, d.data, y.rows,
+            return kernels::best<kernels::LossTable<float>>().gradient(l, a, y.data, t.data, d.data, y.rows,
                                                                 y.columns, bias);
         },
         "outputs"_a.noconvert(), "targets"_a.noconvert(), "loss"_a, "activation"_a, "deltas"_a.noconvert(),
@@ -47,7 +47,7 @@ void register_losses(py::module_& m) {
             const auto sums = [&] {
                 const py::gil_scoped_release no_gil;  // inside, no Python object is touched
                 const kernels::ThreadScope scope;
-                return kernels::best<kernels::LossTable>().evaluate(l, y.data, t.data, y.rows, y.columns);
+                return kernels::best<kernels::LossTable<float>>().evaluate(l, y.data, t.data, y.rows, y.columns);
             }();
             return std::pair(sums.loss, sums.squared_error);
         },

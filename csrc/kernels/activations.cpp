@@ -1,6 +1,7 @@
 // Compiled once per x86-64 level; see simd.hpp.
 #include "kernels/activations.hpp"
 
+#include "kernels/load_store.hpp"
 #include "kernels/simd.hpp"
 #include "kernels/slopes.hpp"
 #include "kernels/stripes.hpp"
@@ -9,18 +10,27 @@
 namespace pyddl::kernels {
 namespace {
 
-void activate(Activation activation, float* values, std::int64_t size) {
+void relu(float* p) { *p = *p < 0.0f ? 0.0f : *p; }
+
+/// Negative numbers, from -0 to -infinity, are the bit patterns 0x8000 to 0xff80.
+void relu(Bfloat16* p) {
+    const auto above = static_cast<std::uint16_t>(p->bits - 0x8000u);
+    p->bits = above <= 0x7f80u ? 0 : p->bits;
+}
+
+template <class T>
+void activate(Activation activation, T* values, std::int64_t size) {
     if (activation == Activation::relu) {
 #pragma omp parallel for simd schedule(static) if (size >= parallel_elements)
-        for (std::int64_t i = 0; i < size; ++i) values[i] = values[i] < 0.0f ? 0.0f : values[i];
+        for (std::int64_t i = 0; i < size; ++i) relu(values + i);
     } else if (activation == Activation::softplus) {
 #pragma omp parallel for simd schedule(static) if (size >= parallel_elements)
-        for (std::int64_t i = 0; i < size; ++i) values[i] = softplus(values[i]);
+        for (std::int64_t i = 0; i < size; ++i) store(values + i, softplus(load(values + i)));
     }
 }
 
-template <Activation A>
-void gradient_of(const float* outputs, float* deltas, std::int64_t rows, std::int64_t columns,
+template <Activation A, class T>
+void gradient_of(const T* outputs, T* deltas, std::int64_t rows, std::int64_t columns,
                  float* bias_gradients) {
     const Stripes stripes(columns);
 #pragma omp parallel for schedule(static) if (rows * columns >= parallel_elements)
@@ -31,12 +41,15 @@ void gradient_of(const float* outputs, float* deltas, std::int64_t rows, std::in
             const std::int64_t end = block + Stripes::rows_each < rows ? block + Stripes::rows_each : rows;
             float sum[Stripes::columns_each] = {};
             for (std::int64_t b = block; b < end; ++b) {
-                const float* y = outputs + b * columns + first;
-                float* delta = deltas + b * columns + first;
+                const T* y = outputs + b * columns + first;
+                T* delta = deltas + b * columns + first;
 #pragma omp simd
                 for (std::int64_t n = 0; n < width; ++n) {
-                    const float d = A == Activation::linear ? delta[n] : delta[n] * slope<A>(y[n]);
-                    if constexpr (A != Activation::linear) delta[n] = d;
+                    float d = load(delta + n);
+                    if constexpr (A != Activation::linear) {
+                        d *= slope<A>(load(y + n));
+                        store(delta + n, d);
+                    }
                     sum[n] += d;
                 }
             }
@@ -48,8 +61,9 @@ void gradient_of(const float* outputs, float* deltas, std::int64_t rows, std::in
     }
 }
 
-void gradient(Activation activation, const float* outputs, float* deltas, std::int64_t rows,
-              std::int64_t columns, float* bias_gradients) {
+template <class T>
+void gradient(Activation activation, const T* outputs, T* deltas, std::int64_t rows, std::int64_t columns,
+              float* bias_gradients) {
     if (activation == Activation::linear && !bias_gradients) return;
     with_constant(activation,
                   [&]<Activation A>() { gradient_of<A>(outputs, deltas, rows, columns, bias_gradients); });
@@ -58,8 +72,14 @@ void gradient(Activation activation, const float* outputs, float* deltas, std::i
 }  // namespace
 
 template <>
-const ActivationTable& table<PYDDL_LEVEL, ActivationTable>() {
-    static constexpr ActivationTable t{activate, gradient};
+const ActivationTable<float>& table<PYDDL_LEVEL, ActivationTable<float>>() {
+    static constexpr ActivationTable<float> t{activate<float>, gradient<float>};
+    return t;
+}
+
+template <>
+const ActivationTable<Bfloat16>& table<PYDDL_LEVEL, ActivationTable<Bfloat16>>() {
+    static constexpr ActivationTable<Bfloat16> t{activate<Bfloat16>, gradient<Bfloat16>};
     return t;
 }
 

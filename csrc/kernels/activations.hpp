@@ -22,14 +22,16 @@ Activation activation_named(std::string_view name);
 /// softplus, where oneDNN's falls below 0: those need a pass of ours.
 constexpr bool fuses_with_product(Activation a) { return a != Activation::relu && a != Activation::softplus; }
 
-/// The vectorised passes; see simd.hpp. B rows, N columns, row-major and contiguous.
+/// The vectorised passes, for elements stored as T; see simd.hpp. B rows, N columns, row-major and
+/// contiguous.
+template <class T>
 struct ActivationTable {
     /// values := activation(values), in place, for the activations that a product leaves to this pass.
-    void (*activate)(Activation activation, float* values, std::int64_t size);
+    void (*activate)(Activation activation, T* values, std::int64_t size);
 
     /// deltas (B, N) *= slope(outputs); bias_gradients (N), unless null, := column sums of the result.
     /// Column sums are added in the order of the rows, in blocks, whatever the number of threads.
-    void (*gradient)(Activation activation, const float* outputs, float* deltas, std::int64_t rows,
+    void (*gradient)(Activation activation, const T* outputs, T* deltas, std::int64_t rows,
                      std::int64_t columns, float* bias_gradients);
 };
 

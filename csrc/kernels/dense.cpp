@@ -60,7 +60,7 @@ void dense_forward(MatrixView<const float> rows, MatrixView<const float> weights
                  .activation = activation},
                 rows.data, weights.data, bias.data(), out.data);
     const ThreadScope scope;
-    best<ActivationTable>().activate(activation, out.data, out.size());
+    best<ActivationTable<float>>().activate(activation, out.data, out.size());
 }
 
 void dense_backward(MatrixView<const float> rows, MatrixView<const float> weights,
@@ -80,8 +80,9 @@ void dense_backward(MatrixView<const float> rows, MatrixView<const float> weight
     }
     {
         const ThreadScope scope;
-        best<ActivationTable>().gradient(activation, outputs.data, deltas.data, deltas.rows, deltas.columns,
-                                         bias_gradients.empty() ? nullptr : bias_gradients.data());
+        best<ActivationTable<float>>().gradient(activation, outputs.data, deltas.data, deltas.rows,
+                                                deltas.columns,
+                                                bias_gradients.empty() ? nullptr : bias_gradients.data());
     }
     cache().run({.m = weights.rows, .k = rows.rows, .n = rows.columns, .a_transposed = true}, deltas.data,
                 rows.data, nullptr, weight_gradients.data);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "kernels/check.hpp"
@@ -28,12 +29,22 @@ void announce(const Ready& ready, const DenseLayer& layer) {
     }
 }
 
+/// The array itself, or its copy as T that a forward pass left in `scratch`.
+template <class T>
+const T* as(const float* array, const Scratch& scratch) {
+    if constexpr (std::is_same_v<T, float>)
+        return array;
+    else
+        return static_cast<const T*>(scratch.data());
+}
+
 }  // namespace
 
 DenseNetwork::DenseNetwork(std::vector<DenseLayer> layers, Element element)
-    : layers_(std::move(layers)), element_(element), outputs_(layers_.size()) {
-    if (element_ == Element::bfloat16)
-        throw std::invalid_argument("dtype is 'bfloat16'; chains of layers take float32 only");
+    : layers_(std::move(layers)), element_(element), weights_(layers_.size()), outputs_(layers_.size()) {
+    if (element_ == Element::bfloat16 && !has_bfloat16())
+        throw std::invalid_argument(
+            "dtype is 'bfloat16', but this processor has neither AVX512_BF16 nor AMX; use float32");
     if (layers_.empty()) throw std::invalid_argument("layers is empty; expected at least one layer");
     for (std::size_t l = 0; l < layers_.size(); ++l) {
         const DenseLayer& layer = layers_[l];
@@ -62,11 +73,15 @@ std::int64_t DenseNetwork::flops() const {
     return 2 * products;
 }
 
-void DenseNetwork::check(std::span<const float> parameters, MatrixView<const float> rows,
-                         MatrixView<const float> targets, Loss loss) const {
+void DenseNetwork::check_parameters(std::span<const float> parameters) const {
     if (static_cast<std::int64_t>(parameters.size()) < end_)
         throw std::invalid_argument("parameters has " + std::to_string(parameters.size()) +
                                     " elements; expected at least " + std::to_string(end_));
+}
+
+void DenseNetwork::check(std::span<const float> parameters, MatrixView<const float> rows,
+                         MatrixView<const float> targets, Loss loss) const {
+    check_parameters(parameters);
     check_shape("rows", rows, rows.rows, layers_.front().inputs);
     check_shape("targets", targets, rows.rows, layers_.back().outputs);
     if (loss == Loss::cross_entropy && layers_.back().activation != Activation::linear)
@@ -95,23 +110,110 @@ void DenseNetwork::run(std::optional<Product>& product, const ProductShape& shap
     (*product)(a, b, bias, c, product_scratch_.reserve(product->scratch_bytes()));
 }
 
-float* DenseNetwork::activations(std::size_t layer, std::int64_t rows) {
-    return static_cast<float*>(outputs_[layer].reserve(rows * layers_[layer].outputs * sizeof(float)));
+template <class T>
+const T* DenseNetwork::converted(const float* from, std::int64_t size, Scratch& scratch) {
+    if constexpr (std::is_same_v<T, float>) {
+        return from;
+    } else {
+        T* to = static_cast<T*>(scratch.reserve(size * sizeof(T)));
+        best<ConversionTable>().to_bfloat16(from, to, size);
+        return to;
+    }
 }
 
-void DenseNetwork::layer_forward(Shape& shape, std::size_t l, const float* parameters, const float* rows,
-                                 float* out) {
+template <class T>
+T* DenseNetwork::activations(std::size_t layer, std::int64_t rows) {
+    return static_cast<T*>(outputs_[layer].reserve(rows * layers_[layer].outputs * sizeof(T)));
+}
+
+/// Leaves the layer's weights as T in place for a backward pass. `out` holds T or float.
+template <class T>
+void DenseNetwork::layer_forward(Shape& shape, std::size_t l, const float* parameters, const T* rows,
+                                 void* out, Element out_element) {
     const DenseLayer& layer = layers_[l];
     const bool bias = layer.bias >= 0;
-    run(shape.layers[l].forward,
+    const T* weights = converted<T>(parameters + layer.weights, layer.outputs * layer.inputs, weights_[l]);
+    LayerProducts& products = shape.layers[l];
+    run(out_element == Element::float32 ? products.forward_to_float : products.forward,
         {.m = shape.rows,
          .k = layer.inputs,
          .n = layer.outputs,
          .b_transposed = true,
          .bias = bias,
-         .activation = layer.activation},
-        rows, parameters + layer.weights, bias ? parameters + layer.bias : nullptr, out);
-    best<ActivationTable>().activate(layer.activation, out, shape.rows * layer.outputs);
+         .activation = layer.activation,
+         .in = element_of<T>,
+         .out = out_element},
+        rows, weights, bias ? parameters + layer.bias : nullptr, out);
+    const std::int64_t size = shape.rows * layer.outputs;
+    if (out_element == Element::float32)
+        best<ActivationTable<float>>().activate(layer.activation, static_cast<float*>(out), size);
+    else
+        best<ActivationTable<T>>().activate(layer.activation, static_cast<T*>(out), size);
+}
+
+/// Runs layers [first, last - 1), keeping their outputs; returns the inputs of layer last - 1.
+template <class T>
+const T* DenseNetwork::hidden_forward(Shape& shape, const float* parameters, const float* rows,
+                                      std::size_t first, std::size_t last) {
+    const T* input = converted<T>(rows, shape.rows * layers_[first].inputs, rows_);
+    for (std::size_t l = first; l + 1 < last; ++l) {
+        T* output = activations<T>(l, shape.rows);
+        layer_forward<T>(shape, l, parameters, input, output, element_of<T>);
+        input = output;
+    }
+    return input;
+}
+
+template <class T>
+void DenseNetwork::forward_as(const float* parameters, MatrixView<const float> rows, float* out,
+                              std::size_t first, std::size_t last) {
+    Shape& shape = shape_for(rows.rows);
+    const T* input = hidden_forward<T>(shape, parameters, rows.data, first, last);
+    layer_forward<T>(shape, last - 1, parameters, input, out, Element::float32);
+}
+
+template <class T>
+double DenseNetwork::gradient_as(const float* parameters, float* gradients, MatrixView<const float> rows,
+                                 const float* targets, Loss loss, const Ready& ready) {
+    const std::int64_t B = rows.rows;
+    const std::size_t count = layers_.size();
+    Shape& shape = shape_for(B);
+    const auto bias_gradient = [&](std::size_t l) {
+        return layers_[l].bias < 0 ? nullptr : gradients + layers_[l].bias;
+    };
+    const auto deltas_of = [&](std::size_t l) {
+        return static_cast<T*>(deltas_[l % 2].reserve(B * widest_ * sizeof(T)));
+    };
+
+    const T* input = hidden_forward<T>(shape, parameters, rows.data, 0, count);
+    auto* outputs = static_cast<float*>(last_outputs_.reserve(B * layers_.back().outputs * sizeof(float)));
+    layer_forward<T>(shape, count - 1, parameters, input, outputs, Element::float32);
+
+    T* delta;
+    if constexpr (std::is_same_v<T, float>)
+        delta = outputs;  // which are needed no more
+    else
+        delta = deltas_of(count - 1);
+    const double total =
+        best<LossTable<T>>().gradient(loss, layers_.back().activation, outputs, targets, delta, B,
+                                      layers_.back().outputs, bias_gradient(count - 1));
+    for (std::size_t l = count; l-- > 0;) {
+        const DenseLayer& layer = layers_[l];
+        run(shape.layers[l].weight_gradient,
+            {.m = layer.outputs, .k = B, .n = layer.inputs, .a_transposed = true, .in = element_of<T>}, delta,
+            l > 0 ? activations<T>(l - 1, B) : as<T>(rows.data, rows_), nullptr, gradients + layer.weights);
+        announce(ready, layer);
+        if (l == 0) break;
+
+        T* below = deltas_of(l - 1);
+        run(shape.layers[l].input_gradient,
+            {.m = B, .k = layer.outputs, .n = layer.inputs, .in = element_of<T>, .out = element_of<T>}, delta,
+            as<T>(parameters + layer.weights, weights_[l]), nullptr, below);
+        best<ActivationTable<T>>().gradient(layers_[l - 1].activation, activations<T>(l - 1, B), below, B,
+                                            layer.inputs, bias_gradient(l - 1));
+        delta = below;
+    }
+    return total;
 }
 
 void DenseNetwork::forward(std::span<const float> parameters, MatrixView<const float> rows,
@@ -122,36 +224,27 @@ void DenseNetwork::forward(std::span<const float> parameters, MatrixView<const f
         throw std::invalid_argument("first and last are " + std::to_string(first) + " and " +
                                     std::to_string(last) +
                                     "; expected 0 <= first < last <= " + std::to_string(count));
-    if (static_cast<std::int64_t>(parameters.size()) < end_)
-        throw std::invalid_argument("parameters has " + std::to_string(parameters.size()) +
-                                    " elements; expected at least " + std::to_string(end_));
+    check_parameters(parameters);
     check_shape("rows", rows, rows.rows, layers_[first].inputs);
     check_shape("out", out, rows.rows, layers_[last - 1].outputs);
     if (rows.rows == 0) return;
 
     const std::lock_guard lock(busy_);
     const ThreadScope scope;
-    Shape& shape = shape_for(rows.rows);
-    const float* input = rows.data;
-    for (std::int64_t l = first; l < last; ++l) {
-        float* output = l == last - 1 ? out.data : activations(l, rows.rows);
-        layer_forward(shape, l, parameters.data(), input, output);
-        input = output;
-    }
+    if (element_ == Element::float32)
+        forward_as<float>(parameters.data(), rows, out.data, first, last);
+    else
+        forward_as<Bfloat16>(parameters.data(), rows, out.data, first, last);
 }
 
 double DenseNetwork::gradient(std::span<const float> parameters, std::span<float> gradients,
                               MatrixView<const float> rows, MatrixView<const float> targets, Loss loss,
                               const Ready& ready) {
     check(parameters, rows, targets, loss);
-    if (gradients.size() != parameters.size())
-        throw std::invalid_argument("gradients has " + std::to_string(gradients.size()) +
-                                    " elements; expected " + std::to_string(parameters.size()) +
-                                    ", as parameters has");
+    check_size("gradients", gradients, parameters.size());
     const std::lock_guard lock(busy_);
     const ThreadScope scope;
-    const std::int64_t B = rows.rows;
-    if (B == 0) {
+    if (rows.rows == 0) {
         for (auto layer = layers_.rbegin(); layer != layers_.rend(); ++layer) {
             std::fill_n(gradients.data() + layer->weights, layer->outputs * layer->inputs, 0.0f);
             if (layer->bias >= 0) std::fill_n(gradients.data() + layer->bias, layer->outputs, 0.0f);
@@ -159,39 +252,9 @@ double DenseNetwork::gradient(std::span<const float> parameters, std::span<float
         }
         return 0.0;
     }
-
-    Shape& shape = shape_for(B);
-    const std::size_t last = layers_.size() - 1;
-    const float* input = rows.data;
-    for (std::size_t l = 0; l <= last; ++l) {
-        layer_forward(shape, l, parameters.data(), input, activations(l, B));
-        input = activations(l, B);
-    }
-
-    const auto bias_gradient = [&](std::size_t l) {
-        return layers_[l].bias < 0 ? nullptr : gradients.data() + layers_[l].bias;
-    };
-    // The last layer's outputs are needed no more: its deltas take their place.
-    float* delta = activations(last, B);
-    const double total = best<LossTable>().gradient(loss, layers_[last].activation, delta, targets.data,
-                                                    delta, B, layers_[last].outputs, bias_gradient(last));
-    for (std::size_t l = last;; --l) {
-        const DenseLayer& layer = layers_[l];
-        const float* layer_input = l == 0 ? rows.data : activations(l - 1, B);
-        run(shape.layers[l].weight_gradient,
-            {.m = layer.outputs, .k = B, .n = layer.inputs, .a_transposed = true}, delta, layer_input,
-            nullptr, gradients.data() + layer.weights);
-        announce(ready, layer);
-        if (l == 0) break;
-
-        float* below = static_cast<float*>(deltas_[l % 2].reserve(B * widest_ * sizeof(float)));
-        run(shape.layers[l].input_gradient, {.m = B, .k = layer.outputs, .n = layer.inputs}, delta,
-            parameters.data() + layer.weights, nullptr, below);
-        best<ActivationTable>().gradient(layers_[l - 1].activation, layer_input, below, B, layer.inputs,
-                                         bias_gradient(l - 1));
-        delta = below;
-    }
-    return total;
+    return element_ == Element::float32
+               ? gradient_as<float>(parameters.data(), gradients.data(), rows, targets.data, loss, ready)
+               : gradient_as<Bfloat16>(parameters.data(), gradients.data(), rows, targets.data, loss, ready);
 }
 
 LossSums DenseNetwork::evaluate(std::span<const float> parameters, MatrixView<const float> rows,
@@ -200,13 +263,13 @@ LossSums DenseNetwork::evaluate(std::span<const float> parameters, MatrixView<co
     if (rows.rows == 0) return {};
     const std::lock_guard lock(busy_);
     const ThreadScope scope;
-    Shape& shape = shape_for(rows.rows);
-    const float* input = rows.data;
-    for (std::size_t l = 0; l < layers_.size(); ++l) {
-        layer_forward(shape, l, parameters.data(), input, activations(l, rows.rows));
-        input = activations(l, rows.rows);
-    }
-    return best<LossTable>().evaluate(loss, input, targets.data, rows.rows, layers_.back().outputs);
+    const std::int64_t columns = layers_.back().outputs;
+    auto* outputs = static_cast<float*>(last_outputs_.reserve(rows.rows * columns * sizeof(float)));
+    if (element_ == Element::float32)
+        forward_as<float>(parameters.data(), rows, outputs, 0, layers_.size());
+    else
+        forward_as<Bfloat16>(parameters.data(), rows, outputs, 0, layers_.size());
+    return best<LossTable<float>>().evaluate(loss, outputs, targets.data, rows.rows, columns);
 }
 
 }  // namespace pyddl::kernels

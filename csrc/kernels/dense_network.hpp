@@ -53,7 +53,7 @@ class DenseNetwork {
   private:
     /// The products of one layer for one batch size; those that backward needs are made when first used.
     struct LayerProducts {
-        std::optional<Product> forward, weight_gradient, input_gradient;
+        std::optional<Product> forward, forward_to_float, weight_gradient, input_gradient;
     };
     struct Shape {
         std::int64_t rows;
@@ -64,18 +64,38 @@ class DenseNetwork {
     Shape& shape_for(std::int64_t rows);
     void run(std::optional<Product>& product, const ProductShape& shape, const void* a, const void* b,
              const float* bias, void* c);
-    void layer_forward(Shape& shape, std::size_t layer, const float* parameters, const float* rows,
-                       float* out);
-    float* activations(std::size_t layer, std::int64_t rows);
+
+    // T is what products read: float, or Bfloat16 from copies in scratch.
+    template <class T>
+    const T* converted(const float* from, std::int64_t size, Scratch& scratch);
+    template <class T>
+    void layer_forward(Shape& shape, std::size_t layer, const float* parameters, const T* rows, void* out,
+                       Element out_element);
+    template <class T>
+    const T* hidden_forward(Shape& shape, const float* parameters, const float* rows, std::size_t first,
+                            std::size_t last);
+    template <class T>
+    void forward_as(const float* parameters, MatrixView<const float> rows, float* out, std::size_t first,
+                    std::size_t last);
+    template <class T>
+    double gradient_as(const float* parameters, float* gradients, MatrixView<const float> rows,
+                       const float* targets, Loss loss, const Ready& ready);
+    template <class T>
+    T* activations(std::size_t layer, std::int64_t rows);
+
+    void check_parameters(std::span<const float> parameters) const;
     void check(std::span<const float> parameters, MatrixView<const float> rows,
                MatrixView<const float> targets, Loss loss) const;
 
     std::vector<DenseLayer> layers_;
     Element element_;
-    std::int64_t widest_ = 0;  ///< outputs of the widest layer
-    std::int64_t end_ = 0;     ///< floats that a vector must have
-    std::list<Shape> shapes_;  ///< the one used last comes first
-    std::vector<Scratch> outputs_;
+    std::int64_t widest_ = 0;       ///< outputs of the widest layer
+    std::int64_t end_ = 0;          ///< floats that a vector must have
+    std::list<Shape> shapes_;       ///< the one used last comes first
+    Scratch rows_;                  ///< the rows in bfloat16
+    std::vector<Scratch> weights_;  ///< of each layer in bfloat16
+    std::vector<Scratch> outputs_;  ///< of each layer but the last
+    Scratch last_outputs_;          ///< in float
     Scratch deltas_[2];
     Scratch product_scratch_;
     std::mutex busy_;

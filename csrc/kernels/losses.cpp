@@ -1,6 +1,7 @@
 // Compiled once per x86-64 level; see simd.hpp.
 #include "kernels/losses.hpp"
 
+#include "kernels/load_store.hpp"
 #include "kernels/simd.hpp"
 #include "kernels/slopes.hpp"
 #include "kernels/stripes.hpp"
@@ -63,21 +64,21 @@ template <int Count, class Body, class Finish>
     }
 }
 
-template <Loss L, Activation A>
-double gradient_of(const float* outputs, const float* targets, float* deltas, std::int64_t rows,
+template <Loss L, Activation A, class T>
+double gradient_of(const float* outputs, const float* targets, T* deltas, std::int64_t rows,
                    std::int64_t columns, float* bias_gradients) {
     double totals[1];
     sum_stripes<1>(
         rows, columns, totals,
         [=](std::int64_t i, std::int64_t width, float (&sums)[2][Stripes::columns_each]) {
             const float *y = outputs + i, *t = targets + i;
-            float* delta = deltas + i;
+            T* delta = deltas + i;
 #pragma omp simd
             for (std::int64_t n = 0; n < width; ++n) {
                 const float output = y[n];
                 const Term v = term<L>(output, t[n]);
                 const float d = A == Activation::linear ? v.derivative : v.derivative * slope<A>(output);
-                delta[n] = d;
+                store(delta + n, d);
                 sums[0][n] += v.loss;
                 sums[1][n] += d;
             }
@@ -89,7 +90,8 @@ double gradient_of(const float* outputs, const float* targets, float* deltas, st
     return totals[0];
 }
 
-double gradient(Loss loss, Activation activation, const float* outputs, const float* targets, float* deltas,
+template <class T>
+double gradient(Loss loss, Activation activation, const float* outputs, const float* targets, T* deltas,
                 std::int64_t rows, std::int64_t columns, float* bias_gradients) {
     if (loss == Loss::cross_entropy)  // the outputs are logits
         return gradient_of<Loss::cross_entropy, Activation::linear>(outputs, targets, deltas, rows, columns,
@@ -126,8 +128,14 @@ LossSums evaluate(Loss loss, const float* outputs, const float* targets, std::in
 }  // namespace
 
 template <>
-const LossTable& table<PYDDL_LEVEL, LossTable>() {
-    static constexpr LossTable t{gradient, evaluate};
+const LossTable<float>& table<PYDDL_LEVEL, LossTable<float>>() {
+    static constexpr LossTable<float> t{gradient<float>, evaluate};
+    return t;
+}
+
+template <>
+const LossTable<Bfloat16>& table<PYDDL_LEVEL, LossTable<Bfloat16>>() {
+    static constexpr LossTable<Bfloat16> t{gradient<Bfloat16>, evaluate};
     return t;
 }
 

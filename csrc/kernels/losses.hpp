@@ -27,16 +27,17 @@ struct LossSums {
     double squared_error = 0;  ///< between targets and reconstruction: the outputs, or sigmoid(logits)
 };
 
-/// The vectorised passes; see simd.hpp. B rows, N columns, row-major and contiguous.
+/// The vectorised passes, with deltas stored as T; see simd.hpp. B rows, N columns, row-major and contiguous.
 /// Sums are taken per column in float over blocks of 32 rows, then in double, in an order that depends on B
 /// and N only.
+template <class T>
 struct LossTable {
     /// Loss and its gradient with respect to the last layer's pre-activations.
     /// @param outputs (B, N), of the last activation; for cross_entropy the logits
-    /// @param deltas out, (B, N); may be `outputs` itself
+    /// @param deltas out, (B, N); may be `outputs` itself where T is float
     /// @param bias_gradients out, (N), or null
     double (*gradient)(Loss loss, Activation activation, const float* outputs, const float* targets,
-                       float* deltas, std::int64_t rows, std::int64_t columns, float* bias_gradients);
+                       T* deltas, std::int64_t rows, std::int64_t columns, float* bias_gradients);
 
     LossSums (*evaluate)(Loss loss, const float* outputs, const float* targets, std::int64_t rows,
                          std::int64_t columns);

@@ -56,15 +56,13 @@ void append(dnnl::post_ops& ops, Activation activation) {
 }  // namespace
 
 bool has_bfloat16() {
-#if defined(__x86_64__)
     static const bool has = [] {
-        __builtin_cpu_init();
-        return static_cast<bool>(__builtin_cpu_supports("avx512bf16"));
+        // What oneDNN will use, which ONEDNN_MAX_CPU_ISA caps. Its numbers are sets of bits that grow.
+        const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+        constexpr auto bfloat16 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
+        return (isa & bfloat16) == bfloat16;
     }();
     return has;
-#else
-    return false;
-#endif
 }
 
 std::string onednn_version() {

@@ -8,14 +8,12 @@
 #include <string>
 
 #include "kernels/activations.hpp"
+#include "kernels/element.hpp"
 
 namespace pyddl::kernels {
 
-enum class Element { float32, bfloat16 };
-
-inline constexpr std::int64_t bytes_of(Element e) { return e == Element::float32 ? 4 : 2; }
-
-/// Whether this processor multiplies bfloat16 matrices in hardware (AVX512_BF16 or AMX).
+/// Whether this processor multiplies bfloat16 matrices in hardware (AVX512_BF16 or AMX), as far as oneDNN may
+/// use it.
 bool has_bfloat16();
 
 /// Version of the oneDNN library in use, for example "3.2.0".

@@ -418,3 +418,95 @@ def test_every_level_is_right(level):
         env=environment, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# ---- bfloat16
+
+needs_bfloat16 = pytest.mark.skipif(
+    not _core.has_bfloat16(), reason="this processor has no bfloat16 products"
+)
+
+
+def rounded(x):
+    """To bfloat16 (nearest, ties to even) and back."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("batch", [0, 1, 7, 128])
+@pytest.mark.parametrize(
+    "sizes,activations,loss",
+    [
+        ([65, 31, 5, 31, 65], ["sigmoid", "softplus", "tanh", "tanh"], "mse"),
+        ([257, 64, 16, 64, 257], ["relu", "sigmoid", "softplus", "linear"], "bce"),
+    ],
+)
+def test_bfloat16_matches_reference_to_its_rounding(sizes, activations, loss, batch):
+    layers, size = chain(sizes, activations)
+    parameters, rows, targets = random_case(layers, size, batch)
+    network = _core.DenseNetwork(layers, dtype="bfloat16")
+    gradients = np.zeros(size, np.float32)
+    value = network.gradient(parameters, gradients, rows, targets, loss)
+    expected_value, expected = reference_gradient(layers, parameters, rows, targets, loss)
+    assert value == pytest.approx(expected_value, rel=0.02, abs=1e-6)
+    for inputs, outputs, _, weights, bias in layers:
+        for part in (slice(weights, weights + inputs * outputs), slice(bias, bias + outputs)):
+            error = np.linalg.norm(gradients[part] - expected[part])
+            assert error <= 0.03 * np.linalg.norm(expected[part])
+    assert network.evaluate(parameters, rows, targets, loss)[0] == pytest.approx(value, rel=1e-6)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("batch", [1, 33])
+def test_bfloat16_rounds_operands_only(batch):
+    """One layer on operands that bfloat16 holds exactly: products and sums are those of float32."""
+    layers, size = chain([50, 40], ["linear"])
+    parameters, rows, _ = (rounded(a) for a in random_case(layers, size, batch))
+    out, out32 = np.empty((batch, 40), np.float32), np.empty((batch, 40), np.float32)
+    _core.DenseNetwork(layers, "bfloat16").forward(parameters, rows, out)
+    _core.DenseNetwork(layers).forward(parameters, rows, out32)
+    assert_close(out, out32, 1e-6)
+
+
+@needs_bfloat16
+def test_bfloat16_gradients_are_sums_of_rounded_deltas():
+    layers, size = chain([30, 20], ["linear"])
+    parameters, rows, targets = (rounded(a) for a in random_case(layers, size, 64))
+    gradients, out = np.zeros(size, np.float32), np.empty((64, 20), np.float32)
+    network = _core.DenseNetwork(layers, "bfloat16")
+    network.gradient(parameters, gradients, rows, targets, "mse")
+    network.forward(parameters, rows, out)
+    deltas = 2 * (out - targets)
+    assert_close(gradients[:600].reshape(20, 30), rounded(deltas).T.astype(float) @ rows, 1e-6)
+    assert_close(gradients[608:628], deltas.sum(axis=0), 1e-6)  # biases are never rounded
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bfloat16_keeps_nan_and_infinity(activation):
+    layers, size = chain([40, 33, 40], [activation, "linear"])
+    parameters, rows, targets = random_case(layers, size, 6)
+    network = _core.DenseNetwork(layers, "bfloat16")
+    for bad in (np.float32(np.nan), np.array([0x7F800001], np.uint32).view(np.float32)[0]):
+        poisoned = parameters.copy()
+        poisoned[7] = bad  # the second is a NaN whose upper half alone looks like infinity
+        gradients = np.zeros(size, np.float32)
+        assert np.isnan(network.gradient(poisoned, gradients, rows, targets, "bce"))
+        assert np.isnan(gradients).any()
+    parameters[layers[1][4]] = np.inf  # a bias of the output layer
+    assert not np.isfinite(network.gradient(parameters, np.zeros(size, np.float32), rows, targets, "mse"))
+
+
+def test_bfloat16_is_refused_without_hardware():
+    code = (
+        "from pyddl import _core\n"
+        "assert not _core.has_bfloat16() and _core.product_peak('bfloat16', 0.01) == 0\n"
+        "try: _core.DenseNetwork([(2, 2, 'relu', 0, -1)], 'bfloat16')\n"
+        "except ValueError as e: print(e)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "neither AVX512_BF16 nor AMX" in done.stdout
