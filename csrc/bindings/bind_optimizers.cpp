@@ -8,6 +8,7 @@
 #include "kernels/optimizers.hpp"
 #include "kernels/reference/optimizers.hpp"
 #include "kernels/simd.hpp"
+#include "kernels/threads.hpp"
 
 namespace pyddl::bindings {
 namespace {
@@ -71,6 +72,7 @@ void define(py::module_& m, const std::string& name,
             float* const p = ranges.out(parameters, "parameters");
             const float* const g = ranges.in(gradients, "gradients");
             py::gil_scoped_release no_gil;  // below this line no Python object is touched
+            const kernels::ThreadScope scope;
             for (const auto& [begin, end, decay] : ranges.ranges)
                 rule(p + begin, g + begin, end - begin, {learning_rate, scale, decay, bound}, own...);
         },
@@ -88,6 +90,7 @@ void define(py::module_& m, const std::string& name,
             const float* const g = ranges.in(gradients, "gradients");
             float* const s = ranges.out(state, "state[0]");
             py::gil_scoped_release no_gil;
+            const kernels::ThreadScope scope;
             for (const auto& [begin, end, decay] : ranges.ranges)
                 rule(p + begin, g + begin, s + begin, end - begin, {learning_rate, scale, decay, bound}, own...);
         },
@@ -105,6 +108,7 @@ void define(py::module_& m, const std::string& name,
             const float* const g = ranges.in(gradients, "gradients");
             float *const s = ranges.out(state0, "state[0]"), *const t = ranges.out(state1, "state[1]");
             py::gil_scoped_release no_gil;
+            const kernels::ThreadScope scope;
             for (const auto& [begin, end, decay] : ranges.ranges)
                 rule(p + begin, g + begin, s + begin, t + begin, end - begin, {learning_rate, scale, decay, bound},
                      own...);

@@ -4,6 +4,7 @@
 #include "kernels/random.hpp"
 #include "kernels/reference/random.hpp"
 #include "kernels/simd.hpp"
+#include "kernels/threads.hpp"
 
 namespace pyddl::bindings {
 namespace {
@@ -57,6 +58,7 @@ void define_fill(py::module_& m, const std::string& name, Fill fill) {
             const auto rows = index_of_rows(index, to.rows);
             const RandomKey key = key_of(seed, purpose, step, substep);
             py::gil_scoped_release no_gil;  // below this line no Python object is touched
+            const kernels::ThreadScope scope;
             fill(to.data, to.rows, to.columns, rows.data(), key);
         },
         py::arg("out").noconvert(), py::arg("index").noconvert(), py::arg("seed"), py::arg("purpose"),
@@ -73,6 +75,7 @@ void define_all(py::module_& m, const std::string& prefix, const RandomTable& f)
             check_shape(key, "key", to.rows, 2);
             check_shape(out, "out", to.rows, 4);
             py::gil_scoped_release no_gil;
+            const kernels::ThreadScope scope;
             f(counter.data(), key.data(), to.data, to.rows);
         },
         py::arg("counter").noconvert(), py::arg("key").noconvert(), py::arg("out").noconvert());
@@ -87,6 +90,7 @@ void define_all(py::module_& m, const std::string& prefix, const RandomTable& f)
             const auto rows = index_of_rows(index, to.rows);
             const RandomKey key = key_of(seed, purpose, step, substep);
             py::gil_scoped_release no_gil;
+            const kernels::ThreadScope scope;
             f(to.data, p.data(), to.rows, to.columns, rows.data(), key);
         },
         py::arg("out").noconvert(), py::arg("p").noconvert(), py::arg("index").noconvert(), py::arg("seed"),

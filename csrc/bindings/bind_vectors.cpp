@@ -1,6 +1,7 @@
 #include "bindings/views.hpp"
 #include "kernels/reference/vectors.hpp"
 #include "kernels/simd.hpp"
+#include "kernels/threads.hpp"
 #include "kernels/vectors.hpp"
 
 namespace pyddl::bindings {
@@ -23,6 +24,7 @@ void define_all(py::module_& m, const std::string& prefix, const VectorTable& f)
             const auto in = vector(x, "x");
             check_same_size(out, in);
             py::gil_scoped_release no_gil;  // below this line no Python object is touched
+            const kernels::ThreadScope scope;
             f(out.data(), in.data(), std::ssize(out));
         },
         py::arg("into").noconvert(), py::arg("x").noconvert());
@@ -33,6 +35,7 @@ void define_all(py::module_& m, const std::string& prefix, const VectorTable& f)
             const auto in = vector(x, "x");
             check_same_size(out, in);
             py::gil_scoped_release no_gil;
+            const kernels::ThreadScope scope;
             f(out.data(), in.data(), std::ssize(out), scale);
         },
         py::arg("into").noconvert(), py::arg("x").noconvert(), py::arg("scale"));
@@ -41,6 +44,7 @@ void define_all(py::module_& m, const std::string& prefix, const VectorTable& f)
         [f = f.scale](Vector& x, float factor) {
             const auto out = out_vector(x, "x");
             py::gil_scoped_release no_gil;
+            const kernels::ThreadScope scope;
             f(out.data(), std::ssize(out), factor);
         },
         py::arg("x").noconvert(), py::arg("factor"));
@@ -49,6 +53,7 @@ void define_all(py::module_& m, const std::string& prefix, const VectorTable& f)
         [f = f.sum_of_squares](const Vector& x) {
             const auto in = vector(x, "x");
             py::gil_scoped_release no_gil;
+            const kernels::ThreadScope scope;
             return f(in.data(), std::ssize(in));
         },
         py::arg("x").noconvert());
@@ -57,6 +62,7 @@ void define_all(py::module_& m, const std::string& prefix, const VectorTable& f)
         [f = f.first_not_finite](const Vector& x) {
             const auto in = vector(x, "x");
             py::gil_scoped_release no_gil;
+            const kernels::ThreadScope scope;
             return f(in.data(), std::ssize(in));
         },
         py::arg("x").noconvert());

@@ -1,0 +1,36 @@
+"""The number of threads: all kernels follow set_threads, whatever OpenMP's own default is."""
+
+import os
+import subprocess
+import sys
+
+KERNELS = """
+import os
+import numpy as np
+from pyddl import _core
+
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+
+_core.set_threads(1)
+n = 1 << 18
+a, b, c, d = np.zeros((4, n), np.float32)
+before = tasks()
+for name, kernel in {
+    "adam": lambda: _core.adam(a, b, c, d, _core.Ranges([(0, n, 0.0)]), 1e-3, 1.0, 1.0, 0.9, 0.999, 1e-8, 0),
+    "add": lambda: _core.add(a, b),
+    "sum_of_squares": lambda: _core.sum_of_squares(a),
+    "uniform": lambda: _core.uniform(a.reshape(512, -1), np.arange(512), 0, 0),
+    "loss_sums": lambda: _core.loss_sums(a.reshape(512, -1), b.reshape(512, -1), "bce"),
+    "dense_forward": lambda: _core.dense_forward(a.reshape(512, -1), b.reshape(512, -1), None, "relu",
+                                                 np.zeros((512, 512), np.float32)),
+}.items():
+    kernel()
+    assert tasks() == before, f"{name} made {tasks() - before} threads"
+"""
+
+
+def test_kernels_make_no_threads_when_told_one():
+    environ = {**os.environ, "OMP_NUM_THREADS": "4"}
+    told = subprocess.run([sys.executable, "-c", KERNELS], env=environ, capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stderr
