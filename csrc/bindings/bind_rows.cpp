@@ -18,7 +18,8 @@ kernels::StridedRows<T> strided_rows(const py::array_t<T, 0>& a, const char* nam
     if (a.ndim() != 2) wrong_dimensions(name, 2, a.ndim());
     constexpr auto size = static_cast<py::ssize_t>(sizeof(T));
     if (a.strides(0) % size != 0 || a.strides(1) % size != 0)
-        throw std::invalid_argument(std::string(name) + " has strides that are no multiple of its element size; copy it");
+        throw std::invalid_argument(std::string(name) +
+                                    " has strides that are no multiple of its element size; copy it");
     return {a.data(), a.shape(0), a.shape(1), a.strides(0) / size, a.strides(1) / size};
 }
 
@@ -26,7 +27,8 @@ template <class T>
 void define_gather(py::module_& m) {
     m.def(
         "gather_rows",
-        [](const py::array_t<T, 0>& source, const Array<std::int64_t>& index, Array<float>& out, float scale) {
+        [](const py::array_t<T, 0>& source, const Array<std::int64_t>& index, Array<float>& out,
+           float scale) {
             auto from = strided_rows(source, "source");
             auto rows = vector(index, "index");
             auto to = out_matrix(out, "out");
@@ -36,7 +38,8 @@ void define_gather(py::module_& m) {
         "source"_a.noconvert(), "index"_a.noconvert(), "out"_a.noconvert(), "scale"_a = 1.0f);
     m.def(
         "reference_gather_rows",
-        [](const py::array_t<T, 0>& source, const Array<std::int64_t>& index, Array<float>& out, float scale) {
+        [](const py::array_t<T, 0>& source, const Array<std::int64_t>& index, Array<float>& out,
+           float scale) {
             kernels::reference::gather_rows(strided_rows(source, "source"), vector(index, "index"), scale,
                                             out_matrix(out, "out"));
         },

@@ -1,5 +1,5 @@
-/// Rows of a data set as float32: gathered from memory in any of three element types, or made from their numbers.
-/// Letters: N rows of the set, F features, n rows asked for.
+/// Rows of a data set as float32: gathered from memory in any of three element types, or made from their
+/// numbers. Letters: N rows of the set, F features, n rows asked for.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -21,15 +21,16 @@ struct StridedRows {
 /// out[i] = float(source[index[i]]) * scale. T: uint8, float, double.
 /// @param source (N, F)   @param index (n), each in [0, N)   @param out (n, F), not overlapping source
 /// @returns position in out of the first value that is NaN or infinite, or -1
-/// @throws std::invalid_argument when shapes disagree; std::out_of_range for an index outside, before out is touched
-/// Cost: one pass over n F elements of each; runs of consecutive indices are converted in one go. Threads: the
-/// caller's. Allocates nothing.
+/// @throws std::invalid_argument when shapes disagree; std::out_of_range for an index outside, before out is
+/// touched Cost: one pass over n F elements of each; runs of consecutive indices are converted in one go.
+/// Threads: the caller's. Allocates nothing.
 template <class T>
-std::int64_t gather_rows(StridedRows<T> source, std::span<const std::int64_t> index, float scale, MatrixView<float> out);
+std::int64_t gather_rows(StridedRows<T> source, std::span<const std::int64_t> index, float scale,
+                         MatrixView<float> out);
 
 /// out[i] = F numbers of [0, 1), multiples of 2^-24, that depend on index[i] and their column only.
-/// A counter-based hash: column and row key through two multiply-xorshift rounds, 32 bits wide. Good enough for data
-/// that cost nothing to store; not the generator of training.
+/// A counter-based hash: column and row key through two multiply-xorshift rounds, 32 bits wide. Good enough
+/// for data that cost nothing to store; not the generator of training.
 /// @param index (n), each in [0, rows)   @param out (n, F)
 /// @throws as gather_rows
 void random_rows(std::int64_t rows, std::span<const std::int64_t> index, MatrixView<float> out);

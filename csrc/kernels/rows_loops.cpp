@@ -43,7 +43,8 @@ void uniform(std::uint64_t key, float* to, std::int64_t n) {
     const auto twist = static_cast<std::uint32_t>(key >> 32);
 #pragma omp simd
     for (std::int64_t j = 0; j < n; ++j) {
-        // The start alone would make rows shifted copies of each other; the twist between the rounds parts them.
+        // The start alone would make rows shifted copies of each other; the twist between the rounds parts
+        // them.
         std::uint32_t x = static_cast<std::uint32_t>(j) * 0x9e3779b9u + start;
         x = (x ^ (x >> 16)) * 0x7feb352du;
         x = ((x ^ (x >> 15)) + twist) * 0x846ca68bu;

@@ -21,16 +21,16 @@ class Batch:
     rows : ndarray of shape (n, features), float32
         n may be 0. Valid until the next batch is asked for.
     index : ndarray of shape (n,), int64
-        Global number of each row: the key of everything random that belongs to a row, so that results do not depend on
-        which worker holds it.
+        Global number of each row: the key of everything random that belongs to a row, so that results do not
+        depend on which worker holds it.
     seed, step : int
         Keys of everything random in this step, equal on every rank.
     phase : str
         The group of parameters to train.
     sum : callable
-        ``batch.sum(vector)`` adds ``vector`` over all workers of the step, in place, and returns it: the identity
-        unless the strategy is synchronous. For statistics of the whole batch. Collective: every worker calls it
-        equally often, also with no rows.
+        ``batch.sum(vector)`` adds ``vector`` over all workers of the step, in place, and returns it: the
+        identity unless the strategy is synchronous. For statistics of the whole batch. Collective: every
+        worker calls it equally often, also with no rows.
     """
 
     __slots__ = ("index", "phase", "rows", "seed", "step", "sum")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,7 +23,7 @@ __all__ = ["Loader"]
 
 BLOCKS = 3  # one in use, one ready, one being filled
 MOST_STEPS = 256  # per block: bounds the start-up time and the memory of tiny steps
-BUFFER_BYTES = 512 << 10  # per block: hand-over costs vanish, and its rows are still in a cache when used
+BUFFER_BYTES = 1 << 20  # per block: hand-over costs vanish, and its rows are still in a cache when used
 ALIGNMENT = 64
 
 
@@ -39,7 +40,8 @@ class _Block:
 class Loader:
     """Gives one worker's part of each step, in order.
 
-    A background thread fills blocks of several consecutive steps, so that a step costs no hand-over; nothing
+    A background thread fills blocks of several consecutive steps, so that a step costs no hand-over. Where it
+    lags behind, because all cores compute, `next` fills a block itself rather than wait for a core. Nothing
     is allocated after the start but the views of the short last step of an epoch. Use as a context manager,
     or `close`.
 
@@ -53,15 +55,15 @@ class Loader:
         Global step to begin with.
     steps : int, optional
         How many; without end by default.
-    buffer_bytes : int, default=512 KiB
-        Size of a block, of which there are three (one without a thread). A block holds at least one step.
+    buffer_bytes : int, default=1 MiB
+        Size of a block, of which there are three, or one without a thread. A block holds at least one step.
     background : bool, default=True
         Without a thread the blocks are read inside `next`: for simulations and tests.
 
     Attributes
     ----------
     waited : float
-        Seconds that `next` has spent waiting for data, or reading them where there is no thread.
+        Seconds that `next` has spent waiting for data or reading them itself.
 
     Examples
     --------
@@ -91,17 +93,15 @@ class Loader:
         self._batches: Iterator[Batch] = iter(())
         self._block: _Block | None = None  # the one whose batches `next` gives
         self._closed = False
-        blocks = [self._new_block(most * self._steps_per_block) for _ in range(BLOCKS if background else 1)]
-        if not background:
-            self._block = blocks[0]
-            self._thread = None
-            return
+        self._filling = threading.Lock()  # held while the next block is read, by whoever reads it
         self._free: SimpleQueue[_Block | None] = SimpleQueue()
-        self._ready: SimpleQueue[_Block | BaseException | None] = SimpleQueue()
-        for block in blocks:
-            self._free.put(block)
-        self._thread = threading.Thread(target=self._read_ahead, name="pyddl-loader", daemon=True)
-        self._thread.start()
+        self._ready: deque[_Block | BaseException | None] = deque()
+        for _ in range(BLOCKS if background else 1):
+            self._free.put(self._new_block(most * self._steps_per_block))
+        self._thread: threading.Thread | None = None
+        if background:
+            self._thread = threading.Thread(target=self._read_ahead, name="pyddl-loader", daemon=True)
+            self._thread.start()
 
     def next(self) -> Batch | None:
         """The next step's batch, or None after the last.
@@ -137,34 +137,42 @@ class Loader:
         if self._closed:
             return None
         begin = perf_counter()
-        if self._thread is None:
-            assert self._block is not None
-            block: _Block | BaseException | None = self._block if self._fill(self._block) else None
-        else:
-            if self._block is not None:
-                self._free.put(self._block)
-                self._block = None
-            block = self._ready.get()
+        if self._block is not None:
+            self._free.put(self._block)
+            self._block = None
+        if not self._ready:
+            with self._filling:  # where the thread is at it, its block is there afterwards
+                if not self._ready:
+                    block = self._free.get()  # does not wait: the thread has one block at the most
+                    assert block is not None
+                    self._fill_next(block)
+        item = self._ready.popleft()
         self.waited += perf_counter() - begin
-        if not isinstance(block, _Block):
-            self.close()
-            if block is not None:
-                raise block
-            return None
-        self._block = block
-        self._batches = iter(block.batches)
-        return next(self._batches)
+        if isinstance(item, _Block):
+            self._block = item
+            self._batches = iter(item.batches)
+            return next(self._batches)
+        self.close()
+        if item is not None:
+            raise item
+        return None
 
     def _read_ahead(self) -> None:
-        """The thread: fill free blocks until the end of the data, or until `close` sends None."""
-        try:
-            while (block := self._free.get()) is not None and not self._closed:
-                if not self._fill(block):
-                    self._ready.put(None)
+        """The thread: fill free blocks until the end of the data, an error, or `close`, which sends None."""
+        while (block := self._free.get()) is not None:
+            with self._filling:
+                if self._closed or not self._fill_next(block):
                     return
-                self._ready.put(block)
+
+    def _fill_next(self, block: _Block) -> bool:
+        """Add to ``_ready`` the block, filled; None at the end of the data; or an error. True for a block."""
+        try:
+            filled = self._fill(block)
+            self._ready.append(block if filled else None)
+            return filled
         except BaseException as error:
-            self._ready.put(error)
+            self._ready.append(error)
+            return False
 
     def _new_block(self, rows: int) -> _Block:
         raw = np.empty(rows * self.source.features + ALIGNMENT // 4, dtype=np.float32)
