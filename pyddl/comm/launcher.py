@@ -130,6 +130,8 @@ def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
         environ.setdefault("OMPI_MCA_btl", "^ofi")  # its search for fabrics takes a second; mtl/ofi is left
         line += ["--map-by", ":OVERSUBSCRIBE"] if launcher.major >= 5 else ["--oversubscribe"]
         line += ["--bind-to", "none"]  # its default binds all threads of a rank to one core
+        if launcher.major >= 5 and environ["PYDDL_TERMINAL"] == "1":
+            line += ["--stream-buffering", "0"]  # else a progress bar waits in mpirun for the end of its line
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYDDL_TERMINAL"):
             line += ["-x", name]  # to further nodes
     else:
