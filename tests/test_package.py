@@ -5,6 +5,7 @@ import doctest
 import importlib
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 import zipfile
@@ -44,6 +45,14 @@ def test_examples_in_docstrings_are_true(name):
     module = importlib.import_module(name)
     outcome = doctest.testmod(module, extraglobs={"pyddl": pyddl}, optionflags=doctest.ELLIPSIS)
     assert outcome.failed == 0, "doctest's report is above"
+
+
+def test_the_program_in_the_readme_runs(tmp_path, capsys):
+    program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    exec(compile(program, "README.md", "exec"), {})
+    error, shape = capsys.readouterr().out.split(" ", 1)
+    assert 0 < float(error) < 3  # the test digits vary by 4.73 about their mean
+    assert shape == "(297, 8)\n"
 
 
 # ---- stubs -----------------------------------------------------------------------------------------------------
