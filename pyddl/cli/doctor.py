@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pyddl import __version__
+from pyddl.comm import threads
 from pyddl.errors import CommError
 
 if TYPE_CHECKING:
@@ -97,9 +98,10 @@ def _examine(speaks: bool) -> Iterator[Line | str]:
     yield from _sums(reports)
     yield from _data()
     for node in range(here.nodes):
-        of_node = [report for report in reports if report.node == node]
+        of_node = [report for report in reports if report.placement.node == node]
         yield ""
-        yield f"node {node}: {of_node[0].host}, ranks {_ranges(report.rank for report in of_node)}"
+        yield (f"node {node}: {of_node[0].placement.host}, "
+               f"ranks {threads.ranges(report.placement.rank for report in of_node)}")
         yield from _node(of_node)
 
 
@@ -158,7 +160,7 @@ def _data() -> Iterator[Line]:
 
 
 def _node(reports: Sequence[RankReport]) -> Iterator[Line]:
-    yield _cores(reports)
+    yield _cores([report.placement for report in reports])
     yield _threads(reports)
     first = reports[0]
     levels = sorted({report.simd_level for report in reports})
@@ -188,26 +190,17 @@ def _node(reports: Sequence[RankReport]) -> Iterator[Line]:
         yield Line("/dev/shm", f"{_size(first.shared_memory)} free")
 
 
-def _cores(reports: Sequence[RankReport]) -> Line:
+def _cores(placements: Sequence[threads.Placement]) -> Line:
     """Which cores the ranks of a node may use, and whether they are in each other's way."""
-    masks = {report.cores for report in reports}
-    union = set().union(*masks)
-    wanted = sum(report.threads for report in reports)
-    crowded = [report for report in reports if report.threads > len(report.cores)]
-    if len(masks) == 1:
-        value = f"{len(union)} ({_ranges(union)})" + (", shared by all ranks" if len(reports) > 1 else "")
+    masks = {placement.cores for placement in placements}
+    if len(masks) > 1:
+        value = "; ".join(f"rank {placement.rank}: {threads.ranges(placement.cores)}" for placement in placements)
     else:
-        value = "; ".join(f"rank {report.rank}: {_ranges(report.cores)}" for report in reports)
-    if crowded and len(masks) > 1:
-        rank = crowded[0]
-        return Line("cores", f"{value}: {rank.threads} threads of rank {rank.rank} share {len(rank.cores)}",
-                    "mpirun --bind-to none, or --map-by slot:PE=THREADS")
-    if wanted > len(union):
-        cure = f"fewer ranks, at most {len(union)}" if len(reports) > len(union) else \
-            f"OMP_NUM_THREADS={max(1, len(union) // len(reports))}"
-        return Line("cores", f"{value}, for {wanted} threads in all", cure)
-    if len(masks) > 1 and sum(map(len, masks)) > len(union):
-        return Line("cores", f"{value}: some overlap", "mpirun --bind-to none, or --map-by slot:PE=THREADS")
+        mask, = masks
+        value = f"{len(mask)} ({threads.ranges(mask)}){', shared by all ranks' if len(placements) > 1 else ''}"
+    for warning in threads.warnings(placements):
+        what, _, cure = warning.partition(": ")[2].partition(". Cure: ")
+        return Line("cores", f"{value}: {what}", cure)
     return Line("cores", value)
 
 
@@ -215,14 +208,14 @@ def _together(reports: Sequence[RankReport], speeds: Sequence[float], unit: str)
     """The sum over ranks that compute at the same time; the best one where they take turns on the cores."""
     if len(speeds) == 1:
         return f"{speeds[0]:.0f} {unit}"
-    cores = {core for report in reports for core in report.cores}
-    if sum(report.threads for report in reports) > len(cores):
+    cores = {core for report in reports for core in report.placement.cores}
+    if sum(report.placement.threads for report in reports) > len(cores):
         return f"{max(speeds):.0f} {unit}, on the best of {len(speeds)} ranks, which take turns"
     return f"{sum(speeds):.0f} {unit}, {min(speeds):.0f} or more on each of {len(speeds)} ranks"
 
 
 def _threads(reports: Sequence[RankReport]) -> Line:
-    counts = sorted({report.threads for report in reports})
+    counts = sorted({report.placement.threads for report in reports})
     value = f"{counts[0]} per rank" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} per rank"
     if reports[0].threads_wanted:
         return Line("threads", f"{value}, from OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}")
@@ -237,17 +230,6 @@ def _onednn() -> Line:
     if held and held.upper() not in ("ALL", "DEFAULT"):
         return Line("oneDNN", f"{version}, held at {held} by ONEDNN_MAX_CPU_ISA", "unset ONEDNN_MAX_CPU_ISA")
     return Line("oneDNN", version)
-
-
-def _ranges(numbers: Iterable[int]) -> str:
-    """0,1,2,5 -> "0-2,5"."""
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ",".join(f"{begin}-{end}" if begin < end else str(begin) for begin, end in parts)
 
 
 def _size(size: int) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
-__all__ = ["Started", "started", "terminal"]
+__all__ = ["Started", "live_output", "started", "terminal"]
+
 
 
 class Started(NamedTuple):
@@ -53,17 +55,36 @@ def terminal() -> bool:
         return said == "1"
     if started() is None:
         return os.isatty(1)
+    stream = _launchers_terminal()
+    if stream is not None:
+        stream.close()
+    return stream is not None
+
+
+def live_output() -> TextIO:
+    """Where a live display writes: standard output, or the terminal of the mpirun that a person has typed.
+
+    An mpirun of Open MPI 5 keeps back what a rank writes until the line ends, which a bar never does; the one
+    that this launcher starts is told not to.
+    """
+    direct = None if "PYDDL_TERMINAL" in os.environ or started() is None else _launchers_terminal()
+    return direct or sys.stdout
+
+
+def _launchers_terminal() -> TextIO | None:
+    """Standard output of the mpirun above this process, where that is a terminal."""
     launcher = _launching_ancestor()
     if launcher is None:
-        return False
+        return None
     try:
         descriptor = os.open(f"/proc/{launcher}/fd/1", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError:
-        return False
-    try:
-        return os.isatty(descriptor)
-    finally:
+        return None
+    if not os.isatty(descriptor):
         os.close(descriptor)
+        return None
+    os.set_blocking(descriptor, True)
+    return open(descriptor, "w", encoding=sys.stdout.encoding, errors="replace")
 
 
 _LAUNCHER_NAMES = re.compile(r"mpirun|mpiexec|prterun|orterun|srun")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import numpy as np
 
 from pyddl import _core
 from pyddl.comm.environment import started
-from pyddl.comm.threads import default_threads
+from pyddl.comm.threads import Placement, cores, default_threads, here
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import World
 from pyddl.comm.world import _load_module as load_module
@@ -35,11 +34,8 @@ class RankReport:
 
     Attributes
     ----------
-    rank, node : int
-    host : str
-    cores : tuple of int
-        Numbers of the cores this rank may run on.
-    threads : int
+    placement : Placement
+        Node, cores and threads of the rank.
     threads_wanted : bool
         Whether ``OMP_NUM_THREADS`` chose the threads, rather than the share of the cores.
     simd_level : int
@@ -54,11 +50,7 @@ class RankReport:
         Floats to seconds of a sum over all ranks, the slowest rank's median; empty for one rank.
     """
 
-    rank: int
-    node: int
-    host: str
-    cores: tuple[int, ...]
-    threads: int
+    placement: Placement
     threads_wanted: bool
     simd_level: int
     gflops: dict[str, float]
@@ -99,7 +91,8 @@ def mpi_library() -> MPILibrary:
 
 def probe_rank(world: World, *, seconds: float = 0.2) -> RankReport:
     """Measure on this rank, on the threads it trains with; ``seconds`` for each measurement. Collective."""
-    threads = default_threads(world.node_size)
+    masks = world.transport.gather_objects((world.node, cores()))
+    threads = default_threads([mask for node, mask in masks if node == world.node], world.node_rank)
     _core.set_threads(threads)
     world.transport.barrier()
     gflops = {"float32": _core.product_peak("float32", seconds)}
@@ -109,10 +102,9 @@ def probe_rank(world: World, *, seconds: float = 0.2) -> RankReport:
     bandwidth = add_bandwidth(seconds=seconds)
     sums = {n: sum_seconds(world.transport, n) for n in SUM_FLOATS} if world.size > 1 else {}
     return RankReport(
-        rank=world.rank, node=world.node, host=platform.node(), cores=tuple(sorted(os.sched_getaffinity(0))),
-        threads=threads, threads_wanted=bool(os.environ.get("OMP_NUM_THREADS")),
-        simd_level=_core.simd_level(), gflops=gflops, bandwidth=bandwidth,
-        shared_memory=shared_memory_free(), sums=sums)
+        placement=here(world.rank, world.node, threads), threads_wanted=bool(os.environ.get("OMP_NUM_THREADS")),
+        simd_level=_core.simd_level(), gflops=gflops, bandwidth=bandwidth, shared_memory=shared_memory_free(),
+        sums=sums)
 
 
 def add_bandwidth(floats: int = 16_000_000, seconds: float = 0.2) -> float:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pyddl.errors import ParameterError
 
-__all__ = ["Placement", "cores", "default_threads", "describe", "here", "warnings"]
+__all__ = ["Placement", "cores", "default_threads", "describe", "here", "ranges", "warnings"]
 
 
 class Placement(NamedTuple):
@@ -67,9 +67,10 @@ def describe(placements: Iterable[Placement]) -> list[str]:
         used = sorted(set().union(*(p.cores for p in ranks)))
         bound = "shared" if len({p.cores for p in ranks}) == 1 < len(ranks) else "bound" if len(ranks) > 1 else ""
         how = f" ({bound})" if bound else ""
+        many = "s" * (threads != [1])
         lines.append(f"node {ranks[0].node} ({ranks[0].host}): {_count(len(ranks), 'rank')}, "
-                     f"{'-'.join(map(str, threads))} thread{'s' * (threads != [1])} each, on {_count(len(used), 'core')} "
-                     f"{_ranges(used)}{how}")
+                     f"{'-'.join(map(str, threads))} thread{many} each, "
+                     f"on {_count(len(used), 'core')} {ranges(used)}{how}")
     return lines
 
 
@@ -84,14 +85,14 @@ def warnings(placements: Iterable[Placement]) -> list[str]:
                     if a.threads + b.threads > len(set(a.cores) | set(b.cores)) and set(a.cores) & set(b.cores)]
         if len(ranks) > len(used):
             found.append(f"{where}: {len(ranks)} ranks share {_count(len(used), 'core')}; they will take turns. "
-                         f"Start at most {len(used)} ranks there")
+                         f"Cure: start at most {len(used)} ranks there")
         elif total > len(used):
-            found.append(f"{where}: {len(ranks)} ranks with {total} threads in all share {_count(len(used), 'core')}; "
-                         f"set OMP_NUM_THREADS or --threads to {max(1, len(used) // len(ranks))}")
+            found.append(f"{where}: {len(ranks)} ranks with {total} threads in all share {_count(len(used), 'core')}. "
+                         f"Cure: set OMP_NUM_THREADS or --threads to {max(1, len(used) // len(ranks))}")
         elif clashing:
             a, b = clashing[0]
-            found.append(f"{where}: ranks {a} and {b} are bound to the same cores while others are free; launch with "
-                         "--bind-to none (Open MPI) or one core set per rank (srun --cpu-bind=cores)")
+            found.append(f"{where}: ranks {a} and {b} are bound to the same cores while others are free. "
+                         "Cure: launch with --bind-to none (Open MPI) or one core set per rank (srun --cpu-bind=cores)")
     return found
 
 
@@ -106,10 +107,10 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _ranges(numbers: Sequence[int]) -> str:
-    """[0, 1, 2, 5] -> '0-2,5'."""
+def ranges(numbers: Iterable[int]) -> str:
+    """{0, 1, 2, 5} -> '0-2,5'."""
     runs: list[list[int]] = []
-    for number in numbers:
+    for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:

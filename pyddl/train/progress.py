@@ -55,8 +55,10 @@ class LiveProgress(Progress):
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
+        from pyddl.comm.environment import live_output
+
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
-        self._console = Console(force_terminal=True)
+        self._console = Console(force_terminal=True, file=live_output())
         self._bars = Bars(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
                           TextColumn("left"), TimeRemainingColumn(), console=self._console, auto_refresh=False)
         self._console.print(title, highlight=False)

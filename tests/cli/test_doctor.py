@@ -8,13 +8,13 @@ import pytest
 import support
 
 from pyddl.cli import doctor
-from pyddl.comm import probe, transport
+from pyddl.comm import probe, threads, transport
 from pyddl.errors import CommError
 
 DOCTOR = [sys.executable, "-m", "pyddl", "doctor"]
 GOOD = probe.RankReport(
-    rank=0, node=0, host="here", cores=(0, 1), threads=2, threads_wanted=False, simd_level=4,
-    gflops={"float32": 100.0, "bfloat16": 200.0}, bandwidth=2e10, shared_memory=1 << 30)
+    placement=threads.Placement(rank=0, node=0, host="here", cores=(0, 1), threads=2), threads_wanted=False,
+    simd_level=4, gflops={"float32": 100.0, "bfloat16": 200.0}, bandwidth=2e10, shared_memory=1 << 30)
 
 
 def alone(**more):
@@ -25,7 +25,10 @@ def alone(**more):
 
 def on_ranks(*changes):
     """Reports of as many ranks of one node, each GOOD but for its changes."""
-    return [replace(GOOD, rank=rank, **change) for rank, change in enumerate(changes)]
+    return [replace(GOOD, placement=GOOD.placement._replace(
+                rank=rank, **{name: change[name] for name in ("cores", "threads") if name in change}),
+            **{name: value for name, value in change.items() if name not in ("cores", "threads")})
+            for rank, change in enumerate(changes)]
 
 
 def node_lines(reports):
@@ -47,10 +50,11 @@ def test_a_good_node_has_no_cures():
 
 
 @pytest.mark.parametrize(("name", "changes", "said", "cure"), [
-    ("cores", [{"threads": 1}] * 3, "for 3 threads in all", "fewer ranks, at most 2"),
-    ("cores", [{"threads": 2}] * 2, "for 4 threads in all", "OMP_NUM_THREADS=1"),
-    ("cores", [{"cores": (0,)}, {"cores": (1,)}], "2 threads of rank 0 share 1", "--bind-to none"),
-    ("cores", [{"cores": (0, 1), "threads": 1}, {"cores": (1, 2), "threads": 1}], "overlap", "--bind-to none"),
+    ("cores", [{"threads": 1}] * 3, "3 ranks share 2 cores", "start at most 2 ranks"),
+    ("cores", [{"threads": 2}] * 2, "4 threads in all share 2 cores", "set OMP_NUM_THREADS or --threads to 1"),
+    ("cores", [{"cores": (0,)}, {"cores": (1,)}], "rank 0: 0; rank 1: 1: 2 ranks with 4 threads", "threads to 1"),
+    ("cores", [{"cores": (0,), "threads": 1}, {"cores": (0,), "threads": 1}, {"cores": (1, 2), "threads": 1}],
+     "ranks 0 and 1 are bound to the same cores", "--bind-to none"),
     ("instructions", [{"simd_level": 4}, {"simd_level": 3}], "levels [3, 4]", "PYDDL_LEVEL"),
     ("/dev/shm", [{"shared_memory": 64 << 20}], "67.1 MB free", "--shm-size"),
     ("/dev/shm", [{"shared_memory": None}], "cannot be written", "tmpfs"),
@@ -100,11 +104,6 @@ def test_an_mpi_of_another_family_is_broken_and_a_missing_launcher_is_not(monkey
 def test_bandwidth_and_sums_are_measured():
     assert 1e8 < probe.add_bandwidth(floats=1_000_000, seconds=0.01) < 1e13
     assert 0 <= probe.sum_seconds(transport.Alone(), 10) < 1
-
-
-@pytest.mark.parametrize(("numbers", "shown"), [([], ""), ([3], "3"), ([0, 1, 2, 5], "0-2,5"), ([7, 4, 5], "4-5,7")])
-def test_ranges(numbers, shown):
-    assert doctor._ranges(numbers) == shown
 
 
 def test_it_works_alone():
