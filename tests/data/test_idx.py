@@ -123,3 +123,20 @@ def test_a_gzip_bomb_is_not_unpacked(folder):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_50000_damaged_files_are_refused_or_hold_what_they_say(folder, pack):
+    random = np.random.default_rng(2)
+    whole = pack(idx_bytes(IMAGES))
+    for _ in range(50_000):
+        content = bytearray(whole[: random.integers(len(whole) + 1)] if random.random() < 0.3 else whole)
+        for at in random.integers(max(len(content), 1), size=random.integers(4)):
+            content[at : at + 1] = random.bytes(random.integers(3))
+        try:
+            array = read_idx(write(folder, bytes(content)))
+        except DataError:
+            continue
+        plain = bytes(content) if pack is bytes else gzip.decompress(bytes(content))
+        assert idx_bytes(array) == plain
