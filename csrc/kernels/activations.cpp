@@ -18,20 +18,31 @@ void relu(Bfloat16* p) {
     p->bits = above <= 0x7f80u ? 0 : p->bits;
 }
 
+template <Activation A>
+[[gnu::always_inline]] inline float activated(float x) {
+    if constexpr (A == Activation::sigmoid) return sigmoid(x);
+    if constexpr (A == Activation::leaky_relu) return x < 0.0f ? leak * x : x;
+    if constexpr (A == Activation::tanh) return hyperbolic_tangent(x);
+    if constexpr (A == Activation::softplus) return softplus(x);
+    return x;
+}
+
 template <class T>
 void activate(Activation activation, T* values, std::int64_t size) {
-    if (activation == Activation::relu) {
+    if (activation == Activation::linear) return;
+    with_constant(activation, [&]<Activation A>() {
 #pragma omp parallel for simd schedule(static) if (size >= parallel_elements)
-        for (std::int64_t i = 0; i < size; ++i) relu(values + i);
-    } else if (activation == Activation::softplus) {
-#pragma omp parallel for simd schedule(static) if (size >= parallel_elements)
-        for (std::int64_t i = 0; i < size; ++i) store(values + i, softplus(load(values + i)));
-    }
+        for (std::int64_t i = 0; i < size; ++i) {
+            if constexpr (A == Activation::relu)
+                relu(values + i);
+            else
+                store(values + i, activated<A>(load(values + i)));
+        }
+    });
 }
 
 template <Activation A, class T>
-void gradient_of(const T* outputs, T* deltas, std::int64_t rows, std::int64_t columns,
-                 float* bias_gradients) {
+void gradient_of(const T* outputs, T* deltas, std::int64_t rows, std::int64_t columns, float* bias_gradients) {
     const Stripes stripes(columns);
 #pragma omp parallel for schedule(static) if (rows * columns >= parallel_elements)
     for (std::int64_t s = 0; s < stripes.count; ++s) {
@@ -43,15 +54,14 @@ void gradient_of(const T* outputs, T* deltas, std::int64_t rows, std::int64_t co
             for (std::int64_t b = block; b < end; ++b) {
                 const T* y = outputs + b * columns + first;
                 T* delta = deltas + b * columns + first;
-#pragma omp simd
-                for (std::int64_t n = 0; n < width; ++n) {
+                for_columns(width, [&](std::int64_t n) {
                     float d = load(delta + n);
                     if constexpr (A != Activation::linear) {
                         d *= slope<A>(load(y + n));
                         store(delta + n, d);
                     }
                     sum[n] += d;
-                }
+                });
             }
 #pragma omp simd
             for (std::int64_t n = 0; n < width; ++n) total[n] += sum[n];
@@ -65,8 +75,7 @@ template <class T>
 void gradient(Activation activation, const T* outputs, T* deltas, std::int64_t rows, std::int64_t columns,
               float* bias_gradients) {
     if (activation == Activation::linear && !bias_gradients) return;
-    with_constant(activation,
-                  [&]<Activation A>() { gradient_of<A>(outputs, deltas, rows, columns, bias_gradients); });
+    with_constant(activation, [&]<Activation A>() { gradient_of<A>(outputs, deltas, rows, columns, bias_gradients); });
 }
 
 }  // namespace

@@ -26,13 +26,13 @@ constexpr bool fuses_with_product(Activation a) { return a != Activation::relu &
 /// contiguous.
 template <class T>
 struct ActivationTable {
-    /// values := activation(values), in place, for the activations that a product leaves to this pass.
+    /// values := activation(values)
     void (*activate)(Activation activation, T* values, std::int64_t size);
 
     /// deltas (B, N) *= slope(outputs); bias_gradients (N), unless null, := column sums of the result.
     /// Column sums are added in the order of the rows, in blocks, whatever the number of threads.
-    void (*gradient)(Activation activation, const T* outputs, T* deltas, std::int64_t rows,
-                     std::int64_t columns, float* bias_gradients);
+    void (*gradient)(Activation activation, const T* outputs, T* deltas, std::int64_t rows, std::int64_t columns,
+                     float* bias_gradients);
 };
 
 }  // namespace pyddl::kernels

@@ -4,6 +4,7 @@
 #include <list>
 
 #include "kernels/check.hpp"
+#include "kernels/few_rows.hpp"
 #include "kernels/product.hpp"
 #include "kernels/simd.hpp"
 #include "kernels/threads.hpp"
@@ -52,6 +53,13 @@ void dense_forward(MatrixView<const float> rows, MatrixView<const float> weights
     if (!bias.empty()) check_size("bias", bias, weights.rows);
     check_shape("out", out, rows.rows, weights.rows);
     if (out.size() == 0) return;
+    if (suits_few_rows(rows.rows, rows.columns)) {
+        const ThreadScope scope;
+        best<FewRowsTable>().forward(rows.data, weights.data, bias.empty() ? nullptr : bias.data(), out.data, rows.rows,
+                                     rows.columns, weights.rows);
+        best<ActivationTable<float>>().activate(activation, out.data, out.size());
+        return;
+    }
     cache().run({.m = rows.rows,
                  .k = rows.columns,
                  .n = weights.rows,
@@ -59,14 +67,15 @@ void dense_forward(MatrixView<const float> rows, MatrixView<const float> weights
                  .bias = !bias.empty(),
                  .activation = activation},
                 rows.data, weights.data, bias.data(), out.data);
-    const ThreadScope scope;
-    best<ActivationTable<float>>().activate(activation, out.data, out.size());
+    if (!fuses_with_product(activation)) {
+        const ThreadScope scope;
+        best<ActivationTable<float>>().activate(activation, out.data, out.size());
+    }
 }
 
-void dense_backward(MatrixView<const float> rows, MatrixView<const float> weights,
-                    MatrixView<const float> outputs, Activation activation, MatrixView<float> deltas,
-                    MatrixView<float> weight_gradients, std::span<float> bias_gradients,
-                    MatrixView<float> row_gradients) {
+void dense_backward(MatrixView<const float> rows, MatrixView<const float> weights, MatrixView<const float> outputs,
+                    Activation activation, MatrixView<float> deltas, MatrixView<float> weight_gradients,
+                    std::span<float> bias_gradients, MatrixView<float> row_gradients) {
     check_shape("weights", weights, weights.rows, rows.columns);
     check_shape("outputs", outputs, rows.rows, weights.rows);
     check_shape("deltas", deltas, rows.rows, weights.rows);
@@ -80,15 +89,14 @@ void dense_backward(MatrixView<const float> rows, MatrixView<const float> weight
     }
     {
         const ThreadScope scope;
-        best<ActivationTable<float>>().gradient(activation, outputs.data, deltas.data, deltas.rows,
-                                                deltas.columns,
+        best<ActivationTable<float>>().gradient(activation, outputs.data, deltas.data, deltas.rows, deltas.columns,
                                                 bias_gradients.empty() ? nullptr : bias_gradients.data());
     }
-    cache().run({.m = weights.rows, .k = rows.rows, .n = rows.columns, .a_transposed = true}, deltas.data,
-                rows.data, nullptr, weight_gradients.data);
+    cache().run({.m = weights.rows, .k = rows.rows, .n = rows.columns, .a_transposed = true}, deltas.data, rows.data,
+                nullptr, weight_gradients.data);
     if (row_gradients.data)
-        cache().run({.m = rows.rows, .k = weights.rows, .n = rows.columns}, deltas.data, weights.data,
-                    nullptr, row_gradients.data);
+        cache().run({.m = rows.rows, .k = weights.rows, .n = rows.columns}, deltas.data, weights.data, nullptr,
+                    row_gradients.data);
 }
 
 }  // namespace pyddl::kernels

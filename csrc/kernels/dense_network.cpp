@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/check.hpp"
+#include "kernels/few_rows.hpp"
 #include "kernels/simd.hpp"
 #include "kernels/threads.hpp"
 
@@ -54,15 +55,13 @@ DenseNetwork::DenseNetwork(std::vector<DenseLayer> layers, Element element)
                                         std::to_string(layer.outputs) + " outputs; expected at least 1 each");
         if (l > 0 && layer.inputs != layers_[l - 1].outputs)
             throw std::invalid_argument(name + " has " + std::to_string(layer.inputs) + " inputs; expected " +
-                                        std::to_string(layers_[l - 1].outputs) +
-                                        ", the outputs of the layer before");
+                                        std::to_string(layers_[l - 1].outputs) + ", the outputs of the layer before");
         if (layer.weights < 0 || layer.bias < -1)
             throw std::invalid_argument(name + " has offsets " + std::to_string(layer.weights) + " and " +
-                                        std::to_string(layer.bias) +
-                                        "; expected 0 or more (bias: or -1 for none)");
+                                        std::to_string(layer.bias) + "; expected 0 or more (bias: or -1 for none)");
         widest_ = std::max(widest_, layer.outputs);
-        end_ = std::max({end_, layer.weights + layer.outputs * layer.inputs,
-                         layer.bias < 0 ? 0 : layer.bias + layer.outputs});
+        end_ = std::max(
+            {end_, layer.weights + layer.outputs * layer.inputs, layer.bias < 0 ? 0 : layer.bias + layer.outputs});
     }
 }
 
@@ -85,16 +84,15 @@ void DenseNetwork::check(std::span<const float> parameters, MatrixView<const flo
     check_shape("rows", rows, rows.rows, layers_.front().inputs);
     check_shape("targets", targets, rows.rows, layers_.back().outputs);
     if (loss == Loss::cross_entropy && layers_.back().activation != Activation::linear)
-        throw std::invalid_argument(
-            "loss is 'bce', which takes logits, but the last layer's activation is '" +
-            std::string(activation_names[static_cast<int>(layers_.back().activation)]) +
-            "'; expected linear");
+        throw std::invalid_argument("loss is 'bce', which takes logits, but the last layer's activation is '" +
+                                    std::string(activation_names[static_cast<int>(layers_.back().activation)]) +
+                                    "'; expected linear");
 }
 
 DenseNetwork::Shape& DenseNetwork::shape_for(std::int64_t rows) {
     const int n = threads();
-    const auto found = std::find_if(shapes_.begin(), shapes_.end(),
-                                    [&](const Shape& s) { return s.rows == rows && s.threads == n; });
+    const auto found =
+        std::find_if(shapes_.begin(), shapes_.end(), [&](const Shape& s) { return s.rows == rows && s.threads == n; });
     if (found != shapes_.end()) {
         shapes_.splice(shapes_.begin(), shapes_, found);
     } else {
@@ -104,11 +102,13 @@ DenseNetwork::Shape& DenseNetwork::shape_for(std::int64_t rows) {
     return shapes_.front();
 }
 
-void DenseNetwork::run(std::optional<Product>& product, const ProductShape& shape, const void* a,
-                       const void* b, const float* bias, void* c) {
+void DenseNetwork::run(std::optional<Product>& product, const ProductShape& shape, const void* a, const void* b,
+                       const float* bias, void* c) {
     if (!product) product.emplace(shape);
     (*product)(a, b, bias, c, product_scratch_.reserve(product->scratch_bytes()));
 }
+
+Element DenseNetwork::element_for(std::int64_t rows) const { return rows <= few_rows ? Element::float32 : element_; }
 
 template <class T>
 const T* DenseNetwork::converted(const float* from, std::int64_t size, Scratch& scratch) {
@@ -128,10 +128,19 @@ T* DenseNetwork::activations(std::size_t layer, std::int64_t rows) {
 
 /// Leaves the layer's weights as T in place for a backward pass. `out` holds T or float.
 template <class T>
-void DenseNetwork::layer_forward(Shape& shape, std::size_t l, const float* parameters, const T* rows,
-                                 void* out, Element out_element) {
+void DenseNetwork::layer_forward(Shape& shape, std::size_t l, const float* parameters, const T* rows, void* out,
+                                 Element out_element) {
     const DenseLayer& layer = layers_[l];
-    const bool bias = layer.bias >= 0;
+    const float* bias = layer.bias < 0 ? nullptr : parameters + layer.bias;
+    const std::int64_t size = shape.rows * layer.outputs;
+    if constexpr (std::is_same_v<T, float>) {
+        if (suits_few_rows(shape.rows, layer.inputs)) {
+            auto* y = static_cast<float*>(out);
+            best<FewRowsTable>().forward(rows, parameters + layer.weights, bias, y, shape.rows, layer.inputs,
+                                         layer.outputs);
+            return best<ActivationTable<float>>().activate(layer.activation, y, size);
+        }
+    }
     const T* weights = converted<T>(parameters + layer.weights, layer.outputs * layer.inputs, weights_[l]);
     LayerProducts& products = shape.layers[l];
     run(out_element == Element::float32 ? products.forward_to_float : products.forward,
@@ -139,12 +148,12 @@ void DenseNetwork::layer_forward(Shape& shape, std::size_t l, const float* param
          .k = layer.inputs,
          .n = layer.outputs,
          .b_transposed = true,
-         .bias = bias,
+         .bias = bias != nullptr,
          .activation = layer.activation,
          .in = element_of<T>,
          .out = out_element},
-        rows, weights, bias ? parameters + layer.bias : nullptr, out);
-    const std::int64_t size = shape.rows * layer.outputs;
+        rows, weights, bias, out);
+    if (fuses_with_product(layer.activation)) return;
     if (out_element == Element::float32)
         best<ActivationTable<float>>().activate(layer.activation, static_cast<float*>(out), size);
     else
@@ -153,8 +162,8 @@ void DenseNetwork::layer_forward(Shape& shape, std::size_t l, const float* param
 
 /// Runs layers [first, last - 1), keeping their outputs; returns the inputs of layer last - 1.
 template <class T>
-const T* DenseNetwork::hidden_forward(Shape& shape, const float* parameters, const float* rows,
-                                      std::size_t first, std::size_t last) {
+const T* DenseNetwork::hidden_forward(Shape& shape, const float* parameters, const float* rows, std::size_t first,
+                                      std::size_t last) {
     const T* input = converted<T>(rows, shape.rows * layers_[first].inputs, rows_);
     for (std::size_t l = first; l + 1 < last; ++l) {
         T* output = activations<T>(l, shape.rows);
@@ -165,8 +174,8 @@ const T* DenseNetwork::hidden_forward(Shape& shape, const float* parameters, con
 }
 
 template <class T>
-void DenseNetwork::forward_as(const float* parameters, MatrixView<const float> rows, float* out,
-                              std::size_t first, std::size_t last) {
+void DenseNetwork::forward_as(const float* parameters, MatrixView<const float> rows, float* out, std::size_t first,
+                              std::size_t last) {
     Shape& shape = shape_for(rows.rows);
     const T* input = hidden_forward<T>(shape, parameters, rows.data, first, last);
     layer_forward<T>(shape, last - 1, parameters, input, out, Element::float32);
@@ -194,9 +203,8 @@ double DenseNetwork::gradient_as(const float* parameters, float* gradients, Matr
         delta = outputs;  // which are needed no more
     else
         delta = deltas_of(count - 1);
-    const double total =
-        best<LossTable<T>>().gradient(loss, layers_.back().activation, outputs, targets, delta, B,
-                                      layers_.back().outputs, bias_gradient(count - 1));
+    const double total = best<LossTable<T>>().gradient(loss, layers_.back().activation, outputs, targets, delta, B,
+                                                       layers_.back().outputs, bias_gradient(count - 1));
     for (std::size_t l = count; l-- > 0;) {
         const DenseLayer& layer = layers_[l];
         run(shape.layers[l].weight_gradient,
@@ -209,20 +217,19 @@ double DenseNetwork::gradient_as(const float* parameters, float* gradients, Matr
         run(shape.layers[l].input_gradient,
             {.m = B, .k = layer.outputs, .n = layer.inputs, .in = element_of<T>, .out = element_of<T>}, delta,
             as<T>(parameters + layer.weights, weights_[l]), nullptr, below);
-        best<ActivationTable<T>>().gradient(layers_[l - 1].activation, activations<T>(l - 1, B), below, B,
-                                            layer.inputs, bias_gradient(l - 1));
+        best<ActivationTable<T>>().gradient(layers_[l - 1].activation, activations<T>(l - 1, B), below, B, layer.inputs,
+                                            bias_gradient(l - 1));
         delta = below;
     }
     return total;
 }
 
-void DenseNetwork::forward(std::span<const float> parameters, MatrixView<const float> rows,
-                           MatrixView<float> out, std::int64_t first, std::int64_t last) {
+void DenseNetwork::forward(std::span<const float> parameters, MatrixView<const float> rows, MatrixView<float> out,
+                           std::int64_t first, std::int64_t last) {
     const auto count = static_cast<std::int64_t>(layers_.size());
     if (last == -1) last = count;
     if (first < 0 || last > count || first >= last)
-        throw std::invalid_argument("first and last are " + std::to_string(first) + " and " +
-                                    std::to_string(last) +
+        throw std::invalid_argument("first and last are " + std::to_string(first) + " and " + std::to_string(last) +
                                     "; expected 0 <= first < last <= " + std::to_string(count));
     check_parameters(parameters);
     check_shape("rows", rows, rows.rows, layers_[first].inputs);
@@ -231,7 +238,7 @@ void DenseNetwork::forward(std::span<const float> parameters, MatrixView<const f
 
     const std::lock_guard lock(busy_);
     const ThreadScope scope;
-    if (element_ == Element::float32)
+    if (element_for(rows.rows) == Element::float32)
         forward_as<float>(parameters.data(), rows, out.data, first, last);
     else
         forward_as<Bfloat16>(parameters.data(), rows, out.data, first, last);
@@ -252,7 +259,7 @@ double DenseNetwork::gradient(std::span<const float> parameters, std::span<float
         }
         return 0.0;
     }
-    return element_ == Element::float32
+    return element_for(rows.rows) == Element::float32
                ? gradient_as<float>(parameters.data(), gradients.data(), rows, targets.data, loss, ready)
                : gradient_as<Bfloat16>(parameters.data(), gradients.data(), rows, targets.data, loss, ready);
 }
@@ -265,7 +272,7 @@ LossSums DenseNetwork::evaluate(std::span<const float> parameters, MatrixView<co
     const ThreadScope scope;
     const std::int64_t columns = layers_.back().outputs;
     auto* outputs = static_cast<float*>(last_outputs_.reserve(rows.rows * columns * sizeof(float)));
-    if (element_ == Element::float32)
+    if (element_for(rows.rows) == Element::float32)
         forward_as<float>(parameters.data(), rows, outputs, 0, layers_.size());
     else
         forward_as<Bfloat16>(parameters.data(), rows, outputs, 0, layers_.size());

@@ -27,9 +27,13 @@ struct DenseLayer {
 
 /// Keeps oneDNN primitives by batch size and memory for activations, but no value from one call to the next.
 /// Calls from several threads wait for each other. A steady step allocates nothing.
+/// With Element::bfloat16, weights and rows are rounded once per call and hidden activations and deltas stored in
+/// bfloat16; products add up in float, and losses, sums and gradients are float. For batches of a few rows
+/// (few_rows.hpp) all is float32: rounding the weights would take longer than it saves.
 class DenseNetwork {
   public:
-    /// @throws std::invalid_argument when two layers do not fit together or an offset is negative
+    /// @throws std::invalid_argument when two layers do not fit together, an offset is negative, or
+    /// the processor lacks bfloat16
     DenseNetwork(std::vector<DenseLayer> layers, Element element);
 
     /// out := layers [first, last) of rows.
@@ -38,12 +42,11 @@ class DenseNetwork {
 
     /// Overwrites the layers' slices of `gradients` with the sum over rows; returns the sum of the losses.
     /// `ready` is told the range of each layer when it is final, last layer first. No rows at all: zeros.
-    double gradient(std::span<const float> parameters, std::span<float> gradients,
-                    MatrixView<const float> rows, MatrixView<const float> targets, Loss loss,
-                    const Ready& ready);
+    double gradient(std::span<const float> parameters, std::span<float> gradients, MatrixView<const float> rows,
+                    MatrixView<const float> targets, Loss loss, const Ready& ready);
 
-    LossSums evaluate(std::span<const float> parameters, MatrixView<const float> rows,
-                      MatrixView<const float> targets, Loss loss);
+    LossSums evaluate(std::span<const float> parameters, MatrixView<const float> rows, MatrixView<const float> targets,
+                      Loss loss);
 
     /// Floating-point operations of one gradient, per row: products only.
     std::int64_t flops() const;
@@ -51,7 +54,7 @@ class DenseNetwork {
     const std::vector<DenseLayer>& layers() const { return layers_; }
 
   private:
-    /// The products of one layer for one batch size; those that backward needs are made when first used.
+    /// The products of one layer for one batch size, each made when first used.
     struct LayerProducts {
         std::optional<Product> forward, forward_to_float, weight_gradient, input_gradient;
     };
@@ -61,6 +64,7 @@ class DenseNetwork {
         std::vector<LayerProducts> layers;
     };
 
+    Element element_for(std::int64_t rows) const;
     Shape& shape_for(std::int64_t rows);
     void run(std::optional<Product>& product, const ProductShape& shape, const void* a, const void* b,
              const float* bias, void* c);
@@ -78,14 +82,14 @@ class DenseNetwork {
     void forward_as(const float* parameters, MatrixView<const float> rows, float* out, std::size_t first,
                     std::size_t last);
     template <class T>
-    double gradient_as(const float* parameters, float* gradients, MatrixView<const float> rows,
-                       const float* targets, Loss loss, const Ready& ready);
+    double gradient_as(const float* parameters, float* gradients, MatrixView<const float> rows, const float* targets,
+                       Loss loss, const Ready& ready);
     template <class T>
     T* activations(std::size_t layer, std::int64_t rows);
 
     void check_parameters(std::span<const float> parameters) const;
-    void check(std::span<const float> parameters, MatrixView<const float> rows,
-               MatrixView<const float> targets, Loss loss) const;
+    void check(std::span<const float> parameters, MatrixView<const float> rows, MatrixView<const float> targets,
+               Loss loss) const;
 
     std::vector<DenseLayer> layers_;
     Element element_;

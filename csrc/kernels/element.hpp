@@ -15,9 +15,7 @@ struct Bfloat16 {
 template <class T>
 inline constexpr Element element_of = sizeof(T) == sizeof(Bfloat16) ? Element::bfloat16 : Element::float32;
 
-constexpr std::int64_t bytes_of(Element e) {
-    return e == Element::float32 ? sizeof(float) : sizeof(Bfloat16);
-}
+constexpr std::int64_t bytes_of(Element e) { return e == Element::float32 ? sizeof(float) : sizeof(Bfloat16); }
 
 /// The vectorised pass; see simd.hpp.
 struct ConversionTable {

@@ -35,8 +35,8 @@ template <Loss L>
 /// offset of its first element, sums[q][n] what column n of the stripe has gathered of quantity q in this
 /// block of rows. `finish(s)` is called after the last block of stripe s.
 template <int Count, class Body, class Finish>
-[[gnu::always_inline]] inline void sum_stripes(std::int64_t rows, std::int64_t columns,
-                                               double (&totals)[Count], Body body, Finish finish) {
+[[gnu::always_inline]] inline void sum_stripes(std::int64_t rows, std::int64_t columns, double (&totals)[Count],
+                                               Body body, Finish finish) {
     const Stripes stripes(columns);
     const std::int64_t groups = stripes.count < most_groups ? stripes.count : most_groups;
     double partial[most_groups][Count] = {};
@@ -46,8 +46,7 @@ template <int Count, class Body, class Finish>
             const std::int64_t first = stripes.first(s), width = stripes.width(s);
             float bias[Stripes::columns_each] = {};
             for (std::int64_t block = 0; block < rows; block += Stripes::rows_each) {
-                const std::int64_t end =
-                    block + Stripes::rows_each < rows ? block + Stripes::rows_each : rows;
+                const std::int64_t end = block + Stripes::rows_each < rows ? block + Stripes::rows_each : rows;
                 float sums[Count + 1][Stripes::columns_each] = {};
                 for (std::int64_t b = block; b < end; ++b) body(b * columns + first, width, sums);
                 for (int q = 0; q < Count; ++q)
@@ -65,23 +64,22 @@ template <int Count, class Body, class Finish>
 }
 
 template <Loss L, Activation A, class T>
-double gradient_of(const float* outputs, const float* targets, T* deltas, std::int64_t rows,
-                   std::int64_t columns, float* bias_gradients) {
+double gradient_of(const float* outputs, const float* targets, T* deltas, std::int64_t rows, std::int64_t columns,
+                   float* bias_gradients) {
     double totals[1];
     sum_stripes<1>(
         rows, columns, totals,
         [=](std::int64_t i, std::int64_t width, float (&sums)[2][Stripes::columns_each]) {
             const float *y = outputs + i, *t = targets + i;
             T* delta = deltas + i;
-#pragma omp simd
-            for (std::int64_t n = 0; n < width; ++n) {
+            for_columns(width, [&](std::int64_t n) {
                 const float output = y[n];
                 const Term v = term<L>(output, t[n]);
                 const float d = A == Activation::linear ? v.derivative : v.derivative * slope<A>(output);
                 store(delta + n, d);
                 sums[0][n] += v.loss;
                 sums[1][n] += d;
-            }
+            });
         },
         [=](std::int64_t first, std::int64_t width, const float* bias) {
             if (bias_gradients)
@@ -108,19 +106,17 @@ LossSums evaluate_of(const float* outputs, const float* targets, std::int64_t ro
         rows, columns, totals,
         [=](std::int64_t i, std::int64_t width, float (&sums)[3][Stripes::columns_each]) {
             const float *y = outputs + i, *t = targets + i;
-#pragma omp simd
-            for (std::int64_t n = 0; n < width; ++n) {
+            for_columns(width, [&](std::int64_t n) {
                 const Term v = term<L>(y[n], t[n]);
                 sums[0][n] += v.loss;
                 sums[1][n] += v.derivative * v.derivative;
-            }
+            });
         },
         [](std::int64_t, std::int64_t, const float*) {});
     return {totals[0], L == Loss::squared_error ? totals[0] : totals[1]};
 }
 
-LossSums evaluate(Loss loss, const float* outputs, const float* targets, std::int64_t rows,
-                  std::int64_t columns) {
+LossSums evaluate(Loss loss, const float* outputs, const float* targets, std::int64_t rows, std::int64_t columns) {
     return loss == Loss::cross_entropy ? evaluate_of<Loss::cross_entropy>(outputs, targets, rows, columns)
                                        : evaluate_of<Loss::squared_error>(outputs, targets, rows, columns);
 }

@@ -36,8 +36,8 @@ struct LossTable {
     /// @param outputs (B, N), of the last activation; for cross_entropy the logits
     /// @param deltas out, (B, N); may be `outputs` itself where T is float
     /// @param bias_gradients out, (N), or null
-    double (*gradient)(Loss loss, Activation activation, const float* outputs, const float* targets,
-                       T* deltas, std::int64_t rows, std::int64_t columns, float* bias_gradients);
+    double (*gradient)(Loss loss, Activation activation, const float* outputs, const float* targets, T* deltas,
+                       std::int64_t rows, std::int64_t columns, float* bias_gradients);
 
     LossSums (*evaluate)(Loss loss, const float* outputs, const float* targets, std::int64_t rows,
                          std::int64_t columns);

@@ -82,9 +82,8 @@ struct Product::Parts {
 
 Product::Product(const ProductShape& s) {
     if (s.m < 1 || s.k < 1 || s.n < 1)
-        throw std::invalid_argument("a matrix product has sizes " + std::to_string(s.m) + ", " +
-                                    std::to_string(s.k) + ", " + std::to_string(s.n) +
-                                    "; expected at least 1 each");
+        throw std::invalid_argument("a matrix product has sizes " + std::to_string(s.m) + ", " + std::to_string(s.k) +
+                                    ", " + std::to_string(s.n) + "; expected at least 1 each");
     const bool serial = s.flops() < parallel_flops;
     const ThreadScope scope(serial);  // a primitive is made for the number of threads of this moment
 
@@ -136,9 +135,8 @@ void Product::operator()(const void* a, const void* b, const float* bias, void* 
     const ThreadScope scope(p.serial);
     // The C function takes the arguments as an array that is kept; the C++ one would build a map at each
     // call.
-    dnnl::error::wrap_c_api(
-        dnnl_primitive_execute(p.primitive.get(), stream().get(), p.count, p.arguments.data()),
-        "oneDNN could not execute a matrix product");
+    dnnl::error::wrap_c_api(dnnl_primitive_execute(p.primitive.get(), stream().get(), p.count, p.arguments.data()),
+                            "oneDNN could not execute a matrix product");
 }
 
 void* Scratch::reserve(std::size_t bytes) {

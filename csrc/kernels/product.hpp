@@ -30,9 +30,7 @@ struct ProductShape {
     Element in = Element::float32;   ///< of a and b
     Element out = Element::float32;  ///< of c
 
-    double flops() const {
-        return 2.0 * static_cast<double>(m) * static_cast<double>(k) * static_cast<double>(n);
-    }
+    double flops() const { return 2.0 * static_cast<double>(m) * static_cast<double>(k) * static_cast<double>(n); }
     bool operator==(const ProductShape&) const = default;
 };
 

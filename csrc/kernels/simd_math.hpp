@@ -59,5 +59,18 @@ namespace {
     return y < 0.5f ? y * p : 1.0f - exp_of_negative(-y);
 }
 
+/// 1 / (1 + exp(-x)). Error: 3 ulp.
+[[gnu::always_inline]] inline float sigmoid(float x) {
+    const float e = exp_of_negative(x < 0.0f ? x : -x);
+    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
+}
+
+/// tanh(x) = (1 - exp(-2 |x|)) / (1 + exp(-2 |x|)), with x's sign. Error: 4 ulp.
+[[gnu::always_inline]] inline float hyperbolic_tangent(float x) {
+    const float d = one_minus_exp_of_negative(x < 0.0f ? -2.0f * x : 2.0f * x);
+    const float magnitude = d / (2.0f - d);
+    return x < 0.0f ? -magnitude : magnitude;
+}
+
 }  // namespace
 }  // namespace pyddl::kernels
