@@ -8,7 +8,6 @@
 #include "kernels/optimizers.hpp"
 #include "kernels/reference/optimizers.hpp"
 #include "kernels/simd.hpp"
-#include "kernels/threads.hpp"
 
 namespace pyddl::bindings {
 namespace {
@@ -17,7 +16,8 @@ using Vector = Array<float>;
 using kernels::OptimizerTable;
 using kernels::UpdateOptions;
 
-/// Which elements of the full vectors to update, with the weight decay of each range. Made once, used every step.
+/// Which elements of the full vectors to update, with the weight decay of each range. Made once, used every
+/// step.
 struct Ranges {
     struct Range {
         std::int64_t begin, end;
@@ -52,8 +52,9 @@ struct Ranges {
     }
 };
 
-// Arguments in one order: parameters, gradients, state..., ranges, learning rate, scale, bound, the rule's own. All
-// are positional, and all ranges go in one call, because a training step may last only some hundred microseconds.
+// Arguments in one order: parameters, gradients, state..., ranges, learning rate, scale, bound, the rule's
+// own. All are positional, and all ranges go in one call, because a training step may last only some hundred
+// microseconds.
 
 py::arg array() { return std::move(py::arg().noconvert()); }
 
@@ -67,12 +68,11 @@ void define(py::module_& m, const std::string& name,
             void (*rule)(float*, const float*, std::int64_t, const UpdateOptions&, Own...)) {
     m.def(
         name.c_str(),
-        [rule](Vector& parameters, const Vector& gradients, const Ranges& ranges, float learning_rate, float scale,
-               float bound, Own... own) {
+        [rule](Vector& parameters, const Vector& gradients, const Ranges& ranges, float learning_rate,
+               float scale, float bound, Own... own) {
             float* const p = ranges.out(parameters, "parameters");
             const float* const g = ranges.in(gradients, "gradients");
             py::gil_scoped_release no_gil;  // below this line no Python object is touched
-            const kernels::ThreadScope scope;
             for (const auto& [begin, end, decay] : ranges.ranges)
                 rule(p + begin, g + begin, end - begin, {learning_rate, scale, decay, bound}, own...);
         },
@@ -84,15 +84,15 @@ void define(py::module_& m, const std::string& name,
             void (*rule)(float*, const float*, float*, std::int64_t, const UpdateOptions&, Own...)) {
     m.def(
         name.c_str(),
-        [rule](Vector& parameters, const Vector& gradients, Vector& state, const Ranges& ranges, float learning_rate,
-               float scale, float bound, Own... own) {
+        [rule](Vector& parameters, const Vector& gradients, Vector& state, const Ranges& ranges,
+               float learning_rate, float scale, float bound, Own... own) {
             float* const p = ranges.out(parameters, "parameters");
             const float* const g = ranges.in(gradients, "gradients");
             float* const s = ranges.out(state, "state[0]");
             py::gil_scoped_release no_gil;
-            const kernels::ThreadScope scope;
             for (const auto& [begin, end, decay] : ranges.ranges)
-                rule(p + begin, g + begin, s + begin, end - begin, {learning_rate, scale, decay, bound}, own...);
+                rule(p + begin, g + begin, s + begin, end - begin, {learning_rate, scale, decay, bound},
+                     own...);
         },
         array(), array(), array(), py::arg(), py::arg(), py::arg(), py::arg(), scalar<Own>()...);
 }
@@ -102,16 +102,15 @@ void define(py::module_& m, const std::string& name,
             void (*rule)(float*, const float*, float*, float*, std::int64_t, const UpdateOptions&, Own...)) {
     m.def(
         name.c_str(),
-        [rule](Vector& parameters, const Vector& gradients, Vector& state0, Vector& state1, const Ranges& ranges,
-               float learning_rate, float scale, float bound, Own... own) {
+        [rule](Vector& parameters, const Vector& gradients, Vector& state0, Vector& state1,
+               const Ranges& ranges, float learning_rate, float scale, float bound, Own... own) {
             float* const p = ranges.out(parameters, "parameters");
             const float* const g = ranges.in(gradients, "gradients");
             float *const s = ranges.out(state0, "state[0]"), *const t = ranges.out(state1, "state[1]");
             py::gil_scoped_release no_gil;
-            const kernels::ThreadScope scope;
             for (const auto& [begin, end, decay] : ranges.ranges)
-                rule(p + begin, g + begin, s + begin, t + begin, end - begin, {learning_rate, scale, decay, bound},
-                     own...);
+                rule(p + begin, g + begin, s + begin, t + begin, end - begin,
+                     {learning_rate, scale, decay, bound}, own...);
         },
         array(), array(), array(), array(), py::arg(), py::arg(), py::arg(), py::arg(), scalar<Own>()...);
 }
@@ -131,7 +130,8 @@ void define_all(py::module_& m, const std::string& prefix, const OptimizerTable&
 
 void register_optimizers(py::module_& m) {
     py::class_<Ranges>(m, "Ranges")
-        .def(py::init<const std::vector<std::tuple<std::int64_t, std::int64_t, float>>&>(), py::arg("ranges"));
+        .def(py::init<const std::vector<std::tuple<std::int64_t, std::int64_t, float>>&>(),
+             py::arg("ranges"));
     define_all(m, "", kernels::best<OptimizerTable>());
     define_all(m, "reference_", kernels::reference::optimizers);
 }

@@ -1,7 +1,6 @@
 #include "bindings/views.hpp"
 #include "kernels/reference/vectors.hpp"
 #include "kernels/simd.hpp"
-#include "kernels/threads.hpp"
 #include "kernels/vectors.hpp"
 
 namespace pyddl::bindings {
@@ -17,55 +16,45 @@ void check_same_size(std::span<const float> into, std::span<const float> x) {
 }
 
 void define_all(py::module_& m, const std::string& prefix, const VectorTable& f) {
-    m.def(
-        (prefix + "add").c_str(),
-        [f = f.add](Vector& into, const Vector& x) {
-            const auto out = out_vector(into, "into");
-            const auto in = vector(x, "x");
-            check_same_size(out, in);
-            py::gil_scoped_release no_gil;  // below this line no Python object is touched
-            const kernels::ThreadScope scope;
-            f(out.data(), in.data(), std::ssize(out));
-        },
-        py::arg("into").noconvert(), py::arg("x").noconvert());
-    m.def(
-        (prefix + "add_scaled").c_str(),
-        [f = f.add_scaled](Vector& into, const Vector& x, float scale) {
-            const auto out = out_vector(into, "into");
-            const auto in = vector(x, "x");
-            check_same_size(out, in);
-            py::gil_scoped_release no_gil;
-            const kernels::ThreadScope scope;
-            f(out.data(), in.data(), std::ssize(out), scale);
-        },
-        py::arg("into").noconvert(), py::arg("x").noconvert(), py::arg("scale"));
-    m.def(
-        (prefix + "scale").c_str(),
-        [f = f.scale](Vector& x, float factor) {
-            const auto out = out_vector(x, "x");
-            py::gil_scoped_release no_gil;
-            const kernels::ThreadScope scope;
-            f(out.data(), std::ssize(out), factor);
-        },
-        py::arg("x").noconvert(), py::arg("factor"));
-    m.def(
-        (prefix + "sum_of_squares").c_str(),
-        [f = f.sum_of_squares](const Vector& x) {
-            const auto in = vector(x, "x");
-            py::gil_scoped_release no_gil;
-            const kernels::ThreadScope scope;
-            return f(in.data(), std::ssize(in));
-        },
-        py::arg("x").noconvert());
-    m.def(
-        (prefix + "first_not_finite").c_str(),
-        [f = f.first_not_finite](const Vector& x) {
-            const auto in = vector(x, "x");
-            py::gil_scoped_release no_gil;
-            const kernels::ThreadScope scope;
-            return f(in.data(), std::ssize(in));
-        },
-        py::arg("x").noconvert());
+    m.def((prefix + "add").c_str(),
+          [f = f.add](Vector& into, const Vector& x) {
+              const auto out = out_vector(into, "into");
+              const auto in = vector(x, "x");
+              check_same_size(out, in);
+              py::gil_scoped_release no_gil;  // below this line no Python object is touched
+              f(out.data(), in.data(), std::ssize(out));
+          },
+          py::arg("into").noconvert(), py::arg("x").noconvert());
+    m.def((prefix + "add_scaled").c_str(),
+          [f = f.add_scaled](Vector& into, const Vector& x, float scale) {
+              const auto out = out_vector(into, "into");
+              const auto in = vector(x, "x");
+              check_same_size(out, in);
+              py::gil_scoped_release no_gil;
+              f(out.data(), in.data(), std::ssize(out), scale);
+          },
+          py::arg("into").noconvert(), py::arg("x").noconvert(), py::arg("scale"));
+    m.def((prefix + "scale").c_str(),
+          [f = f.scale](Vector& x, float factor) {
+              const auto out = out_vector(x, "x");
+              py::gil_scoped_release no_gil;
+              f(out.data(), std::ssize(out), factor);
+          },
+          py::arg("x").noconvert(), py::arg("factor"));
+    m.def((prefix + "sum_of_squares").c_str(),
+          [f = f.sum_of_squares](const Vector& x) {
+              const auto in = vector(x, "x");
+              py::gil_scoped_release no_gil;
+              return f(in.data(), std::ssize(in));
+          },
+          py::arg("x").noconvert());
+    m.def((prefix + "first_not_finite").c_str(),
+          [f = f.first_not_finite](const Vector& x) {
+              const auto in = vector(x, "x");
+              py::gil_scoped_release no_gil;
+              return f(in.data(), std::ssize(in));
+          },
+          py::arg("x").noconvert());
 }
 
 }  // namespace

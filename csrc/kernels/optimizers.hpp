@@ -1,22 +1,25 @@
 /// Update rules, each one fused pass over parameters, gradients and state.
 ///
-/// Letters here and in optimizers.cpp: p parameters, g gradients, n elements. All other arrays are the algorithm's
-/// state, zero before the first update. The pass first forms, per element,
+/// Letters here and in optimizers.cpp: p parameters, g gradients, n elements. All other arrays are the
+/// algorithm's state, zero before the first update. The pass first forms, per element,
 ///
-///     gradient = scale g + weight_decay p         (adamw: scale g; it shrinks p by 1 - learning_rate weight_decay)
+///     gradient = scale g + weight_decay p         (adamw: scale g; it shrinks p by 1 - learning_rate
+///     weight_decay)
 ///
 /// then applies the rule given at each member below, with e = learning_rate, and at last clamps p to
 /// [-bound, bound]. g is only read. Arrays do not overlap. NaN stays NaN.
 ///
-/// Every element is computed by itself with IEEE operations that no compiler may contract, so a result does not
-/// depend on threads, on the SIMD level or on how a vector is cut into ranges. Results below the smallest normal
-/// number (1e-38) become zero on x86-64. Cost: one pass over memory; threads split long vectors; no allocation.
+/// Every element is computed by itself with IEEE operations that no compiler may contract, so a result does
+/// not depend on threads, on the SIMD level or on how a vector is cut into ranges. Results below the smallest
+/// normal number (1e-38) become zero on x86-64. Cost: one pass over memory; threads split long vectors; no
+/// allocation.
 #pragma once
 #include <cstdint>
 
 namespace pyddl::kernels {
 
-/// What all rules have in common. `scale` carries 1 / samples and the clip factor; bound = infinity: no projection.
+/// What all rules have in common. `scale` carries 1 / samples and the clip factor; bound = infinity: no
+/// projection.
 struct UpdateOptions {
     float learning_rate;
     float scale;
@@ -41,12 +44,13 @@ struct OptimizerTable {
 
     /// AdaGrad (Duchi, Hazan, Singer 2011):
     ///     sum += gradient^2;  p -= e gradient / (sqrt(sum) + epsilon)
-    void (*adagrad)(float* p, const float* g, float* sum, std::int64_t n, const UpdateOptions&, float epsilon);
+    void (*adagrad)(float* p, const float* g, float* sum, std::int64_t n, const UpdateOptions&,
+                    float epsilon);
 
     /// RMSProp (Tieleman, Hinton 2012):
     ///     square = decay square + (1 - decay) gradient^2;  p -= e gradient / (sqrt(square) + epsilon)
-    void (*rmsprop)(float* p, const float* g, float* square, std::int64_t n, const UpdateOptions&, double decay,
-                    float epsilon);
+    void (*rmsprop)(float* p, const float* g, float* square, std::int64_t n, const UpdateOptions&,
+                    double decay, float epsilon);
 
     /// AdaDelta (Zeiler 2012, algorithm 1), the change multiplied by e:
     ///     square = decay square + (1 - decay) gradient^2

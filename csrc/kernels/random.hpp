@@ -1,8 +1,8 @@
 /// Random numbers from counters: Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, SC'11, article 16).
 ///
-/// A number is a function of where it is used, not of what was drawn before: of (seed, purpose, step, index of the
-/// row, unit, substep), never of the batch around the row, of ranks or of threads. Philox turns a counter of four
-/// 32-bit words and a key of two into four words; the layout here is
+/// A number is a function of where it is used, not of what was drawn before: of (seed, purpose, step, index
+/// of the row, unit, substep), never of the batch around the row, of ranks or of threads. Philox turns a
+/// counter of four 32-bit words and a key of two into four words; the layout here is
 ///
 ///     key[0]      seed, bits 0 to 31
 ///     key[1]      seed, bits 32 to 47 | purpose (16 bits) << 16
@@ -13,9 +13,9 @@
 ///
 /// Letters here and in random.cpp: B rows, U units. Matrices are row-major and contiguous.
 ///
-/// Only integer operations and IEEE + - * / sqrt are used, with no contraction: values are equal bit for bit on
-/// every SIMD level and any number of threads. Cost: arithmetic only; long matrices are split over threads; nothing
-/// is allocated.
+/// Only integer operations and IEEE + - * / sqrt are used, with no contraction: values are equal bit for bit
+/// on every SIMD level and any number of threads. Cost: arithmetic only; long matrices are split over
+/// threads; nothing is allocated.
 #pragma once
 #include <cstdint>
 
@@ -34,19 +34,23 @@ struct RandomKey {
 
 struct RandomTable {
     /// The function itself on n counters. counter, out (n, 4), key (n, 2); out may be counter.
-    void (*philox4x32)(const std::uint32_t* counter, const std::uint32_t* key, std::uint32_t* out, std::int64_t n);
+    void (*philox4x32)(const std::uint32_t* counter, const std::uint32_t* key, std::uint32_t* out,
+                       std::int64_t n);
 
     /// Uniform in [0, 1): the upper 24 bits of a word, times 2^-24. out (B, U), index (B) in [0, 2^40).
-    void (*uniform)(float* out, std::int64_t rows, std::int64_t units, const std::int64_t* index, const RandomKey&);
+    void (*uniform)(float* out, std::int64_t rows, std::int64_t units, const std::int64_t* index,
+                    const RandomKey&);
 
-    /// Standard normal (Box, Muller 1958): words 2k and 2k + 1 give units 2k and 2k + 1, the first the radius by all
-    /// its 32 bits, so that tails reach 6.66, the second the angle. Error below 1e-6 of the value or 1e-7.
-    void (*normal)(float* out, std::int64_t rows, std::int64_t units, const std::int64_t* index, const RandomKey&);
+    /// Standard normal (Box, Muller 1958): words 2k and 2k + 1 give units 2k and 2k + 1, the first the radius
+    /// by all its 32 bits, so that tails reach 6.66, the second the angle. Error below 1e-6 of the value or
+    /// 1e-7.
+    void (*normal)(float* out, std::int64_t rows, std::int64_t units, const std::int64_t* index,
+                   const RandomKey&);
 
-    /// 1 where the uniform number of the same key is below p, else 0: always 0 for p <= 0, always 1 for p >= 1.
-    /// out, p (B, U); out may be p.
-    void (*bernoulli)(float* out, const float* p, std::int64_t rows, std::int64_t units, const std::int64_t* index,
-                      const RandomKey&);
+    /// 1 where the uniform number of the same key is below p, else 0: always 0 for p <= 0, always 1 for p
+    /// >= 1. out, p (B, U); out may be p.
+    void (*bernoulli)(float* out, const float* p, std::int64_t rows, std::int64_t units,
+                      const std::int64_t* index, const RandomKey&);
 };
 
 }  // namespace pyddl::kernels

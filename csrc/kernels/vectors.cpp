@@ -1,34 +1,56 @@
 #include "kernels/vectors.hpp"
 
 #include "kernels/simd.hpp"
+#include "kernels/threads.hpp"
 
 namespace pyddl::kernels {
 namespace {
 
-constexpr std::int64_t parallel_from = 1 << 16;  // below, waking threads costs more than the pass
-constexpr int segments = 64;                     // of a long vector: the unit of work of a thread, however many there are
+constexpr int segments = 64;  // of a long vector: the unit of work of a thread, however many there are
 constexpr int lanes = 16;
 
+template <class Element>
+void one_thread(std::int64_t begin, std::int64_t end, Element element) {
+#pragma omp simd
+    for (std::int64_t i = begin; i < end; ++i) element(i);
+}
+
+/// Calls element(i) for i in [0, n), on all threads if n is large.
+template <class Element>
+void for_each(std::int64_t n, Element element) {
+    if (n < parallel_elements) return one_thread(0, n, element);
+#pragma omp parallel for schedule(static) num_threads(threads())
+    for (std::int64_t s = 0; s < segments; ++s) one_thread(n * s / segments, n * (s + 1) / segments, element);
+}
+
 void add(float* into, const float* x, std::int64_t n) {
-#pragma omp parallel for simd schedule(static) if (n >= parallel_from)
-    for (std::int64_t i = 0; i < n; ++i) into[i] += x[i];
+    for_each(n, [=](std::int64_t i) { into[i] += x[i]; });
 }
 
 void add_scaled(float* into, const float* x, std::int64_t n, float scale) {
-#pragma omp parallel for simd schedule(static) if (n >= parallel_from)
-    for (std::int64_t i = 0; i < n; ++i) into[i] += scale * x[i];
+    for_each(n, [=](std::int64_t i) { into[i] += scale * x[i]; });
 }
 
 void scale(float* x, std::int64_t n, float factor) {
-#pragma omp parallel for simd schedule(static) if (n >= parallel_from)
-    for (std::int64_t i = 0; i < n; ++i) x[i] *= factor;
+    for_each(n, [=](std::int64_t i) { x[i] *= factor; });
 }
 
-/// Length of a segment: a 64th, rounded up to whole blocks of lanes; small vectors fill fewer segments.
-std::int64_t segment_length(std::int64_t n) {
-    const std::int64_t least = 1024;
-    const std::int64_t length = (n + segments - 1) / segments;
-    return length < least ? least : (length + lanes - 1) / lanes * lanes;
+/// Calls part(s, begin, length) for each segment that holds something: a 64th of a long vector, in whole
+/// blocks of lanes; a short vector fills fewer.
+template <class Part>
+void for_each_segment(std::int64_t n, Part part) {
+    const std::int64_t least = 1024, even = ((n + segments - 1) / segments + lanes - 1) / lanes * lanes;
+    const std::int64_t length = even < least ? least : even, used = (n + length - 1) / length;
+    const auto call = [=](std::int64_t s) {
+        const std::int64_t begin = s * length, rest = n - begin;
+        part(s, begin, rest < length ? rest : length);
+    };
+    if (n < parallel_elements) {
+        for (std::int64_t s = 0; s < used; ++s) call(s);
+        return;
+    }
+#pragma omp parallel for schedule(static) num_threads(threads())
+    for (std::int64_t s = 0; s < used; ++s) call(s);
 }
 
 double segment_sum_of_squares(const float* x, std::int64_t n) {
@@ -51,13 +73,11 @@ double segment_sum_of_squares(const float* x, std::int64_t n) {
 }
 
 double sum_of_squares(const float* x, std::int64_t n) {
-    const std::int64_t length = segment_length(n);
     double sums[segments] = {};
-#pragma omp parallel for schedule(static) if (n >= parallel_from)
-    for (int s = 0; s < segments; ++s) {
-        const std::int64_t begin = s * length, rest = n - begin;
-        if (rest > 0) sums[s] = segment_sum_of_squares(x + begin, rest < length ? rest : length);
-    }
+    double* const sum = sums;
+    for_each_segment(n, [=](std::int64_t s, std::int64_t begin, std::int64_t length) {
+        sum[s] = segment_sum_of_squares(x + begin, length);
+    });
     double total = 0;
     for (int s = 0; s < segments; ++s) total += sums[s];
     return total;
@@ -80,16 +100,15 @@ std::int64_t segment_first_not_finite(const float* x, std::int64_t n) {
 }
 
 std::int64_t first_not_finite(const float* x, std::int64_t n) {
-    const std::int64_t length = segment_length(n);
-    std::int64_t found[segments];
-#pragma omp parallel for schedule(static) if (n >= parallel_from)
-    for (int s = 0; s < segments; ++s) {
-        const std::int64_t begin = s * length, rest = n - begin;
-        const std::int64_t at = rest > 0 ? segment_first_not_finite(x + begin, rest < length ? rest : length) : -1;
-        found[s] = at < 0 ? -1 : begin + at;
-    }
+    std::int64_t firsts[segments];
+    for (int s = 0; s < segments; ++s) firsts[s] = -1;
+    std::int64_t* const first = firsts;
+    for_each_segment(n, [=](std::int64_t s, std::int64_t begin, std::int64_t length) {
+        const std::int64_t at = segment_first_not_finite(x + begin, length);
+        if (at >= 0) first[s] = begin + at;
+    });
     for (int s = 0; s < segments; ++s)
-        if (found[s] >= 0) return found[s];
+        if (firsts[s] >= 0) return firsts[s];
     return -1;
 }
 

@@ -1,7 +1,8 @@
 /// Helpers on flat float32 vectors, each one pass over memory.
 ///
-/// Results do not depend on threads or SIMD level: elements are computed by themselves with IEEE operations that no
-/// compiler may contract, and the sum is taken in a fixed order. `into` and `x` do not overlap. Nothing allocates.
+/// Results do not depend on threads or SIMD level: elements are computed by themselves with IEEE operations
+/// that no compiler may contract, and the sum is taken in a fixed order. `into` and `x` do not overlap.
+/// Nothing allocates.
 #pragma once
 #include <cstdint>
 
@@ -17,8 +18,9 @@ struct VectorTable {
     /// x *= factor
     void (*scale)(float* x, std::int64_t n, float factor);
 
-    /// Sum of x^2 in double precision: 64 segments of neighbours, 16 interleaved partial sums in each, added in
-    /// order. Squares of floats are exact in double precision, so the only roundings are those of the sums.
+    /// Sum of x^2 in double precision: 64 segments of neighbours, 16 interleaved partial sums in each, added
+    /// in order. Squares of floats are exact in double precision, so the only roundings are those of the
+    /// sums.
     double (*sum_of_squares)(const float* x, std::int64_t n);
 
     /// Index of the first NaN or infinity, -1 if there is none.
