@@ -166,68 +166,168 @@ def reference_network_gradient(
 def reference_loss_sums(
     outputs: Doubles, targets: Doubles, loss: str, derivatives: Doubles | None = None
 ) -> tuple[float, float]: ...
+
 # ---- random.hpp; index and the key fields say which numbers, see pyddl/random.py
 
 def philox4x32(counter: np.ndarray, key: np.ndarray, out: np.ndarray) -> None:
     """Philox4x32-10 itself. counter, out (n, 4) uint32, key (n, 2) uint32."""
-def uniform(out: np.ndarray, index: np.ndarray, seed: int, purpose: int, step: int = 0, substep: int = 0) -> None:
+
+def uniform(
+    out: np.ndarray, index: np.ndarray, seed: int, purpose: int, step: int = 0, substep: int = 0
+) -> None:
     """Uniform in [0, 1), multiples of 2**-24. out (B, U) float32, index (B,) int64."""
-def normal(out: np.ndarray, index: np.ndarray, seed: int, purpose: int, step: int = 0, substep: int = 0) -> None:
+
+def normal(
+    out: np.ndarray, index: np.ndarray, seed: int, purpose: int, step: int = 0, substep: int = 0
+) -> None:
     """Standard normal. out (B, U) float32, index (B,) int64."""
-def bernoulli(out: np.ndarray, p: np.ndarray, index: np.ndarray, seed: int, purpose: int, step: int = 0,
-              substep: int = 0) -> None:
-    """1 where `uniform` of the same key is below p, else 0. out, p (B, U) float32, perhaps the same array."""
 
-# ---- vectors.hpp; float32, results do not depend on threads
-
-def add(into: np.ndarray, x: np.ndarray) -> None:
-    """into += x"""
-def add_scaled(into: np.ndarray, x: np.ndarray, scale: float) -> None:
-    """into += scale * x"""
-def scale(x: np.ndarray, factor: float) -> None:
-    """x *= factor"""
-def sum_of_squares(x: np.ndarray) -> float:
-    """Sum of x**2 in double precision, in a fixed order."""
-def first_not_finite(x: np.ndarray) -> int:
-    """Index of the first NaN or infinity; -1 if there is none."""
-
-# ---- optimizers.hpp; vectors are float32, all arguments positional
-
-class Ranges:
-    """Which elements to update: (begin, end, weight decay) of each range."""
-    def __init__(self, ranges: list[tuple[int, int, float]]) -> None: ...
-
-def sgd(parameters: np.ndarray, gradients: np.ndarray, ranges: Ranges, learning_rate: float, scale: float,
-        bound: float, /) -> None: ...
-def momentum(parameters: np.ndarray, gradients: np.ndarray, velocity: np.ndarray, ranges: Ranges,
-             learning_rate: float, scale: float, bound: float, momentum: float, /) -> None: ...
-def nesterov(parameters: np.ndarray, gradients: np.ndarray, velocity: np.ndarray, ranges: Ranges,
-             learning_rate: float, scale: float, bound: float, momentum: float, next_momentum: float, /) -> None: ...
-def adagrad(parameters: np.ndarray, gradients: np.ndarray, sum: np.ndarray, ranges: Ranges,
-            learning_rate: float, scale: float, bound: float, epsilon: float, /) -> None: ...
-def rmsprop(parameters: np.ndarray, gradients: np.ndarray, square: np.ndarray, ranges: Ranges,
-            learning_rate: float, scale: float, bound: float, decay: float, epsilon: float, /) -> None: ...
-def adadelta(parameters: np.ndarray, gradients: np.ndarray, square: np.ndarray, change_square: np.ndarray,
-             ranges: Ranges, learning_rate: float, scale: float, bound: float, decay: float, epsilon: float,
-             /) -> None: ...
-def adam(parameters: np.ndarray, gradients: np.ndarray, first: np.ndarray, second: np.ndarray, ranges: Ranges,
-         learning_rate: float, scale: float, bound: float, beta1: float, beta2: float, epsilon: float, step: int,
-         /) -> None: ...
-def adamw(parameters: np.ndarray, gradients: np.ndarray, first: np.ndarray, second: np.ndarray, ranges: Ranges,
-          learning_rate: float, scale: float, bound: float, beta1: float, beta2: float, epsilon: float, step: int,
-          /) -> None: ...
-
-# ---- reference/: the same by plain loops, for tests
+def bernoulli(
+    out: np.ndarray,
+    p: np.ndarray,
+    index: np.ndarray,
+    seed: int,
+    purpose: int,
+    step: int = 0,
+    substep: int = 0,
+) -> None:
+    """1 where `uniform` of the same key is below p, else 0. out, p (B, U) float32, may be the same array."""
 
 reference_philox4x32 = philox4x32
 reference_uniform = uniform
 reference_normal = normal
 reference_bernoulli = bernoulli
+
+# ---- vectors.hpp; float32, results do not depend on threads
+
+def add(into: np.ndarray, x: np.ndarray) -> None:
+    """into += x"""
+
+def add_scaled(into: np.ndarray, x: np.ndarray, scale: float) -> None:
+    """into += scale * x"""
+
+def scale(x: np.ndarray, factor: float) -> None:
+    """x *= factor"""
+
+def sum_of_squares(x: np.ndarray) -> float:
+    """Sum of x**2 in double precision, in a fixed order."""
+
+def first_not_finite(x: np.ndarray) -> int:
+    """Index of the first NaN or infinity; -1 if there is none."""
+
 reference_add = add
 reference_add_scaled = add_scaled
 reference_scale = scale
 reference_sum_of_squares = sum_of_squares
 reference_first_not_finite = first_not_finite
+
+# ---- optimizers.hpp; vectors are float32, state is zero at first, all arguments positional.
+# In this order: parameters, gradients, state..., ranges, learning_rate, scale, bound, the rule's own.
+
+class Ranges:
+    """Which elements to update: (begin, end, weight_decay) of each range."""
+
+    def __init__(self, ranges: list[tuple[int, int, float]]) -> None: ...
+
+def sgd(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    ranges: Ranges,
+    learning_rate: float,
+    scale: float,
+    bound: float,
+    /,
+) -> None: ...
+def momentum(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    velocity: np.ndarray,
+    ranges: Ranges,
+    learning_rate: float,
+    scale: float,
+    bound: float,
+    momentum: float,
+    /,
+) -> None: ...
+def nesterov(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    velocity: np.ndarray,
+    ranges: Ranges,
+    learning_rate: float,
+    scale: float,
+    bound: float,
+    momentum: float,
+    next_momentum: float,
+    /,
+) -> None: ...
+def adagrad(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    sum: np.ndarray,
+    ranges: Ranges,
+    learning_rate: float,
+    scale: float,
+    bound: float,
+    epsilon: float,
+    /,
+) -> None: ...
+def rmsprop(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    square: np.ndarray,
+    ranges: Ranges,
+    learning_rate: float,
+    scale: float,
+    bound: float,
+    decay: float,
+    epsilon: float,
+    /,
+) -> None: ...
+def adadelta(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    square: np.ndarray,
+    change_square: np.ndarray,
+    ranges: Ranges,
+    learning_rate: float,
+    scale: float,
+    bound: float,
+    decay: float,
+    epsilon: float,
+    /,
+) -> None: ...
+def adam(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    ranges: Ranges,
+    learning_rate: float,
+    scale: float,
+    bound: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    step: int,
+    /,
+) -> None: ...
+def adamw(
+    parameters: np.ndarray,
+    gradients: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    ranges: Ranges,
+    learning_rate: float,
+    scale: float,
+    bound: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    step: int,
+    /,
+) -> None: ...
+
 reference_sgd = sgd
 reference_momentum = momentum
 reference_nesterov = nesterov

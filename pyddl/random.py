@@ -1,22 +1,23 @@
 """What random numbers are for: the ``purpose`` constants of the counter-based generator.
 
-Every random number is a function of (seed, purpose, step, index, unit, substep), computed by Philox4x32-10 [1]_ in
-`pyddl._core.uniform`, `normal` and `bernoulli`. It does not depend on what was drawn before, on the batch around the
-row, on ranks or on threads. The fields, and the bits they have in the 64-bit key and the 128-bit counter:
+Every random number is a function of (seed, purpose, step, index, unit, substep), computed by Philox4x32-10
+[1]_ in `pyddl._core.uniform`, `normal` and `bernoulli`. It does not depend on what was drawn before, on the
+batch around the row, on ranks or on threads. The fields, and the bits they have in the 64-bit key and the
+128-bit counter:
 
-========  ====  =======  ==========================================================================================
+========  ====  =======  ================================================================================
 field     bits  where    meaning
-========  ====  =======  ==========================================================================================
+========  ====  =======  ================================================================================
 seed      48    key      the user's seed
 purpose   16    key      one of the constants below: different uses never share a number
 step      40    counter  the training step, or the epoch, or the slice of an initialiser
 index     40    counter  the global number of the row: a sample, a Gibbs chain, a row of a matrix
 unit      34    counter  the column: block of four (32 bits) and the word of the block
 substep   16    counter  Gibbs step, or the second, third, ... draw for the same unit
-========  ====  =======  ==========================================================================================
+========  ====  =======  ================================================================================
 
-The word-by-word layout is in ``csrc/kernels/random.hpp``. Constants are never renumbered: that would change every
-result that a seed gives.
+The word-by-word layout is in ``csrc/kernels/random.hpp``. Constants are never renumbered: that would change
+every result that a seed gives.
 
 References
 ----------

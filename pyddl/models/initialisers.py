@@ -1,16 +1,16 @@
 """Initialisers: the first values of a weight matrix.
 
-``initialiser(name)(out, seed=..., slice_number=...)`` fills ``out`` of shape (outputs, inputs). Each value depends on
-(seed, slice_number, row, column) only (`pyddl.random`), so that every rank, and a rank that holds only a part of the
-matrix, gets the same ones. A part says where it begins, and how large the whole is::
+``initialiser(name)(out, seed=..., slice_number=...)`` fills ``out`` of shape (outputs, inputs). Each value
+depends on (seed, slice_number, row, column) only (`pyddl.random`): every rank gets the same ones, and a rank
+that holds a part of the matrix gets its part. A part says where it begins, and how large the whole is::
 
     whole = np.empty((64, 784), np.float32)
     glorot_uniform(whole, seed=0, slice_number=2)
     lower = np.empty((32, 784), np.float32)          # equal to whole[32:]
     glorot_uniform(lower, seed=0, slice_number=2, first_row=32, fan_out=64)
 
-A convolution's weights (outputs, inputs, height, width) are filled as (outputs, inputs * height * width), with
-``fan_out=outputs * height * width``.
+A convolution's weights (outputs, inputs, height, width) are filled as (outputs, inputs * height * width),
+with ``fan_out=outputs * height * width``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,17 @@ import numpy as np
 from pyddl import _check, _core, random
 from pyddl.errors import ShapeError
 
-__all__ = ["INITIALISERS", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "initialiser", "normal",
-           "sparse", "uniform"]
+__all__ = [
+    "INITIALISERS",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "initialiser",
+    "normal",
+    "sparse",
+    "uniform",
+]
 
 Initialiser = Callable[..., None]
 _VALUES, _CHOICE = 0, 1  # substeps: what a number of a weight is for
@@ -62,17 +71,19 @@ def normal(out: np.ndarray, *, seed: int, slice_number: int, deviation: float = 
            first_column: int = 0) -> None:
     """Normal with mean 0 and standard deviation ``deviation``; other parameters as in `uniform`.
 
-    The default is Hinton's for the weights of an RBM (2010, A practical guide to training restricted Boltzmann
-    machines, section 8).
+    The default is Hinton's for the weights of an RBM (2010, A practical guide to training restricted
+    Boltzmann machines, section 8).
     """
     deviation = _check.number("deviation", deviation, at_least=0)
     _fill(_core.normal, out, seed, slice_number, first_row, first_column)
     out *= np.float32(deviation)
 
 
-def glorot_uniform(out: np.ndarray, *, seed: int, slice_number: int, gain: float = 1.0, fan_in: int | None = None,
-                   fan_out: int | None = None, first_row: int = 0, first_column: int = 0) -> None:
-    """Uniform with variance gain**2 * 2 / (fan_in + fan_out) [1]_: keeps variances where activations are linear.
+def glorot_uniform(out: np.ndarray, *, gain: float = 1.0, fan_in: int | None = None,
+                   fan_out: int | None = None, **key: int) -> None:
+    """Uniform with variance ``gain**2 * 2 / (fan_in + fan_out)`` [1]_.
+
+    Keeps variances of activations and gradients from layer to layer where units are linear.
 
     Parameters
     ----------
@@ -84,41 +95,37 @@ def glorot_uniform(out: np.ndarray, *, seed: int, slice_number: int, gain: float
 
     References
     ----------
-    .. [1] Glorot, Bengio (2010), Understanding the difficulty of training deep feedforward neural networks, AISTATS,
-       equation 16.
+    .. [1] Glorot, Bengio (2010), Understanding the difficulty of training deep feedforward neural networks,
+       AISTATS, equation 16.
     """
-    deviation = _glorot_deviation(out, gain, fan_in, fan_out)
-    uniform(out, seed=seed, slice_number=slice_number, limit=math.sqrt(3) * deviation, first_row=first_row,
-            first_column=first_column)
+    inputs, outputs = _fans(out, fan_in, fan_out)
+    uniform(out, limit=math.sqrt(3) * _deviation(gain, 2 / (inputs + outputs)), **key)
 
 
-def glorot_normal(out: np.ndarray, *, seed: int, slice_number: int, gain: float = 1.0, fan_in: int | None = None,
-                  fan_out: int | None = None, first_row: int = 0, first_column: int = 0) -> None:
+def glorot_normal(out: np.ndarray, *, gain: float = 1.0, fan_in: int | None = None,
+                  fan_out: int | None = None, **key: int) -> None:
     """Normal with the variance of `glorot_uniform`; parameters as there."""
-    deviation = _glorot_deviation(out, gain, fan_in, fan_out)
-    normal(out, seed=seed, slice_number=slice_number, deviation=deviation, first_row=first_row,
-           first_column=first_column)
+    inputs, outputs = _fans(out, fan_in, fan_out)
+    normal(out, deviation=_deviation(gain, 2 / (inputs + outputs)), **key)
 
 
-def he_uniform(out: np.ndarray, *, seed: int, slice_number: int, gain: float = 1.0, fan_in: int | None = None,
-               first_row: int = 0, first_column: int = 0) -> None:
-    """Uniform with variance gain**2 * 2 / fan_in [1]_: keeps variances of the forward pass where ReLUs halve them.
+def he_uniform(out: np.ndarray, *, gain: float = 1.0, fan_in: int | None = None, **key: int) -> None:
+    """Uniform with variance ``gain**2 * 2 / fan_in`` [1]_; parameters as in `glorot_uniform`.
 
-    Parameters as in `glorot_uniform`.
+    Keeps variances of activations from layer to layer where ReLUs halve them.
 
     References
     ----------
     .. [1] He, Zhang, Ren, Sun (2015), Delving deep into rectifiers, ICCV, equation 10.
     """
-    uniform(out, seed=seed, slice_number=slice_number, limit=math.sqrt(3) * _he_deviation(out, gain, fan_in),
-            first_row=first_row, first_column=first_column)
+    inputs, _ = _fans(out, fan_in, None)
+    uniform(out, limit=math.sqrt(3) * _deviation(gain, 2 / inputs), **key)
 
 
-def he_normal(out: np.ndarray, *, seed: int, slice_number: int, gain: float = 1.0, fan_in: int | None = None,
-              first_row: int = 0, first_column: int = 0) -> None:
+def he_normal(out: np.ndarray, *, gain: float = 1.0, fan_in: int | None = None, **key: int) -> None:
     """Normal with the variance of `he_uniform`; parameters as in `glorot_uniform`."""
-    normal(out, seed=seed, slice_number=slice_number, deviation=_he_deviation(out, gain, fan_in),
-           first_row=first_row, first_column=first_column)
+    inputs, _ = _fans(out, fan_in, None)
+    normal(out, deviation=_deviation(gain, 2 / inputs), **key)
 
 
 def sparse(out: np.ndarray, *, seed: int, slice_number: int, incoming: int = 15, deviation: float = 1.0,
@@ -145,17 +152,19 @@ def sparse(out: np.ndarray, *, seed: int, slice_number: int, incoming: int = 15,
     incoming = _check.integer("incoming", incoming, at_least=1)
     normal(out, seed=seed, slice_number=slice_number, deviation=deviation, first_row=first_row,
            first_column=first_column)
-    inputs = first_column + out.shape[1] if fan_in is None else _check.integer("fan_in", fan_in, at_least=1)
-    if inputs < first_column + out.shape[1]:
-        raise ShapeError(f"out ends at column {first_column + out.shape[1]}, but fan_in is {inputs}; expected "
-                         "fan_in to count the inputs of the whole matrix")
+    end = first_column + out.shape[1]
+    inputs = end if fan_in is None else _check.integer("fan_in", fan_in, at_least=1)
+    if inputs < end:
+        raise ShapeError(f"out ends at column {end}, but fan_in is {inputs}; "
+                         "expected fan_in to count the inputs of the whole matrix")
+    # Of all inputs of a row, those with the least random keys are kept.
     keys = np.empty((1, inputs), dtype=np.float32)
-    chosen = np.zeros(inputs, dtype=bool)
     for i, row in enumerate(out):
-        _core.uniform(keys, np.array([first_row + i], dtype=np.int64), seed, random.INITIALISE, slice_number, _CHOICE)
-        chosen[:] = False
-        chosen[np.argsort(keys[0], kind="stable")[:incoming]] = True
-        row[~chosen[first_column : first_column + out.shape[1]]] = 0
+        index = np.array([first_row + i], dtype=np.int64)
+        _core.uniform(keys, index, seed, random.INITIALISE, slice_number, _CHOICE)
+        left_out = np.ones(inputs, dtype=bool)
+        left_out[np.argsort(keys[0], kind="stable")[:incoming]] = False
+        row[left_out[first_column:end]] = 0
 
 
 INITIALISERS: dict[str, Initialiser] = {
@@ -203,9 +212,10 @@ def _fill(kernel: Callable[..., None], out: np.ndarray, seed: int, slice_number:
 
 
 def _check_matrix(out: Any) -> None:
-    if not isinstance(out, np.ndarray) or out.ndim != 2 or out.dtype != np.float32 or not out.flags.c_contiguous:
-        got = f"{out.dtype} array of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise ShapeError(f"out is a {got}; expected a contiguous float32 array of shape (outputs, inputs)")
+    if isinstance(out, np.ndarray) and out.ndim == 2 and out.dtype == np.float32 and out.flags.c_contiguous:
+        return
+    got = f"{out.dtype} array of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+    raise ShapeError(f"out is a {got}; expected a contiguous float32 array of shape (outputs, inputs)")
 
 
 def _fans(out: np.ndarray, fan_in: int | None, fan_out: int | None) -> tuple[int, int]:
@@ -215,11 +225,5 @@ def _fans(out: np.ndarray, fan_in: int | None, fan_out: int | None) -> tuple[int
             max(outputs, 1) if fan_out is None else _check.integer("fan_out", fan_out, at_least=1))
 
 
-def _glorot_deviation(out: np.ndarray, gain: float, fan_in: int | None, fan_out: int | None) -> float:
-    inputs, outputs = _fans(out, fan_in, fan_out)
-    return _check.number("gain", gain, at_least=0) * math.sqrt(2 / (inputs + outputs))
-
-
-def _he_deviation(out: np.ndarray, gain: float, fan_in: int | None) -> float:
-    inputs, _ = _fans(out, fan_in, None)
-    return _check.number("gain", gain, at_least=0) * math.sqrt(2 / inputs)
+def _deviation(gain: float, variance: float) -> float:
+    return _check.number("gain", gain, at_least=0) * math.sqrt(variance)

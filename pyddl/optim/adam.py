@@ -56,8 +56,8 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay [1]_: ``p *= 1 - learning_rate * weight_decay``, then Adam's step.
 
-    The decay is multiplied by the learning rate, schedule included, as in PyTorch; the paper multiplies it by the
-    schedule alone.
+    The decay is multiplied by the learning rate, schedule included, as in PyTorch; the paper multiplies it by
+    the schedule alone.
 
     Parameters
     ----------

@@ -33,29 +33,31 @@ def at(value: float | Schedule, step: int) -> float:
 class Optimizer:
     """Base of the update rules: how ``gradients`` move ``parameters``.
 
-    An optimizer owns no vectors: parameters, gradients and state are handed to each `update`. Each update is one pass
-    over memory, in C++ (``csrc/kernels/optimizers.hpp``), and its result does not depend on threads or on the cut into
-    ranges. A subclass is one rule: its names, its own arguments, and `rule`.
+    An optimizer owns no vectors: parameters, gradients and state are handed to each `update`. Each update is
+    one pass over memory, in C++ (``csrc/kernels/optimizers.hpp``), and its result does not depend on threads
+    or on the cut into ranges. A subclass is one rule: its names, its own arguments, and `rule`.
 
     Parameters
     ----------
     learning_rate : float or Schedule
         Step size, at least 0; each rule says its default.
     weight_decay : float, default=0.0
-        Adds ``weight_decay * parameters`` to the mean gradient (L2 penalty ``weight_decay / 2 * |p|^2``), where the
-        layout says decay. AdamW decouples it.
+        Adds ``weight_decay * parameters`` to the mean gradient (L2 penalty ``weight_decay / 2 * |p|^2``),
+        where the layout says decay. AdamW decouples it.
     clip_norm : float, optional
-        Where the Euclidean norm of the mean gradient is above it, the gradient is scaled down to this norm, before
-        weight decay. Above 0.
+        Where the Euclidean norm of the mean gradient is above it, the gradient is scaled down to this norm,
+        before weight decay. Above 0.
     bound : float, optional
-        After each update parameters are clamped to [-bound, bound] (the weight clipping of Wasserstein GANs). Above 0.
+        After each update parameters are clamped to [-bound, bound] (the weight clipping of Wasserstein GANs).
+        Above 0.
 
     Attributes
     ----------
     name : str
         As `pyddl.optim.optimizer` and the command line know it.
     state_names : tuple of str
-        Names of the vectors that the rule keeps, each as long as the parameters and zero before the first update.
+        Names of the vectors that the rule keeps, each as long as the parameters and zero before the first
+        update.
 
     Raises
     ------
@@ -95,7 +97,8 @@ class Optimizer:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in values if v is not None)})"
 
     def update(self, parameters: np.ndarray, gradients: np.ndarray, state: Sequence[np.ndarray],
-               ranges: Sequence[Range], *, scale: float, step: int, squared_norm: float | None = None) -> None:
+               ranges: Sequence[Range], *, scale: float, step: int,
+               squared_norm: float | None = None) -> None:
         """Move ``parameters`` by one step, in place.
 
         Parameters
@@ -106,15 +109,15 @@ class Optimizer:
         state : sequence of ndarray of shape (size,), float32
             One vector for each of `state_names`; updated in place.
         ranges : sequence of (begin, end, decay)
-            The elements to update, as `Layout.decayed_ranges` gives them, perhaps cut to a shard. Others are left
-            alone.
+            The elements to update, as `Layout.decayed_ranges` gives them, perhaps cut to a shard. Others are
+            left alone.
         scale : float
             Factor that makes ``gradients`` a mean: 1 / samples of the step.
         step : int
             Updates done before this one.
         squared_norm : float, optional
-            Sum of squares of ``gradients``, unscaled, over all that is clipped together. Needed for `clip_norm` where
-            ``ranges`` are only a shard; taken over ``ranges`` by default.
+            Sum of squares of ``gradients``, unscaled, over all that is clipped together. Needed for
+            `clip_norm` where ``ranges`` are only a shard; taken over ``ranges`` by default.
 
         Raises
         ------
@@ -142,7 +145,7 @@ class Optimizer:
             raise
 
     def _with_weight_decay(self, ranges: Sequence[Range]) -> _core.Ranges:
-        """``ranges`` as the kernels take them; neighbours that are treated alike become one, for a longer pass."""
+        """``ranges`` as the kernels take them; neighbours that are treated alike become one longer pass."""
         merged: list[tuple[int, int, float]] = []
         for begin, end, decay in ranges:
             weight_decay = float(self.weight_decay) if decay else 0.0
@@ -152,7 +155,8 @@ class Optimizer:
                 merged.append((begin, end, weight_decay))
         return _core.Ranges(merged)
 
-    def _check_vectors(self, parameters: np.ndarray, gradients: np.ndarray, state: Sequence[np.ndarray]) -> None:
+    def _check_vectors(self, parameters: np.ndarray, gradients: np.ndarray,
+                       state: Sequence[np.ndarray]) -> None:
         size = getattr(parameters, "size", 0)
         _check.vector("parameters", parameters, size)
         _check.vector("gradients", gradients, size)

@@ -1,6 +1,7 @@
 """Schedules: values that depend on the step, such as a learning rate that falls.
 
-A schedule is called with the number of updates done so far, 0 at the first, and returns the value for this update.
+A schedule is called with the number of updates done so far, 0 at the first, and returns the value for this
+update.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ class Schedule:
     def options(self) -> dict[str, Any]:
         """Name and arguments as plain values, as they go into ``config.toml``."""
         values = {key: value.options() if isinstance(value, Schedule) else value
-                  for key, value in vars(self).items() if not key.startswith("_")}
+                  for key, value in vars(self).items()}
         return {"name": self.name, **values}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(self).items() if k[0] != '_')})"
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in vars(self).items())})"
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
@@ -95,7 +96,8 @@ class Cosine(Schedule):
 
     References
     ----------
-    .. [1] Loshchilov, Hutter (2017), SGDR: stochastic gradient descent with warm restarts, equation 5, one period.
+    .. [1] Loshchilov, Hutter (2017), SGDR: stochastic gradient descent with warm restarts, equation 5, one
+       period.
     """
 
     name = "cosine"
@@ -142,8 +144,8 @@ class WarmUp(Schedule):
 class MomentumSchedule(Schedule):
     """Momentum that grows: ``min(1 - 2 ** (-1 - log2(step // every + 1)), maximum)``, equation 5 of [1]_.
 
-    That is 1/2, 3/4, 5/6, 7/8, ... for ``every`` steps each, which follows Nesterov's 1 - 3 / (t + 5) for convex
-    functions until ``maximum``.
+    That is 1/2, 3/4, 5/6, 7/8, ... for ``every`` steps each, which follows Nesterov's 1 - 3 / (t + 5) for
+    convex functions until ``maximum``.
 
     Parameters
     ----------
@@ -211,7 +213,7 @@ def schedule(name: str, learning_rate: float, *, warmup_steps: int = 0, total_st
                          _check.number("step_factor", step_factor, above=0, at_most=1))
     else:
         if total_steps is None:
-            raise ParameterError("schedule 'cosine' needs total_steps, the number of steps of the whole training")
+            raise ParameterError("schedule 'cosine' needs total_steps, the steps of the whole training")
         total = _check.integer("total_steps", total_steps, at_least=1)
         then = Cosine(learning_rate, max(total - warmup, 1), minimum)
     return WarmUp(warmup, then) if warmup else then

@@ -34,8 +34,9 @@ class SGD(Optimizer):
 class Momentum(Optimizer):
     """Classical momentum [1]_, in the form of [2]_: ``v = momentum * v - learning_rate * g; p += v``.
 
-    PyTorch keeps ``b = momentum * b + g`` and subtracts ``learning_rate * b``: the same steps while the learning rate
-    is constant (v = -learning_rate * b). Here a change of the learning rate acts on new gradients only.
+    PyTorch keeps ``b = momentum * b + g`` and subtracts ``learning_rate * b``: the same steps while the
+    learning rate is constant (v = -learning_rate * b). Here a change of the learning rate acts on new
+    gradients only.
 
     Parameters
     ----------
@@ -55,7 +56,8 @@ class Momentum(Optimizer):
     name = "momentum"
     state_names = ("momentum",)
 
-    def __init__(self, learning_rate: float | Schedule = 0.01, *, momentum: float | Schedule = 0.9, **shared: Any):
+    def __init__(self, learning_rate: float | Schedule = 0.01, *, momentum: float | Schedule = 0.9,
+                 **shared: Any):
         super().__init__(learning_rate, **shared)
         self.momentum = value_or_schedule("momentum", momentum, at_least=0, below=1)
 
@@ -66,15 +68,19 @@ class Momentum(Optimizer):
 class Nesterov(Momentum):
     """Nesterov's accelerated gradient in the form of [1]_, equations 3 and 4.
 
-    The paper takes the gradient at a look-ahead point: ``v' = momentum * v - learning_rate * g(theta + momentum * v)``,
-    ``theta' = theta + v'``. The parameters here *are* that point, ``p = theta + momentum * v``, so that the gradient
-    is always the gradient at the parameters::
+    The paper takes the gradient at a look-ahead point::
+
+        v' = momentum * v - learning_rate * g(theta + momentum * v)
+        theta' = theta + v'
+
+    The parameters here *are* that point, p = theta + momentum * v, so that a gradient is always taken at the
+    parameters::
 
         v' = momentum[t] * v - learning_rate * g(p)
         p' = p + momentum[t + 1] * v' - learning_rate * g(p)
 
-    These are the paper's steps exactly, also while momentum changes. PyTorch's ``nesterov=True`` is the same for a
-    constant learning rate and momentum (v = -learning_rate * b).
+    These are the paper's steps exactly, also while momentum changes. PyTorch's ``nesterov=True`` is the same
+    for a constant learning rate and momentum (v = -learning_rate * b).
 
     Parameters
     ----------

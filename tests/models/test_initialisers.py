@@ -18,8 +18,12 @@ def fill(name, shape, seed=1, slice_number=3, **scale):
 
 
 @pytest.mark.parametrize(("name", "scale", "variance"), [
-    ("glorot_uniform", {}, 2 / 700), ("glorot_normal", {}, 2 / 700), ("glorot_normal", {"gain": 2.0}, 8 / 700),
-    ("he_uniform", {}, 2 / 400), ("he_normal", {}, 2 / 400), ("normal", {"deviation": 0.1}, 0.01),
+    ("glorot_uniform", {}, 2 / 700),
+    ("glorot_normal", {}, 2 / 700),
+    ("glorot_normal", {"gain": 2.0}, 8 / 700),
+    ("he_uniform", {}, 2 / 400),
+    ("he_normal", {}, 2 / 400),
+    ("normal", {"deviation": 0.1}, 0.01),
     ("uniform", {"limit": 0.3}, 0.03),
 ])
 def test_moments(name, scale, variance):
