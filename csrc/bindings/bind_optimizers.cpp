@@ -68,8 +68,8 @@ void define(py::module_& m, const std::string& name,
             void (*rule)(float*, const float*, std::int64_t, const UpdateOptions&, Own...)) {
     m.def(
         name.c_str(),
-        [rule](Vector& parameters, const Vector& gradients, const Ranges& ranges, float learning_rate,
-               float scale, float bound, Own... own) {
+        [rule](Vector& parameters, const Vector& gradients, const Ranges& ranges, float learning_rate, float scale,
+               float bound, Own... own) {
             float* const p = ranges.out(parameters, "parameters");
             const float* const g = ranges.in(gradients, "gradients");
             py::gil_scoped_release no_gil;  // below this line no Python object is touched
@@ -84,15 +84,14 @@ void define(py::module_& m, const std::string& name,
             void (*rule)(float*, const float*, float*, std::int64_t, const UpdateOptions&, Own...)) {
     m.def(
         name.c_str(),
-        [rule](Vector& parameters, const Vector& gradients, Vector& state, const Ranges& ranges,
-               float learning_rate, float scale, float bound, Own... own) {
+        [rule](Vector& parameters, const Vector& gradients, Vector& state, const Ranges& ranges, float learning_rate,
+               float scale, float bound, Own... own) {
             float* const p = ranges.out(parameters, "parameters");
             const float* const g = ranges.in(gradients, "gradients");
             float* const s = ranges.out(state, "state[0]");
             py::gil_scoped_release no_gil;
             for (const auto& [begin, end, decay] : ranges.ranges)
-                rule(p + begin, g + begin, s + begin, end - begin, {learning_rate, scale, decay, bound},
-                     own...);
+                rule(p + begin, g + begin, s + begin, end - begin, {learning_rate, scale, decay, bound}, own...);
         },
         array(), array(), array(), py::arg(), py::arg(), py::arg(), py::arg(), scalar<Own>()...);
 }
@@ -102,15 +101,15 @@ void define(py::module_& m, const std::string& name,
             void (*rule)(float*, const float*, float*, float*, std::int64_t, const UpdateOptions&, Own...)) {
     m.def(
         name.c_str(),
-        [rule](Vector& parameters, const Vector& gradients, Vector& state0, Vector& state1,
-               const Ranges& ranges, float learning_rate, float scale, float bound, Own... own) {
+        [rule](Vector& parameters, const Vector& gradients, Vector& state0, Vector& state1, const Ranges& ranges,
+               float learning_rate, float scale, float bound, Own... own) {
             float* const p = ranges.out(parameters, "parameters");
             const float* const g = ranges.in(gradients, "gradients");
             float *const s = ranges.out(state0, "state[0]"), *const t = ranges.out(state1, "state[1]");
             py::gil_scoped_release no_gil;
             for (const auto& [begin, end, decay] : ranges.ranges)
-                rule(p + begin, g + begin, s + begin, t + begin, end - begin,
-                     {learning_rate, scale, decay, bound}, own...);
+                rule(p + begin, g + begin, s + begin, t + begin, end - begin, {learning_rate, scale, decay, bound},
+                     own...);
         },
         array(), array(), array(), array(), py::arg(), py::arg(), py::arg(), py::arg(), scalar<Own>()...);
 }
@@ -130,8 +129,7 @@ void define_all(py::module_& m, const std::string& prefix, const OptimizerTable&
 
 void register_optimizers(py::module_& m) {
     py::class_<Ranges>(m, "Ranges")
-        .def(py::init<const std::vector<std::tuple<std::int64_t, std::int64_t, float>>&>(),
-             py::arg("ranges"));
+        .def(py::init<const std::vector<std::tuple<std::int64_t, std::int64_t, float>>&>(), py::arg("ranges"));
     define_all(m, "", kernels::best<OptimizerTable>());
     define_all(m, "reference_", kernels::reference::optimizers);
 }

@@ -42,8 +42,8 @@ void check_shape(const Array<T>& a, const char* name, std::int64_t rows, std::in
     const auto m = matrix(a, name);
     if (m.rows != rows || m.columns != columns)
         throw std::invalid_argument(std::string(name) + " has shape (" + std::to_string(m.rows) + ", " +
-                                    std::to_string(m.columns) + "); expected (" + std::to_string(rows) +
-                                    ", " + std::to_string(columns) + ")");
+                                    std::to_string(m.columns) + "); expected (" + std::to_string(rows) + ", " +
+                                    std::to_string(columns) + ")");
 }
 
 using Fill = decltype(RandomTable::uniform);
@@ -51,8 +51,8 @@ using Fill = decltype(RandomTable::uniform);
 void define_fill(py::module_& m, const std::string& name, Fill fill) {
     m.def(
         name.c_str(),
-        [fill](Array<float>& out, const Index& index, std::int64_t seed, std::int64_t purpose,
-               std::int64_t step, std::int64_t substep) {
+        [fill](Array<float>& out, const Index& index, std::int64_t seed, std::int64_t purpose, std::int64_t step,
+               std::int64_t substep) {
             const auto to = out_matrix(out, "out");
             const auto rows = index_of_rows(index, to.rows);
             const RandomKey key = key_of(seed, purpose, step, substep);

@@ -47,8 +47,7 @@ void for_each(std::int64_t n, Element element, Arrays... arrays) {
     if (n < parallel_elements) return one_thread(0, n, element, arrays...);
     const std::int64_t pieces = n / (parallel_elements / 4);
 #pragma omp parallel for schedule(static) num_threads(threads())
-    for (std::int64_t k = 0; k < pieces; ++k)
-        one_thread(n * k / pieces, n * (k + 1) / pieces, element, arrays...);
+    for (std::int64_t k = 0; k < pieces; ++k) one_thread(n * k / pieces, n * (k + 1) / pieces, element, arrays...);
 }
 
 inline float root(float x) { return __builtin_sqrtf(x); }
@@ -65,8 +64,7 @@ void sgd(float* p, const float* g, std::int64_t n, const UpdateOptions& o) {
         p, g);
 }
 
-void momentum(float* p, const float* g, float* velocity, std::int64_t n, const UpdateOptions& o,
-              float momentum) {
+void momentum(float* p, const float* g, float* velocity, std::int64_t n, const UpdateOptions& o, float momentum) {
     for_each(
         n,
         [=](std::int64_t i) {
@@ -78,8 +76,8 @@ void momentum(float* p, const float* g, float* velocity, std::int64_t n, const U
         p, g, velocity);
 }
 
-void nesterov(float* p, const float* g, float* velocity, std::int64_t n, const UpdateOptions& o,
-              float momentum, float next_momentum) {
+void nesterov(float* p, const float* g, float* velocity, std::int64_t n, const UpdateOptions& o, float momentum,
+              float next_momentum) {
     for_each(
         n,
         [=](std::int64_t i) {
@@ -117,8 +115,8 @@ void rmsprop(float* p, const float* g, float* square, std::int64_t n, const Upda
         p, g, square);
 }
 
-void adadelta(float* p, const float* g, float* square, float* change_square, std::int64_t n,
-              const UpdateOptions& o, double decay, float epsilon) {
+void adadelta(float* p, const float* g, float* square, float* change_square, std::int64_t n, const UpdateOptions& o,
+              double decay, float epsilon) {
     const float keep = static_cast<float>(decay), blend = static_cast<float>(1 - decay);
     for_each(
         n,
@@ -134,8 +132,8 @@ void adadelta(float* p, const float* g, float* square, float* change_square, std
 }
 
 template <bool Decoupled>
-void adam_or_adamw(float* p, const float* g, float* first, float* second, std::int64_t n,
-                   const UpdateOptions& o, double beta1, double beta2, float epsilon, std::int64_t step) {
+void adam_or_adamw(float* p, const float* g, float* first, float* second, std::int64_t n, const UpdateOptions& o,
+                   double beta1, double beta2, float epsilon, std::int64_t step) {
     const double updates = static_cast<double>(step + 1);
     const float keep1 = static_cast<float>(beta1), blend1 = static_cast<float>(1 - beta1);
     const float keep2 = static_cast<float>(beta2), blend2 = static_cast<float>(1 - beta2);

@@ -33,24 +33,22 @@ struct OptimizerTable {
 
     /// Classical momentum (Polyak 1964), as written by Sutskever et al. (2013):
     ///     velocity = momentum velocity - e gradient;  p += velocity
-    void (*momentum)(float* p, const float* g, float* velocity, std::int64_t n, const UpdateOptions&,
-                     float momentum);
+    void (*momentum)(float* p, const float* g, float* velocity, std::int64_t n, const UpdateOptions&, float momentum);
 
     /// Nesterov's accelerated gradient (Sutskever et al. 2013, equations 3 and 4) on the look-ahead point
     /// p = theta + momentum velocity, where the gradient is taken:
     ///     velocity = momentum velocity - e gradient;  p += next_momentum velocity - e gradient
-    void (*nesterov)(float* p, const float* g, float* velocity, std::int64_t n, const UpdateOptions&,
-                     float momentum, float next_momentum);
+    void (*nesterov)(float* p, const float* g, float* velocity, std::int64_t n, const UpdateOptions&, float momentum,
+                     float next_momentum);
 
     /// AdaGrad (Duchi, Hazan, Singer 2011):
     ///     sum += gradient^2;  p -= e gradient / (sqrt(sum) + epsilon)
-    void (*adagrad)(float* p, const float* g, float* sum, std::int64_t n, const UpdateOptions&,
-                    float epsilon);
+    void (*adagrad)(float* p, const float* g, float* sum, std::int64_t n, const UpdateOptions&, float epsilon);
 
     /// RMSProp (Tieleman, Hinton 2012):
     ///     square = decay square + (1 - decay) gradient^2;  p -= e gradient / (sqrt(square) + epsilon)
-    void (*rmsprop)(float* p, const float* g, float* square, std::int64_t n, const UpdateOptions&,
-                    double decay, float epsilon);
+    void (*rmsprop)(float* p, const float* g, float* square, std::int64_t n, const UpdateOptions&, double decay,
+                    float epsilon);
 
     /// AdaDelta (Zeiler 2012, algorithm 1), the change multiplied by e:
     ///     square = decay square + (1 - decay) gradient^2

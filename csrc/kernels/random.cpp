@@ -19,8 +19,7 @@ using std::uint64_t;
 #if PYDDL_LEVEL == 4
 typedef uint64_t Lanes [[gnu::vector_size(64)]];
 inline Lanes multiply(Lanes a, uint32_t b) {
-    return reinterpret_cast<Lanes>(
-        _mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), _mm512_set1_epi64(b)));
+    return reinterpret_cast<Lanes>(_mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), _mm512_set1_epi64(b)));
 }
 #elif PYDDL_LEVEL == 3
 typedef uint64_t Lanes [[gnu::vector_size(32)]];
@@ -103,8 +102,7 @@ struct Normal {
         const uint32_t bits = __builtin_bit_cast(uint32_t, u) - root_half;
         const int32_t exponent = static_cast<int32_t>(bits) >> 23;
         const float mantissa = __builtin_bit_cast(float, (bits & 0x7fffff) + root_half);
-        const float below_one =
-            static_cast<float>(static_cast<int32_t>(~word)) * -0x1p-32f;  // u - 1 near 1: exact
+        const float below_one = static_cast<float>(static_cast<int32_t>(~word)) * -0x1p-32f;  // u - 1 near 1: exact
         const float f = exponent == 0 ? below_one : mantissa - 1.0f;
         const float s = f / (2.0f + f), z = s * s;
         const float series = z * (2.0f / 3 + z * (2.0f / 5 + z * (2.0f / 7 + z * (2.0f / 9))));
@@ -247,8 +245,7 @@ void normal(float* out, int64_t rows, int64_t units, const int64_t* index, const
     Matrix<Normal, Copy>(rows, units, index, k, Copy{out}).fill();
 }
 
-void bernoulli(float* out, const float* p, int64_t rows, int64_t units, const int64_t* index,
-               const RandomKey& k) {
+void bernoulli(float* out, const float* p, int64_t rows, int64_t units, const int64_t* index, const RandomKey& k) {
     Matrix<Uniform, Compare>(rows, units, index, k, Compare{out, p}).fill();
 }
 

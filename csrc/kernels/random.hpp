@@ -34,23 +34,20 @@ struct RandomKey {
 
 struct RandomTable {
     /// The function itself on n counters. counter, out (n, 4), key (n, 2); out may be counter.
-    void (*philox4x32)(const std::uint32_t* counter, const std::uint32_t* key, std::uint32_t* out,
-                       std::int64_t n);
+    void (*philox4x32)(const std::uint32_t* counter, const std::uint32_t* key, std::uint32_t* out, std::int64_t n);
 
     /// Uniform in [0, 1): the upper 24 bits of a word, times 2^-24. out (B, U), index (B) in [0, 2^40).
-    void (*uniform)(float* out, std::int64_t rows, std::int64_t units, const std::int64_t* index,
-                    const RandomKey&);
+    void (*uniform)(float* out, std::int64_t rows, std::int64_t units, const std::int64_t* index, const RandomKey&);
 
     /// Standard normal (Box, Muller 1958): words 2k and 2k + 1 give units 2k and 2k + 1, the first the radius
     /// by all its 32 bits, so that tails reach 6.66, the second the angle. Error below 1e-6 of the value or
     /// 1e-7.
-    void (*normal)(float* out, std::int64_t rows, std::int64_t units, const std::int64_t* index,
-                   const RandomKey&);
+    void (*normal)(float* out, std::int64_t rows, std::int64_t units, const std::int64_t* index, const RandomKey&);
 
     /// 1 where the uniform number of the same key is below p, else 0: always 0 for p <= 0, always 1 for p
     /// >= 1. out, p (B, U); out may be p.
-    void (*bernoulli)(float* out, const float* p, std::int64_t rows, std::int64_t units,
-                      const std::int64_t* index, const RandomKey&);
+    void (*bernoulli)(float* out, const float* p, std::int64_t rows, std::int64_t units, const std::int64_t* index,
+                      const RandomKey&);
 };
 
 }  // namespace pyddl::kernels

@@ -9,9 +9,7 @@
 
 namespace pyddl::kernels::reference {
 
-inline double full_gradient(double p, double g, const UpdateOptions& o) {
-    return o.scale * g + o.weight_decay * p;
-}
+inline double full_gradient(double p, double g, const UpdateOptions& o) { return o.scale * g + o.weight_decay * p; }
 
 inline float projected(double p, const UpdateOptions& o) {
     const double bound = o.bound;
@@ -19,34 +17,30 @@ inline float projected(double p, const UpdateOptions& o) {
 }
 
 inline void sgd(float* p, const float* g, std::int64_t n, const UpdateOptions& o) {
-    for (std::int64_t i = 0; i < n; ++i)
-        p[i] = projected(p[i] - o.learning_rate * full_gradient(p[i], g[i], o), o);
+    for (std::int64_t i = 0; i < n; ++i) p[i] = projected(p[i] - o.learning_rate * full_gradient(p[i], g[i], o), o);
 }
 
 inline void momentum(float* p, const float* g, float* velocity, std::int64_t n, const UpdateOptions& o,
                      float momentum) {
     for (std::int64_t i = 0; i < n; ++i) {
-        const double v =
-            static_cast<double>(momentum) * velocity[i] - o.learning_rate * full_gradient(p[i], g[i], o);
+        const double v = static_cast<double>(momentum) * velocity[i] - o.learning_rate * full_gradient(p[i], g[i], o);
         velocity[i] = static_cast<float>(v);
         p[i] = projected(p[i] + v, o);
     }
 }
 
 /// Goes back to theta, takes Sutskever's step there and looks ahead again.
-inline void nesterov(float* p, const float* g, float* velocity, std::int64_t n, const UpdateOptions& o,
-                     float momentum, float next_momentum) {
+inline void nesterov(float* p, const float* g, float* velocity, std::int64_t n, const UpdateOptions& o, float momentum,
+                     float next_momentum) {
     for (std::int64_t i = 0; i < n; ++i) {
         const double theta = p[i] - static_cast<double>(momentum) * velocity[i];
-        const double v =
-            static_cast<double>(momentum) * velocity[i] - o.learning_rate * full_gradient(p[i], g[i], o);
+        const double v = static_cast<double>(momentum) * velocity[i] - o.learning_rate * full_gradient(p[i], g[i], o);
         velocity[i] = static_cast<float>(v);
         p[i] = projected((theta + v) + next_momentum * v, o);
     }
 }
 
-inline void adagrad(float* p, const float* g, float* sum, std::int64_t n, const UpdateOptions& o,
-                    float epsilon) {
+inline void adagrad(float* p, const float* g, float* sum, std::int64_t n, const UpdateOptions& o, float epsilon) {
     for (std::int64_t i = 0; i < n; ++i) {
         const double gradient = full_gradient(p[i], g[i], o);
         const double s = sum[i] + gradient * gradient;
@@ -55,8 +49,8 @@ inline void adagrad(float* p, const float* g, float* sum, std::int64_t n, const 
     }
 }
 
-inline void rmsprop(float* p, const float* g, float* square, std::int64_t n, const UpdateOptions& o,
-                    double decay, float epsilon) {
+inline void rmsprop(float* p, const float* g, float* square, std::int64_t n, const UpdateOptions& o, double decay,
+                    float epsilon) {
     for (std::int64_t i = 0; i < n; ++i) {
         const double gradient = full_gradient(p[i], g[i], o);
         const double s = decay * square[i] + (1 - decay) * gradient * gradient;
@@ -78,15 +72,13 @@ inline void adadelta(float* p, const float* g, float* square, float* change_squa
     }
 }
 
-inline void adam_step(float* p, const float* g, float* first, float* second, std::int64_t n,
-                      const UpdateOptions& o, double beta1, double beta2, float epsilon, std::int64_t step,
-                      bool decoupled) {
+inline void adam_step(float* p, const float* g, float* first, float* second, std::int64_t n, const UpdateOptions& o,
+                      double beta1, double beta2, float epsilon, std::int64_t step, bool decoupled) {
     const double t = static_cast<double>(step + 1);
     for (std::int64_t i = 0; i < n; ++i) {
-        const double gradient =
-            decoupled ? static_cast<double>(o.scale) * g[i] : full_gradient(p[i], g[i], o);
-        const double start = decoupled ? p[i] - static_cast<double>(o.learning_rate) * o.weight_decay * p[i]
-                                       : static_cast<double>(p[i]);
+        const double gradient = decoupled ? static_cast<double>(o.scale) * g[i] : full_gradient(p[i], g[i], o);
+        const double start =
+            decoupled ? p[i] - static_cast<double>(o.learning_rate) * o.weight_decay * p[i] : static_cast<double>(p[i]);
         const double m = beta1 * first[i] + (1 - beta1) * gradient;
         const double v = beta2 * second[i] + (1 - beta2) * gradient * gradient;
         first[i] = static_cast<float>(m);
@@ -96,13 +88,13 @@ inline void adam_step(float* p, const float* g, float* first, float* second, std
     }
 }
 
-inline void adam(float* p, const float* g, float* first, float* second, std::int64_t n,
-                 const UpdateOptions& o, double beta1, double beta2, float epsilon, std::int64_t step) {
+inline void adam(float* p, const float* g, float* first, float* second, std::int64_t n, const UpdateOptions& o,
+                 double beta1, double beta2, float epsilon, std::int64_t step) {
     adam_step(p, g, first, second, n, o, beta1, beta2, epsilon, step, false);
 }
 
-inline void adamw(float* p, const float* g, float* first, float* second, std::int64_t n,
-                  const UpdateOptions& o, double beta1, double beta2, float epsilon, std::int64_t step) {
+inline void adamw(float* p, const float* g, float* first, float* second, std::int64_t n, const UpdateOptions& o,
+                  double beta1, double beta2, float epsilon, std::int64_t step) {
     adam_step(p, g, first, second, n, o, beta1, beta2, epsilon, step, true);
 }
 
