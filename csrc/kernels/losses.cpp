@@ -24,7 +24,7 @@ template <Loss L>
         return {difference * difference, 2.0f * difference};
     } else {
         // One exponential serves both: with e = exp(-|z|), sigmoid(z) = 1 / (1 + e) or e / (1 + e).
-        const float e = exp_of_negative(y < 0.0f ? y : -y);
+        const float e = exp_of_negative(-__builtin_fabsf(y));
         const float reciprocal = 1.0f / (1.0f + e);
         const float mean = y < 0.0f ? e * reciprocal : reciprocal;
         return {(y < 0.0f ? 0.0f : y) - t * y + log1p_of_unit(e), mean - t};
