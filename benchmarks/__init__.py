@@ -1,0 +1,1 @@
+"""How fast pyddl is, and against whom: one file per question. ``python -m benchmarks`` answers them all."""

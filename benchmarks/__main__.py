@@ -1,0 +1,17 @@
+"""All benchmarks one after another, and the page of results: ``python -m benchmarks [--size node] [--out FOLDER]``."""
+
+from __future__ import annotations
+
+from benchmarks import harness, overhead, ranks, report, step, sum
+
+
+def main() -> None:
+    options = harness.arguments(__doc__)
+    shared = ["--size", options.size, "--out", str(options.out)]
+    for question in (overhead, sum, ranks, step):
+        question.main(shared)
+    report.main(shared)
+
+
+if __name__ == "__main__":
+    main()

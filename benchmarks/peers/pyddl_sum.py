@@ -1,0 +1,50 @@
+"""pyddl's sum over ranks as a peer: ``transport.sum``, which also sums a count."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from benchmarks.peers.line import clocked, mpi_name, serve
+from pyddl.comm import world
+from pyddl.layout import Layout, Slice
+
+__all__ = ["main"]
+
+
+class _Peer:
+    def __init__(self) -> None:
+        self.transport = world().transport
+        self.vector = np.zeros(0, np.float32)
+
+    def prepare(self, floats: int) -> None:
+        """A vector as the trainer has it."""
+        self.vector = Layout([Slice("vector", (floats,))]).zeros()[:floats]
+
+    def check(self) -> list[float]:
+        """Sum numbers that differ by rank; first, last and sum of the result."""
+        self.vector[:] = np.arange(len(self.vector)) % 1000 + self.transport.rank
+        self.transport.sum(self.vector, 1)
+        return [float(self.vector[0]), float(self.vector[-1]), float(self.vector.sum(dtype=np.float64))]
+
+    def time(self, setup: str, count: int) -> float:
+        self.vector[:] = 0  # sums of sums must not overflow
+        return clocked(lambda: self.transport.sum(self.vector, 1), count, self.transport.barrier)
+
+
+def main(address: str) -> None:
+    peer = _Peer()
+    from mpi4py import MPI
+
+    about = {"mpi": mpi_name(MPI.Get_library_version())}
+    serve(
+        address,
+        peer.transport.rank,
+        about,
+        {name: getattr(peer, name) for name in ("prepare", "check", "time")},
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[-1])

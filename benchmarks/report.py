@@ -1,0 +1,272 @@
+"""Write benchmarks/RESULTS.md: each aim beside what was measured, where the time goes, and all figures.
+
+python -m benchmarks.report [--size node] [--out FOLDER_OF_THE_JSON_LINES]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import harness
+from benchmarks.ranks import rates
+from benchmarks.step import NETWORKS
+
+__all__ = ["Aim", "aims", "main", "write"]
+
+Lines = list[dict[str, Any]]
+QUESTIONS = ("step", "ranks", "sum", "overhead")
+
+
+class Aim(NamedTuple):
+    """One aim and what was reached; ``wanted`` is a least value, or a largest one where ``most``."""
+
+    what: str
+    wanted: float
+    reached: float
+    unit: str = "x"
+    most: bool = False
+    why: str = ""
+
+    @property
+    def met(self) -> bool:
+        return self.reached <= self.wanted if self.most else self.reached >= self.wanted
+
+    def row(self) -> list[str]:
+        bound = "at most" if self.most else "at least"
+        verdict = "met" if self.met else f"**missed** by {abs(self.reached - self.wanted):.2f}{self.unit}"
+        return [
+            self.what,
+            f"{bound} {self.wanted:g}{self.unit}",
+            f"{self.reached:.2f}{self.unit}",
+            f"{verdict}{'' if self.met or not self.why else ': ' + self.why}",
+        ]
+
+
+def aims(lines: dict[str, Lines]) -> list[Aim]:
+    """The aims that these results speak of."""
+    found: list[Aim] = []
+    against_torch = {"float32": {32: 2.5, 128: 1.6, 512: 1.3}, "bfloat16": {32: 3.0, 128: 2.0, 512: 1.4}}
+    for line in lines["step"]:
+        if line["network"] != NETWORKS[1]:
+            continue
+        name = f"{line['network']}, batch {line['batch']}"
+        for dtype, wanted in against_torch.items():
+            if line["batch"] in wanted and dtype in line["speed_up"] and "torch" in line:
+                found.append(
+                    Aim(
+                        f"{name}, {dtype}: against the best of PyTorch",
+                        wanted[line["batch"]],
+                        line["speed_up"][dtype],
+                        why=where(line, dtype),
+                    )
+                )
+        if line["batch"] >= 128:
+            limit = line["seconds"]["pyddl float32"]["p50"] / line["limits"]["float32"]["limit"]
+            found.append(
+                Aim(
+                    f"{name}, float32: times the machine's limit",
+                    1.15,
+                    limit,
+                    most=True,
+                    why=where(line, "float32"),
+                )
+            )
+    for line in lines["ranks"]:
+        name = f"{line['ranks']} ranks with {line['batch']} rows each"
+        if line["ranks"] == 2:
+            found.append(
+                Aim(
+                    f"{name}: share of 2 x one rank",
+                    97,
+                    100 * line["scaling"],
+                    " %",
+                    why=f"two ranks that send nothing reach {line['scaling'] / line['share_of_local']:.0%}, the sum "
+                    f"and its wait leave {line['share_of_local']:.0%} of that",
+                )
+            )
+        wanted_of_ddp = {32: 4.0, 128: 2.5}
+        if "DDP" in line["speed_up"] and line["batch"] in wanted_of_ddp:
+            found.append(Aim(f"{name}: against DDP", wanted_of_ddp[line["batch"]], line["speed_up"]["DDP"]))
+    for ranks in sorted({line["ranks"] for line in lines["sum"]}):
+        open_mpi = [
+            (line["bytes"], next(iter(line["speed_up"].values())))
+            for line in lines["sum"]
+            if line["ranks"] == ranks
+        ]
+        if large := [faster for nbytes, faster in open_mpi if nbytes >= 100_000]:
+            found.append(
+                Aim(
+                    f"sum over {ranks} ranks, 100 kB to 80 MB, the worst: against MPI_Allreduce",
+                    5.0,
+                    min(large),
+                )
+            )
+        found.append(
+            Aim(
+                f"sum over {ranks} ranks, any size, the worst: against MPI_Allreduce",
+                1.0,
+                min(faster for _, faster in open_mpi),
+            )
+        )
+    for line in lines["overhead"]:
+        why = ", ".join(f"{part} {1e6 * share:.1f} us" for part, share in line["shares"].items())
+        found.append(
+            Aim("Python's share of a step", 1e6 * line["aim"], 1e6 * line["total"], " us", most=True, why=why)
+        )
+    return found
+
+
+def where(line: dict[str, Any], dtype: str) -> str:
+    """Where the time of a step goes, in shares."""
+    parts, limits = line["parts"][dtype], line["limits"][dtype]
+    whole = parts["gradient"] + parts["update"] + parts["python"]
+    rest = parts["gradient"] - parts["loss"]
+    return (
+        f"products and activations {rest / whole:.0%} (at the peak: {limits['products'] / whole:.0%}), "
+        f"loss {parts['loss'] / whole:.0%}, Adam {parts['update'] / whole:.0%} "
+        f"(at memory's speed: {(limits['limit'] - limits['products']) / whole:.0%}), "
+        f"Python {parts['python'] / whole:.0%}"
+    )
+
+
+def step_section(lines: Lines) -> Iterable[str]:
+    for network in dict.fromkeys(line["network"] for line in lines):
+        chosen = [line for line in lines if line["network"] == network]
+        names = list(chosen[0]["seconds"])
+        rows = [
+            [
+                line["batch"],
+                *(f"{line['batch'] / line['seconds'][name]['p50']:,.0f}" for name in names),
+                *(f"{faster:.2f}x" for faster in line["speed_up"].values()),
+            ]
+            for line in chosen
+        ]
+        yield f"\n### {network}, samples/s on one thread\n"
+        yield harness.table(
+            ["batch", *names, *(f"pyddl / best, {dtype}" for dtype in chosen[0]["speed_up"])], rows
+        )
+        yield "\nWhere a step's microseconds go (`limit`: products at their peak, optimizer at memory's speed):\n"
+        yield harness.table(
+            ["batch", "type", "step", "limit", "gradient", "of which loss", "Adam", "Python"],
+            [
+                [
+                    line["batch"],
+                    dtype,
+                    *(
+                        f"{1e6 * value:.0f}"
+                        for value in (
+                            line["seconds"][f"pyddl {dtype}"]["p50"],
+                            line["limits"][dtype]["limit"],
+                            parts["gradient"],
+                            parts["loss"],
+                            parts["update"],
+                            parts["python"],
+                        )
+                    ),
+                ]
+                for line in chosen
+                for dtype, parts in line["parts"].items()
+            ],
+        )
+
+
+def ranks_section(lines: Lines) -> Iterable[str]:
+    yield f"\n### {lines[0]['network']}, samples/s of all ranks, one thread each\n"
+    names = list(lines[0]["seconds"])
+    rows = []
+    for line in lines:
+        rate = rates(line, line["ranks"])
+        rows.append(
+            [
+                line["ranks"],
+                line["batch"],
+                *(f"{rate[name]:,.0f}" for name in names),
+                f"{line['scaling']:.0%}",
+                *(f"{faster:.2f}x" for faster in line["speed_up"].values()),
+            ]
+        )
+    yield harness.table(
+        [
+            "ranks",
+            "rows per rank",
+            *names,
+            "pyddl / ranks x one",
+            *(f"pyddl / {name}" for name in lines[0]["speed_up"]),
+        ],
+        rows,
+    )
+
+
+def sum_section(lines: Lines) -> Iterable[str]:
+    yield "\n### Sum over the ranks of a node, microseconds\n"
+    names = list(lines[0]["seconds"])
+    rows = [
+        [
+            line["ranks"],
+            f"{line['bytes']:,}",
+            *(f"{1e6 * line['seconds'][name]['p50']:.1f}" for name in names),
+            *(f"{line['speed_up'][name]:.2f}x" for name in names if name != "pyddl"),
+        ]
+        for line in lines
+    ]
+    yield harness.table(
+        ["ranks", "bytes", *names, *(f"pyddl / {name}" for name in names if name != "pyddl")], rows
+    )
+
+
+def overhead_section(lines: Lines) -> Iterable[str]:
+    yield "\n### Python's share of a step, microseconds\n"
+    line = lines[0]
+    rows = [[part, f"{1e6 * share:.1f}"] for part, share in line["shares"].items()]
+    yield harness.table(["part", "us"], [*rows, ["in all", f"{1e6 * line['total']:.1f}"]])
+
+
+def write(path: Path, lines: dict[str, Lines]) -> None:
+    """Write the page from the lines of each question; a question without lines is left out."""
+    header = next(given[0] for given in lines.values() if given)
+    torch = next(
+        (line["torch"] for given in lines.values() for line in given if line.get("torch")), "not installed"
+    )
+    text = [
+        "# Results of the benchmarks",
+        "",
+        f"{header['date']}, {header['cpu']}, {header['cores']} cores, x86-64-v{header.get('simd_level', '?')}, "
+        f"oneDNN {header.get('onednn', '?')}, PyTorch {torch}, commit {header['commit']}, one thread per rank.",
+        "Written by `make bench`. Medians; quotients are medians of pairs measured in turn; results were "
+        "verified before anything was timed.",
+        "",
+        "## Aims",
+        "",
+        harness.table(["what", "aim", "reached", "verdict"], [aim.row() for aim in aims(lines)]),
+    ]
+    sections: Sequence[tuple[str, Callable[[Lines], Iterable[str]]]] = (
+        ("step", step_section),
+        ("ranks", ranks_section),
+        ("sum", sum_section),
+        ("overhead", overhead_section),
+    )
+    text += ["", "## Figures"]
+    for question, section in sections:
+        if lines[question]:
+            text += section(lines[question])
+    path.write_text("\n".join(text) + "\n")
+
+
+def main(given: Sequence[str] | None = None) -> Path:
+    options = harness.arguments(
+        __doc__, given, page={"type": Path, "default": harness.ROOT / "benchmarks" / "RESULTS.md"}
+    )
+    lines = {question: harness.read(question, options.size, options.out) for question in QUESTIONS}
+    if not any(lines.values()):
+        raise SystemExit(
+            f"{options.out} has no results of size {options.size}; run python -m benchmarks first"
+        )
+    write(options.page, lines)
+    harness.show(f"wrote {options.page}")
+    return options.page
+
+
+if __name__ == "__main__":
+    main()

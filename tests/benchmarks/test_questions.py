@@ -1,0 +1,117 @@
+"""Each benchmark at its smallest size, against references of our own, and the page that is made of their results."""
+
+import pytest
+
+from benchmarks import harness, overhead, ranks, report, step, sum
+from pyddl.comm import launcher
+from pyddl.errors import CommError
+
+
+def has_launcher():
+    try:
+        launcher.find()
+    except CommError:
+        return False
+    return True
+
+
+needs_mpi = pytest.mark.skipif(not has_launcher(), reason="no MPI launcher")
+SMALL = ["--size", "quick"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("results")
+
+
+def positive(seconds):
+    return all(0 < timing["min"] <= timing["p50"] <= timing["max"] for timing in seconds.values())
+
+
+def test_step_against_the_plain_one(out):
+    record = step.main(
+        [
+            *SMALL,
+            "--peer",
+            "plain",
+            "--networks",
+            "784-64-784,784-256-64-256-784",
+            "--batches",
+            "1,32",
+            "--out",
+            str(out),
+        ]
+    )
+    assert [(line["network"], line["batch"]) for line in record.lines] == [
+        ("784-64-784", 1),
+        ("784-64-784", 32),
+        ("784-256-64-256-784", 1),
+        ("784-256-64-256-784", 32),
+    ]
+    for line in record.lines:
+        assert line["difference"]["pyddl float32"] < 1e-4
+        assert positive(line["seconds"])
+        assert line["limits"]["float32"]["limit"] > line["limits"]["float32"]["products"] > 0
+        assert line["parts"]["float32"]["gradient"] > 0
+    assert record.path.with_suffix(".png").stat().st_size > 1000
+
+
+@needs_mpi
+def test_ranks_give_the_losses_of_one(out):
+    record = ranks.main([*SMALL, "--peer", "none", "--out", str(out)])
+    (line,) = record.lines
+    assert record.header["ranks"] == 2
+    assert line["difference"]["pyddl"] < 1e-4
+    assert set(line["seconds"]) == {"pyddl", "pyddl local", "pyddl 1 rank"}
+    assert positive(line["seconds"])
+
+
+@needs_mpi
+def test_sum_is_right_before_it_is_timed(out):
+    record = sum.main([*SMALL, "--out", str(out)])
+    assert [line["bytes"] for line in record.lines] == [4, 4004]
+    assert all(positive(line["seconds"]) for line in record.lines)
+
+
+@pytest.mark.parametrize("floats", [1, 999, 1000, 1001, 2500])
+def test_the_expected_sums_are_those_of_the_formula(floats):
+    values = [[i % 1000 + rank for i in range(floats)] for rank in range(3)]
+    total = [a + b + c for a, b, c in zip(*values, strict=True)]
+    whole = 0
+    for value in total:
+        whole += value
+    assert sum.sum_of_all(3, floats) == [total[0], total[-1], whole]
+
+
+def test_overhead_adds_up(out):
+    record = overhead.main([*SMALL, "--out", str(out)])
+    (line,) = record.lines
+    assert set(line["shares"]) == set(overhead.PARTS)
+    assert 0 < line["total"] < line["seconds"]["real network"]["p50"]
+    assert line["difference"] < 1e-4
+
+
+@needs_mpi
+def test_the_page_names_what_was_missed(out):
+    page = report.main([*SMALL, "--out", str(out), "--page", str(out / "RESULTS.md")])
+    text = page.read_text()
+    assert "784-256-64-256-784, batch" not in text.split("## Figures")[0]  # aims against PyTorch need PyTorch
+    assert "### Sum over the ranks of a node" in text
+    assert "Python's share of a step | at most 20 us" in text
+
+
+def test_an_aim_says_by_how_much_it_was_missed():
+    met = report.Aim("speed", 2.5, 2.6)
+    missed = report.Aim("speed", 2.5, 2.1, why="Adam 40 %")
+    most = report.Aim("time", 20, 25, " us", most=True)
+    assert met.row() == ["speed", "at least 2.5x", "2.60x", "met"]
+    assert missed.row()[-1] == "**missed** by 0.40x: Adam 40 %"
+    assert most.row() == ["time", "at most 20 us", "25.00 us", "**missed** by 5.00 us"]
+
+
+def test_without_mnist_rows_are_noise_like_it(monkeypatch, tmp_path):
+    for name in ("PYDDL_DATA", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    rows, origin = harness.mnist_rows(32)
+    assert origin == "random rows"
+    assert rows.shape == (32, 784) and rows.min() >= 0 and rows.max() <= 1
