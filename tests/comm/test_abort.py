@@ -21,7 +21,7 @@ def test_an_uncaught_exception_ends_all_ranks(mpirun, failure, code, said):
     """)
     assert done.code == code, done
     assert done.seconds < 10
-    assert done.err.lstrip().startswith(said), done.err
+    assert said in done.err and done.err.count("Traceback") == 1, done.err  # mpirun's own words may come before
     assert "went on" not in done.out
 
 
