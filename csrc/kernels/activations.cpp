@@ -10,12 +10,12 @@
 namespace pyddl::kernels {
 namespace {
 
-void relu(float* p) { *p = *p < 0.0f ? 0.0f : *p; }
+[[gnu::always_inline]] inline float relu(float x) { return x < 0.0f ? 0.0f : x; }
 
 /// Negative numbers, from -0 to -infinity, are the bit patterns 0x8000 to 0xff80.
-void relu(Bfloat16* p) {
-    const auto above = static_cast<std::uint16_t>(p->bits - 0x8000u);
-    p->bits = above <= 0x7f80u ? 0 : p->bits;
+[[gnu::always_inline]] inline Bfloat16 relu(Bfloat16 x) {
+    const auto above = static_cast<std::uint16_t>(x.bits - 0x8000u);
+    return {above <= 0x7f80u ? std::uint16_t{0} : x.bits};
 }
 
 template <Activation A>
@@ -27,18 +27,31 @@ template <Activation A>
     return x;
 }
 
+template <Activation A, class T>
+[[gnu::always_inline]] inline void activate_one(T* value) {
+    if constexpr (A == Activation::relu)
+        *value = relu(*value);
+    else
+        store(value, activated<A>(load(value)));
+}
+
+// Blocks keep the inner loop free of what OpenMP's threads share, which would stop the compiler from vectorising it.
+template <Activation A, class T>
+void activate_all(T* values, std::int64_t size) {
+    constexpr std::int64_t block = 1024;
+#pragma omp parallel for schedule(static) if (size >= parallel_elements)
+    for (std::int64_t begin = 0; begin < size; begin += block) {
+        T* const first = values + begin;
+        const std::int64_t count = size - begin < block ? size - begin : block;
+#pragma omp simd
+        for (std::int64_t i = 0; i < count; ++i) activate_one<A>(first + i);
+    }
+}
+
 template <class T>
 void activate(Activation activation, T* values, std::int64_t size) {
     if (activation == Activation::linear) return;
-    with_constant(activation, [&]<Activation A>() {
-#pragma omp parallel for simd schedule(static) if (size >= parallel_elements)
-        for (std::int64_t i = 0; i < size; ++i) {
-            if constexpr (A == Activation::relu)
-                relu(values + i);
-            else
-                store(values + i, activated<A>(load(values + i)));
-        }
-    });
+    with_constant(activation, [=]<Activation A>() { activate_all<A>(values, size); });
 }
 
 template <Activation A, class T>
