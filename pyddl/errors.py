@@ -3,7 +3,7 @@
 Each message says what was wrong, what was expected and what to do.
 """
 
-__all__ = ["CommError", "DataError", "InternalError", "NotFiniteError", "ParameterError", "PyddlError", "ShapeError"]
+__all__ = ["CheckpointError", "CommError", "DataError", "InternalError", "NotFiniteError", "ParameterError", "PyddlError", "ShapeError"]
 
 
 class PyddlError(Exception):
@@ -22,6 +22,10 @@ class ShapeError(PyddlError, ValueError):
 
 class DataError(PyddlError, ValueError):
     """A file or data set is missing, damaged or not what it claims to be."""
+
+
+class CheckpointError(PyddlError, OSError):
+    """A checkpoint cannot be written, or none can be read."""
 
 
 class NotFiniteError(PyddlError, ArithmeticError):

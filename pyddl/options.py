@@ -125,6 +125,8 @@ TABLE: tuple[Option, ...] = (
            at_least=0),
     Option("clip_norm", "float", None, "training", "largest norm of the mean gradient; longer ones are shortened",
            above=0),
+    Option("patience", "int", None, "training", "stop when the test loss has not fallen for this many epochs", "epochs",
+           at_least=1),
     Option("seed", "int", 0, "training", "of everything random", at_least=0),
     Option("reproducible", "bool", False, "training", "bit-identical results on 1, 2, 4 and 8 ranks"),
     # ---- machine
@@ -135,6 +137,9 @@ TABLE: tuple[Option, ...] = (
     # ---- output
     Option("out", "str", None, "output", "run directory; by default runs/MODEL-DATE-TIME"),
     Option("overwrite", "bool", False, "output", "replace what an earlier run left in the run directory"),
+    Option("resume", "bool", False, "output", "go on after the newest checkpoint in the run directory"),
+    Option("checkpoint_every", "int", 1, "output", "epochs between two checkpoints; the best is always kept", "epochs",
+           at_least=1),
     Option("quiet", "bool", False, "output", "no progress display and no table"),
 )
 

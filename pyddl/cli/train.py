@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 
 from pyddl import options
 from pyddl.cli.flags import flags
+from pyddl.comm.abort import STOPPED
 from pyddl.errors import DataError, ParameterError
 
 __all__ = ["command"]
@@ -26,8 +26,12 @@ MODELS = ("autoencoder",)
 def command(model: str | None, config: str | None, **given: Any) -> int:
     """Train MODEL (autoencoder) on this process, or on MPI ranks.
 
-    Under mpirun or srun all ranks train together; --ranks N starts mpirun by itself.
+    Under mpirun or srun all ranks train together; --ranks N starts mpirun by itself. SIGUSR1, SIGTERM and Ctrl-C end
+    training at a step boundary with a checkpoint and exit status 75; the same line with --resume goes on. With
+    --resume, options that are not given are those of the run directory.
     """
+    if config is None and given["resume"] and given["out"] is not None and (Path(given["out"]) / "config.toml").exists():
+        config = str(Path(given["out"]) / "config.toml")
     settings = _settings(model, config, {name: value for name, value in given.items() if value is not None})
     from pyddl.comm.environment import started
 
@@ -71,15 +75,17 @@ def _start(settings: dict[str, Any]) -> int:
                                          threads=settings["threads"])
     if not settings["quiet"]:
         click.echo(launcher.shown(line, environment), err=True)
-    return subprocess.run(line, env=environment, check=False).returncode
+    return launcher.supervise(line, environment)
 
 
 def _train(settings: dict[str, Any]) -> int:
     from pyddl import data, models
     from pyddl.comm.world import world
     from pyddl.train.agreement import agreement
+    from pyddl.train.stop import StopRequest
     from pyddl.train.trainer import Trainer
 
+    stop = StopRequest().__enter__()  # for the rest of the process: a signal during start-up must not be lost
     here = world()
     with agreement(here.transport):  # a file that only one rank lacks ends all of them with one message
         source = data.load(settings["data"])
@@ -90,18 +96,20 @@ def _train(settings: dict[str, Any]) -> int:
         stamp = time.strftime("%Y%m%d-%H%M%S")
     out = here.transport.gather_objects(settings["out"] or f"runs/{settings['model']}-{stamp}")[0]
     trainer = Trainer(
-        model, out=out, progress=_progress(settings["quiet"]), config={**described, **built},
+        model, out=out, progress=_progress(settings["quiet"]), stop=stop, config={**described, **built},
         **{option.name: settings[option.name] for option in options.TABLE if option.trainer and option.name != "out"})
     result = trainer.fit(source, test)
-    if here.rank == 0:
+    stopped = result.summary["finished"] is None
+    if here.rank == 0 and result.metrics:
         from pyddl.train.report import draw, table
 
         shown = source.test if test is None else test
         drawn = draw(out, model, result.parameters, result.buffers, result.metrics, source if shown is None else shown)
         if not settings["quiet"]:
-            click.echo(table(result.summary))
-            click.echo("\n".join(["written to " + out, *(f"picture {path}" for path in drawn)]))
-    return 0
+            click.echo("\n".join([table(result.summary), f"written to {out}", *(f"picture {path}" for path in drawn)]))
+    if stopped and here.rank == 0:
+        click.echo(f"stopped on request; go on with: pyddl train --resume --out {out}", err=True)
+    return STOPPED if stopped else 0
 
 
 def _progress(quiet: bool) -> Any:

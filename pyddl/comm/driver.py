@@ -9,7 +9,9 @@ from pyddl.comm.operations import Compute, Operation, StepDone, Sum
 from pyddl.comm.transport import Transport
 from pyddl.errors import InternalError
 
-__all__ = ["Actor", "drive"]
+__all__ = ["Actor", "Stop", "drive"]
+
+STOP = 1 << 48  # added to the count of a sum by a rank that wants to stop: agreeing costs no message of its own
 
 
 class Actor(Protocol):
@@ -20,17 +22,45 @@ class Actor(Protocol):
     def step_done(self) -> None: ...
 
 
-def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Transport, *,
+class Stop(Protocol):
+    """A request to end the data early. ``agreed`` is set by the driver when a sum has carried it to all ranks."""
+
+    requested: bool
+    agreed: bool
+
+
+class Never:
+    """No request: the default."""
+
+    requested = agreed = False
+
+
+def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Transport, stop: Stop | None = None, *,
           ordered: bool = False) -> None:
-    """Run ``strategy`` to its end.
+    """Run ``strategy`` to its end, or to the first step after which all ranks agree to stop.
 
     Collective, as the strategy is. With ``ordered``, sums follow one fixed tree, whatever the transport would prefer.
     """
+    request: Stop = Never() if stop is None else stop
     compute, step_done, total = actor.compute, actor.step_done, transport.sum
+
+    def sum_and_agree(operation: Sum) -> int:
+        count = operation.count + STOP if request.requested else operation.count
+        count = total(operation.vector, count, ordered)
+        if count >= STOP:
+            request.agreed = True
+            count %= STOP
+        return count
+
+    def close_step(operation: StepDone) -> None:
+        if request.requested and transport.size == 1:
+            request.agreed = True
+        step_done()
+
     carry_out: dict[type, Callable[[Any], Any]] = {
-        Compute: lambda operation: compute(),
-        Sum: lambda operation: total(operation.vector, operation.count, ordered),
-        StepDone: lambda operation: step_done(),
+        Compute: lambda operation: not request.agreed and compute(),
+        Sum: sum_and_agree,
+        StepDone: close_step,
     }
     advance = strategy.send
     answer = None

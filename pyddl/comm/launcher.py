@@ -10,22 +10,25 @@ beyond the cores, no binding of all threads of a rank to one core, threads per r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 from pyddl import _check
 from pyddl.comm.environment import started, terminal
 from pyddl.errors import CommError
 
-__all__ = ["Launcher", "command", "configure", "find", "main", "shown", "terminal", "threads_per_rank"]
+__all__ = ["Launcher", "command", "configure", "find", "main", "shown", "supervise", "terminal", "threads_per_rank"]
 
 
 class Launcher(NamedTuple):
@@ -156,6 +159,49 @@ def shown(argv: Sequence[str], environ: Mapping[str, str]) -> str:
     settings = [f"{name}={shlex.quote(value)}" for name, value in environ.items()
                 if os.environ.get(name) != value and name not in ("COLUMNS", "LINES")]
     return " ".join([*settings, shlex.join(argv)])
+
+
+def supervise(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run a line of `command`; return its exit status. SIGUSR1, SIGTERM and Ctrl-C ask the ranks to stop in order.
+
+    The launcher gets a session of its own, so that a terminal's Ctrl-C does not reach it: it would kill the ranks. They
+    get SIGUSR1 instead, each by itself, since not every launcher hands signals on. A second Ctrl-C ends the launcher.
+    """
+    running = subprocess.Popen(argv, env=dict(environ), start_new_session=True)
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            running.terminate()
+            return
+        asked = True
+        for rank in _running_as(argv, running.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGUSR1)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
+    try:
+        status = running.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return status if status >= 0 else 128 - status
+
+
+def _running_as(argv: Sequence[str], session: int) -> list[int]:
+    """The processes of a session that run the end of ``argv``: its ranks."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            if line and line == list(argv)[-len(line):] and os.getsid(int(entry.name)) == session:
+                found.append(int(entry.name))
+        except OSError:  # it has ended
+            continue
+    return found
 
 
 # ---- bare mpirun from the environment

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Result", "Run", "Trainer", "evaluate", "load_run"]
+__all__ = ["Result", "Run", "StopRequest", "Trainer", "evaluate", "load_run"]
 
-_HOMES = {"Result": "trainer", "Trainer": "trainer", "Run": "run", "load_run": "run", "evaluate": "evaluation"}
+_HOMES = {"Result": "trainer", "Trainer": "trainer", "Run": "run", "load_run": "run", "StopRequest": "stop", "evaluate": "evaluation"}
 
 
 def __getattr__(name: str) -> Any:  # the trainer loads the compute module: only when it is used

@@ -11,8 +11,8 @@ __all__ = ["LiveProgress", "PlainProgress", "Progress"]
 class Progress:
     """Shows nothing: the base, and what every rank but the first uses."""
 
-    def begin(self, title: str, epochs: int, steps_per_epoch: int) -> None:
-        """Training begins."""
+    def begin(self, title: str, epochs: int, steps_per_epoch: int, step: int = 0) -> None:
+        """Training begins, or goes on after ``step`` steps."""
 
     def step(self, step: int) -> None:
         """``step`` steps are done."""
@@ -37,7 +37,7 @@ def _epoch_text(line: dict[str, Any], epochs: int) -> str:
 class PlainProgress(Progress):
     """A line per epoch, for logs."""
 
-    def begin(self, title: str, epochs: int, steps_per_epoch: int) -> None:
+    def begin(self, title: str, epochs: int, steps_per_epoch: int, step: int = 0) -> None:
         self._epochs = epochs
         print(title, flush=True)
 
@@ -50,7 +50,7 @@ class LiveProgress(Progress):
 
     INTERVAL = 0.1  # seconds between two redraws: a step must not wait for a terminal
 
-    def begin(self, title: str, epochs: int, steps_per_epoch: int) -> None:
+    def begin(self, title: str, epochs: int, steps_per_epoch: int, step: int = 0) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
@@ -63,7 +63,8 @@ class LiveProgress(Progress):
                           TextColumn("left"), TimeRemainingColumn(), console=self._console, auto_refresh=False)
         self._console.print(title, highlight=False)
         self._bars.start()
-        self._task = self._bars.add_task(f"epoch 1/{epochs}", total=epochs * steps_per_epoch)
+        self._task = self._bars.add_task(f"epoch {step // steps_per_epoch + 1}/{epochs}",
+                                         total=epochs * steps_per_epoch, completed=step)
         self._next = perf_counter() + self.INTERVAL
 
     def step(self, step: int) -> None:

@@ -4,6 +4,7 @@
     metrics.jsonl       a line per epoch
     summary.json        written last; ``finished`` is the mark of a good end
     model.safetensors   the parameters and buffers under plain tensor names
+    checkpoints/        what ``resume`` goes on from
     plots/  log/
 """
 
@@ -35,16 +36,17 @@ class RunDirectory:
         The directory holds an earlier run and ``overwrite`` is false.
     """
 
-    def __init__(self, path: str | Path, *, overwrite: bool = False):
+    def __init__(self, path: str | Path, *, overwrite: bool = False, resume: bool = False):
         self.path = Path(path)
         left = [name for name in (CONFIG, METRICS, SUMMARY, MODEL) if (self.path / name).exists()]
-        if left and not overwrite:
-            raise ParameterError(f"{self.path} already holds a run ({left[0]}); choose another out, or say overwrite")
+        if left and not (overwrite or resume):
+            raise ParameterError(f"{self.path} already holds a run ({left[0]}); say resume to go on with it, overwrite "
+                                 "to replace it, or choose another out")
         try:
-            for name in left:
-                (self.path / name).unlink()
-            for folder in ("plots", "log"):
-                if overwrite:
+            for name in (SUMMARY, MODEL) if resume else left:
+                (self.path / name).unlink(missing_ok=True)  # stale until this session ends
+            for folder in ("plots", "log", "checkpoints"):
+                if overwrite and not resume:
                     shutil.rmtree(self.path / folder, ignore_errors=True)
                 (self.path / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -60,6 +62,10 @@ class RunDirectory:
         """Append an epoch's line to ``metrics.jsonl``."""
         with open(self.path / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+    def rewrite_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Keep only ``lines``: later ones are of a session that ended after its last checkpoint."""
+        self._replace(METRICS, "".join(json.dumps(line) + "\n" for line in lines))
 
     def model(self, model: Model, parameters: np.ndarray, buffers: np.ndarray) -> None:
         """Write ``model.safetensors``: every slice under its name."""

@@ -24,6 +24,7 @@ class TimeSplit:
         self._at = self._counters()
         self._begin = perf_counter()
         self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._lap = 0.0
 
     @property
     def total(self) -> float:
@@ -35,6 +36,11 @@ class TimeSplit:
         spent = [now - then for now, then in zip(self._counters(), self._at, strict=True)]
         for part, seconds in zip(PARTS, [*spent, whole - sum(spent)], strict=True):
             self.seconds[part] += seconds
+
+    def lap(self) -> float:
+        """Seconds booked since the last call: an epoch's."""
+        seconds, self._lap = self.total - self._lap, self.total
+        return seconds
 
     def go_on(self) -> None:
         """Begin to count again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
 from time import perf_counter
 
@@ -12,7 +12,7 @@ from pyddl import _core
 from pyddl.data.batch import Batch
 from pyddl.data.prefetch import Loader
 from pyddl.data.sampler import Sampler
-from pyddl.errors import NotFiniteError, ParameterError
+from pyddl.errors import DataError, NotFiniteError, ParameterError
 from pyddl.models.protocol import Model
 from pyddl.optim import Optimizer
 
@@ -30,8 +30,6 @@ class Worker:
     optimizer : Optimizer
     sampler : Sampler
         Which rows belong to which step.
-    loader : Loader
-        Gives this worker's part of each step.
     number, count : int
         This worker, and how many there are.
     seed : int
@@ -41,12 +39,20 @@ class Worker:
         What `Batch.sum` does; the identity by default.
     on_step : callable, optional
         Called without arguments after each finished step.
+
+    Attributes
+    ----------
+    loader : Loader
+        Gives this worker's part of each step; set when training begins.
+    losses : list of float
+        Sums of losses, one for each gradient since the epoch began.
     """
 
-    def __init__(self, model: Model, optimizer: Optimizer, sampler: Sampler, loader: Loader, *, number: int = 0, count: int = 1, seed: int = 0,
-                 reproducible: bool = False, batch_sum: Callable[[np.ndarray], np.ndarray] | None = None,
+    def __init__(self, model: Model, optimizer: Optimizer, sampler: Sampler, *, number: int = 0,
+                 count: int = 1, seed: int = 0, reproducible: bool = False, batch_sum: Callable[[np.ndarray], np.ndarray] | None = None,
                  on_step: Callable[[], None] = lambda: None):
-        self.model, self.optimizer, self.sampler, self.loader = model, optimizer, sampler, loader
+        self.model, self.optimizer, self.sampler = model, optimizer, sampler
+        self.loader: Loader
         self.number, self.count, self.seed = number, count, seed
         self.layout = model.layout
         self.parameters = model.layout.zeros()
@@ -89,6 +95,27 @@ class Worker:
 
     def step_done(self) -> None:
         self._on_step()
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Every slice of parameters, optimizer state and buffers: ``parameters.encoder.0.weight``, ..."""
+        named = {f"parameters.{name}": view for name, view in self.layout.views(self.parameters).items()}
+        for vector, kept in zip(self.optimizer.state_names, self.state, strict=True):
+            named |= {f"{vector}.{name}": view for name, view in self.layout.views(kept).items()}
+        return named | {f"buffers.{name}": view for name, view in self.model.buffers.views(self.buffers).items()}
+
+    def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Copy what `tensors` gave back into the vectors.
+
+        Raises
+        ------
+        DataError
+            A tensor is missing or has another shape: it is of another model.
+        """
+        for name, view in self.tensors().items():
+            if name not in tensors or tensors[name].shape != view.shape:
+                found = f"shape {tensors[name].shape}" if name in tensors else "no such tensor"
+                raise DataError(f"the checkpoint is of another model: {name} should have shape {view.shape}; found {found}")
+            view[...] = tensors[name]
 
     def _gradient_of_shards(self, batch: Batch, first: int, last: int, out: np.ndarray) -> None:
         """``out`` becomes the gradient of micro-shards [first, last), summed along a binary tree.

@@ -1,0 +1,244 @@
+"""Checkpoints: everything that training needs to go on, written so that a crash at any moment loses at most the newest one.
+
+    checkpoints/step-000000001170/
+        state.safetensors       parameters, optimizer state, buffers, under plain tensor names
+        books.json              step, metrics so far, losses of an unfinished epoch, seconds
+        manifest.json           what the run was, and the sha256 of each file; written last
+    checkpoints/latest, checkpoints/best     the names of two of them
+
+A checkpoint is written into a hidden folder, flushed to the disk, and renamed; then the pointer is replaced. The last two and the
+best are kept. Where replicas differ, each rank's tensors are in a file of their own, ``state-3.safetensors``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyddl.comm.transport import Transport
+from pyddl.errors import CheckpointError, DataError
+
+__all__ = ["Checkpoints", "Saved"]
+
+FORMAT = 1
+KEPT = 2  # the newest ones: a damaged one must leave another
+MANIFEST, BOOKS, LATEST, BEST = "manifest.json", "books.json", "latest", "best"
+
+log = logging.getLogger("pyddl")
+
+
+@dataclass
+class Saved:
+    """What a checkpoint holds: named tensors, and the books (plain values)."""
+
+    tensors: dict[str, np.ndarray]
+    books: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    Parameters
+    ----------
+    out : str or Path
+        The run directory.
+    about : dict
+        What a resumed run must have in common with this one: plain values. ``replicas`` says how many ranks write
+        tensors of their own.
+    """
+
+    def __init__(self, out: str | Path, about: dict[str, Any]):
+        self.folder = Path(out) / "checkpoints"
+        self.about = about
+
+    def save(self, saved: Saved, transport: Transport, *, best: bool = False) -> Path:
+        """Write a checkpoint, move the pointers, remove those no longer kept. Collective.
+
+        Raises
+        ------
+        CheckpointError
+            It could not be written; the earlier ones are untouched.
+        """
+        final = self.folder / f"step-{saved.books['step']:012d}"
+        hidden = self.folder / f".{final.name}.part"
+        replicas = self.about["replicas"]
+        with _named(f"cannot write the checkpoint {final}"):
+            if transport.rank == 0:
+                self.folder.mkdir(exist_ok=True)
+                shutil.rmtree(hidden, ignore_errors=True)
+                hidden.mkdir()
+            if replicas > 1:
+                transport.barrier()  # the folder is there
+            if transport.rank < replicas:
+                self._write_tensors(hidden / _state_file(transport.rank, replicas), saved)
+            if replicas > 1:
+                transport.barrier()  # all files are there
+            if transport.rank == 0:
+                self._publish(hidden, final, saved)
+                self._point(LATEST, final.name)
+                if best:
+                    self._point(BEST, final.name)
+                self._prune()
+        return final
+
+    def newest(self, transport: Transport) -> Saved | None:
+        """The newest checkpoint that is whole; None where there is none at all. Collective.
+
+        A damaged one is named in the log and skipped. Every rank reads the files by itself.
+
+        Raises
+        ------
+        CheckpointError
+            There are checkpoints, but none is whole.
+        DataError
+            They are of another model, data set or batch size.
+        """
+        chosen: str | None = None
+        failure: Exception | None = None
+        if transport.rank == 0:
+            try:
+                chosen = self._newest_whole()
+            except (CheckpointError, DataError) as error:
+                failure = error
+        chosen, failure = transport.gather_objects((chosen, failure))[0]
+        if failure is not None:
+            raise failure
+        return None if chosen is None else self._read(self.folder / chosen, transport.rank)
+
+    def _newest_whole(self) -> str | None:
+        names = self._names()
+        latest = self._pointed(LATEST)
+        for name in sorted(names, key=lambda name: (name == latest, name), reverse=True):
+            path = self.folder / name
+            try:
+                manifest = self._verified(path)
+            except CheckpointError as error:
+                log.warning("%s; trying the one before it", error)
+                continue
+            self._compare(path, manifest["about"])
+            return name
+        if names:
+            raise CheckpointError(f"none of the {len(names)} checkpoints in {self.folder} is whole; "
+                                  "start without resume, in another run directory")
+        return None
+
+    def _write_tensors(self, path: Path, saved: Saved) -> None:
+        from safetensors.numpy import save_file
+
+        save_file(saved.tensors, path, metadata={"format": "pt"})
+        _flush(path)
+
+    def _publish(self, hidden: Path, final: Path, saved: Saved) -> None:
+        """Books and manifest, then the rename that makes the checkpoint exist."""
+        _write(hidden / BOOKS, json.dumps(saved.books) + "\n")
+        files = {path.name: _sha256(path) for path in sorted(hidden.iterdir())}
+        _write(hidden / MANIFEST, json.dumps({"format": FORMAT, "about": self.about, "sha256": files}, indent=2) + "\n")
+        _flush(hidden)
+        if final.exists():  # written before by a session that went on to be resumed from an older one
+            shutil.rmtree(final)
+        os.rename(hidden, final)
+        _flush(self.folder)
+
+    def _point(self, pointer: str, name: str) -> None:
+        hidden = self.folder / f".{pointer}.part"
+        _write(hidden, name + "\n")
+        os.replace(hidden, self.folder / pointer)
+        _flush(self.folder)
+
+    def _prune(self) -> None:
+        names = sorted(self._names())
+        kept = {*names[-KEPT:], self._pointed(LATEST), self._pointed(BEST)}
+        for name in names:
+            if name not in kept:
+                shutil.rmtree(self.folder / name)
+
+    def _names(self) -> list[str]:
+        if not self.folder.is_dir():
+            return []
+        return [path.name for path in self.folder.iterdir() if path.name.startswith("step-") and path.is_dir()]
+
+    def _pointed(self, pointer: str) -> str | None:
+        try:
+            return (self.folder / pointer).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def _verified(self, path: Path) -> dict[str, Any]:
+        """The manifest of a checkpoint whose files have the sums that it says."""
+        with _named(f"checkpoint {path} is damaged"):
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+                raise ValueError(f"{MANIFEST} is not of format {FORMAT}")
+            for name, expected in manifest["sha256"].items():
+                found = _sha256(path / name)
+                if found != expected:
+                    raise ValueError(f"{name} has sha256 {found[:12]}...; the manifest expects {expected[:12]}...")
+            if not isinstance(manifest["about"], dict) or BOOKS not in manifest["sha256"]:
+                raise ValueError(f"{MANIFEST} is incomplete")
+        return manifest
+
+    def _compare(self, path: Path, about: dict[str, Any]) -> None:
+        for name, mine in self.about.items():
+            theirs = about.get(name)
+            if theirs != mine:
+                raise DataError(f"checkpoint {path} is of a run with {name} {theirs!r}, this one has {mine!r}; "
+                                "resume with the same, or choose another run directory")
+
+    def _read(self, path: Path, rank: int) -> Saved:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        with _named(f"cannot read the checkpoint {path}"):
+            try:
+                tensors = load_file(path / _state_file(rank, self.about["replicas"]))
+            except SafetensorError as error:
+                raise ValueError(error) from None
+            return Saved(tensors, json.loads((path / BOOKS).read_text(encoding="utf-8")))
+
+
+def _state_file(rank: int, replicas: int) -> str:
+    return "state.safetensors" if replicas == 1 else f"state-{rank}.safetensors"
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Turn what the file system and the parsers raise into a `CheckpointError` that begins with ``what``."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise CheckpointError(f"{what}: {error.strerror or error}{where}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{what}: {error}") from error
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    _flush(path)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

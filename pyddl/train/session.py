@@ -1,0 +1,286 @@
+"""Session: one call of `Trainer.fit`, from the first check to the summary."""
+
+from __future__ import annotations
+
+import platform
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from pyddl import _core
+from pyddl.comm import threads
+from pyddl.comm.driver import drive
+from pyddl.comm.world import World
+from pyddl.data import Source
+from pyddl.data.prefetch import Loader
+from pyddl.data.sampler import Sampler
+from pyddl.errors import ParameterError, ShapeError
+from pyddl.models.protocol import Model
+from pyddl.optim import MomentumSchedule, Optimizer, optimizer, schedule
+from pyddl.strategies import Strategy
+from pyddl.train.checkpoint import Checkpoints, Saved
+from pyddl.train.evaluation import evaluate, exact_sum
+from pyddl.train.progress import Progress
+from pyddl.train.run import RunDirectory
+from pyddl.train.stop import EarlyStopping, StopRequest
+from pyddl.train.timing import PARTS, TimeSplit
+from pyddl.train.worker import SHARDS, Worker
+
+__all__ = ["Session", "name_of"]
+
+PEAK_SECONDS = 0.2  # how long the machine's own matrix-product peak is measured at the end
+
+
+class Session:
+    """Everything that lives as long as one training.
+
+    The constructor checks and prepares this rank; nothing in it is collective, so it may fail on some ranks only.
+
+    Parameters
+    ----------
+    model : Model
+    strategy : Strategy
+    given_optimizer : str or Optimizer
+    options : dict
+        All training options, checked.
+    here : World
+    data : Source
+    test : Source or None
+    out : str or None
+    progress : Progress
+    stop : StopRequest
+    config : dict
+        What ``config.toml`` records of data and model.
+    """
+
+    def __init__(self, model: Model, strategy: Strategy, given_optimizer: str | Optimizer, options: dict[str, Any],
+                 here: World, data: Source, test: Source | None, out: str | None, progress: Progress,
+                 stop: StopRequest, config: dict[str, Any]):
+        self.model, self.strategy, self.options, self.world = model, strategy, options, here
+        self.transport, self.data, self.test = here.transport, data, test
+        self.first = here.rank == 0
+        self.progress = progress if self.first else Progress()
+        self._check()
+        self.sampler = Sampler(len(data), options["batch_size"], options["seed"])
+        self.steps_per_epoch = self.sampler.steps_per_epoch
+        self.steps = options["epochs"] * self.steps_per_epoch
+        self.optimizer = self._optimizer(given_optimizer)
+        self.worker = Worker(
+            model, self.optimizer, self.sampler, number=here.rank, count=here.size, seed=options["seed"],
+            reproducible=options["reproducible"], batch_sum=self._sum_over_batch if strategy.synchronous else None,
+            on_step=self._step_done)
+        self.step = 0
+        self.metrics: list[dict[str, Any]] = []
+        self.seconds_before = dict.fromkeys(PARTS, 0.0)  # of earlier sessions of this run, mean over the ranks
+        self.patience = EarlyStopping(options["patience"])
+        self.stop = stop
+        self.directory: RunDirectory | None = None
+        self.checkpoints: Checkpoints | None = None
+        if out is not None:
+            about = {"model": name_of(model), "rows": len(data), "features": data.features,
+                     **{name: options[name] for name in ("batch_size", "seed", "reproducible")},
+                     "optimizer": self.optimizer.name, "replicas": 1 if strategy.replicated else here.size}
+            self.checkpoints = Checkpoints(out, about)
+            if self.first:
+                self.directory = RunDirectory(out, overwrite=options["overwrite"], resume=options["resume"])
+                self.directory.config(self._config(config))
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, or to the stop; return the summary. Collective."""
+        worker, transport = self.worker, self.transport
+        self._start()
+        placements = transport.gather_objects(threads.here(self.world.rank, self.world.node, _core.threads()))
+        self.progress.begin(self._title(placements), self.options["epochs"], self.steps_per_epoch, self.step)
+        loader = Loader(self.data, self.sampler, self.world.rank, self.world.size, first_step=self.step,
+                        steps=max(0, self.steps - self.step))
+        try:
+            with loader:
+                worker.loader = loader
+                self.clock = TimeSplit(worker, transport)
+                drive(self.strategy.worker(worker), worker, transport, self.stop,
+                      ordered=self.options["reproducible"])
+                self.clock.pause()
+        finally:
+            self.progress.end()
+        stopped = self.step < self.steps and not self.patience.over
+        if stopped:
+            self._save()
+        summary = self._summary(stopped)
+        if self.directory is not None:
+            self.directory.model(self.model, worker.parameters, worker.buffers)
+            self.directory.summary(summary)
+        return summary
+
+    # ---- before -------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        for name, source in (("training", self.data), ("test", self.test)):
+            if source is None:
+                continue
+            wanted = getattr(self.model, "inputs", source.features)
+            if source.features != wanted:
+                raise ShapeError(f"the {name} data have {source.features} features; the model expects {wanted}")
+            low, high = getattr(self.model, "input_range", None) or (-np.inf, np.inf)
+            if source.minimum < low or source.maximum > high:
+                raise ParameterError(
+                    f"the {name} data reach from {source.minimum:g} to {source.maximum:g}; this model's loss needs "
+                    f"values in [{low:g}, {high:g}]: scale the data, or use loss mse")
+        if self.options["reproducible"] and SHARDS % self.world.size != 0:
+            raise ParameterError(f"reproducible training runs on 1, 2, 4 or 8 ranks; this world has {self.world.size}")
+
+    def _optimizer(self, given: str | Optimizer) -> Optimizer:
+        if not isinstance(given, str):
+            return given
+        options = self.options
+        own = {name: options[name] for name in ("weight_decay", "clip_norm", "momentum") if options[name] is not None}
+        if options["momentum_schedule"] == "sutskever":
+            own["momentum"] = MomentumSchedule(**({"maximum": own["momentum"]} if "momentum" in own else {}))
+        peak = options["learning_rate"]
+        if peak is None:
+            peak = optimizer(given).learning_rate  # the rule's own default
+        rate = schedule(options["schedule"], peak, warmup_steps=options["warmup"], step_every=options["step_every"],
+                        step_factor=options["step_factor"], minimum=options["minimum_rate"], total_steps=self.steps)
+        return optimizer(given, learning_rate=rate, **own)
+
+    def _start(self) -> None:
+        """Give the vectors their first values: those of the newest checkpoint, or the model's own. Collective."""
+        worker, transport = self.worker, self.transport
+        saved = None
+        if self.checkpoints is not None and self.options["resume"]:
+            saved = self.checkpoints.newest(transport)
+        if saved is None:
+            self.model.initialise(worker.parameters, worker.buffers, self.options["seed"])
+            transport.broadcast(worker.parameters)  # ranks on unlike processors may round differently
+            transport.broadcast(worker.buffers)
+            return
+        worker.restore(saved.tensors)
+        books = saved.books
+        self.step, self.metrics, self.seconds_before = books["step"], books["metrics"], books["seconds"]
+        replica = 0 if self.strategy.replicated else self.world.rank
+        worker.updates = books["updates"][replica]
+        worker.losses[:] = books["losses"][replica] if self.first or not self.strategy.replicated else []
+        self.patience.restore(self.metrics)
+        if self.directory is not None:
+            self.directory.rewrite_metrics(self.metrics)
+
+    # ---- during -------------------------------------------------------------------------------------------
+
+    def _sum_over_batch(self, vector: np.ndarray) -> np.ndarray:
+        self.transport.sum(vector)
+        return vector
+
+    def _step_done(self) -> None:
+        self.step += 1
+        self.progress.step(self.step)
+        if self.step % self.steps_per_epoch == 0:
+            self._epoch_done()
+
+    def _epoch_done(self) -> None:
+        """Close the epoch's books: means over all ranks where replicas are equal, rank 0's own otherwise."""
+        worker, clock = self.worker, self.clock
+        clock.pause()
+        seconds = clock.lap()
+        shared = self.transport if self.strategy.replicated else None
+        rows = len(self.data) if shared else self._rows_of_this_rank()
+        line: dict[str, Any] = {"epoch": self.step // self.steps_per_epoch,
+                                "train_loss": exact_sum(worker.losses, shared) / rows}
+        worker.losses.clear()
+        scores: dict[str, float] = {}
+        if self.test is not None and (shared or self.first):
+            scores = evaluate(self.model, worker.parameters, worker.buffers, self.test, shared)
+        line["test_loss"] = scores.get("loss")
+        line["test_squared_error"] = scores.get("squared_error")
+        line["samples_per_second"] = len(self.data) / seconds
+        line["seconds"] = seconds
+        self.metrics.append(line)
+        if self.directory is not None:
+            self.directory.metrics(line)
+        self.progress.epoch(line)
+        self._stop_or_go_on(line)
+        clock.go_on()
+
+    def _stop_or_go_on(self, line: dict[str, Any]) -> None:
+        """After an epoch: early stopping, and the checkpoint. Collective."""
+        best = self.patience.see(line)
+        if not self.strategy.replicated:  # rank 0's figures decide; here such ranks also agree on a stop
+            votes = self.transport.gather_objects((self.patience.over, best, self.stop.requested))
+            self.patience.over, best = votes[0][:2]
+            self.stop.agreed |= any(vote[2] for vote in votes)
+        self.stop.agreed |= self.patience.over
+        epoch, epochs = line["epoch"], self.options["epochs"]
+        if epoch % self.options["checkpoint_every"] == 0 or epoch == epochs or self.stop.agreed or best:
+            self._save(best=best)
+
+    def _save(self, *, best: bool = False) -> None:
+        """Write a checkpoint. Collective."""
+        if self.checkpoints is None:
+            return
+        worker, transport = self.worker, self.transport
+        losses = [part.tolist() for part in transport.gather(np.asarray(worker.losses))]
+        if self.strategy.replicated:  # one replica, on however many ranks it goes on
+            losses = [[loss for part in losses for loss in part]]
+        self.checkpoints.save(Saved(worker.tensors(), {
+            "step": self.step, "updates": transport.gather_objects(worker.updates), "metrics": self.metrics,
+            "losses": losses, "seconds": self._seconds()[0]}), transport, best=best)
+
+    def _rows_of_this_rank(self) -> int:
+        parts = (self.sampler.part(step, self.world.rank, self.world.size) for step in range(self.steps_per_epoch))
+        return max(1, sum(end - begin for begin, end in parts))
+
+    # ---- after --------------------------------------------------------------------------------------------
+
+    def _seconds(self) -> tuple[dict[str, float], list[np.ndarray]]:
+        """Seconds of the whole run in parts, mean over the ranks; and those of this session for each. Collective."""
+        per_rank = self.transport.gather(np.array([self.clock.seconds[part] for part in PARTS]))
+        mean = np.mean(per_rank, axis=0)
+        return {part: self.seconds_before[part] + float(mean[i]) for i, part in enumerate(PARTS)}, per_rank
+
+    def _summary(self, stopped: bool) -> dict[str, Any]:
+        """What ``summary.json`` holds. Collective."""
+        last: dict[str, Any] = self.metrics[-1] if self.metrics else {}
+        model = self.model
+        seconds, per_rank = self._seconds()
+        samples = self.sampler.consumed(self.step)
+        samples_per_second = samples / sum(seconds.values()) if samples else None
+        peak = reached = None
+        if self.checkpoints is not None and getattr(model, "flops", None) and samples_per_second:
+            self.transport.barrier()  # all ranks at once, as in training
+            peak = float(sum(x[0] for x in self.transport.gather(
+                np.array([_core.product_peak(getattr(model, "dtype", "float32"), PEAK_SECONDS)]))))
+            reached = model.flops * samples_per_second / 1e9  # type: ignore[attr-defined]
+        return {
+            "model": name_of(model), "strategy": self.strategy.name, "ranks": self.world.size,
+            "threads": _core.threads(), "parameters": model.layout.count, "epochs": len(self.metrics),
+            "train_loss": last.get("train_loss"), "test_loss": last.get("test_loss"),
+            "test_squared_error": last.get("test_squared_error"), "samples_per_second": samples_per_second,
+            "time": seconds,
+            "time_per_rank": [dict(zip(PARTS, each.tolist(), strict=True)) for each in per_rank],
+            "gflops": reached, "peak_gflops": peak, "machine": platform.node(),
+            "simd_level": _core.simd_level(), "onednn": _core.onednn_version(), "stopped_early": self.patience.over,
+            "finished": None if stopped else datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+
+    def _config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """What ``config.toml`` holds: with it, the same run can be made again."""
+        whole = {"model": name_of(self.model), **config, "strategy": self.strategy.name, "ranks": self.world.size,
+                 "optimizer": self.optimizer.name, **self.options, "threads": _core.threads()}
+        return {name: value for name, value in whole.items() if name not in ("overwrite", "resume")}
+
+    def _title(self, placements: list[threads.Placement]) -> str:
+        ranks = "1 rank" if self.world.size == 1 else f"{self.world.size} ranks"
+        lines = [
+            f"{name_of(self.model)}, {self.model.layout.count:,} parameters, on {self.data.describe()}",
+            f"{self.strategy.name} on {ranks}, batches of {self.options['batch_size']}, {self.optimizer.name}",
+            *threads.describe(placements),
+            *(f"warning: {text}" for text in threads.warnings(placements))]
+        if self.step:
+            lines.append(f"going on after step {self.step} of {self.steps}")
+        elif self.options["resume"]:
+            lines.append("no checkpoint yet: starting from the beginning")
+        return "\n".join(lines)
+
+
+def name_of(model: Model) -> str:
+    """Public name of a model, or the name of a user's class."""
+    return getattr(model, "name", type(model).__name__)

@@ -1,0 +1,84 @@
+"""Stops before the end: on request by a signal, or because nothing gets better."""
+
+from __future__ import annotations
+
+import math
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["EarlyStopping", "StopRequest"]
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """A request to stop at the next step boundary that all ranks agree on.
+
+    As a context manager in the main thread it takes SIGUSR1, SIGTERM and Ctrl-C; a second Ctrl-C interrupts at once. SLURM
+    sends SIGUSR1 before the time limit with ``#SBATCH --signal=USR1@60``.
+
+    Attributes
+    ----------
+    requested : bool
+        This rank was asked to stop. Set it to ask.
+    agreed : bool
+        All ranks know, and stop after the same step.
+
+    Examples
+    --------
+    >>> with StopRequest() as stop:                                          # doctest: +SKIP
+    ...     result = Trainer(model, out="runs/ae", stop=stop).fit(data)
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.agreed = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+class EarlyStopping:
+    """Whether the test loss (the training loss where there is no test) has stopped falling.
+
+    Attributes
+    ----------
+    over : bool
+        It has not fallen for ``patience`` epochs.
+    """
+
+    def __init__(self, patience: int | None):
+        self.patience = math.inf if patience is None else patience
+        self.lowest = math.inf
+        self.waited = 0
+        self.over = False
+
+    def see(self, line: dict[str, Any]) -> bool:
+        """Look at an epoch's metrics; true when it is the best so far."""
+        loss = line["train_loss"] if line["test_loss"] is None else line["test_loss"]
+        best = loss < self.lowest
+        self.lowest = min(self.lowest, loss)
+        self.waited = 0 if best else self.waited + 1
+        self.over = self.waited >= self.patience
+        return best
+
+    def restore(self, metrics: list[dict[str, Any]]) -> None:
+        """See the epochs of a resumed run again."""
+        for line in metrics:
+            self.see(line)
+        self.over = False

@@ -1,0 +1,220 @@
+"""Checkpoints and stops: a resumed run is the run that was never interrupted."""
+
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from pyddl.comm.transport import Alone
+from pyddl.errors import CheckpointError, DataError, ParameterError
+from pyddl.models import Autoencoder
+from pyddl.train import StopRequest, Trainer
+from pyddl.train.checkpoint import Checkpoints, Saved
+
+ROWS = np.random.default_rng(5).random((203, 20), dtype=np.float32)
+TEST = np.random.default_rng(6).random((101, 20), dtype=np.float32)
+
+
+class StopAfter(Autoencoder):
+    """Asks for a stop within a step, as a signal would, on one rank only."""
+
+    def __init__(self, stop, step, rank=0):
+        super().__init__(20, hidden=(8, 3))
+        self.stop, self.step, self.rank = stop, step, rank
+
+    def gradient(self, parameters, gradients, buffers, batch, ready=None):
+        if batch.step == self.step and self.stop is not None:
+            self.stop.requested = True
+        return super().gradient(parameters, gradients, buffers, batch, ready)
+
+
+def train(out, model=None, stop=None, rows=ROWS, **options):
+    options = {"batch_size": 50, "epochs": 4, "seed": 4, **options}
+    return Trainer(model or Autoencoder(20, hidden=(8, 3)), out=None if out is None else str(out), stop=stop, **options).fit(rows, TEST)
+
+
+def stop_at(out, step, world=None, **options):
+    """Train until ``step`` and stop there; only the last rank is asked to."""
+    stop = StopRequest()
+    mine = world is None or world.rank == world.size - 1
+    return train(out, StopAfter(stop if mine else None, step), stop, **options)
+
+
+@pytest.fixture
+def shared(world, tmp_path):
+    """A folder of this test that all ranks share."""
+    return world.transport.gather_objects(tmp_path)[0]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("step", [0, 4, 6, 14])  # within epochs and at the end of one
+@pytest.mark.parametrize("options", [{}, {"optimizer": "nesterov", "momentum_schedule": "sutskever", "learning_rate": 1e-3, "schedule": "cosine"}])
+def test_a_resumed_run_is_the_uninterrupted_one(world, shared, step, options):
+    whole = train(None, **options)
+    first = stop_at(shared / "run", step, world, **options)
+    assert first.summary["finished"] is None
+    assert len(first.metrics) == (step + 1) // 5
+    second = train(shared / "run", resume=True, **options)
+    assert np.array_equal(second.parameters, whole.parameters)
+    for a, b in zip(second.metrics, whole.metrics, strict=True):
+        assert (a["train_loss"], a["test_loss"]) == (b["train_loss"], b["test_loss"])
+    if world.rank == 0:
+        lines = (shared / "run/metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_it_resumes_on_another_number_of_ranks(world, shared, monkeypatch, reproducible):
+    if reproducible and world.size == 3:
+        pytest.skip("reproducible needs a divisor of 8")
+    whole = train(None, reproducible=reproducible)
+    stop_at(shared / "run", 7, world, reproducible=reproducible)
+    import pyddl
+
+    world.transport.barrier()
+    if world.rank == 0:  # the second half on one rank alone
+        alone = pyddl.comm.World(rank=0, size=1, node=0, nodes=1, node_rank=0, node_size=1, mpi=None, transport=Alone())
+        monkeypatch.setattr("pyddl.train.trainer.world", lambda: alone)
+        second = train(shared / "run", resume=True, reproducible=reproducible)
+        if reproducible:
+            assert np.array_equal(second.parameters, whole.parameters)
+            assert [m["train_loss"] for m in second.metrics] == [m["train_loss"] for m in whole.metrics]
+        else:
+            np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-3, atol=2e-5)
+    world.transport.barrier()
+
+
+@pytest.mark.mpi(min_size=2)
+def test_replicas_that_differ_are_each_saved(world, shared):
+    whole = train(None, strategy="local")
+    stop_at(shared / "run", 7, world, strategy="local")  # stops at the end of the epoch: local ranks do not speak before
+    second = train(shared / "run", resume=True, strategy="local")
+    assert np.array_equal(second.parameters, whole.parameters)
+
+
+def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path):
+    assert np.array_equal(train(tmp_path / "run", resume=True).parameters, train(None).parameters)
+
+
+def test_a_finished_run_can_be_lengthened(tmp_path):
+    whole = train(None, epochs=4)
+    train(tmp_path / "run", epochs=2)
+    longer = train(tmp_path / "run", epochs=4, resume=True)
+    assert np.array_equal(longer.parameters, whole.parameters)
+    again = train(tmp_path / "run", epochs=4, resume=True)
+    assert np.array_equal(again.parameters, whole.parameters) and again.summary["finished"]
+
+
+def test_the_last_two_and_the_best_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, {"replicas": 1})
+    for step in range(1, 7):
+        checkpoints.save(Saved({"x": np.full(3, step)}, {"step": step}), Alone(), best=step in (1, 3))
+    folder = tmp_path / "checkpoints"
+    assert {p.name for p in folder.iterdir()} == {"latest", "best", *(f"step-{step:012d}" for step in (3, 5, 6))}
+    assert (folder / "latest").read_text() == "step-000000000006\n" and (folder / "best").read_text() == "step-000000000003\n"
+    assert checkpoints.newest(Alone()).tensors["x"][0] == 6
+
+
+def test_the_best_is_that_of_the_lowest_test_loss(tmp_path):
+    result = train(tmp_path / "run", epochs=3)
+    best = 1 + int(np.argmin([line["test_loss"] for line in result.metrics]))
+    assert (tmp_path / "run/checkpoints/best").read_text() == f"step-{5 * best:012d}\n"
+
+
+def test_early_stopping_ends_the_run_as_finished(tmp_path):
+    result = train(tmp_path / "run", epochs=50, patience=2, optimizer="sgd", learning_rate=1e-12)
+    assert result.summary["stopped_early"] and result.summary["finished"]
+    assert len(result.metrics) < 50
+
+
+def damage(path, how):
+    state = path / "state.safetensors"
+    raw = bytearray(state.read_bytes())
+    if how == "flipped byte":
+        raw[len(raw) // 2] ^= 1
+        state.write_bytes(raw)
+    elif how == "truncated":
+        state.write_bytes(raw[:-7])
+    elif how == "lost":
+        state.unlink()
+    elif how == "no manifest":
+        (path / "manifest.json").unlink()
+    elif how == "garbled manifest":
+        (path / "manifest.json").write_text('{"format": 1, "sha256": 3}')
+    elif how == "books":
+        (path / "books.json").write_text("{}")
+
+
+@pytest.mark.parametrize("how", ["flipped byte", "truncated", "lost", "no manifest", "garbled manifest", "books"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_loads(tmp_path, caplog, how):
+    whole = train(tmp_path / "run")
+    newest = tmp_path / "run/checkpoints" / (tmp_path / "run/checkpoints/latest").read_text().strip()
+    damage(newest, how)
+    second = train(tmp_path / "run", resume=True)
+    assert newest.name in caplog.text and "trying the one before" in caplog.text
+    assert np.array_equal(second.parameters, whole.parameters)
+
+
+def test_when_all_are_damaged_nothing_is_loaded(tmp_path):
+    train(tmp_path / "run")
+    for path in (tmp_path / "run/checkpoints").glob("step-*"):
+        damage(path, "truncated")
+    with pytest.raises(CheckpointError, match="none of the . checkpoints in .* is whole"):
+        train(tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"batch_size": 51}, "batch_size 50, this one has 51"),
+    ({"seed": 9}, "seed 4, this one has 9"),
+    ({"optimizer": "sgd"}, "optimizer 'adam', this one has 'sgd'"),
+    ({"rows": ROWS[:100]}, "rows 203, this one has 100"),
+    ({"model": Autoencoder(20, hidden=(9, 3))}, "of another model: parameters.encoder.0.weight should have shape"),
+])
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, change, message):
+    train(tmp_path / "run", epochs=1)
+    with pytest.raises(DataError, match=message):
+        train(tmp_path / "run", **{"resume": True, **change})
+
+
+def test_an_unfinished_checkpoint_is_never_seen(tmp_path):
+    folder = tmp_path / "run/checkpoints"
+    whole = train(tmp_path / "run")
+    shutil.copytree(folder / (folder / "latest").read_text().strip(), folder / ".step-000000000099.part")
+    assert np.array_equal(train(tmp_path / "run", resume=True).parameters, whole.parameters)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def full(*arguments, **keywords):
+        raise OSError(28, "No space left on device", "state.safetensors")
+
+    checkpoints = Checkpoints(tmp_path, {"replicas": 1})
+    books = {"step": 1}
+    checkpoints.save(Saved({"x": np.ones(3)}, books), Alone())
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    with pytest.raises(CheckpointError, match="cannot write the checkpoint .*step-000000000002: No space left on device"):
+        checkpoints.save(Saved({"x": np.ones(3)}, {"step": 2}), Alone())
+    assert checkpoints.newest(Alone()).books == books
+
+
+def test_signals_ask_for_a_stop_and_the_second_interrupt_interrupts():
+    before = signal.getsignal(signal.SIGUSR1)
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        with StopRequest() as stop:
+            os.kill(os.getpid(), number)
+            assert stop.requested and not stop.agreed
+    with StopRequest() as stop, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_overwrite_forgets_the_checkpoints(tmp_path):
+    train(tmp_path / "run")
+    train(tmp_path / "run", overwrite=True, epochs=1)
+    assert len(list((tmp_path / "run/checkpoints").glob("step-*"))) == 1
+    with pytest.raises(ParameterError, match="say resume to go on"):
+        train(tmp_path / "run")
