@@ -48,7 +48,7 @@ format: setup $(VENV)/.linters
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf build $(VENV)
+	rm -rf build $(VENV) $(VENV)-torch $(VENV)-mpich
 
 setup: $(VENV)/.built
 

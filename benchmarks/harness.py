@@ -50,8 +50,8 @@ __all__ = [
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SIZES = ("quick", "node", "cluster")
-TORCH = ROOT / ".venv-torch" / "bin" / "python"
-MPICH = ROOT / ".venv-mpich" / "bin" / "python"
+TORCH = Path(f"{sys.prefix}-torch") / "bin" / "python"  # as the Makefile names them
+MPICH = Path(f"{sys.prefix}-mpich") / "bin" / "python"
 
 # ---- competitors
 
@@ -317,6 +317,7 @@ class Record:
             "commit": _commit(),
             "cpu": _cpu(),
             "cores": len(os.sched_getaffinity(0)),
+            "load": round(os.getloadavg()[0], 1),  # of other work, if this is the first to run
             "python": platform.python_version(),
             **facts,
         }

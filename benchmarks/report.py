@@ -223,19 +223,28 @@ def overhead_section(lines: Lines) -> Iterable[str]:
     yield harness.table(["part", "us"], [*rows, ["in all", f"{1e6 * line['total']:.1f}"]])
 
 
+def when(header: dict[str, Any]) -> str:
+    """When and on what a question was answered."""
+    clock = ", in processor time" if header.get("clock") == "cpu" else ""
+    return f"{header['date']}, commit {header['commit']}, load average at the start {header['load']:g}{clock}"
+
+
 def write(path: Path, lines: dict[str, Lines]) -> None:
     """Write the page from the lines of each question; a question without lines is left out."""
-    header = next(given[0] for given in lines.values() if given)
-    torch = next(
-        (line["torch"] for given in lines.values() for line in given if line.get("torch")), "not installed"
-    )
+    answered = {question: given for question, given in lines.items() if given}
+    header = {
+        name: value for given in answered.values() for name, value in given[0].items() if value is not None
+    }
     text = [
         "# Results of the benchmarks",
         "",
-        f"{header['date']}, {header['cpu']}, {header['cores']} cores, x86-64-v{header.get('simd_level', '?')}, "
-        f"oneDNN {header.get('onednn', '?')}, PyTorch {torch}, commit {header['commit']}, one thread per rank.",
+        f"{header['cpu']}, {header['cores']} cores, x86-64-v{header.get('simd_level', '?')}, oneDNN "
+        f"{header.get('onednn', '?')}, PyTorch {header.get('torch', 'not installed')}, {header.get('mpi', 'no MPI')}; "
+        "one thread per rank.",
         "Written by `make bench`. Medians; quotients are medians of pairs measured in turn; results were "
         "verified before anything was timed.",
+        "",
+        *(f"- {question}: {when(given[0])}" for question, given in answered.items()),
         "",
         "## Aims",
         "",
