@@ -104,6 +104,8 @@ TABLE: tuple[Option, ...] = (
     Option("initialiser", "str", "auto", "model", "of the weights",
            choices=("auto", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "normal", "uniform", "sparse"),
            trainer=False),
+    Option("dtype", "str", "float32", "model", "of the matrix products; sums, weights and updates are float32 always",
+           choices=("float32", "bfloat16"), trainer=False),
     # ---- training
     Option("strategy", "str", "allreduce", "training", "how ranks work together", choices=("local", "allreduce")),
     Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),

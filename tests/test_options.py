@@ -4,7 +4,7 @@ import pytest
 
 from pyddl import models, options, strategies
 from pyddl.errors import ParameterError
-from pyddl.models.autoencoder import ACTIVATIONS, LOSSES
+from pyddl.models.autoencoder import ACTIVATIONS, DTYPES, LOSSES
 from pyddl.models.initialisers import INITIALISERS
 from pyddl.optim import OPTIMIZERS, schedule
 
@@ -20,6 +20,7 @@ def test_choices_are_those_that_exist():
         assert schedule(name, 0.1, total_steps=10, step_every=5)(0) == 0.1
     assert choices("activation") == choices("code_activation") == set(ACTIVATIONS)
     assert choices("loss") == set(LOSSES)
+    assert choices("dtype") == set(DTYPES)
     assert choices("initialiser") == {"auto", *INITIALISERS}
     assert set(models.NAMES) == {"autoencoder"}
 

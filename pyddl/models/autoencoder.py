@@ -7,6 +7,7 @@ encoder to a small linear code, and a decoder that mirrors it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from pyddl.layout import Layout, Slice
 from pyddl.models.initialisers import INITIALISERS, initialiser
 from pyddl.models.protocol import Ready
 
-__all__ = ["ACTIVATIONS", "LOSSES", "Autoencoder"]
+__all__ = ["ACTIVATIONS", "DTYPES", "LOSSES", "Autoencoder"]
 
 ACTIVATIONS = ("linear", "sigmoid", "relu", "leaky_relu", "tanh", "softplus")
+DTYPES = ("float32", "bfloat16")
 LOSSES = ("bce", "mse")
 
 
@@ -42,8 +44,8 @@ class Autoencoder:
         are summed over features.
     initialiser : str, default="auto"
         Of the weights; biases start at 0. ``auto`` is He's for relu, leaky_relu and softplus, Glorot's otherwise.
-    dtype : str, default="float32"
-        Element type of the matrix products; parameters and gradients are float32 always.
+    dtype : {"float32", "bfloat16"}, default="float32"
+        Element type that matrix products take; they add in float32, and parameters and gradients are float32 always.
 
     Attributes
     ----------
@@ -65,10 +67,13 @@ class Autoencoder:
         self.code_activation = _check.one_of("code_activation", code_activation, ACTIVATIONS)
         self.loss = _check.one_of("loss", loss, LOSSES)
         self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))
-        self.dtype = dtype
+        self.dtype = _check.one_of("dtype", dtype, DTYPES)
+        if dtype == "bfloat16" and not _core.has_bfloat16():
+            raise ParameterError("dtype is 'bfloat16', which this processor has no instructions for (AVX512-BF16 or AMX); "
+                                 "use float32")
 
         units = [self.inputs, *self.hidden, *self.hidden[-2::-1], self.inputs]
-        layers = list(zip(units[:-1], units[1:], strict=True))
+        layers = list(pairwise(units))
         depth = len(self.hidden)
         self._names = [f"{'encoder' if i < depth else 'decoder'}.{i % depth}" for i in range(2 * depth)]
         slices = []

@@ -62,6 +62,13 @@ def test_flags_win_over_the_file(tmp_path):
     assert (config["epochs"], config["hidden"], config["learning_rate"]) == (1, [4], 0.01)
 
 
+def test_bfloat16_falls_back_to_float32_with_a_clear_line(tmp_path):
+    _, err = pyddl("train", "autoencoder", "--data", "random:64x10", "--hidden", "4", "--epochs", "1", "--dtype", "bfloat16", "--out", "r",
+                   cwd=tmp_path, ONEDNN_MAX_CPU_ISA="AVX2")
+    assert "training in float32" in err
+    assert read_toml((tmp_path / "r/config.toml").read_text())["dtype"] == "float32"
+
+
 def test_evaluate_repeats_the_figures_of_training(run):
     path, _, _ = run
     out, _ = pyddl("evaluate", path, "--json", cwd=path)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pyddl import _core
 from pyddl.data.batch import Batch
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.models import Autoencoder, Model
@@ -149,3 +150,20 @@ def test_rows_of_the_wrong_width_are_refused():
     model, parameters, _, _ = made()
     with pytest.raises(ShapeError, match=r"expected \(n, 12\)"):
         model.encode(parameters, model.buffers.zeros(), np.zeros((3, 11), dtype=np.float32))
+
+
+@pytest.mark.skipif(not _core.has_bfloat16(), reason="the processor has no bfloat16")
+def test_bfloat16_products_give_nearly_the_same_gradient():
+    exact, parameters, gradients, batch = made(inputs=96, rows=40, hidden=(64, 32))
+    rounded = Autoencoder(96, hidden=(64, 32), dtype="bfloat16")
+    approximate = rounded.layout.zeros()
+    losses = [model.gradient(parameters, out, model.buffers.zeros(), batch)
+              for model, out in ((exact, gradients), (rounded, approximate))]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2) and losses[1] != losses[0]
+    assert np.linalg.norm(approximate - gradients) < 2e-2 * np.linalg.norm(gradients)
+
+
+def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch):
+    monkeypatch.setattr(_core, "has_bfloat16", lambda: False)
+    with pytest.raises(ParameterError, match="no instructions for"):
+        Autoencoder(4, dtype="bfloat16")
