@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pyddl.data.cifar import IMAGE_SHAPE, read_cifar10
 from pyddl.data.download import Files, existing, locate, places
 from pyddl.data.idx import read_idx
+from pyddl.data.joined import JoinedSource
 from pyddl.data.source import ArraySource, Source
 from pyddl.errors import DataError
 
@@ -30,12 +32,15 @@ class NamedSet:
     read : callable
         ``read(folder, part) -> Source`` for part "train" or "test".
     files : Files or None
-        What to download; None for a set that comes with a package.
+        What to download; None for a set that pyddl cannot download.
+    by_hand : str
+        Where ``files`` is None: what to do about a set that is not there.
     """
 
     find: Callable[[], Path | None]
     read: Callable[[Path, str], Source]
     files: Files | None = None
+    by_hand: str = ""
 
 
 # ---- digits: 8 x 8 pixels of 0..16, shipped with scikit-learn ----------------------------------------------
@@ -100,22 +105,58 @@ def _idx_file(folder: Path, file: str, dimensions: int) -> np.ndarray:
     return array
 
 
+# ---- cifar10: 3 planes of 32 x 32 pixels, 50000 to train and 10000 to test ---------------------------------
+
+ARCHIVE = "cifar-10-batches-bin"  # the folder in the archive that its authors give
+
+
+def _find_cifar10() -> Path | None:
+    for place in places("cifar10"):
+        for folder in (place, place / ARCHIVE):
+            if any(folder.glob("data_batch_*.bin")):
+                return folder
+    return None
+
+
+def _read_cifar10(folder: Path, part: str) -> Source:
+    has_test = (folder / "test_batch.bin").is_file()
+    if part == "test" and not has_test:
+        raise DataError(f"cifar10 has no test part here: {folder / 'test_batch.bin'} is missing. Put it there, or keep "
+                        "back some of the training rows: --validation 0.1")
+    origin = str(folder) if has_test else f"{folder}, which has no test_batch.bin: no test part, but see --validation"
+    files = sorted(folder.glob("data_batch_*.bin")) if part == "train" else [folder / "test_batch.bin"]
+    test = (lambda: _read_cifar10(folder, "test")) if part == "train" and has_test else None
+    name = _title("cifar10", part)
+    one = len(files) == 1
+    batches = []
+    for file in files:
+        pixels, labels = read_cifar10(file)
+        batches.append(ArraySource(pixels, scale=1 / 255, name=name if one else file.name, image_shape=IMAGE_SHAPE,
+                                   labels=labels, origin=origin, test=test if one else None))
+    return batches[0] if one else JoinedSource(batches, name=name, origin=origin, test=test)
+
+
 def _title(name: str, part: str) -> str:
     return name if part == "train" else f"{name}:{part}"
 
 
 NAMED: dict[str, NamedSet] = {
-    "digits": NamedSet(_find_digits, _read_digits),
+    "cifar10": NamedSet(_find_cifar10, _read_cifar10, by_hand=(
+        "fetch its binary version, cifar-10-binary.tar.gz (162 MB, md5 c32a1d4ab5d03f1284b67883e8d87530), from its "
+        "authors' page, www.cs.toronto.edu/~kriz/cifar.html, and unpack it in one of these folders")),
+    "digits": NamedSet(_find_digits, _read_digits, by_hand=(
+        "install scikit-learn, which brings it: pip install scikit-learn")),
     "mnist": NamedSet(lambda: locate(MNIST), _read_mnist, MNIST),
 }
 
 
-def missing(name: str, files: Files | None, reason: str) -> DataError:
+def missing(name: str, reason: str = "") -> DataError:
     """The one error for a set that is nowhere, which says every place that was tried."""
-    if files is None:
-        return DataError(f"{name} comes with scikit-learn, which is not installed: pip install scikit-learn")
+    named = NAMED[name]
     looked = ", ".join(str(p) for p in places(name))
     variable = "$PYDDL_DATA" if os.environ.get("PYDDL_DATA") else "$PYDDL_DATA (not set)"
-    return DataError(f"{name} is not on this machine: looked under {variable} and in the user cache "
-                     f"({looked}), then {reason}. Put {', '.join(files.sha256)} into one of these folders, "
+    where = f"{name} is not on this machine: looked under {variable} and in the user cache ({looked})"
+    if named.files is None:
+        return DataError(f"{where}. pyddl does not download it: {named.by_hand}")
+    return DataError(f"{where}, then {reason}. Put {', '.join(named.files.sha256)} into one of these folders, "
                      f"or run `pyddl fetch {name}` where there is a network")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyddl import _check
+from pyddl.data import hdf5, parquet
 from pyddl.data.download import TIMEOUT, Progress, download
 from pyddl.data.idx import read_idx
+from pyddl.data.joined import JoinedSource
 from pyddl.data.named import NAMED, missing
 from pyddl.data.npy import open_npy
 from pyddl.data.source import ArraySource, RandomSource, Source
@@ -28,9 +30,11 @@ def load(spec: Any, part: str | None = None) -> Source:
     Parameters
     ----------
     spec : str, path, array or Source
-        A name (``digits``, ``mnist``), also with ``:train`` or ``:test``; the path of a ``.npy`` or IDX file
-        (``.idx``, ``-ubyte``, plain or ``.gz``; values / 255); or ``random:ROWSxFEATURES``. An array becomes
-        an `ArraySource`, a source is returned as it is.
+        A name (``digits``, ``mnist``, ``cifar10``), also with ``:train`` or ``:test``; the path of a file: ``.npy``,
+        IDX (``.idx``, ``-ubyte``, plain or ``.gz``; values / 255), HDF5 (``.h5``, ``.hdf5``; ``FILE:DATASET`` where it
+        has several) or Parquet (``FILE:COLUMN,COLUMN`` for some columns; also an address that fsspec knows, such as
+        ``s3://...``); a folder of files of one of these kinds, whose rows are joined in the order of the names; or
+        ``random:ROWSxFEATURES``. An array becomes an `ArraySource`, a source is returned as it is.
     part : {"train", "test"}, optional
         Of a named set; "train" by default, whose ``test`` is the other.
 
@@ -83,7 +87,7 @@ def fetch(name: str, folder: str | os.PathLike[str] | None = None, *, mirrors: S
     if files is None:
         folder = find(name)
         if folder is None:
-            raise missing(name, None, "")
+            raise missing(name)
         return Path(folder)
     target = None if folder is None else Path(folder)
     return download(files, target, mirrors=mirrors, progress=progress, timeout=timeout)
@@ -96,9 +100,9 @@ def _named(name: str, part: str) -> Source:
         try:
             folder = download(named.files)
         except DataError as error:
-            raise missing(name, named.files, str(error)) from error
+            raise missing(name, str(error)) from error
     if folder is None:
-        raise missing(name, None, "")
+        raise missing(name)
     return named.read(folder, part)
 
 
@@ -111,22 +115,73 @@ def _random(text: str, sizes: str) -> Source:
 
 
 def _file(text: str) -> Source:
+    text, inner = _inner(text)
+    if "://" in text:
+        return _open(text, inner)
     path = Path(text)
+    if path.is_dir():
+        return _folder(path, inner)
     if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "is neither a known data set nor a file"
-        raise DataError(f"data {text!r} {kind}; expected {', '.join(sorted(NAMED))} (with :train or :test), "
-                        f"random:ROWSxFEATURES, or the path of a .npy or IDX "
-                        f"file{_check.nearest(text.partition(':')[0], NAMED)}")
-    if path.suffix == ".npy":
-        return ArraySource(open_npy(path), name=path.name, origin=str(path))
-    if IDX_NAME.search(path.name):
-        array = read_idx(path)
-        if array.ndim < 2:
-            raise DataError(f"{path} has 1 dimension (offset 3), like a file of labels; expected rows of "
-                            "values")
-        return ArraySource(array, scale=1 / 255, name=path.name, origin=str(path))
-    raise DataError(f"{path} is of no supported kind; expected a name that ends in .npy, .idx, -ubyte or "
-                    "one of the last two with .gz")
+        raise DataError(f"data {text!r} is neither a known data set nor a file; expected {', '.join(sorted(NAMED))} "
+                        "(with :train or :test), random:ROWSxFEATURES, or the path of a file or folder of data"
+                        f"{_check.nearest(text.partition(':')[0], NAMED)}")
+    return _open(text, inner)
+
+
+def _inner(text: str) -> tuple[str, str]:
+    """``file.h5:name`` -> (``file.h5``, ``name``)."""
+    path, colon, inner = text.rpartition(":")
+    if colon and not os.path.exists(text) and (os.path.isdir(path) or path.endswith(hdf5.SUFFIXES + parquet.SUFFIXES)):
+        return path, inner
+    return text, ""
+
+
+def _folder(folder: Path, inner: str) -> Source:
+    """The files of a folder as one source. Names that begin with a dot or underscore are marks of other programs."""
+    try:
+        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_")))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
+    if not files:
+        raise DataError(f"{folder} is a folder without files; expected files of data, all of one kind")
+    first = _kind(str(files[0]))
+    for file in files:
+        if _kind(str(file)) is not first:
+            raise DataError(f"{folder} is a folder of several kinds of files: {files[0].name} and {file.name}; "
+                            "expected one kind")
+    sources = [_open(str(file), inner) for file in files]
+    return JoinedSource(sources, name=folder.name or str(folder), origin=str(folder))
+
+
+def _open(path: str, inner: str) -> Source:
+    return _kind(path)(path, inner)
+
+
+def _kind(path: str) -> Callable[[str, str], Source]:
+    """How a file of this name is opened."""
+    if path.endswith(parquet.SUFFIXES):
+        return parquet.open_parquet
+    if "://" in path:
+        raise DataError(f"{path} is of no supported kind; expected an address that ends in .parquet")
+    if path.endswith(".npy"):
+        return _open_npy
+    if IDX_NAME.search(path):
+        return _open_idx
+    if path.endswith(hdf5.SUFFIXES):
+        return hdf5.open_hdf5
+    raise DataError(f"{path} is of no supported kind; expected a name that ends in .npy, .idx, -ubyte (or one of the "
+                    "last two with .gz), .h5, .hdf5 or .parquet")
+
+
+def _open_npy(path: str, inner: str) -> Source:
+    return ArraySource(open_npy(path), name=Path(path).name, origin=path)
+
+
+def _open_idx(path: str, inner: str) -> Source:
+    array = read_idx(path)
+    if array.ndim < 2:
+        raise DataError(f"{path} has 1 dimension (offset 3), like a file of labels; expected rows of values")
+    return ArraySource(array, scale=1 / 255, name=Path(path).name, origin=path)
 
 
 def _no_part(text: str, part: str | None) -> None:

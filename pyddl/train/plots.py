@@ -30,7 +30,10 @@ def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffe
                 axis.plot(images[column], linewidth=0.6)
                 axis.set_ylim(float(rows.min()), float(rows.max()) or 1.0)
             else:
-                axis.imshow(images[column].reshape(source.image_shape), cmap="gray_r", vmin=0, vmax=1)
+                image = images[column].reshape(source.image_shape)
+                if image.ndim == 3:  # planes of colour, which imshow wants last
+                    image = image.transpose(1, 2, 0).clip(0, 1)
+                axis.imshow(image, cmap="gray_r", vmin=0, vmax=1)
             axis.set_xticks([])
             axis.set_yticks([])
             for side in axis.spines.values():
