@@ -261,9 +261,12 @@ def speed_up(ours: Timing, theirs: Timing) -> float:
     return statistics.median(b / a for a, b in zip(ours.rounds, theirs.rounds, strict=True))
 
 
-def tolerance_of(dtype: str) -> float:
-    """Largest relative difference of losses that counts as equal: rounding of the products, grown by training."""
-    return {"float32": 1e-4, "bfloat16": 1e-2}[dtype]
+def tolerance_of(dtype: str, batch: int) -> float:
+    """Largest relative difference of a step's loss that counts as equal: rounding, grown by 20 steps of training.
+
+    That of bfloat16's products shows in the loss of a single row, and averages out over many.
+    """
+    return 1e-4 if dtype == "float32" else 1e-2 * (1 + 16 / batch)
 
 
 def verify(what: str, expected: ArrayLike, got: ArrayLike, tolerance: float) -> float:

@@ -39,7 +39,7 @@ def verify(case: Case, peers: Mapping[str, tuple[Peer, str]], one: Peer) -> dict
             f"batch {case.batch} on {ranks} ranks, {name}",
             expected,
             case.losses(peer, setup),
-            harness.tolerance_of("float32"),
+            harness.tolerance_of("float32", case.batch),
         )
         for name, (peer, setup) in together.items()
     }

@@ -65,10 +65,10 @@ class Training:
             model,
             optimizer,
             Sampler(rows, rows),
-            loader,
             number=0 if alone else self.world.rank,
             count=1 if alone else self.world.size,
         )
+        self.worker.loader = loader
 
     def run(self, steps: int) -> None:
         self.worker.losses.clear()
