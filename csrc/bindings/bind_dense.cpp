@@ -91,18 +91,16 @@ void define_backward(py::module_& m, const char* name, Backward backward) {
         [backward](const Array<T>& rows, const Array<T>& weights, const Array<T>& outputs,
                    const std::string& activation, Array<T>& deltas, Array<T>& weight_gradients,
                    std::optional<Array<T>> bias_gradients, std::optional<Array<T>> row_gradients) {
-            const auto x = matrix(rows, "rows"), w = matrix(weights, "weights"),
-                       y = matrix(outputs, "outputs");
-            const auto d = out_matrix(deltas, "deltas"),
-                       dw = out_matrix(weight_gradients, "weight_gradients");
+            const auto x = matrix(rows, "rows"), w = matrix(weights, "weights"), y = matrix(outputs, "outputs");
+            const auto d = out_matrix(deltas, "deltas"), dw = out_matrix(weight_gradients, "weight_gradients");
             const auto db = optional_out_vector(bias_gradients, "bias_gradients");
             const auto dx = optional_out_matrix(row_gradients, "row_gradients");
             const Activation a = kernels::activation_named(activation);
             const py::gil_scoped_release no_gil;  // below, no Python object is touched
             backward(x, w, y, a, d, dw, db, dx);
         },
-        "rows"_a.noconvert(), "weights"_a.noconvert(), "outputs"_a.noconvert(), "activation"_a,
-        "deltas"_a.noconvert(), "weight_gradients"_a.noconvert(), "bias_gradients"_a.noconvert().none(true),
+        "rows"_a.noconvert(), "weights"_a.noconvert(), "outputs"_a.noconvert(), "activation"_a, "deltas"_a.noconvert(),
+        "weight_gradients"_a.noconvert(), "bias_gradients"_a.noconvert().none(true),
         "row_gradients"_a.noconvert().none(true) = py::none());
 }
 
@@ -116,21 +114,19 @@ void register_dense(py::module_& m) {
              "layers"_a, "dtype"_a = "float32")
         .def(
             "forward",
-            [](DenseNetwork& self, const Array<float>& parameters, const Array<float>& rows,
-               Array<float>& out, std::int64_t first, std::int64_t last) {
+            [](DenseNetwork& self, const Array<float>& parameters, const Array<float>& rows, Array<float>& out,
+               std::int64_t first, std::int64_t last) {
                 const auto p = vector(parameters, "parameters");
                 const auto x = matrix(rows, "rows");
                 const auto y = out_matrix(out, "out");
                 const py::gil_scoped_release no_gil;  // below, no Python object is touched
                 self.forward(p, x, y, first, last);
             },
-            "parameters"_a.noconvert(), "rows"_a.noconvert(), "out"_a.noconvert(), "first"_a = 0,
-            "last"_a = -1)
+            "parameters"_a.noconvert(), "rows"_a.noconvert(), "out"_a.noconvert(), "first"_a = 0, "last"_a = -1)
         .def(
             "gradient",
-            [](DenseNetwork& self, const Array<float>& parameters, Array<float>& gradients,
-               const Array<float>& rows, const Array<float>& targets, const std::string& loss,
-               py::object ready) {
+            [](DenseNetwork& self, const Array<float>& parameters, Array<float>& gradients, const Array<float>& rows,
+               const Array<float>& targets, const std::string& loss, py::object ready) {
                 const auto p = vector(parameters, "parameters");
                 const auto g = out_vector(gradients, "gradients");
                 const auto x = matrix(rows, "rows"), t = matrix(targets, "targets");
@@ -139,8 +135,8 @@ void register_dense(py::module_& m) {
                 const py::gil_scoped_release no_gil;  // below, only call_python touches Python, with the GIL
                 return self.gradient(p, g, x, t, l, r);
             },
-            "parameters"_a.noconvert(), "gradients"_a.noconvert(), "rows"_a.noconvert(),
-            "targets"_a.noconvert(), "loss"_a, "ready"_a = py::none())
+            "parameters"_a.noconvert(), "gradients"_a.noconvert(), "rows"_a.noconvert(), "targets"_a.noconvert(),
+            "loss"_a, "ready"_a = py::none())
         .def(
             "evaluate",
             [](DenseNetwork& self, const Array<float>& parameters, const Array<float>& rows,

@@ -33,8 +33,8 @@ void register_losses(py::module_& m) {
             const auto a = kernels::activation_named(activation);
             const py::gil_scoped_release no_gil;  // below, no Python object is touched
             const kernels::ThreadScope scope;
-            return kernels::best<kernels::LossTable<float>>().gradient(l, a, y.data, t.data, d.data, y.rows,
-                                                                y.columns, bias);
+            return kernels::best<kernels::LossTable<float>>().gradient(l, a, y.data, t.data, d.data, y.rows, y.columns,
+                                                                       bias);
         },
         "outputs"_a.noconvert(), "targets"_a.noconvert(), "loss"_a, "activation"_a, "deltas"_a.noconvert(),
         "bias_gradients"_a.noconvert().none(true) = py::none());
@@ -58,8 +58,7 @@ void register_losses(py::module_& m) {
            std::optional<Array<double>> derivatives) {
             const auto y = matrix(outputs, "outputs"), t = matrix(targets, "targets");
             kernels::check_shape("targets", t, y.rows, y.columns);
-            const auto d =
-                derivatives ? out_matrix(*derivatives, "derivatives") : kernels::MatrixView<double>{};
+            const auto d = derivatives ? out_matrix(*derivatives, "derivatives") : kernels::MatrixView<double>{};
             const auto sums = kernels::reference::loss_sums<double>(kernels::loss_named(loss), y, t, d);
             return std::pair(sums.loss, sums.squared_error);
         },

@@ -27,8 +27,7 @@ template <class T>
 void define_gather(py::module_& m) {
     m.def(
         "gather_rows",
-        [](const py::array_t<T, 0>& source, const Array<std::int64_t>& index, Array<float>& out,
-           float scale) {
+        [](const py::array_t<T, 0>& source, const Array<std::int64_t>& index, Array<float>& out, float scale) {
             auto from = strided_rows(source, "source");
             auto rows = vector(index, "index");
             auto to = out_matrix(out, "out");
@@ -38,8 +37,7 @@ void define_gather(py::module_& m) {
         "source"_a.noconvert(), "index"_a.noconvert(), "out"_a.noconvert(), "scale"_a = 1.0f);
     m.def(
         "reference_gather_rows",
-        [](const py::array_t<T, 0>& source, const Array<std::int64_t>& index, Array<float>& out,
-           float scale) {
+        [](const py::array_t<T, 0>& source, const Array<std::int64_t>& index, Array<float>& out, float scale) {
             kernels::reference::gather_rows(strided_rows(source, "source"), vector(index, "index"), scale,
                                             out_matrix(out, "out"));
         },

@@ -1,4 +1,5 @@
-/// NumPy arrays as views: checked once here, at the edge. `noconvert` at each argument turns a silent copy into a TypeError.
+/// NumPy arrays as views: checked once here, at the edge. `noconvert` at each argument turns a silent copy into a
+/// TypeError.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

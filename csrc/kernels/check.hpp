@@ -14,16 +14,16 @@ template <class T>
 void check_shape(const char* name, MatrixView<T> m, std::int64_t rows, std::int64_t columns) {
     if (m.rows != rows || m.columns != columns)
         throw std::invalid_argument(std::string(name) + " has shape (" + std::to_string(m.rows) + ", " +
-                                    std::to_string(m.columns) + "); expected (" + std::to_string(rows) +
-                                    ", " + std::to_string(columns) + ")");
+                                    std::to_string(m.columns) + "); expected (" + std::to_string(rows) + ", " +
+                                    std::to_string(columns) + ")");
 }
 
 /// @throws std::invalid_argument unless `v` has `size` elements
 template <class T>
 void check_size(const char* name, std::span<T> v, std::int64_t size) {
     if (static_cast<std::int64_t>(v.size()) != size)
-        throw std::invalid_argument(std::string(name) + " has " + std::to_string(v.size()) +
-                                    " elements; expected " + std::to_string(size));
+        throw std::invalid_argument(std::string(name) + " has " + std::to_string(v.size()) + " elements; expected " +
+                                    std::to_string(size));
 }
 
 }  // namespace pyddl::kernels

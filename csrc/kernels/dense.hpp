@@ -24,9 +24,8 @@ void dense_forward(MatrixView<const float> rows, MatrixView<const float> weights
 /// @param row_gradients out, (B, I): d f / d rows, or data == nullptr: not wanted
 /// @throws std::invalid_argument when two shapes disagree
 /// Cost: 2 B I O flop, twice that with row_gradients.
-void dense_backward(MatrixView<const float> rows, MatrixView<const float> weights,
-                    MatrixView<const float> outputs, Activation activation, MatrixView<float> deltas,
-                    MatrixView<float> weight_gradients, std::span<float> bias_gradients,
-                    MatrixView<float> row_gradients);
+void dense_backward(MatrixView<const float> rows, MatrixView<const float> weights, MatrixView<const float> outputs,
+                    Activation activation, MatrixView<float> deltas, MatrixView<float> weight_gradients,
+                    std::span<float> bias_gradients, MatrixView<float> row_gradients);
 
 }  // namespace pyddl::kernels

@@ -14,15 +14,12 @@ Enum named(std::string_view name, const std::array<std::string_view, N>& names, 
         if (names[i] == name) return static_cast<Enum>(i);
         expected += (i ? ", " : "") + std::string(names[i]);
     }
-    throw std::invalid_argument(std::string(what) + " is '" + std::string(name) + "'; expected one of " +
-                                expected);
+    throw std::invalid_argument(std::string(what) + " is '" + std::string(name) + "'; expected one of " + expected);
 }
 
 }  // namespace
 
-Activation activation_named(std::string_view name) {
-    return named<Activation>(name, activation_names, "activation");
-}
+Activation activation_named(std::string_view name) { return named<Activation>(name, activation_names, "activation"); }
 
 Loss loss_named(std::string_view name) { return named<Loss>(name, loss_names, "loss"); }
 

@@ -25,19 +25,18 @@ OrderNetwork order_network(std::int64_t n, std::uint64_t seed, std::uint64_t epo
     return network;
 }
 
-void order(std::span<const std::int64_t> positions, std::span<std::int64_t> out, std::int64_t n,
-           std::uint64_t seed, std::uint64_t epoch) {
+void order(std::span<const std::int64_t> positions, std::span<std::int64_t> out, std::int64_t n, std::uint64_t seed,
+           std::uint64_t epoch) {
     if (positions.size() != out.size())
         throw std::invalid_argument("out has " + std::to_string(out.size()) +
-                                    " elements; expected one for each of the " +
-                                    std::to_string(positions.size()) + " positions");
+                                    " elements; expected one for each of the " + std::to_string(positions.size()) +
+                                    " positions");
     if (n < 0 || n > std::int64_t{1} << 62)
         throw std::invalid_argument("n is " + std::to_string(n) + "; expected 0 to 2^62");
     for (std::size_t i = 0; i < positions.size(); ++i)
         if (positions[i] < 0 || positions[i] >= n)
-            throw std::out_of_range("positions[" + std::to_string(i) + "] is " +
-                                    std::to_string(positions[i]) + "; expected 0 to " +
-                                    std::to_string(n - 1));
+            throw std::out_of_range("positions[" + std::to_string(i) + "] is " + std::to_string(positions[i]) +
+                                    "; expected 0 to " + std::to_string(n - 1));
 
     const OrderNetwork network = order_network(n, seed, epoch);
     constexpr std::int64_t block = 256;  // 4 KB of working memory: stays in the first cache
@@ -56,11 +55,9 @@ void order(std::span<const std::int64_t> positions, std::span<std::int64_t> out,
             best<OrderTable>().rounds(left, right, walking, network);
             std::int64_t left_over = 0;
             for (std::int64_t i = 0; i < walking; ++i) {
-                const std::uint64_t x =
-                    (static_cast<std::uint64_t>(left[i]) << network.right_bits) | right[i];
+                const std::uint64_t x = (static_cast<std::uint64_t>(left[i]) << network.right_bits) | right[i];
                 out[owner[i]] = static_cast<std::int64_t>(x);
-                left[left_over] =
-                    left[i];  // kept only when x is out of range: the next lane overwrites it otherwise
+                left[left_over] = left[i];  // kept only when x is out of range: the next lane overwrites it otherwise
                 right[left_over] = right[i];
                 owner[left_over] = owner[i];
                 left_over += x >= static_cast<std::uint64_t>(n);

@@ -35,14 +35,13 @@ OrderNetwork order_network(std::int64_t n, std::uint64_t seed, std::uint64_t epo
 /// @throws std::invalid_argument when lengths differ or n is outside [0, 2^62]; std::out_of_range for a
 /// position outside, before out is touched Cost: about a dozen vector instructions per position and round.
 /// Threads: the caller's. Allocates nothing.
-void order(std::span<const std::int64_t> positions, std::span<std::int64_t> out, std::int64_t n,
-           std::uint64_t seed, std::uint64_t epoch);
+void order(std::span<const std::int64_t> positions, std::span<std::int64_t> out, std::int64_t n, std::uint64_t seed,
+           std::uint64_t epoch);
 
 /// The loop behind it, one per x86-64 level.
 struct OrderTable {
     /// All rounds on `count` values given as halves, in place.
-    void (*rounds)(std::uint32_t* left, std::uint32_t* right, std::int64_t count,
-                   const OrderNetwork& network);
+    void (*rounds)(std::uint32_t* left, std::uint32_t* right, std::int64_t count, const OrderNetwork& network);
 };
 
 }  // namespace pyddl::kernels

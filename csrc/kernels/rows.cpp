@@ -12,9 +12,8 @@ namespace {
 
 void check(std::int64_t rows, std::span<const std::int64_t> index, MatrixView<float> out) {
     if (out.rows != static_cast<std::int64_t>(index.size()))
-        throw std::invalid_argument("out has " + std::to_string(out.rows) +
-                                    " rows; expected one for each of the " + std::to_string(index.size()) +
-                                    " indices");
+        throw std::invalid_argument("out has " + std::to_string(out.rows) + " rows; expected one for each of the " +
+                                    std::to_string(index.size()) + " indices");
     for (std::size_t i = 0; i < index.size(); ++i)
         if (index[i] < 0 || index[i] >= rows)
             throw std::out_of_range("index[" + std::to_string(i) + "] is " + std::to_string(index[i]) +
@@ -58,12 +57,9 @@ std::int64_t gather_rows(StridedRows<T> source, std::span<const std::int64_t> in
     return position;
 }
 
-template std::int64_t gather_rows(StridedRows<std::uint8_t>, std::span<const std::int64_t>, float,
-                                  MatrixView<float>);
-template std::int64_t gather_rows(StridedRows<float>, std::span<const std::int64_t>, float,
-                                  MatrixView<float>);
-template std::int64_t gather_rows(StridedRows<double>, std::span<const std::int64_t>, float,
-                                  MatrixView<float>);
+template std::int64_t gather_rows(StridedRows<std::uint8_t>, std::span<const std::int64_t>, float, MatrixView<float>);
+template std::int64_t gather_rows(StridedRows<float>, std::span<const std::int64_t>, float, MatrixView<float>);
+template std::int64_t gather_rows(StridedRows<double>, std::span<const std::int64_t>, float, MatrixView<float>);
 
 void random_rows(std::int64_t rows, std::span<const std::int64_t> index, MatrixView<float> out) {
     check(rows, index, out);

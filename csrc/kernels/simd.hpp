@@ -21,8 +21,9 @@ const Table& table();
 template <class Table>
 const Table& best() {
 #if defined(__x86_64__)
-    static const Table& chosen =
-        simd_level() >= 4 ? table<4, Table>() : simd_level() == 3 ? table<3, Table>() : table<2, Table>();
+    static const Table& chosen = simd_level() >= 4   ? table<4, Table>()
+                                 : simd_level() == 3 ? table<3, Table>()
+                                                     : table<2, Table>();
 #else
     static const Table& chosen = table<0, Table>();
 #endif

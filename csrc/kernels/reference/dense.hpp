@@ -92,8 +92,7 @@ inline Term term(Loss loss, double y, double t) {
 
 /// deltas, unless data == nullptr, := d loss / d outputs.
 template <class T>
-LossSums loss_sums(Loss loss, MatrixView<const T> outputs, MatrixView<const T> targets,
-                   MatrixView<T> deltas) {
+LossSums loss_sums(Loss loss, MatrixView<const T> outputs, MatrixView<const T> targets, MatrixView<T> deltas) {
     LossSums sums;
     for (std::int64_t i = 0; i < outputs.size(); ++i) {
         const Term v = term(loss, outputs.data[i], targets.data[i]);
@@ -106,9 +105,8 @@ LossSums loss_sums(Loss loss, MatrixView<const T> outputs, MatrixView<const T> t
 
 /// As DenseNetwork::gradient.
 template <class T>
-double network_gradient(const std::vector<DenseLayer>& layers, std::span<const T> parameters,
-                        std::span<T> gradients, MatrixView<const T> rows, MatrixView<const T> targets,
-                        Loss loss) {
+double network_gradient(const std::vector<DenseLayer>& layers, std::span<const T> parameters, std::span<T> gradients,
+                        MatrixView<const T> rows, MatrixView<const T> targets, Loss loss) {
     const auto weights = [&](const DenseLayer& l, auto vector) {
         return MatrixView{vector.data() + l.weights, l.outputs, l.inputs};
     };
@@ -123,8 +121,7 @@ double network_gradient(const std::vector<DenseLayer>& layers, std::span<const T
     MatrixView<const T> input = rows;
     for (const DenseLayer& l : layers) {
         outputs.emplace_back(rows.rows * l.outputs);
-        dense_forward<T>(input, weights(l, parameters), bias(l, parameters), l.activation,
-                         view(outputs.back()));
+        dense_forward<T>(input, weights(l, parameters), bias(l, parameters), l.activation, view(outputs.back()));
         input = view(outputs.back());
     }
     std::vector<T> delta(outputs.back().size());
@@ -132,8 +129,8 @@ double network_gradient(const std::vector<DenseLayer>& layers, std::span<const T
     for (std::size_t l = layers.size(); l-- > 0;) {
         const MatrixView<const T> below = l == 0 ? rows : MatrixView<const T>(view(outputs[l - 1]));
         std::vector<T> delta_below(l == 0 ? 0 : outputs[l - 1].size());
-        dense_backward<T>(below, weights(layers[l], parameters), view(outputs[l]), layers[l].activation,
-                          view(delta), weights(layers[l], gradients), bias(layers[l], gradients),
+        dense_backward<T>(below, weights(layers[l], parameters), view(outputs[l]), layers[l].activation, view(delta),
+                          weights(layers[l], gradients), bias(layers[l], gradients),
                           l == 0 ? MatrixView<T>{} : view(delta_below));
         delta = std::move(delta_below);
     }
