@@ -3,8 +3,8 @@
     python examples/own_model.py
     mpirun -n 4 python examples/own_model.py
 
-The model is a linear autoencoder with tied weights, x' = (x W') W; its best code spans the first principal components (Baldi and
-Hornik 1989, Neural Networks 2(1), 53-58), so PCA tells how low the error can get.
+The model is a linear autoencoder with tied weights, x' = (x W') W; its best code spans the first principal components
+(Baldi and Hornik 1989, Neural Networks 2(1), 53-58), so PCA tells how low the error can get.
 """
 
 import numpy as np
@@ -42,7 +42,9 @@ class TiedLinearAutoencoder:
 def main():
     digits = pyddl.data.load("digits")
     model = TiedLinearAutoencoder(digits.features, code=8)
-    trainer = pyddl.train.Trainer(model, strategy="allreduce", optimizer="adam", learning_rate=0.01, batch_size=64, epochs=30)
+    trainer = pyddl.train.Trainer(
+        model, strategy="allreduce", optimizer="adam", learning_rate=0.01, batch_size=64, epochs=30
+    )
     result = trainer.fit(digits)
     if pyddl.comm.world().rank == 0:
         print(f"test squared error {result.metrics[-1]['test_squared_error']:.3f} on {result.summary['ranks']} ranks")

@@ -3,7 +3,16 @@
 Each message says what was wrong, what was expected and what to do.
 """
 
-__all__ = ["CheckpointError", "CommError", "DataError", "InternalError", "NotFiniteError", "ParameterError", "PyddlError", "ShapeError"]
+__all__ = [
+    "CheckpointError",
+    "CommError",
+    "DataError",
+    "InternalError",
+    "NotFiniteError",
+    "ParameterError",
+    "PyddlError",
+    "ShapeError",
+]
 
 
 class PyddlError(Exception):

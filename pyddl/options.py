@@ -1,6 +1,7 @@
-"""Every option of training, once: the trainer's keywords, the command line's flags and the TOML keys are made from this table.
+"""Every option of training, once: the trainer's keywords, the flags and the TOML keys are made from this table.
 
-It stands beside `errors.py` rather than in `cli/`, because the trainer reads it too and must not import the command line.
+It stands beside `errors.py` rather than in `cli/`, because the trainer reads it too and must not import the command
+line.
 """
 
 from __future__ import annotations
@@ -103,8 +104,8 @@ TABLE: tuple[Option, ...] = (
            "bce: cross-entropy, for data in [0, 1]; mse: squared error, with a linear output", choices=("bce", "mse"),
            trainer=False),
     Option("initialiser", "str", "auto", "model", "of the weights",
-           choices=("auto", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "normal", "uniform", "sparse"),
-           trainer=False),
+           choices=("auto", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "normal", "uniform",
+                    "sparse"), trainer=False),
     Option("dtype", "str", "float32", "model", "of the matrix products; sums, weights and updates are float32 always",
            choices=("float32", "bfloat16"), trainer=False),
     # ---- training
@@ -133,7 +134,7 @@ TABLE: tuple[Option, ...] = (
     Option("seed", "int", 0, "training", "of everything random", at_least=0),
     Option("reproducible", "bool", False, "training", "bit-identical results on 1, 2, 4 and 8 ranks"),
     # ---- machine
-    Option("ranks", "int", None, "machine", "start this many MPI ranks on this machine; without it, train where started",
+    Option("ranks", "int", None, "machine", "start this many MPI ranks on this machine; by default, train where started",
            at_least=1, trainer=False),
     Option("threads", "int", None, "machine", "threads per rank; by default OMP_NUM_THREADS, else cores / ranks",
            at_least=1),

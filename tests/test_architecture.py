@@ -56,7 +56,9 @@ def test_nothing_heavy_is_imported_before_it_is_used(path):
     else:
         allowed = set()
     heavy = {name.split(".")[0] for name in imports(path, at_top_only=True)} & HEAVY - allowed
-    assert not heavy, f"{path.relative_to(ROOT)} imports {sorted(heavy)} at the top: every rank would pay for it at start"
+    assert not heavy, (
+        f"{path.relative_to(ROOT)} imports {sorted(heavy)} at the top: every rank would pay for it at start"
+    )
 
 
 def includes(path):
@@ -79,4 +81,6 @@ def test_network_code_has_no_atomics_and_node_code_no_mpi():
 
 def test_bindings_hold_no_formulas():
     for path in sorted((ROOT / "csrc/bindings").glob("bind_*.cpp")):
-        assert not re.search(r"#include <(cmath|numeric)>|#pragma omp|std::(exp|log|sqrt)\b", path.read_text(encoding="utf-8")), path
+        assert not re.search(
+            r"#include <(cmath|numeric)>|#pragma omp|std::(exp|log|sqrt)\b", path.read_text(encoding="utf-8")
+        ), path

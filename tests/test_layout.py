@@ -45,7 +45,13 @@ def test_zeros_start_on_a_cache_line():
 
 
 def test_groups_are_ranges():
-    layout = Layout([Slice("g", (3,), group="generator"), Slice("d", (20,), group="discriminator"), Slice("e", (1,), group="discriminator")])
+    layout = Layout(
+        [
+            Slice("g", (3,), group="generator"),
+            Slice("d", (20,), group="discriminator"),
+            Slice("e", (1,), group="discriminator"),
+        ]
+    )
     assert layout.groups == ("generator", "discriminator")
     assert layout.range("generator") == (0, 16) and layout.range("discriminator") == (16, 64)
     assert layout.range() == (0, 64)

@@ -48,5 +48,7 @@ def rows_for(trained: Any, data: str | None) -> Any:
         raise DataError(f"{trained.path} does not record its data; name some with --data")
     wanted = getattr(trained.model, "inputs", source.features)
     if source.features != wanted:
-        raise DataError(f"{source.describe()} has {source.features} features; the model in {trained.path} expects {wanted}")
+        raise DataError(
+            f"{source.describe()} has {source.features} features; the model in {trained.path} expects {wanted}"
+        )
     return source

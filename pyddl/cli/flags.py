@@ -41,7 +41,9 @@ def flags(*sections: str) -> Callable[[Any], Any]:
     def decorate(function: Any) -> Any:
         for option in reversed(of_section(*sections)):
             extra: dict[str, Any] = {"is_flag": True} if option.kind == "bool" else {"type": _Checked(option)}
-            function = click.option(option.flag, *option.also, option.name, default=None, help=_help(option), **extra)(function)
+            function = click.option(
+                option.flag, *option.also, option.name, default=None, help=_help(option), **extra
+            )(function)
         return function
 
     return decorate
@@ -51,5 +53,9 @@ def _help(option: Option) -> str:
     default = option.default
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
-    shown = "" if default is None or isinstance(default, bool) else f"  [{default}{' ' + option.unit if option.unit else ''}]"
+    shown = (
+        ""
+        if default is None or isinstance(default, bool)
+        else f"  [{default}{' ' + option.unit if option.unit else ''}]"
+    )
     return option.help + shown

@@ -30,7 +30,12 @@ def command(model: str | None, config: str | None, **given: Any) -> int:
     training at a step boundary with a checkpoint and exit status 75; the same line with --resume goes on. With
     --resume, options that are not given are those of the run directory.
     """
-    if config is None and given["resume"] and given["out"] is not None and (Path(given["out"]) / "config.toml").exists():
+    if (
+        config is None
+        and given["resume"]
+        and given["out"] is not None
+        and (Path(given["out"]) / "config.toml").exists()
+    ):
         config = str(Path(given["out"]) / "config.toml")
     settings = _settings(model, config, {name: value for name, value in given.items() if value is not None})
     from pyddl.comm.environment import started
@@ -96,7 +101,9 @@ def _train(settings: dict[str, Any]) -> int:
         if built["dtype"] == "bfloat16" and not fast:
             built["dtype"] = "float32"
             if here.rank == 0:
-                click.echo("bfloat16 needs a processor with AVX512-BF16 or AMX on every node: training in float32", err=True)
+                click.echo(
+                    "bfloat16 needs a processor with AVX512-BF16 or AMX on every node: training in float32", err=True
+                )
         model = models.create(settings["model"], inputs=source.features, **built)
         stamp = time.strftime("%Y%m%d-%H%M%S")
     out = here.transport.gather_objects(settings["out"] or f"runs/{settings['model']}-{stamp}")[0]

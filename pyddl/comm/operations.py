@@ -1,7 +1,7 @@
 """The operations that strategies yield: what happens, never how.
 
-A strategy is a generator; a driver carries out each operation it yields and sends the answer back. The same generators run over
-MPI and on the simulator's clock.
+A strategy is a generator; a driver carries out each operation it yields and sends the answer back. The same
+generators run over MPI and on the simulator's clock.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Unpacked copies of packed files, in the user's cache, so that they can be mapped.
 
-The processes of a node then share one copy in memory, and the next start need not unpack again: half a second and 47 MB for each
-rank with MNIST. Where the cache cannot be written, every process unpacks into memory of its own.
+The processes of a node then share one copy in memory, and the next start need not unpack again: half a second and 47
+MB for each rank with MNIST. Where the cache cannot be written, every process unpacks into memory of its own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Dense autoencoder.
 
-Source: Hinton and Salakhutdinov (2006), Reducing the dimensionality of data with neural networks, Science 313, 504-507: an
-encoder to a small linear code, and a decoder that mirrors it.
+Source: Hinton and Salakhutdinov (2006), Reducing the dimensionality of data with neural networks, Science 313,
+504-507: an encoder to a small linear code, and a decoder that mirrors it.
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ class Autoencoder:
         self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))
         self.dtype = _check.one_of("dtype", dtype, DTYPES)
         if dtype == "bfloat16" and not _core.has_bfloat16():
-            raise ParameterError("dtype is 'bfloat16', which this processor has no instructions for (AVX512-BF16 or AMX); "
-                                 "use float32")
+            raise ParameterError(
+                "dtype is 'bfloat16', which this processor has no instructions for (AVX512-BF16 or AMX); use float32"
+            )
 
         units = [self.inputs, *self.hidden, *self.hidden[-2::-1], self.inputs]
         layers = list(pairwise(units))

@@ -11,8 +11,9 @@ __all__ = ["Allreduce"]
 class Allreduce(Strategy):
     """Every worker applies the mean gradient of all samples of the step.
 
-    P workers follow one worker with the same global batch, up to rounding; bit for bit when sums are ordered and each worker computes
-    the same micro-shards. Per step and worker: one synchronisation, and 2 (P-1)/P n elements sent. Nothing is ever stale.
+    P workers follow one worker with the same global batch, up to rounding; bit for bit when sums are ordered and each
+    worker computes the same micro-shards. Per step and worker: one synchronisation, and 2 (P-1)/P n elements sent.
+    Nothing is ever stale.
     """
 
     name = "allreduce"

@@ -6,7 +6,14 @@ from typing import Any
 
 __all__ = ["Result", "Run", "StopRequest", "Trainer", "evaluate", "load_run"]
 
-_HOMES = {"Result": "trainer", "Trainer": "trainer", "Run": "run", "load_run": "run", "StopRequest": "stop", "evaluate": "evaluation"}
+_HOMES = {
+    "Result": "trainer",
+    "Trainer": "trainer",
+    "Run": "run",
+    "load_run": "run",
+    "StopRequest": "stop",
+    "evaluate": "evaluation",
+}
 
 
 def __getattr__(name: str) -> Any:  # the trainer loads the compute module: only when it is used

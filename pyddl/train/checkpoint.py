@@ -1,4 +1,4 @@
-"""Checkpoints: everything that training needs to go on, written so that a crash at any moment loses at most the newest one.
+"""Checkpoints: everything that training needs to go on; a crash at any moment loses at most the newest one.
 
     checkpoints/step-000000001170/
         state.safetensors       parameters, optimizer state, buffers, under plain tensor names
@@ -6,8 +6,9 @@
         manifest.json           what the run was, and the sha256 of each file; written last
     checkpoints/latest, checkpoints/best     the names of two of them
 
-A checkpoint is written into a hidden folder, flushed to the disk, and renamed; then the pointer is replaced. The last two and the
-best are kept. Where replicas differ, each rank's tensors are in a file of their own, ``state-3.safetensors``.
+A checkpoint is written into a hidden folder, flushed to the disk, and renamed; then the pointer is replaced. The last
+two and the best are kept. Where replicas differ, each rank's tensors are in a file of their own,
+``state-3.safetensors``.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ def evaluate(model: Model, parameters: np.ndarray, buffers: np.ndarray, source: 
              transport: Transport | None = None) -> dict[str, float]:
     """Means over the rows of ``source`` of what the model evaluates: ``loss`` and perhaps ``squared_error``.
 
-    Chunks go to the ranks of ``transport`` in turn and their sums are added exactly, so that the result is bit-identical on any number
-    of ranks. Collective over ``transport``; without one, everything is computed here.
+    Chunks go to the ranks of ``transport`` in turn and their sums are added exactly, so that the result is bit-
+    identical on any number of ranks. Collective over ``transport``; without one, everything is computed here.
 
     Returns
     -------

@@ -33,11 +33,18 @@ def table(summary: dict[str, Any]) -> str:
     if summary["test_loss"] is not None:
         lines.append(("test loss", f"{summary['test_loss']:.4f}"))
     if summary["test_squared_error"] is not None:
-        lines.append(("test squared error", f"{summary['test_squared_error']:.4f}  (sum over features, mean over rows)"))
+        lines.append(
+            ("test squared error", f"{summary['test_squared_error']:.4f}  (sum over features, mean over rows)")
+        )
     lines.append(("samples/s", f"{summary['samples_per_second']:,.0f}"))
     if summary["gflops"] is not None and summary["peak_gflops"]:
         share = summary["gflops"] / summary["peak_gflops"]
-        lines.append(("share of product peak", f"{share:.0%}  ({summary['gflops']:.0f} of {summary['peak_gflops']:.0f} GFLOP/s)"))
+        lines.append(
+            (
+                "share of product peak",
+                f"{share:.0%}  ({summary['gflops']:.0f} of {summary['peak_gflops']:.0f} GFLOP/s)",
+            )
+        )
     seconds = sum(summary["time"].values())
     split = ", ".join(f"{part} {summary['time'][part] / seconds:.1%}" for part in PARTS)
     lines.append(("training time", f"{seconds:.1f} s: {split}"))

@@ -119,7 +119,9 @@ def load_run(path: str | Path) -> Run:
 
     path = Path(path)
     if not (path / MODEL).is_file():
-        raise DataError(f"{path} is no finished run: it has no {MODEL}; expected the directory given as --out to pyddl train")
+        raise DataError(
+            f"{path} is no finished run: it has no {MODEL}; expected the directory given as --out to pyddl train"
+        )
     try:
         with safe_open(path / MODEL, framework="numpy") as file:
             about = file.metadata() or {}
@@ -127,8 +129,10 @@ def load_run(path: str | Path) -> Run:
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path / MODEL} cannot be read: {error}") from None
     if "options" not in about or about.get("model") not in models.NAMES:
-        raise DataError(f"{path / MODEL} holds a model {about.get('model')!r}, which pyddl cannot make by itself; expected one of "
-                        f"{', '.join(models.NAMES)}. Read its tensors with safetensors")
+        raise DataError(
+            f"{path / MODEL} holds a model {about.get('model')!r}, which pyddl cannot make by itself; expected one of "
+            f"{', '.join(models.NAMES)}. Read its tensors with safetensors"
+        )
     model = models.create(about["model"], **json.loads(about["options"]))
     parameters, buffers = model.layout.zeros(), model.buffers.zeros()
     views = model.layout.views(parameters) | model.buffers.views(buffers)

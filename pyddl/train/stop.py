@@ -15,8 +15,8 @@ SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 class StopRequest:
     """A request to stop at the next step boundary that all ranks agree on.
 
-    As a context manager in the main thread it takes SIGUSR1, SIGTERM and Ctrl-C; a second Ctrl-C interrupts at once. SLURM
-    sends SIGUSR1 before the time limit with ``#SBATCH --signal=USR1@60``.
+    As a context manager in the main thread it takes SIGUSR1, SIGTERM and Ctrl-C; a second Ctrl-C interrupts at once.
+    SLURM sends SIGUSR1 before the time limit with ``#SBATCH --signal=USR1@60``.
 
     Attributes
     ----------

@@ -15,8 +15,8 @@ PARTS = ("compute", "communication", "wait", "data", "other")
 class TimeSplit:
     """Seconds of training on this rank, in parts; evaluation and saving are left out.
 
-    ``compute`` is gradients and updates; ``communication`` moving bytes; ``wait`` waiting for other ranks; ``data`` waiting for rows;
-    ``other`` the rest: the strategy, the driver, the progress display.
+    ``compute`` is gradients and updates; ``communication`` moving bytes; ``wait`` waiting for other ranks; ``data``
+    waiting for rows; ``other`` the rest: the strategy, the driver, the progress display.
     """
 
     def __init__(self, worker: Worker, transport: Transport):

@@ -31,7 +31,8 @@ class Result:
     model : Model
     parameters, buffers : ndarray
     metrics : list of dict
-        A line per epoch: ``epoch``, ``train_loss``, ``test_loss``, ``test_squared_error``, ``samples_per_second``, ``seconds``.
+        A line per epoch: ``epoch``, ``train_loss``, ``test_loss``, ``test_squared_error``, ``samples_per_second``,
+        ``seconds``.
     summary : dict
         As in ``summary.json``; ``finished`` is None where training was stopped and can be resumed.
     """

@@ -48,9 +48,19 @@ class Worker:
         Sums of losses, one for each gradient since the epoch began.
     """
 
-    def __init__(self, model: Model, optimizer: Optimizer, sampler: Sampler, *, number: int = 0,
-                 count: int = 1, seed: int = 0, reproducible: bool = False, batch_sum: Callable[[np.ndarray], np.ndarray] | None = None,
-                 on_step: Callable[[], None] = lambda: None):
+    def __init__(
+        self,
+        model: Model,
+        optimizer: Optimizer,
+        sampler: Sampler,
+        *,
+        number: int = 0,
+        count: int = 1,
+        seed: int = 0,
+        reproducible: bool = False,
+        batch_sum: Callable[[np.ndarray], np.ndarray] | None = None,
+        on_step: Callable[[], None] = lambda: None,
+    ):
         self.model, self.optimizer, self.sampler = model, optimizer, sampler
         self.loader: Loader
         self.number, self.count, self.seed = number, count, seed
@@ -114,7 +124,9 @@ class Worker:
         for name, view in self.tensors().items():
             if name not in tensors or tensors[name].shape != view.shape:
                 found = f"shape {tensors[name].shape}" if name in tensors else "no such tensor"
-                raise DataError(f"the checkpoint is of another model: {name} should have shape {view.shape}; found {found}")
+                raise DataError(
+                    f"the checkpoint is of another model: {name} should have shape {view.shape}; found {found}"
+                )
             view[...] = tensors[name]
 
     def _gradient_of_shards(self, batch: Batch, first: int, last: int, out: np.ndarray) -> None:
@@ -131,8 +143,14 @@ class Worker:
             return
         mine, _ = self.sampler.part(batch.step, self.number, self.count)
         begin, end = (position - mine for position in self.sampler.part(batch.step, first, SHARDS))
-        shard = Batch(batch.rows[begin:end], batch.index[begin:end], seed=batch.seed, step=batch.step, phase=batch.phase,
-                      sum=batch.sum)
+        shard = Batch(
+            batch.rows[begin:end],
+            batch.index[begin:end],
+            seed=batch.seed,
+            step=batch.step,
+            phase=batch.phase,
+            sum=batch.sum,
+        )
         self._loss_of(shard, out)
 
     def _loss_of(self, batch: Batch, gradients: np.ndarray) -> None:
@@ -154,5 +172,6 @@ class Worker:
 
 def _no_sum_of_shards(vector: np.ndarray) -> np.ndarray:
     raise ParameterError(
-        "this model uses statistics of the whole batch (batch.sum), which reproducible training cannot give: it computes "
-        "a step in micro-shards, one after another; train without reproducible")
+        "this model uses statistics of the whole batch (batch.sum), which reproducible training cannot give: it "
+        "computes a step in micro-shards, one after another; train without reproducible"
+    )

@@ -13,8 +13,15 @@ from pyddl.train.run import read_toml
 
 def pyddl(*arguments, cwd, check=0, **environment):
     """Run ``pyddl ...``; return (stdout, stderr)."""
-    done = subprocess.run([sys.executable, "-m", "pyddl", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=100,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "pyddl", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
+        check=False,
+    )
     assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout, done.stderr
 
@@ -32,14 +39,33 @@ def run(tmp_path_factory):
 
 def test_train_leaves_a_complete_run_directory(run):
     path, out, err = run
-    assert {p.name for p in path.iterdir()} >= {"config.toml", "metrics.jsonl", "summary.json", "model.safetensors", "plots", "log"}
+    assert {p.name for p in path.iterdir()} >= {
+        "config.toml",
+        "metrics.jsonl",
+        "summary.json",
+        "model.safetensors",
+        "plots",
+        "log",
+    }
     summary = json.loads((path / "summary.json").read_text())
-    assert (summary["model"], summary["strategy"], summary["ranks"], summary["epochs"]) == ("autoencoder", "allreduce", 2, 2)
+    assert (summary["model"], summary["strategy"], summary["ranks"], summary["epochs"]) == (
+        "autoencoder",
+        "allreduce",
+        2,
+        2,
+    )
     assert summary["finished"] and summary["peak_gflops"] > 0 and len(summary["time_per_rank"]) == 2
     for picture in ("reconstructions.png", "curves.png"):
         assert (path / "plots" / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert "mpirun" in err and "digits" in out
-    for words in ("epoch 2/2", "test squared error", "samples/s", "share of product peak", "communication", "reconstructions.png"):
+    for words in (
+        "epoch 2/2",
+        "test squared error",
+        "samples/s",
+        "share of product peak",
+        "communication",
+        "reconstructions.png",
+    ):
         assert words in out, out
     assert out.count("epoch 1/2") == 1, "only rank 0 speaks"
     assert "\x1b[" not in out, "no terminal, no colours"
@@ -63,8 +89,22 @@ def test_flags_win_over_the_file(tmp_path):
 
 
 def test_bfloat16_falls_back_to_float32_with_a_clear_line(tmp_path):
-    _, err = pyddl("train", "autoencoder", "--data", "random:64x10", "--hidden", "4", "--epochs", "1", "--dtype", "bfloat16", "--out", "r",
-                   cwd=tmp_path, ONEDNN_MAX_CPU_ISA="AVX2")
+    _, err = pyddl(
+        "train",
+        "autoencoder",
+        "--data",
+        "random:64x10",
+        "--hidden",
+        "4",
+        "--epochs",
+        "1",
+        "--dtype",
+        "bfloat16",
+        "--out",
+        "r",
+        cwd=tmp_path,
+        ONEDNN_MAX_CPU_ISA="AVX2",
+    )
     assert "training in float32" in err
     assert read_toml((tmp_path / "r/config.toml").read_text())["dtype"] == "float32"
 
@@ -145,7 +185,16 @@ def test_a_fault_that_all_ranks_find_is_said_once(tmp_path):
 
 
 def test_ranks_within_a_launch_must_agree(tmp_path):
-    _, err = pyddl("train", "autoencoder", "--ranks", "3", cwd=tmp_path, check=2, OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="0")
+    _, err = pyddl(
+        "train",
+        "autoencoder",
+        "--ranks",
+        "3",
+        cwd=tmp_path,
+        check=2,
+        OMPI_COMM_WORLD_SIZE="2",
+        OMPI_COMM_WORLD_RANK="0",
+    )
     assert "--ranks is 3, but the launcher started 2" in err
 
 

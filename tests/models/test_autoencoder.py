@@ -101,7 +101,9 @@ def test_gradients_of_parts_add_up_and_inputs_are_left_alone():
 def test_ready_announces_every_slice_once():
     model, parameters, gradients, batch = made(hidden=(9, 4))
     announced = []
-    model.gradient(parameters, gradients, model.buffers.zeros(), batch, lambda begin, end: announced.append((begin, end)))
+    model.gradient(
+        parameters, gradients, model.buffers.zeros(), batch, lambda begin, end: announced.append((begin, end))
+    )
     covered = np.zeros(model.layout.size, dtype=int)
     for begin, end in announced:
         covered[begin:end] += 1
@@ -113,8 +115,15 @@ def test_the_decoder_mirrors_the_encoder_and_names_are_plain():
     model = Autoencoder(784, hidden=(256, 64))
     assert isinstance(model, Model)
     assert {s.name: s.shape for s in model.layout} == {
-        "encoder.0.weight": (256, 784), "encoder.0.bias": (256,), "encoder.1.weight": (64, 256), "encoder.1.bias": (64,),
-        "decoder.0.weight": (256, 64), "decoder.0.bias": (256,), "decoder.1.weight": (784, 256), "decoder.1.bias": (784,)}
+        "encoder.0.weight": (256, 784),
+        "encoder.0.bias": (256,),
+        "encoder.1.weight": (64, 256),
+        "encoder.1.bias": (64,),
+        "decoder.0.weight": (256, 64),
+        "decoder.0.bias": (256,),
+        "decoder.1.weight": (784, 256),
+        "decoder.1.bias": (784,),
+    }
     assert model.layout.count == 2 * (784 * 256 + 256 * 64) + 256 + 64 + 256 + 784
     assert model.flops == 2 * (3 * 2 * (784 * 256 + 256 * 64) - 784 * 256)
     same = Autoencoder(**model.options())

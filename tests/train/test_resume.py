@@ -33,7 +33,9 @@ class StopAfter(Autoencoder):
 
 def train(out, model=None, stop=None, rows=ROWS, **options):
     options = {"batch_size": 50, "epochs": 4, "seed": 4, **options}
-    return Trainer(model or Autoencoder(20, hidden=(8, 3)), out=None if out is None else str(out), stop=stop, **options).fit(rows, TEST)
+    return Trainer(
+        model or Autoencoder(20, hidden=(8, 3)), out=None if out is None else str(out), stop=stop, **options
+    ).fit(rows, TEST)
 
 
 def stop_at(out, step, world=None, **options):
@@ -51,7 +53,10 @@ def shared(world, tmp_path):
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("step", [0, 4, 6, 14])  # within epochs and at the end of one
-@pytest.mark.parametrize("options", [{}, {"optimizer": "nesterov", "momentum_schedule": "sutskever", "learning_rate": 1e-3, "schedule": "cosine"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"optimizer": "nesterov", "momentum_schedule": "sutskever", "learning_rate": 1e-3, "schedule": "cosine"}],
+)
 def test_a_resumed_run_is_the_uninterrupted_one(world, shared, step, options):
     whole = train(None, **options)
     first = stop_at(shared / "run", step, world, **options)
@@ -91,7 +96,9 @@ def test_it_resumes_on_another_number_of_ranks(world, shared, monkeypatch, repro
 @pytest.mark.mpi(min_size=2)
 def test_replicas_that_differ_are_each_saved(world, shared):
     whole = train(None, strategy="local")
-    stop_at(shared / "run", 7, world, strategy="local")  # stops at the end of the epoch: local ranks do not speak before
+    stop_at(
+        shared / "run", 7, world, strategy="local"
+    )  # stops at the end of the epoch: local ranks do not speak before
     second = train(shared / "run", resume=True, strategy="local")
     assert np.array_equal(second.parameters, whole.parameters)
 
@@ -115,7 +122,9 @@ def test_the_last_two_and_the_best_are_kept(tmp_path):
         checkpoints.save(Saved({"x": np.full(3, step)}, {"step": step}), Alone(), best=step in (1, 3))
     folder = tmp_path / "checkpoints"
     assert {p.name for p in folder.iterdir()} == {"latest", "best", *(f"step-{step:012d}" for step in (3, 5, 6))}
-    assert (folder / "latest").read_text() == "step-000000000006\n" and (folder / "best").read_text() == "step-000000000003\n"
+    assert (folder / "latest").read_text() == "step-000000000006\n" and (
+        folder / "best"
+    ).read_text() == "step-000000000003\n"
     assert checkpoints.newest(Alone()).tensors["x"][0] == 6
 
 
@@ -195,7 +204,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     books = {"step": 1}
     checkpoints.save(Saved({"x": np.ones(3)}, books), Alone())
     monkeypatch.setattr("safetensors.numpy.save_file", full)
-    with pytest.raises(CheckpointError, match="cannot write the checkpoint .*step-000000000002: No space left on device"):
+    with pytest.raises(
+        CheckpointError, match="cannot write the checkpoint .*step-000000000002: No space left on device"
+    ):
         checkpoints.save(Saved({"x": np.ones(3)}, {"step": 2}), Alone())
     assert checkpoints.newest(Alone()).books == books
 

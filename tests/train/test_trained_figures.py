@@ -8,13 +8,35 @@ import support
 from pyddl import _core
 from pyddl.data import find
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1800), pytest.mark.skipif(find("mnist") is None, reason="no MNIST here")]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(find("mnist") is None, reason="no MNIST here"),
+]
 
 
 def trained(folder, *options):
     """Summary of 20 epochs of 784-256-64-256-784 on 2 ranks with the command's defaults."""
-    done = support.run_ranks(2, [support.sys.executable, "-m", "pyddl", "train", "autoencoder", "--data", "mnist", "--hidden", "256,64",
-                                 "--epochs", "20", "--out", str(folder), *options], timeout=1700)
+    done = support.run_ranks(
+        2,
+        [
+            support.sys.executable,
+            "-m",
+            "pyddl",
+            "train",
+            "autoencoder",
+            "--data",
+            "mnist",
+            "--hidden",
+            "256,64",
+            "--epochs",
+            "20",
+            "--out",
+            str(folder),
+            *options,
+        ],
+        timeout=1700,
+    )
     assert done.code == 0, done
     return json.loads((folder / "summary.json").read_text())
 

@@ -35,8 +35,15 @@ def alone(monkeypatch, **options):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("options", [{}, {"optimizer": "momentum", "learning_rate": 0.01, "clip_norm": 0.5, "weight_decay": 1e-3},
-                                     {"batch_size": 1}, {"batch_size": 1000}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"optimizer": "momentum", "learning_rate": 0.01, "clip_norm": 0.5, "weight_decay": 1e-3},
+        {"batch_size": 1},
+        {"batch_size": 1000},
+    ],
+)
 def test_allreduce_equals_one_process_to_rounding(world, monkeypatch, options):
     together, one = train(**options), alone(monkeypatch, **options)
     np.testing.assert_allclose(together.parameters, one.parameters, rtol=1e-3, atol=2e-5)
@@ -69,7 +76,9 @@ def test_every_rank_ends_with_the_same_parameters(world):
 @pytest.mark.mpi(min_size=2)
 def test_a_fault_of_one_rank_is_raised_on_all(world):
     data = ROWS[:, :19] if world.rank == 1 else ROWS
-    with pytest.raises(ShapeError, match=rf"rank 1 of {world.size}: the training data have 19 features; the model expects 20"):
+    with pytest.raises(
+        ShapeError, match=rf"rank 1 of {world.size}: the training data have 19 features; the model expects 20"
+    ):
         train(data=data)
 
 
@@ -176,7 +185,9 @@ def test_evaluation_is_the_mean_over_rows_whatever_the_chunks():
     model.initialise(parameters, buffers, 1)
     scores = evaluate(model, parameters, buffers, ArraySource(TEST))
     again = model.reconstruct(parameters, buffers, TEST)
-    assert scores["squared_error"] == pytest.approx(float(np.sum((again - TEST).astype(np.float64) ** 2)) / len(TEST), rel=1e-5)
+    assert scores["squared_error"] == pytest.approx(
+        float(np.sum((again - TEST).astype(np.float64) ** 2)) / len(TEST), rel=1e-5
+    )
 
 
 def test_objects_serve_as_well_as_names():
@@ -214,7 +225,9 @@ def test_bad_input_is_named(options, data, error, message):
 
 
 def test_divergence_stops_with_step_rank_and_slice():
-    with pytest.raises(NotFiniteError, match=r"step \d+, rank 0: the loss is (nan|inf).*(encoder|decoder)\.\d\.(weight|bias)"):
+    with pytest.raises(
+        NotFiniteError, match=r"step \d+, rank 0: the loss is (nan|inf).*(encoder|decoder)\.\d\.(weight|bias)"
+    ):
         train(optimizer="sgd", learning_rate=1e30, epochs=50)
 
 
