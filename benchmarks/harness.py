@@ -43,8 +43,8 @@ __all__ = [
     "show",
     "speed_up",
     "table",
-    "tolerance_of",
     "verify",
+    "verify_losses",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -261,14 +261,6 @@ def speed_up(ours: Timing, theirs: Timing) -> float:
     return statistics.median(b / a for a, b in zip(ours.rounds, theirs.rounds, strict=True))
 
 
-def tolerance_of(dtype: str, batch: int) -> float:
-    """Largest relative difference of a step's loss that counts as equal: rounding, grown by 20 steps of training.
-
-    That of bfloat16's products shows in the loss of a single row, and averages out over many.
-    """
-    return 1e-4 if dtype == "float32" else 1e-2 * (1 + 16 / batch)
-
-
 def verify(what: str, expected: ArrayLike, got: ArrayLike, tolerance: float) -> float:
     """Largest relative difference of two sequences.
 
@@ -287,6 +279,19 @@ def verify(what: str, expected: ArrayLike, got: ArrayLike, tolerance: float) -> 
             f"{a[-3:]} and {b[-3:]}"
         )
     return difference
+
+
+def verify_losses(what: str, expected: ArrayLike, got: ArrayLike, dtype: str, batch: int) -> float:
+    """`verify` the losses of successive steps from the same weights.
+
+    In float32 the first may differ by 1e-6; training makes rounding grow (Adam's first steps follow the sign of a
+    gradient, however small), so the later ones by 1e-3. Bfloat16's rounding of products shows in a single row's
+    loss and averages out over many: 1e-2 (1 + 16 / batch).
+    """
+    if dtype == "float32":
+        verify(f"{what}, first step", np.asarray(expected)[:1], np.asarray(got)[:1], 1e-6)
+        return verify(what, expected, got, 1e-3)
+    return verify(what, expected, got, 1e-2 * (1 + 16 / batch))
 
 
 # ---- data

@@ -111,11 +111,12 @@ def verify(rows: np.ndarray) -> float:
     for view, given in zip(views.values(), weights.values(), strict=True):
         view[:] = given
     training.run(VERIFIED_STEPS)
-    return harness.verify(
+    return harness.verify_losses(
         "steps of one sample",
         [plain.step() for _ in range(VERIFIED_STEPS)],
         training.worker.losses,
-        harness.tolerance_of("float32", 1),
+        "float32",
+        1,
     )
 
 

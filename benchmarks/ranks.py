@@ -35,11 +35,12 @@ def verify(case: Case, peers: Mapping[str, tuple[Peer, str]], one: Peer) -> dict
     expected = whole.losses(one, "local")
     together = {name: (peer, setup) for name, (peer, setup) in peers.items() if peer.processes == ranks}
     return {
-        name: harness.verify(
+        name: harness.verify_losses(
             f"batch {case.batch} on {ranks} ranks, {name}",
             expected,
             case.losses(peer, setup),
-            harness.tolerance_of("float32", case.batch),
+            "float32",
+            case.batch,
         )
         for name, (peer, setup) in together.items()
     }

@@ -128,13 +128,13 @@ def measure(
     difference = {}
     for name in dtypes:
         what = f"{case.network}, batch {case.batch}, pyddl {name}"
-        difference[f"pyddl {name}"] = harness.verify(
-            what, expected, case.losses(ours, name), harness.tolerance_of(name, case.batch)
+        difference[f"pyddl {name}"] = harness.verify_losses(
+            what, expected, case.losses(ours, name), name, case.batch
         )
     for name in list(modes)[1:]:
         what = f"{case.network}, batch {case.batch}, PyTorch {name}"
-        difference[name] = harness.verify(
-            what, expected, case.losses(theirs, name), harness.tolerance_of(name.split()[-1], case.batch)
+        difference[name] = harness.verify_losses(
+            what, expected, case.losses(theirs, name), name.split()[-1], case.batch
         )
     competitors = {f"pyddl {name}": ours.timer(name) for name in dtypes} | {
         name: theirs.timer(name) for name in modes

@@ -82,6 +82,14 @@ def test_nothing_is_timed_when_results_differ(got):
         harness.verify("odd", [1.0, 2.0], got, 1e-4)
 
 
+def test_the_first_loss_must_agree_more_closely():
+    later = [100.0, 100.05]
+    assert harness.verify_losses("later", [100.0, 100.0], later, "float32", 8) == pytest.approx(5e-4)
+    with pytest.raises(RuntimeError, match="first step"):
+        harness.verify_losses("at once", [100.0, 100.0], later[::-1], "float32", 8)
+    assert harness.verify_losses("rounded", [100.0], [102.0], "bfloat16", 8) == pytest.approx(0.02)
+
+
 def test_a_record_is_json_lines_with_the_header_in_each(tmp_path):
     record = Record("speed", "quick", tmp_path, ranks=2)
     record.add({"pyddl": Timing([1.0, 3.0, 2.0])}, batch=8)

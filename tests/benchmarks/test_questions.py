@@ -49,7 +49,7 @@ def test_step_against_the_plain_one(out):
         ("784-256-64-256-784", 32),
     ]
     for line in record.lines:
-        assert line["difference"]["pyddl float32"] < 1e-4
+        assert line["difference"]["pyddl float32"] < 1e-3
         assert positive(line["seconds"])
         assert line["limits"]["float32"]["limit"] > line["limits"]["float32"]["products"] > 0
         assert line["parts"]["float32"]["gradient"] > 0
@@ -61,7 +61,7 @@ def test_ranks_give_the_losses_of_one(out):
     record = ranks.main([*SMALL, "--peer", "none", "--out", str(out)])
     (line,) = record.lines
     assert record.header["ranks"] == 2
-    assert line["difference"]["pyddl"] < 1e-4
+    assert line["difference"]["pyddl"] < 1e-3
     assert set(line["seconds"]) == {"pyddl", "pyddl local", "pyddl 1 rank"}
     assert positive(line["seconds"])
 
@@ -88,7 +88,7 @@ def test_overhead_adds_up(out):
     (line,) = record.lines
     assert set(line["shares"]) == set(overhead.PARTS)
     assert 0 < line["total"] < line["seconds"]["real network"]["p50"]
-    assert line["difference"] < 1e-4
+    assert line["difference"] < 1e-3
 
 
 @needs_mpi
