@@ -14,6 +14,12 @@ Doubles = NDArray[np.float64]
 def simd_level() -> int:
     """x86-64 level the vectorised kernels run on: 4, 3, 2; 0 on other processors."""
 
+# ---- process/stacks.hpp
+
+def write_native_stacks(descriptor: int) -> None:
+    """Write the native stacks of all threads but this one to an open file: for a report, as calls they wait in may be
+    interrupted."""
+
 # ---- rows.hpp
 
 def gather_rows(source: np.ndarray, index: np.ndarray, out: np.ndarray, scale: float = 1.0) -> int:

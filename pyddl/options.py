@@ -138,6 +138,9 @@ TABLE: tuple[Option, ...] = (
            at_least=1, trainer=False),
     Option("threads", "int", None, "machine", "threads per rank; by default OMP_NUM_THREADS, else cores / ranks",
            at_least=1),
+    Option("timeout", "float", 600.0, "machine",
+           "end the job when no rank has made progress for so long; 0: wait for ever", "seconds", at_least=0),
+    Option("debug", "bool", False, "machine", "before each collective, compare what the ranks are about to do"),
     # ---- output
     Option("out", "str", None, "output", "run directory; by default runs/MODEL-DATE-TIME"),
     Option("overwrite", "bool", False, "output", "replace what an earlier run left in the run directory"),

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "kernels/simd.hpp"
+#include "process/stacks.hpp"
 
 namespace pyddl::bindings {
 void register_rows(pybind11::module_& m);
@@ -16,6 +17,8 @@ PYBIND11_MODULE(_core, m) {
     using namespace pyddl;
     m.doc() = "pyddl's compute kernels; see pyddl/_core.pyi";
     m.def("simd_level", &kernels::simd_level);
+    m.def("write_native_stacks", &process::write_stacks, pybind11::arg("descriptor"),
+          pybind11::call_guard<pybind11::gil_scoped_release>());
     bindings::register_rows(m);
     bindings::register_dense(m);
     bindings::register_losses(m);

@@ -76,8 +76,11 @@ def app() -> int:
     except (ParameterError, ShapeError, DataError) as error:
         say(f"pyddl: {error}")
         return OnAllRanks(BAD_INPUT) if error.on_all_ranks else BAD_INPUT
-    except CommError:
-        raise  # only some ranks may know: the abort hook ends all
+    except CommError as error:
+        if not error.on_all_ranks:
+            raise  # only some ranks may know: the abort hook ends all
+        say(f"pyddl: {error}")
+        return OnAllRanks(1)
     except PyddlError as error:
         say(f"pyddl: {error}")
         return 1

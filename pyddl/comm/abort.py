@@ -9,12 +9,13 @@ import contextlib
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
-__all__ = ["STOPPED", "OnAllRanks", "install", "run_main"]
+__all__ = ["STOPPED", "OnAllRanks", "end_all", "install", "leave", "run_main"]
 
 STOPPED = 75
 """Exit status of a run that was stopped on request and can be resumed: all ranks agree on it, so it is no
@@ -26,6 +27,7 @@ class OnAllRanks(int):
     """An exit status that every rank reaches by itself: none has to end the others."""
 
 
+PATIENCE = 5  # seconds that MPI has to end the job
 INTERRUPTED = 130  # as a shell reports SIGINT
 
 _abort: Callable[[int], Any] | None = None
@@ -71,6 +73,21 @@ def report(error: BaseException, kind: type[BaseException] | None = None,
 def _end(code: int) -> None:
     if _abort is not None:
         _abort(code)
+
+
+def end_all(code: int) -> NoReturn:
+    """End all ranks now, from any thread, also where this rank's main thread hangs inside MPI."""
+    if _abort is not None:
+        threading.Thread(target=_abort, args=(code,), daemon=True).start()
+        time.sleep(PATIENCE)  # it does not return, unless MPI hangs in it too
+    os._exit(code)  # the launcher ends the others
+
+
+def leave(status: object) -> None:
+    """One rank leaves by ``sys.exit`` what all do together: end all ranks, and never as a success."""
+    text = f"{_name}: sys.exit({status!r}) while the other ranks go on; ending all\n"
+    os.write(2, text.encode(errors="backslashreplace"))
+    _end(status if isinstance(status, int) and status not in (0, STOPPED) else 1)
 
 
 def run_main(main: Callable[[], int | None]) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
+from pyddl.comm.activity import Activity
 from pyddl.comm.operations import Compute, Operation, StepDone, Sum
 from pyddl.comm.transport import Transport
 from pyddl.errors import InternalError
@@ -12,6 +13,7 @@ from pyddl.errors import InternalError
 __all__ = ["Actor", "Stop", "drive"]
 
 STOP = 1 << 48  # added to the count of a sum by a rank that wants to stop: agreeing costs no message of its own
+STRATEGY = "the strategy, between two operations"
 
 
 class Actor(Protocol):
@@ -36,11 +38,13 @@ class Never:
 
 
 def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Transport, stop: Stop | None = None, *,
-          ordered: bool = False) -> None:
+          ordered: bool = False, activity: Activity | None = None) -> None:
     """Run ``strategy`` to its end, or to the first step after which all ranks agree to stop.
 
     Collective, as the strategy is. With ``ordered``, sums follow one fixed tree, whatever the transport would prefer.
+    Each operation is noted in ``activity``.
     """
+    noted = activity or Activity()
     request: Stop = Never() if stop is None else stop
     compute, step_done, total = actor.compute, actor.step_done, transport.sum
 
@@ -72,4 +76,7 @@ def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Tr
         handler = carry_out.get(type(operation))
         if handler is None:
             raise InternalError(f"the strategy yielded {operation!r}, which is no operation of this driver")
+        noted.doing = operation
+        noted.number += 1
         answer = handler(operation)
+        noted.doing = STRATEGY

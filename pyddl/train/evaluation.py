@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,11 +18,12 @@ CHUNK = 500  # rows: each chunk is computed with its own shape by one rank, so i
 
 
 def evaluate(model: Model, parameters: np.ndarray, buffers: np.ndarray, source: Source,
-             transport: Transport | None = None) -> dict[str, float]:
+             transport: Transport | None = None, beat: Callable[[], None] = lambda: None) -> dict[str, float]:
     """Means over the rows of ``source`` of what the model evaluates: ``loss`` and perhaps ``squared_error``.
 
     Chunks go to the ranks of ``transport`` in turn and their sums are added exactly, so that the result is bit-
     identical on any number of ranks. Collective over ``transport``; without one, everything is computed here.
+    ``beat`` is called after each chunk.
 
     Returns
     -------
@@ -40,6 +42,7 @@ def evaluate(model: Model, parameters: np.ndarray, buffers: np.ndarray, source: 
         source.read(index, part)
         for name, value in model.evaluate(parameters, buffers, Batch(part, index)).items():
             sums.setdefault(name, []).append(value)
+        beat()
     return {name: exact_sum(sums.get(name, []), transport) / len(source) for name in names}
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pyddl import _core
-from pyddl.comm import threads
+from pyddl.comm import abort, threads
+from pyddl.comm.activity import Activity
+from pyddl.comm.checked import Checked
 from pyddl.comm.driver import drive
 from pyddl.comm.world import World
 from pyddl.data import Source
@@ -25,6 +31,7 @@ from pyddl.train.progress import Progress
 from pyddl.train.run import RunDirectory
 from pyddl.train.stop import EarlyStopping, StopRequest
 from pyddl.train.timing import PARTS, TimeSplit
+from pyddl.train.watchdog import Watchdog, clear
 from pyddl.train.worker import SHARDS, Worker
 
 __all__ = ["Session", "name_of"]
@@ -59,6 +66,9 @@ class Session:
                  stop: StopRequest, config: dict[str, Any]):
         self.model, self.strategy, self.options, self.world = model, strategy, options, here
         self.transport, self.data, self.test = here.transport, data, test
+        self.activity = Activity()
+        if options["debug"]:
+            self.transport = Checked(here.transport, self._place)
         self.first = here.rank == 0
         self.progress = progress if self.first else Progress()
         self._check()
@@ -85,9 +95,19 @@ class Session:
             if self.first:
                 self.directory = RunDirectory(out, overwrite=options["overwrite"], resume=options["resume"])
                 self.directory.config(self._config(config))
+                clear(self.directory.path / "log")
 
     def run(self) -> dict[str, Any]:
         """Train to the end, or to the stop; return the summary. Collective."""
+        try:
+            with self._watched():
+                return self._run()
+        except SystemExit as leaving:
+            if self.world.size > 1:
+                abort.leave(leaving.code)
+            raise
+
+    def _run(self) -> dict[str, Any]:
         worker, transport = self.worker, self.transport
         self._start()
         placements = transport.gather_objects(threads.here(self.world.rank, self.world.node, _core.threads()))
@@ -99,17 +119,19 @@ class Session:
                 worker.loader = loader
                 self.clock = TimeSplit(worker, transport)
                 drive(self.strategy.worker(worker), worker, transport, self.stop,
-                      ordered=self.options["reproducible"])
+                      ordered=self.options["reproducible"], activity=self.activity)
                 self.clock.pause()
         finally:
             self.progress.end()
         stopped = self.step < self.steps and not self.patience.over
         if stopped:
             self._save()
+        self.activity.begin("the summary")
         summary = self._summary(stopped)
         if self.directory is not None:
-            self.directory.model(self.model, worker.parameters, worker.buffers)
-            self.directory.summary(summary)
+            with self.activity.files("writing the model"):
+                self.directory.model(self.model, worker.parameters, worker.buffers)
+                self.directory.summary(summary)
         return summary
 
     # ---- before -------------------------------------------------------------------------------------------
@@ -143,6 +165,23 @@ class Session:
                         step_factor=options["step_factor"], minimum=options["minimum_rate"], total_steps=self.steps)
         return optimizer(given, learning_rate=rate, **own)
 
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Within the block, ranks that wait for one another for ever are found out. Collective."""
+        limit, world = self.options["timeout"], self.world
+        if limit == 0 or world.size == 1:  # nobody waits for a rank alone
+            yield
+            return
+        with tempfile.TemporaryDirectory(prefix="pyddl-") as spare:
+            folder = spare if self.checkpoints is None else Path(self.checkpoints.folder.parent, "log").absolute()
+            folder = self.transport.gather_objects(folder)[0]
+            with Watchdog(self.activity, folder, world.rank, world.size, limit):
+                yield
+
+    def _place(self) -> int:
+        """What debug mode compares besides the operation itself: only synchronous workers keep step."""
+        return self.activity.number if self.strategy.synchronous else 0
+
     def _start(self) -> None:
         """Give the vectors their first values: those of the newest checkpoint, or the model's own. Collective."""
         worker, transport = self.worker, self.transport
@@ -167,6 +206,7 @@ class Session:
     # ---- during -------------------------------------------------------------------------------------------
 
     def _sum_over_batch(self, vector: np.ndarray) -> np.ndarray:
+        self.activity.begin("Sum over the batch")
         self.transport.sum(vector)
         return vector
 
@@ -179,6 +219,7 @@ class Session:
     def _epoch_done(self) -> None:
         """Close the epoch's books: means over all ranks where replicas are equal, rank 0's own otherwise."""
         worker, clock = self.worker, self.clock
+        self.activity.begin("the end of an epoch")
         clock.pause()
         seconds = clock.lap()
         shared = self.transport if self.strategy.replicated else None
@@ -188,7 +229,8 @@ class Session:
         worker.losses.clear()
         scores: dict[str, float] = {}
         if self.test is not None and (shared or self.first):
-            scores = evaluate(self.model, worker.parameters, worker.buffers, self.test, shared)
+            scores = evaluate(self.model, worker.parameters, worker.buffers, self.test, shared,
+                              self.activity.beat)
         line["test_loss"] = scores.get("loss")
         line["test_squared_error"] = scores.get("squared_error")
         line["samples_per_second"] = len(self.data) / seconds
@@ -216,6 +258,11 @@ class Session:
         """Write a checkpoint. Collective."""
         if self.checkpoints is None:
             return
+        with self.activity.files("writing a checkpoint"):
+            self._write_checkpoint(best)
+
+    def _write_checkpoint(self, best: bool) -> None:
+        assert self.checkpoints is not None
         worker, transport = self.worker, self.transport
         losses = [part.tolist() for part in transport.gather(np.asarray(worker.losses))]
         if self.strategy.replicated:  # one replica, on however many ranks it goes on
