@@ -1,8 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Vectors over the ranks of one communicator: checks here, bytes in comm/network, policy in pyddl/comm."""
 
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.ref cimport PyObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
+from libcpp cimport bool as bool_t
+from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 cimport mpi4py.MPI as MPI
@@ -12,11 +15,15 @@ import numpy as np
 
 from pyddl.errors import CommError, ShapeError
 
+cdef extern from "Python.h":
+    int PyErr_CheckSignals()  # its error travels as the return value, through C++ that knows no Python
+
 cdef extern from *:
     """
     #include <exception>
     static PyObject* comm_error = nullptr;
     static void raise_comm_error() {  // Cython calls this, with the GIL, where a C++ call has thrown
+        if (PyErr_Occurred()) return;  // a signal handler has raised
         try {
             throw;
         } catch (const std::exception& error) {
@@ -38,12 +45,73 @@ cdef extern from "comm/network/collectives.hpp" namespace "pyddl::comm::network"
     void gather(MPI_Comm, const double*, int64_t, vector[int64_t]&, vector[double]&) except +raise_comm_error
     void barrier(MPI_Comm) except +raise_comm_error
 
-cdef extern from "mpi.h" nogil:
-    double MPI_Wtime()
+cdef extern from "comm/node/group.hpp" namespace "pyddl::comm::node" nogil:
+    enum class Role "pyddl::comm::node::SharedMemory::Role":
+        creates
+        joins
+
+    void unlink "pyddl::comm::node::SharedMemory::unlink"(const string&)
+
+    enum class Operation:
+        barrier
+        gather
+        gather_objects
+        broadcast
+
+    double now()
+
+    cppclass CppVectors "pyddl::comm::node::Vectors":
+        CppVectors(const string&, int64_t, int, int, Role) except +raise_comm_error
+        void reserve() except +raise_comm_error
+        float* mine()
+
+    struct Part "pyddl::comm::node::Group::Part":
+        float* data
+        int64_t length
+
+    cppclass Group:
+        Group(const string&, int, int, Role, int (*)() noexcept nogil) except +raise_comm_error
+        void reserve() except +raise_comm_error
+        void enter() except +raise_comm_error
+        void watch() except +raise_comm_error
+        void leave()
+        int64_t meet(Operation) except +raise_comm_error
+        void add(int32_t, const CppVectors*) except +raise_comm_error
+        void forget(const CppVectors*)
+        int64_t sum(float*, int64_t, int64_t) except +raise_comm_error
+        Part begin_sum(float*, int64_t, int64_t, int) except +raise_comm_error
+        int64_t count()
+        int64_t finish_sum(float*, int64_t, Part, int64_t) except +raise_comm_error
+        int64_t at_a_time(const float*, int64_t)
+        bool_t gather(const double*, int64_t, vector[int64_t]&, vector[double]&) except +raise_comm_error
+        double arrived_at()
+
+
+cdef float[::1] floats(vector):
+    """The memory of a float32 vector, to be written to."""
+    try:
+        return vector
+    except (ValueError, TypeError) as error:
+        raise ShapeError(f"vector must be a contiguous, writable float32 vector: {error}") from None
+
+
+cdef list split(vector[double]& values, vector[int64_t]& counts):
+    """The values of each rank."""
+    cdef double[::1] flat = np.empty(values.size())
+    cdef size_t i
+    for i in range(values.size()):
+        flat[i] = values[i]
+    whole = np.asarray(flat)
+    parts = []
+    begin = 0
+    for i in range(counts.size()):
+        parts.append(whole[begin:begin + counts[i]])
+        begin += counts[i]
+    return parts
 
 
 cdef class Channel:
-    """Operations over one communicator, and what they cost. See pyddl/comm/_mpi.pyi."""
+    """Operations over one communicator, by MPI, and what they cost. See pyddl/comm/_mpi.pyi."""
 
     cdef MPI.Comm comm
     cdef vector[float] scratch
@@ -58,47 +126,40 @@ cdef class Channel:
         self.rank = comm.Get_rank()
         self.size = comm.Get_size()
 
+    cdef void account(self, double began, double arrived, double ended, int64_t elements) noexcept nogil:
+        self.wait_seconds += arrived - began
+        self.communication_seconds += ended - arrived
+        self.bytes_sent += 2 * (self.size - 1) * elements * <int64_t>sizeof(float) // self.size
+
     def sum(self, vector not None, int64_t count=0, bint ordered=False):
-        cdef float[::1] x
-        try:
-            x = vector
-        except (ValueError, TypeError) as error:
-            raise ShapeError(f"vector must be a contiguous, writable float32 vector: {error}") from None
+        cdef float[::1] x = floats(vector)
         cdef int64_t n = x.shape[0]
         cdef float* data = &x[0] if n > 0 else NULL
-        cdef double start, arrived
+        cdef double began, arrived
         with nogil:
-            start = MPI_Wtime()
+            began = now()
             count = sum_count(self.comm.ob_mpi, count)  # small and first: its time is waiting
-            arrived = MPI_Wtime()
+            arrived = now()
             if ordered:
                 ordered_sum(self.comm.ob_mpi, data, n, self.scratch)
             else:
                 sum_floats(self.comm.ob_mpi, data, n)
-            self.wait_seconds += arrived - start
-            self.communication_seconds += MPI_Wtime() - arrived
-            self.bytes_sent += 2 * (self.size - 1) * n * <int64_t>sizeof(float) // self.size
+            self.account(began, arrived, now(), n)
         return count
 
     def gather(self, values not None):
         cdef const double[::1] x = values
-        cdef int64_t n = x.shape[0], start = 0
+        cdef int64_t n = x.shape[0]
         cdef const double* data = &x[0] if n > 0 else NULL
         cdef vector[int64_t] counts
         cdef vector[double] gathered
         cdef double began
         with nogil:
-            began = MPI_Wtime()
+            began = now()
             gather(self.comm.ob_mpi, data, n, counts, gathered)
-            self.communication_seconds += MPI_Wtime() - began
+            self.communication_seconds += now() - began
             self.bytes_sent += n * <int64_t>sizeof(double)
-        parts = []
-        for rank in range(self.size):
-            part = np.empty(counts[rank])
-            copy(gathered.data() + start, part)
-            parts.append(part)
-            start += counts[rank]
-        return parts
+        return split(gathered, counts)
 
     def broadcast(self, raw not None, int root):
         cdef unsigned char[::1] x = raw
@@ -106,20 +167,165 @@ cdef class Channel:
         cdef void* data = <void*>&x[0] if n > 0 else NULL
         cdef double began
         with nogil:
-            began = MPI_Wtime()
+            began = now()
             broadcast(self.comm.ob_mpi, data, n, root)
-            self.communication_seconds += MPI_Wtime() - began
+            self.communication_seconds += now() - began
             if self.rank == root:
                 self.bytes_sent += n
 
     def barrier(self):
         cdef double began
         with nogil:
-            began = MPI_Wtime()
+            began = now()
             barrier(self.comm.ob_mpi)
-            self.wait_seconds += MPI_Wtime() - began
+            self.wait_seconds += now() - began
 
 
-cdef void copy(const double* source, double[::1] target):
-    for i in range(target.shape[0]):
-        target[i] = source[i]
+cdef int look() noexcept nogil:
+    """While ranks wait for each other: let Python's signal handlers run."""
+    with gil:
+        return PyErr_CheckSignals()
+
+
+cdef class SharedChannel(Channel):
+    """The same in shared memory inside a node, and by MPI between nodes. See pyddl/comm/_mpi.pyi."""
+
+    cdef Group* group
+    cdef MPI.Comm lane  # the ranks of one number on all nodes; None where this rank has no part
+    cdef int lanes      # ranks of each node that speak to other nodes
+    cdef int nodes
+
+    def __cinit__(self, comm, str name, bint creates, int node_rank, int node_size):
+        cdef Role role = Role.creates if creates else Role.joins
+        self.group = new Group(name.encode(), node_rank, node_size, role, look)
+
+    def __init__(self, MPI.Comm comm not None, *place):
+        super().__init__(comm)
+        self.nodes = 1
+
+    def __dealloc__(self):
+        del self.group
+
+    def reserve(self):
+        self.group.reserve()
+
+    def enter(self):
+        self.group.enter()
+
+    def watch(self):
+        self.group.watch()
+
+    def leave(self):
+        self.group.leave()
+
+    def connect(self, MPI.Comm lane, int lanes, int nodes):
+        self.lane, self.lanes, self.nodes = lane, lanes, nodes
+
+    def sum(self, vector not None, int64_t count=0, bint ordered=False):
+        if ordered and (self.nodes > 1 or self.size & (self.size - 1)):
+            return Channel.sum(self, vector, count, True)
+        cdef float[::1] x = floats(vector)
+        cdef int64_t n = x.shape[0]
+        cdef float* data = &x[0] if n > 0 else NULL
+        cdef double began, arrived
+        with nogil:
+            began = now()
+            if self.nodes == 1:
+                count = self.group.sum(data, n, count)
+                arrived = self.group.arrived_at()
+            else:
+                count = self.sum_over_nodes(data, n, count, &arrived)
+            self.account(began, arrived, now(), n)
+        return count
+
+    cdef int64_t sum_over_nodes(self, float* x, int64_t n, int64_t count, double* arrived) except? -1 nogil:
+        """Each rank adds its part inside the node, then over the nodes, and hands it round in the node."""
+        cdef int64_t step = self.group.at_a_time(x, n), at = 0, length, total = 0, here
+        cdef Part part
+        while True:
+            length = min(step, n - at)
+            part = self.group.begin_sum(x + at, length, count, self.lanes)
+            here = self.group.count()
+            if self.lane is not None:
+                if at == 0:
+                    here = sum_count(self.lane.ob_mpi, here)
+                    arrived[0] = now()
+                sum_floats(self.lane.ob_mpi, part.data, part.length)
+            elif at == 0:
+                arrived[0] = self.group.arrived_at()
+            here = self.group.finish_sum(x + at, length, part, here)
+            if at == 0:
+                total = here
+            at += length
+            if at >= n:
+                return total
+
+    def gather(self, values not None):
+        cdef const double[::1] x = values
+        cdef int64_t n = x.shape[0]
+        cdef const double* data = &x[0] if n > 0 else NULL
+        cdef vector[int64_t] counts
+        cdef vector[double] gathered
+        cdef bool_t done = False
+        cdef double began
+        if self.nodes > 1:
+            return Channel.gather(self, values)
+        with nogil:
+            began = now()
+            done = self.group.gather(data, n, counts, gathered)
+            self.communication_seconds += now() - began
+        if not done:
+            return Channel.gather(self, values)
+        self.bytes_sent += n * <int64_t>sizeof(double)
+        return split(gathered, counts)
+
+    def broadcast(self, raw not None, int root):
+        with nogil:
+            self.group.meet(Operation.broadcast)
+        Channel.broadcast(self, raw, root)
+
+    def before_objects(self):
+        with nogil:
+            self.group.meet(Operation.gather_objects)
+
+    def barrier(self):
+        cdef double began
+        with nogil:
+            began = now()
+            self.group.meet(Operation.barrier)
+            self.wait_seconds += now() - began
+        if self.nodes > 1:
+            Channel.barrier(self)
+
+
+cdef class SharedVectors:
+    """One vector per rank in shared memory; the buffer is this rank's. See pyddl/comm/_mpi.pyi."""
+
+    cdef CppVectors* vectors
+    cdef SharedChannel channel
+    cdef int64_t bytes
+
+    def __cinit__(self, SharedChannel channel not None, str name, bint creates, int node_rank, int node_size,
+                  int64_t length):
+        self.channel = channel
+        self.bytes = length * <int64_t>sizeof(float)
+        self.vectors = new CppVectors(name.encode(), length, node_rank, node_size,
+                                      Role.creates if creates else Role.joins)
+
+    def __dealloc__(self):
+        if self.vectors is not NULL:
+            self.channel.group.forget(self.vectors)
+            del self.vectors
+
+    def reserve(self):
+        self.vectors.reserve()
+
+    def register(self, int32_t number):
+        self.channel.group.add(number, self.vectors)
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.vectors.mine(), self.bytes, False, flags)
+
+
+def unlink_shared_memory(str name):
+    unlink(name.encode())

@@ -25,3 +25,47 @@ class Channel:
     def broadcast(self, raw: np.ndarray, root: int) -> None:
         """Replace the bytes (uint8) by those of rank ``root``."""
     def barrier(self) -> None: ...
+
+class SharedChannel(Channel):
+    """The same operations in shared memory among the ranks of a node, and by MPI between nodes.
+
+    Made in steps, each when all ranks have done the one before: construct (the first rank of the node creates
+    the shared object ``name``), `reserve` memory, `enter`, `watch`; `connect` where there are several nodes.
+    """
+
+    def __init__(self, comm: MPI.Comm, name: str, creates: bool, node_rank: int, node_size: int) -> None: ...
+    def reserve(self) -> None: ...
+    def enter(self) -> None: ...
+    def watch(self) -> None: ...
+    def connect(self, lane: MPI.Comm | None, lanes: int, nodes: int) -> None:
+        """Use ``lane``: the ranks of this one's number on all nodes. Each node has ranks for ``lanes``."""
+    def leave(self) -> None:
+        """Mark this rank as ended: others that wait for it raise. Not collective."""
+    def before_objects(self) -> None:
+        """Meet before objects are gathered by MPI."""
+
+class SharedVectors:
+    """A float32 vector for each rank of a node, in one shared object; a buffer that shows this rank's.
+
+    Parameters
+    ----------
+    channel : SharedChannel
+    name : str
+        Of the shared object.
+    creates : bool
+        Whether this rank creates it.
+    node_rank, node_size : int
+    length : int
+        Elements, at least 1.
+    """
+
+    def __init__(self, channel: SharedChannel, name: str, creates: bool, node_rank: int, node_size: int,
+                 length: int) -> None: ...
+    def reserve(self) -> None:
+        """Allocate this rank's part; CommError where there is no space."""
+    def register(self, number: int) -> None:
+        """Let ``channel.sum`` know these vectors, under a number equal on all ranks."""
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def unlink_shared_memory(name: str) -> None:
+    """Take away the name of a shared object; what is mapped stays. Nothing happens where there is none."""

@@ -72,6 +72,7 @@ def report(error: BaseException, kind: type[BaseException] | None = None,
 
 def _end(code: int) -> None:
     if _abort is not None:
+        time.sleep(0.2)  # lets the launcher pass on what was written, before its own words about the end
         _abort(code)
 
 

