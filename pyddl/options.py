@@ -13,7 +13,7 @@ from typing import Any
 from pyddl import _check
 from pyddl.errors import ParameterError
 
-__all__ = ["TABLE", "Option", "of_section", "resolve"]
+__all__ = ["TABLE", "Option", "of_section", "of_strategy", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Option:
         Range of a number.
     trainer : bool
         Whether the trainer takes it as a keyword.
+    of : tuple of str
+        The strategies whose constructors take it; with others it is refused. Empty: it is no strategy's own.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Option:
     above: float | None = None
     below: float | None = None
     trainer: bool = True
+    of: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
@@ -109,7 +112,8 @@ TABLE: tuple[Option, ...] = (
     Option("dtype", "str", "float32", "model", "of the matrix products; sums, weights and updates are float32 always",
            choices=("float32", "bfloat16"), trainer=False),
     # ---- training
-    Option("strategy", "str", "allreduce", "training", "how ranks work together", choices=("local", "allreduce")),
+    Option("strategy", "str", "allreduce", "training", "how ranks work together",
+           choices=("local", "allreduce", "averaging")),
     Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),
     Option("batch_size", "int", 256, "training", "samples per step of all ranks together", "samples", at_least=1),
     Option("optimizer", "str", "adam", "training", "update rule",
@@ -133,6 +137,19 @@ TABLE: tuple[Option, ...] = (
            at_least=1),
     Option("seed", "int", 0, "training", "of everything random", at_least=0),
     Option("reproducible", "bool", False, "training", "bit-identical results on 1, 2, 4 and 8 ranks"),
+    # ---- strategies
+    Option("period", "int", 16, "training", "steps between two averages of all replicas", "steps", at_least=1,
+           of=("averaging",)),
+    Option("sync_steps", "int", 0, "training", "so many steps of allreduce first", "steps", at_least=0,
+           of=("averaging",)),
+    Option("node_period", "int", None, "training", "steps between two averages within each node", "steps", at_least=1,
+           of=("averaging",)),
+    Option("outer", "str", "none", "training", "what moves the average: momentum as in SlowMo, nesterov as in DiLoCo",
+           choices=("none", "momentum", "nesterov"), of=("averaging",)),
+    Option("outer_momentum", "float", None, "training", "of outer: 0.6 for momentum, 0.9 for nesterov", at_least=0,
+           below=1, of=("averaging",)),
+    Option("outer_rate", "float", None, "training", "step size of outer: 1 for momentum, 0.7 for nesterov", above=0,
+           of=("averaging",)),
     # ---- machine
     Option("ranks", "int", None, "machine", "start this many MPI ranks on this machine; by default, train where started",
            at_least=1, trainer=False),
@@ -159,16 +176,29 @@ def of_section(*sections: str) -> list[Option]:
 
 
 def resolve(given: Mapping[str, Any], accept: Callable[[Option], bool] = lambda option: True, *,
-            where: str = "") -> dict[str, Any]:
+            where: str = "", strategy: str | None = None) -> dict[str, Any]:
     """All options that ``accept`` takes: checked values where given, defaults elsewhere.
+
+    Parameters
+    ----------
+    strategy : str, optional
+        Whose own options are among them; by default the ``strategy`` that is given, or that option's default.
 
     Raises
     ------
     ParameterError
-        A name is unknown (the nearest one is offered) or a value is out of range. ``where`` begins the message.
+        A name is unknown (the nearest one is offered), a value is out of range, or an option is another strategy's.
+        ``where`` begins the message.
     """
+    strategy = strategy or given.get("strategy", _BY_NAME["strategy"].default)
     accepted = {option.name: option for option in TABLE if accept(option)}
     check_names(given, accepted, where=where)
+    for name in given:
+        of = accepted[name].of
+        if of and strategy not in of:
+            raise ParameterError(f"{where}{name} is an option of strategy {' and '.join(of)}; the strategy here is "
+                                 f"{strategy}: leave it out, or choose strategy {of[0]}")
+    accepted = {name: option for name, option in accepted.items() if not option.of or strategy in option.of}
     values = {name: option.default for name, option in accepted.items()}
     for name, value in given.items():
         try:
@@ -184,3 +214,8 @@ def check_names(given: Iterable[str], accepted: Iterable[str], *, where: str = "
     for name in given:
         if name not in accepted:
             raise ParameterError(f"{where}there is no option {name!r}{_check.nearest(name, accepted)}")
+
+
+def of_strategy(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``values`` that are options of the strategy's own, for its constructor."""
+    return {key: value for key, value in values.items() if name in _BY_NAME[key].of}

@@ -58,4 +58,5 @@ def _help(option: Option) -> str:
         if default is None or isinstance(default, bool)
         else f"  [{default}{' ' + option.unit if option.unit else ''}]"
     )
-    return option.help + shown
+    of = f"{', '.join(option.of)}: " if option.of else ""
+    return of + option.help + shown

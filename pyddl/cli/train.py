@@ -68,7 +68,7 @@ def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> d
     if name is None:
         raise ParameterError(f"which model? expected pyddl train MODEL, with one of {', '.join(MODELS)}")
     _check.one_of("MODEL", name, MODELS)
-    options.resolve(from_file, where=f"{config}: ")
+    options.resolve(from_file, where=f"{config}: ", strategy=given.get("strategy"))
     return {"model": name, **options.resolve({**from_file, **given})}
 
 
@@ -109,7 +109,8 @@ def _train(settings: dict[str, Any]) -> int:
     out = here.transport.gather_objects(settings["out"] or f"runs/{settings['model']}-{stamp}")[0]
     trainer = Trainer(
         model, out=out, progress=_progress(settings["quiet"]), stop=stop, config={**described, **built},
-        **{option.name: settings[option.name] for option in options.TABLE if option.trainer and option.name != "out"})
+        **{option.name: settings[option.name] for option in options.TABLE
+           if option.trainer and option.name != "out" and option.name in settings})
     result = trainer.fit(source, test)
     stopped = result.summary["finished"] is None
     if here.rank == 0 and result.metrics:

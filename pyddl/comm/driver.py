@@ -6,7 +6,8 @@ from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from pyddl.comm.activity import Activity
-from pyddl.comm.operations import Compute, Operation, StepDone, Sum
+from pyddl.comm.group import AloneGroup, Group
+from pyddl.comm.operations import Average, Compute, Exchange, Gather, Operation, StepDone, Sum
 from pyddl.comm.transport import Transport
 from pyddl.errors import InternalError
 
@@ -31,6 +32,17 @@ class Stop(Protocol):
     agreed: bool
 
 
+class Groups(Protocol):
+    """The group of each level, ``world`` and ``node``."""
+
+    def __getitem__(self, level: str) -> Group: ...
+
+
+class _Alone:
+    def __getitem__(self, level: str) -> Group:
+        return AloneGroup()
+
+
 class Never:
     """No request: the default."""
 
@@ -38,14 +50,16 @@ class Never:
 
 
 def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Transport, stop: Stop | None = None, *,
-          ordered: bool = False, activity: Activity | None = None) -> None:
+          groups: Groups | None = None, ordered: bool = False, activity: Activity | None = None) -> None:
     """Run ``strategy`` to its end, or to the first step after which all ranks agree to stop.
 
     Collective, as the strategy is. With ``ordered``, sums follow one fixed tree, whatever the transport would prefer.
-    Each operation is noted in ``activity``.
+    Averages and exchanges are carried out by ``groups``, which one worker alone does not need. Each operation is noted
+    in ``activity``.
     """
     noted = activity or Activity()
     request: Stop = Never() if stop is None else stop
+    group = _Alone() if groups is None else groups
     compute, step_done, total = actor.compute, actor.step_done, transport.sum
 
     def sum_and_agree(operation: Sum) -> int:
@@ -56,6 +70,16 @@ def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Tr
             count %= STOP
         return count
 
+    def average(operation: Average) -> int:
+        of_all = operation.level == "world"
+        weight, wanted = group[operation.level].average(operation.out, operation.vectors, operation.weights,
+                                                        request.requested and of_all)
+        request.agreed |= wanted
+        return weight
+
+    def swap(operation: Exchange) -> None:
+        group["world"].exchange(operation.vector, operation.out, operation.partner)
+
     def close_step(operation: StepDone) -> None:
         if request.requested and transport.size == 1:
             request.agreed = True
@@ -64,6 +88,9 @@ def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Tr
     carry_out: dict[type, Callable[[Any], Any]] = {
         Compute: lambda operation: not request.agreed and compute(),
         Sum: sum_and_agree,
+        Average: average,
+        Exchange: swap,
+        Gather: lambda operation: transport.gather(operation.vector),
         StepDone: close_step,
     }
     advance = strategy.send

@@ -6,11 +6,13 @@ generators run over MPI and on the simulator's clock.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Compute", "Operation", "StepDone", "Sum", "compute", "step_done", "sum_over_workers"]
+__all__ = ["Average", "Compute", "Exchange", "Gather", "Operation", "StepDone", "Sum", "average", "average_replicas",
+           "compute", "exchange", "gather", "step_done", "sum_over_workers"]
 
 
 class Operation:
@@ -31,6 +33,36 @@ class Sum(Operation):
 
     vector: np.ndarray
     count: int
+
+
+@dataclass(slots=True, eq=False)
+class Average(Operation):
+    """``out`` becomes the weighted mean of the ``vectors`` of all workers of ``level``. Answer: the sum of the weights.
+
+    Added along one fixed tree over the vectors, whatever carries them: the same bits on every worker, by MPI and in a
+    simulation. Vector i of worker w of P stands at place i P + w. Where all weights are 0 ``out`` stays as it is.
+    """
+
+    out: np.ndarray
+    vectors: Sequence[np.ndarray]
+    weights: Sequence[int]
+    level: str
+
+
+@dataclass(slots=True, eq=False)
+class Exchange(Operation):
+    """``out`` becomes the ``vector`` of worker ``partner``, who names this one at the same time. Answer: None."""
+
+    vector: np.ndarray
+    out: np.ndarray
+    partner: int
+
+
+@dataclass(slots=True, eq=False)
+class Gather(Operation):
+    """Answer: a short vector of each worker, in worker order, on all workers."""
+
+    vector: np.ndarray
 
 
 class StepDone(Operation):
@@ -56,3 +88,23 @@ def sum_over_workers(vector: np.ndarray, count: int = 0) -> Sum:
 def step_done() -> StepDone:
     """Tell the trainer that parameters are those of a finished step."""
     return _STEP_DONE
+
+
+def average(vector: np.ndarray, weight: int, level: str = "world") -> Average:
+    """Replace ``vector`` by its weighted mean over the workers of the ``world``, or of this worker's ``node``."""
+    return Average(vector, (vector,), (weight,), level)
+
+
+def average_replicas(out: np.ndarray, vectors: Sequence[np.ndarray], weights: Sequence[int]) -> Average:
+    """Write the weighted mean of all workers' ``vectors``, perhaps several or none of each, into ``out``."""
+    return Average(out, vectors, weights, "world")
+
+
+def exchange(vector: np.ndarray, out: np.ndarray, partner: int) -> Exchange:
+    """Send ``vector`` to ``partner`` and receive theirs into ``out``, another vector."""
+    return Exchange(vector, out, partner)
+
+
+def gather(vector: np.ndarray) -> Gather:
+    """The short ``vector`` of each worker: not for parameters."""
+    return Gather(vector)

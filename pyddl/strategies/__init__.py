@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from pyddl import _check
+from pyddl.errors import ParameterError
 from pyddl.strategies.allreduce import Allreduce
+from pyddl.strategies.averaging import Averaging
 from pyddl.strategies.base import Me, Steps, Strategy
 from pyddl.strategies.local import Local
 
-__all__ = ["NAMES", "Allreduce", "Local", "Me", "Steps", "Strategy", "strategy"]
+__all__ = ["NAMES", "Allreduce", "Averaging", "Local", "Me", "Steps", "Strategy", "strategy"]
 
-_BY_NAME: dict[str, type[Strategy]] = {s.name: s for s in (Local, Allreduce)}
+_BY_NAME: dict[str, type[Strategy]] = {s.name: s for s in (Local, Allreduce, Averaging)}
 NAMES = tuple(_BY_NAME)
 
 
-def strategy(name: str) -> Strategy:
-    """The strategy of that name.
+def strategy(name: str, **options: Any) -> Strategy:
+    """The strategy of that name, with its own options.
 
     Raises
     ------
     ParameterError
-        No strategy has the name; the nearest one is offered.
+        No strategy has the name, or it has no such option (the nearest one is offered), or a value is out of range.
+
+    Examples
+    --------
+    >>> strategy("averaging", period=4).period
+    4
     """
-    return _BY_NAME[_check.one_of("strategy", name, NAMES)]()
+    chosen = _BY_NAME[_check.one_of("strategy", name, NAMES)]
+    own = [] if chosen.__init__ is object.__init__ else list(inspect.signature(chosen).parameters)
+    for option in options:
+        if option not in own:
+            raise ParameterError(f"strategy {name} has no option {option!r}{_check.nearest(option, own)}")
+    return chosen(**options)

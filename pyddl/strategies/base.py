@@ -28,6 +28,14 @@ class Me(Protocol):
         ``gradients`` holds the sum over this worker's rows after `compute`.
     samples : int
         Rows that the last gradient was summed over; may be 0.
+    step : int
+        Steps finished since training began; also after a resume.
+    seed : int
+        Key of everything random.
+    vectors : dict of ndarray, float32
+        One for each name in `Strategy.vectors`, as long as the parameters, zero at first.
+    counters : dict of int
+        Numbers that the strategy wants to find again. Both are kept in checkpoints.
     """
 
     number: int
@@ -36,13 +44,23 @@ class Me(Protocol):
     parameters: np.ndarray
     gradients: np.ndarray
     samples: int
+    step: int
+    seed: int
+    vectors: dict[str, np.ndarray]
+    counters: dict[str, int]
 
     def update(self, *, scale: float) -> None:
         """Let the optimizer move ``parameters`` by ``scale * gradients``."""
 
+    def merge_buffers(self, weight: int) -> Steps:
+        """Operations that make the model's buffers one for all workers, by each slice's rule."""
+
 
 class Strategy:
     """Base of all strategies: a name, and a generator for the worker's side.
+
+    A strategy's constructor takes its own options. One object serves every worker of a simulation: what belongs to a
+    worker is in ``me``.
 
     Attributes
     ----------
@@ -51,13 +69,29 @@ class Strategy:
     synchronous : bool
         Whether all workers are in the same step at the same time, so that statistics of the whole batch have a meaning.
     replicated : bool
-        Whether parameters are equal on all workers after each step, so that any one stands for all.
+        Whether the whole state is equal on all workers after each step, so that any one stands for all.
+    joint : bool
+        Whether the workers train one model together: `settle` gives it, and losses of all of them count.
+    needs : int
+        The fewest workers it makes sense with.
+    vectors : tuple of str
+        Names of the vectors that the strategy keeps for each worker.
     """
 
     name: ClassVar[str]
     synchronous: ClassVar[bool] = False
     replicated: ClassVar[bool] = False
+    joint: ClassVar[bool] = True
+    needs: ClassVar[int] = 1
+    vectors: tuple[str, ...] = ()
 
     def worker(self, me: Me) -> Steps:
         """What one worker does, as operations."""
         raise TypeError(f"{type(self).__name__} lacks its worker side")
+
+    def settle(self, me: Me) -> Steps:
+        """Operations that give ``me.parameters`` the values that training stands for: to evaluate, and at the end.
+
+        Evaluation works on a copy, so that training does not depend on it.
+        """
+        yield from ()

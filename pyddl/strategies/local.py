@@ -17,6 +17,7 @@ class Local(Strategy):
     """
 
     name = "local"
+    joint = False
 
     def worker(self, me: Me) -> Steps:
         while (yield compute()):

@@ -17,6 +17,7 @@ from pyddl.comm import abort, threads
 from pyddl.comm.activity import Activity
 from pyddl.comm.checked import Checked
 from pyddl.comm.driver import drive
+from pyddl.comm.group import Groups
 from pyddl.comm.world import World
 from pyddl.data import Source
 from pyddl.data.prefetch import Loader
@@ -79,7 +80,7 @@ class Session:
         self.worker = Worker(
             model, self.optimizer, self.sampler, number=here.rank, count=here.size, seed=options["seed"],
             reproducible=options["reproducible"], batch_sum=self._sum_over_batch if strategy.synchronous else None,
-            on_step=self._step_done)
+            on_step=self._step_done, vectors=strategy.vectors)
         self.step = 0
         self.metrics: list[dict[str, Any]] = []
         self.seconds_before = dict.fromkeys(PARTS, 0.0)  # of earlier sessions of this run, mean over the ranks
@@ -114,20 +115,22 @@ class Session:
         self.progress.begin(self._title(placements), self.options["epochs"], self.steps_per_epoch, self.step)
         loader = Loader(self.data, self.sampler, self.world.rank, self.world.size, first_step=self.step,
                         steps=max(0, self.steps - self.step))
-        try:
-            with loader:
-                worker.loader = loader
-                self.clock = TimeSplit(worker, transport)
-                drive(self.strategy.worker(worker), worker, transport, self.stop,
-                      ordered=self.options["reproducible"], activity=self.activity)
-                self.clock.pause()
-        finally:
-            self.progress.end()
-        stopped = self.step < self.steps and not self.patience.over
-        if stopped:
-            self._save()
-        self.activity.begin("the summary")
-        summary = self._summary(stopped)
+        with Groups(self.world) as self.groups:
+            try:
+                with loader:
+                    worker.loader = loader
+                    self.clock = TimeSplit(worker, transport, self.groups)
+                    drive(self.strategy.worker(worker), worker, transport, self.stop, groups=self.groups,
+                          ordered=self.options["reproducible"], activity=self.activity)
+                    self.clock.pause()
+            finally:
+                self.progress.end()
+            stopped = self.step < self.steps and not self.patience.over
+            if stopped:
+                self._save()
+            self._settle()
+            self.activity.begin("the summary")
+            summary = self._summary(stopped)
         if self.directory is not None:
             with self.activity.files("writing the model"):
                 self.directory.model(self.model, worker.parameters, worker.buffers)
@@ -148,6 +151,9 @@ class Session:
                 raise ParameterError(
                     f"the {name} data reach from {source.minimum:g} to {source.maximum:g}; this model's loss needs "
                     f"values in [{low:g}, {high:g}]: scale the data, or use loss mse")
+        if self.world.size < self.strategy.needs:
+            raise ParameterError(f"strategy {self.strategy.name} needs {self.strategy.needs} ranks, and there is 1: "
+                                 "choose strategy local, or start more ranks (pyddl train --ranks 2)")
         if self.options["reproducible"] and SHARDS % self.world.size != 0:
             raise ParameterError(f"reproducible training runs on 1, 2, 4 or 8 ranks; this world has {self.world.size}")
 
@@ -192,12 +198,15 @@ class Session:
             self.model.initialise(worker.parameters, worker.buffers, self.options["seed"])
             transport.broadcast(worker.parameters)  # ranks on unlike processors may round differently
             transport.broadcast(worker.buffers)
+            worker.merged[:] = worker.buffers
             return
         worker.restore(saved.tensors)
         books = saved.books
+        worker.step = books["step"]
         self.step, self.metrics, self.seconds_before = books["step"], books["metrics"], books["seconds"]
         replica = 0 if self.strategy.replicated else self.world.rank
         worker.updates = books["updates"][replica]
+        worker.counters = books["counters"][replica]
         worker.losses[:] = books["losses"][replica] if self.first or not self.strategy.replicated else []
         self.patience.restore(self.metrics)
         if self.directory is not None:
@@ -222,15 +231,16 @@ class Session:
         self.activity.begin("the end of an epoch")
         clock.pause()
         seconds = clock.lap()
-        shared = self.transport if self.strategy.replicated else None
+        shared = self.transport if self.strategy.joint else None
         rows = len(self.data) if shared else self._rows_of_this_rank()
         line: dict[str, Any] = {"epoch": self.step // self.steps_per_epoch,
                                 "train_loss": exact_sum(worker.losses, shared) / rows}
         worker.losses.clear()
         scores: dict[str, float] = {}
         if self.test is not None and (shared or self.first):
-            scores = evaluate(self.model, worker.parameters, worker.buffers, self.test, shared,
-                              self.activity.beat)
+            with self._settled():
+                scores = evaluate(self.model, worker.parameters, worker.buffers, self.test, shared,
+                                  self.activity.beat)
         line["test_loss"] = scores.get("loss")
         line["test_squared_error"] = scores.get("squared_error")
         line["samples_per_second"] = len(self.data) / seconds
@@ -241,6 +251,23 @@ class Session:
         self.progress.epoch(line)
         self._stop_or_go_on(line)
         clock.go_on()
+
+    def _settle(self) -> None:
+        drive(self.strategy.settle(self.worker), self.worker, self.transport, groups=self.groups,
+              activity=self.activity)
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Let the worker's vectors be what training stands for; afterwards they are as before. Collective."""
+        worker = self.worker
+        if self.strategy.replicated or not self.strategy.joint:
+            yield
+            return
+        kept = [(vector, vector.copy()) for vector in (worker.parameters, worker.buffers, worker.merged)]
+        self._settle()
+        yield
+        for vector, values in kept:
+            vector[:] = values
 
     def _stop_or_go_on(self, line: dict[str, Any]) -> None:
         """After an epoch: early stopping, and the checkpoint. Collective."""
@@ -269,7 +296,8 @@ class Session:
             losses = [[loss for part in losses for loss in part]]
         self.checkpoints.save(Saved(worker.tensors(), {
             "step": self.step, "updates": transport.gather_objects(worker.updates), "metrics": self.metrics,
-            "losses": losses, "seconds": self._seconds()[0]}), transport, best=best)
+            "counters": transport.gather_objects(worker.counters), "losses": losses,
+            "seconds": self._seconds()[0]}), transport, best=best)
 
     def _rows_of_this_rank(self) -> int:
         parts = (self.sampler.part(step, self.world.rank, self.world.size) for step in range(self.steps_per_epoch))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
+from pyddl.comm.group import Groups
 from pyddl.comm.transport import Transport
 from pyddl.train.worker import Worker
 
@@ -19,8 +20,8 @@ class TimeSplit:
     waiting for rows; ``other`` the rest: the strategy, the driver, the progress display.
     """
 
-    def __init__(self, worker: Worker, transport: Transport):
-        self._worker, self._transport = worker, transport
+    def __init__(self, worker: Worker, transport: Transport, groups: Groups):
+        self._worker, self._transport, self._groups = worker, transport, groups
         self._at = self._counters()
         self._begin = perf_counter()
         self.seconds = dict.fromkeys(PARTS, 0.0)
@@ -48,5 +49,6 @@ class TimeSplit:
         self._begin = perf_counter()
 
     def _counters(self) -> tuple[float, ...]:
-        return (self._worker.compute_seconds, self._transport.communication_seconds, self._transport.wait_seconds,
-                self._worker.loader.waited)
+        transport, groups = self._transport, self._groups
+        return (self._worker.compute_seconds, transport.communication_seconds + groups.communication_seconds,
+                transport.wait_seconds + groups.wait_seconds, self._worker.loader.waited)

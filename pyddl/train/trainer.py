@@ -89,7 +89,8 @@ class Trainer:
         self.out, self.progress, self.config = out, progress or Progress(), config or {}
         self.stop = stop
         own = ("strategy", "optimizer", "out")
-        self.options = options.resolve(given, lambda option: option.trainer and option.name not in own)
+        name = strategy if isinstance(strategy, str) else "an object, which brings its own options"
+        self.options = options.resolve(given, lambda option: option.trainer and option.name not in own, strategy=name)
 
     def fit(self, data: Source | np.ndarray, test: Source | np.ndarray | None = None) -> Result:
         """Train on the rows of ``data``; evaluate on ``test`` after each epoch.
@@ -121,8 +122,13 @@ class Trainer:
                 [mask for node, mask in masks if node == here.node], here.node_rank))
             source = load(data)
             session = Session(
-                self.model, strategy(self.strategy) if isinstance(self.strategy, str) else self.strategy,
-                self.optimizer, self.options, here, source, source.test if test is None else load(test), self.out,
-                self.progress, self.stop or StopRequest(), self.config)
+                self.model, self._strategy(), self.optimizer, self.options, here, source,
+                source.test if test is None else load(test), self.out, self.progress, self.stop or StopRequest(),
+                self.config)
         summary = session.run()
         return Result(self.model, session.worker.parameters, session.worker.buffers, session.metrics, summary)
+
+    def _strategy(self) -> Strategy:
+        if isinstance(self.strategy, Strategy):
+            return self.strategy
+        return strategy(self.strategy, **options.of_strategy(self.strategy, self.options))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from time import perf_counter
 
 import numpy as np
 
 from pyddl import _core
+from pyddl.comm.operations import gather
 from pyddl.data.batch import Batch
 from pyddl.data.prefetch import Loader
 from pyddl.data.sampler import Sampler
 from pyddl.errors import DataError, NotFiniteError, ParameterError
 from pyddl.models.protocol import Model
 from pyddl.optim import Optimizer
+from pyddl.strategies import Steps
 
 __all__ = ["SHARDS", "Worker"]
 
@@ -39,6 +41,8 @@ class Worker:
         What `Batch.sum` does; the identity by default.
     on_step : callable, optional
         Called without arguments after each finished step.
+    vectors : sequence of str
+        Names of the vectors that the strategy keeps.
 
     Attributes
     ----------
@@ -60,6 +64,7 @@ class Worker:
         reproducible: bool = False,
         batch_sum: Callable[[np.ndarray], np.ndarray] | None = None,
         on_step: Callable[[], None] = lambda: None,
+        vectors: Sequence[str] = (),
     ):
         self.model, self.optimizer, self.sampler = model, optimizer, sampler
         self.loader: Loader
@@ -68,7 +73,11 @@ class Worker:
         self.parameters = model.layout.zeros()
         self.gradients = model.layout.zeros()
         self.buffers = model.buffers.zeros()
+        self.merged = model.buffers.zeros()
         self.state = [model.layout.zeros() for _ in optimizer.state_names]
+        self.vectors = {name: model.layout.zeros() for name in vectors}
+        self.counters: dict[str, int] = {}
+        self.step = 0
         self.samples = 0
         self.updates = 0
         self.losses: list[float] = []
@@ -104,14 +113,37 @@ class Worker:
         self.compute_seconds += perf_counter() - begin
 
     def step_done(self) -> None:
+        self.step += 1
         self._on_step()
+
+    def merge_buffers(self, weight: int) -> Steps:
+        """Make the buffers one for all workers, who give the samples each has seen since the last time.
+
+        A ``mean`` is weighted by these; a ``sum`` adds what each worker has added since the last time.
+        """
+        if not self.buffers.size:
+            return
+        everyone = yield gather(np.concatenate([[weight], self.buffers]))
+        weights = np.array([each[0] for each in everyone])
+        buffers = np.array([each[1:] for each in everyone])
+        if weights.any():
+            for s in self.model.buffers:
+                values, last = buffers[:, s.begin : s.end], self.merged[s.begin : s.end]
+                self.buffers[s.begin : s.end] = (
+                    np.average(values, axis=0, weights=weights) if s.merge == "mean" else
+                    last + (values - last).sum(axis=0) if s.merge == "sum" else values.max(axis=0))
+        self.merged[:] = self.buffers
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Every slice of parameters, optimizer state and buffers: ``parameters.encoder.0.weight``, ..."""
         named = {f"parameters.{name}": view for name, view in self.layout.views(self.parameters).items()}
         for vector, kept in zip(self.optimizer.state_names, self.state, strict=True):
             named |= {f"{vector}.{name}": view for name, view in self.layout.views(kept).items()}
-        return named | {f"buffers.{name}": view for name, view in self.model.buffers.views(self.buffers).items()}
+        for vector, kept in self.vectors.items():
+            named |= {f"strategy.{vector}.{name}": view for name, view in self.layout.views(kept).items()}
+        for vector, kept in (("buffers", self.buffers), ("merged", self.merged)):
+            named |= {f"{vector}.{name}": view for name, view in self.model.buffers.views(kept).items()}
+        return named
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Copy what `tensors` gave back into the vectors.

@@ -1,0 +1,248 @@
+"""Group: workers that average and exchange their vectors - all of the world, or those of a node."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyddl.errors import CommError
+from pyddl.layout import ALIGNMENT
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from pyddl.comm.world import World
+
+__all__ = ["AloneGroup", "Group", "Groups", "MPIGroup", "mean_of", "shares", "tree_sum"]
+
+
+class Group(ABC):
+    """Operations among some workers. Collective over the group, unless they say otherwise.
+
+    Attributes
+    ----------
+    rank, size : int
+        Within the group.
+    wait_seconds, communication_seconds : float
+    bytes_sent : int
+        As in `pyddl.comm.transport.Transport`.
+    """
+
+    rank: int
+    size: int
+
+    def __init__(self) -> None:
+        self.wait_seconds = 0.0
+        self.communication_seconds = 0.0
+        self.bytes_sent = 0
+
+    @abstractmethod
+    def average(self, out: np.ndarray, vectors: Sequence[np.ndarray], weights: Sequence[int],
+                flag: bool = False) -> tuple[int, bool]:
+        """``out`` becomes the weighted mean of all vectors of all workers, with the same bits everywhere.
+
+        Parameters
+        ----------
+        out : ndarray of shape (n,), float32
+            May be one of ``vectors``. Stays as it is where all weights are 0.
+        vectors : sequence of ndarray of shape (n,), float32
+            This worker's; perhaps none.
+        weights : sequence of int
+        flag : bool
+            Travels with the weights.
+
+        Returns
+        -------
+        tuple
+            The sum of all weights; whether any worker gave the flag.
+        """
+
+    @abstractmethod
+    def exchange(self, vector: np.ndarray, out: np.ndarray, partner: int) -> None:
+        """Send ``vector`` to ``partner`` and receive theirs into ``out``. Collective over the two."""
+
+    def close(self) -> None:
+        """Give back what the group holds."""
+        return None
+
+
+class AloneGroup(Group):
+    """One worker."""
+
+    rank, size = 0, 1
+
+    def average(self, out: np.ndarray, vectors: Sequence[np.ndarray], weights: Sequence[int],
+                flag: bool = False) -> tuple[int, bool]:
+        mean_of(out, vectors, weights)
+        return sum(weights), flag
+
+    def exchange(self, vector: np.ndarray, out: np.ndarray, partner: int) -> None:
+        raise CommError(f"there is no worker {partner} to exchange with: this one is alone")
+
+
+class MPIGroup(Group):
+    """The ranks of a communicator, which must be pyddl's own.
+
+    A mean goes by way of owners: each rank receives one share of all vectors, adds them in the order of the tree, and
+    gives its share of the mean to all. Two synchronisations; 2 (P-1)/P n elements sent per rank, as much as a ring
+    (Rabenseifner 2004), but in an order of addition that no MPI library decides.
+    """
+
+    def __init__(self, mpi: MPI.Comm, *, owned: bool = False):
+        super().__init__()
+        self._mpi, self._owned = mpi, owned
+        self.rank, self.size = mpi.rank, mpi.size
+        self._scaled = self._received = np.empty(0, dtype=np.float32)
+
+    def average(self, out: np.ndarray, vectors: Sequence[np.ndarray], weights: Sequence[int],
+                flag: bool = False) -> tuple[int, bool]:
+        with self._timed():
+            everyone = np.empty((self.size, 3), dtype=np.int64)  # small and first: its time is waiting
+            self._mpi.Allgather(np.array([len(vectors), sum(weights), flag], dtype=np.int64), everyone)
+        total, flagged = int(everyone[:, 1].sum()), bool(everyone[:, 2].any())
+        if total:
+            with self._timed(moving=True):
+                self._mean_by_owners(out, vectors, weights, everyone[:, 0].tolist(), total)
+        return total, flagged
+
+    def _mean_by_owners(self, out: np.ndarray, vectors: Sequence[np.ndarray], weights: Sequence[int],
+                        counts: list[int], total: int) -> None:
+        n = out.size
+        cuts = shares(n, self.size)
+        sizes = np.diff(cuts)
+        mine = int(sizes[self.rank])
+        if self._scaled.size < n:
+            self._scaled = np.empty(n, dtype=np.float32)
+        if self._received.size < sum(counts) * mine:
+            self._received = np.empty(sum(counts) * mine, dtype=np.float32)
+        parts: list[np.ndarray] = []
+        at = 0
+        for place in range(max(counts)):
+            theirs = np.array([mine if place < count else 0 for count in counts])
+            if place < len(vectors):
+                np.multiply(vectors[place], factor(weights[place], total, sum(counts)), out=self._scaled[:n])
+                sent = sizes
+                self.bytes_sent += 4 * (n - mine)
+            else:
+                sent = np.zeros_like(sizes)
+            starts = np.concatenate([[0], np.cumsum(theirs)[:-1]])
+            block = self._received[at : at + int(theirs.sum())]
+            self._mpi.Alltoallv([self._scaled[:n], sent, cuts[:-1], _float()], [block, theirs, starts, _float()])
+            parts += [block[start : start + mine] for start, size in zip(starts, theirs, strict=True) if size]
+            at += block.size
+        if parts:
+            tree_sum(parts)
+        share = parts[0] if parts else self._received[:0]
+        self._mpi.Allgatherv([share, mine, _float()], [out, sizes, cuts[:-1], _float()])
+        self.bytes_sent += 4 * (self.size - 1) * mine
+
+    def exchange(self, vector: np.ndarray, out: np.ndarray, partner: int) -> None:
+        nothing = np.empty(0, dtype=np.float32)
+        with self._timed():
+            self._mpi.Sendrecv(nothing, partner, recvbuf=nothing.copy(), source=partner)
+        with self._timed(moving=True):
+            self._mpi.Sendrecv(vector, partner, recvbuf=out, source=partner)
+        self.bytes_sent += vector.nbytes
+
+    def close(self) -> None:
+        if self._owned:
+            self._mpi.Free()
+
+    @contextmanager
+    def _timed(self, *, moving: bool = False) -> Iterator[None]:
+        from mpi4py import MPI
+
+        begin = perf_counter()
+        try:
+            yield
+        except MPI.Exception as error:
+            raise CommError(f"MPI failed between {self.size} ranks: {error}") from None
+        seconds = perf_counter() - begin
+        if moving:
+            self.communication_seconds += seconds
+        else:
+            self.wait_seconds += seconds
+
+
+class Groups:
+    """The groups of a world that a strategy can name: ``world`` and ``node``. Use as a context manager, or `close`.
+
+    The first use of ``node`` is collective over the world.
+    """
+
+    def __init__(self, here: World):
+        self._here = here
+        self._made: dict[str, Group] = {
+            "world": AloneGroup() if here.mpi is None or here.size == 1 else MPIGroup(here.mpi)}
+
+    def __getitem__(self, level: str) -> Group:
+        if level not in self._made:
+            here = self._here
+            self._made[level] = AloneGroup() if here.mpi is None else MPIGroup(
+                here.mpi.Split(here.node, here.rank), owned=True)
+        return self._made[level]
+
+    @property
+    def wait_seconds(self) -> float:
+        return sum(group.wait_seconds for group in self._made.values())
+
+    @property
+    def communication_seconds(self) -> float:
+        return sum(group.communication_seconds for group in self._made.values())
+
+    @property
+    def bytes_sent(self) -> int:
+        return sum(group.bytes_sent for group in self._made.values())
+
+    def close(self) -> None:
+        """Free the communicators that were made here. Collective."""
+        for group in self._made.values():
+            group.close()
+
+    def __enter__(self) -> Groups:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None:  # freeing is collective: not where a rank may be alone
+            self.close()
+
+
+def mean_of(out: np.ndarray, vectors: Sequence[np.ndarray], weights: Sequence[int]) -> None:
+    """``out`` becomes the weighted mean of ``vectors``, by the arithmetic of `Group.average`."""
+    total = sum(weights)
+    if not total:
+        return
+    parts = [vector * factor(weight, total, len(vectors)) for vector, weight in zip(vectors, weights, strict=True)]
+    tree_sum(parts)
+    out[:] = parts[0]
+
+
+def factor(weight: int, total: int, count: int) -> np.float32:
+    """What a vector is multiplied with. One vector alone is its own mean, to the bit."""
+    return np.float32(1 if count == 1 else weight / total)
+
+
+def tree_sum(parts: Sequence[np.ndarray]) -> None:
+    """``parts[0]`` becomes the sum of all along the tree ((0+1)+(2+3))+(4+5)..., split at the largest power of two."""
+    if len(parts) > 1:
+        half = 1 << ((len(parts) - 1).bit_length() - 1)
+        tree_sum(parts[:half])
+        tree_sum(parts[half:])
+        np.add(parts[0], parts[half], out=parts[0])
+
+
+def shares(n: int, count: int) -> np.ndarray:
+    """Bounds of ``count`` shares of n elements, on cache lines: share i is [bounds[i], bounds[i + 1])."""
+    lines = -(-n // ALIGNMENT)
+    return np.minimum(np.arange(count + 1, dtype=np.int64) * lines // count * ALIGNMENT, n)
+
+
+def _float() -> MPI.Datatype:
+    from mpi4py import MPI
+
+    return MPI.FLOAT

@@ -1,0 +1,89 @@
+"""What golden trajectories share: workers with gradients of our own, and a plain reference's bookkeeping.
+
+A test runs the same strategy by MPI and in the simulation, and compares every parameter after every step with a loop
+in double precision that was written from the paper.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from pyddl.comm.driver import drive
+from pyddl.comm.group import Groups
+from pyddl.layout import Layout, Slice
+
+LAYOUT = Layout([Slice("a", (3,)), Slice("b", (20,))])
+STEPS = 12
+RATE = 0.1
+SEED = 7
+MEMBERS = np.concatenate([np.arange(s.begin, s.end) for s in LAYOUT])
+
+
+def gradient_sum(parameters, step, worker):
+    """What a worker's rows give: a bent function of the parameters, so that a wrong order or scale shows."""
+    k = 1 + worker + 3 * (step % 5)
+    return (np.sin(parameters * k) + k / 4) * samples_of(step, worker)
+
+
+def samples_of(step, worker):
+    return (worker + step) % 3 + (worker == 0)  # uneven, and sometimes none
+
+
+def mean_gradient(parameters, step, worker):
+    """Zero where the worker has no rows."""
+    return gradient_sum(parameters, step, worker) / max(1, samples_of(step, worker))
+
+
+class Worker:
+    """The gradients above, plain descent, and a record of every step."""
+
+    def __init__(self, number, count, strategy, steps=STEPS):
+        self.number, self.count, self.layout, self.seed = number, count, LAYOUT, SEED
+        self.parameters, self.gradients = LAYOUT.zeros(), LAYOUT.zeros()
+        self.vectors = {name: LAYOUT.zeros() for name in strategy.vectors}
+        self.counters, self.samples, self.step, self.steps, self.trajectory = {}, 0, 0, steps, []
+
+    def compute(self):
+        if self.step == self.steps:
+            return False
+        self.gradients[:] = 0
+        self.gradients[MEMBERS] = gradient_sum(self.parameters[MEMBERS], self.step, self.number)
+        self.samples = samples_of(self.step, self.number)
+        return True
+
+    def update(self, *, scale):
+        self.parameters -= np.float32(RATE * scale) * self.gradients
+
+    def merge_buffers(self, weight):
+        yield from ()
+
+    def step_done(self):
+        self.step += 1
+        self.trajectory.append(self.parameters[MEMBERS].copy())
+
+    def settled(self):
+        return self.parameters[MEMBERS].copy()
+
+
+def by_mpi(world, strategy, *, per_node=None, **keywords):
+    """Train over the world; the worker of this rank, with the settled parameters as the last of its trajectory.
+
+    With ``per_node`` the groups are made as if so many ranks were on each node.
+    """
+    me = Worker(world.rank, world.size, strategy)
+    with Groups(world if per_node is None else replace(world, node=world.rank // per_node)) as groups:
+        drive(strategy.worker(me), me, world.transport, groups=groups, **keywords)
+        drive(strategy.settle(me), me, world.transport, groups=groups)
+    me.trajectory.append(me.settled())
+    return me
+
+
+def assert_follows(worker, expected):
+    """``expected``: the parameters after each step, and the settled ones."""
+    assert len(worker.trajectory) == len(expected) == STEPS + 1
+    for step, (got, wanted) in enumerate(zip(worker.trajectory, expected, strict=True)):
+        np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=1e-5, err_msg=f"worker {worker.number}, step {step}")
+
+
+def weighted_mean(values, weights):
+    return sum(w * x for x, w in zip(values, weights, strict=True)) / sum(weights)

@@ -1,0 +1,130 @@
+"""Strategies in the trainer: every rank ends with one model, evaluation disturbs nothing, a stop loses nothing."""
+
+import numpy as np
+import pytest
+
+from pyddl.errors import ParameterError
+from pyddl.layout import Layout, Slice
+from pyddl.models import Autoencoder
+from pyddl.train import StopRequest, Trainer
+
+ROWS = np.random.default_rng(5).random((203, 20), dtype=np.float32)
+TEST = np.random.default_rng(6).random((101, 20), dtype=np.float32)
+STRATEGIES = [
+    {"strategy": "averaging", "period": 3},
+    {"strategy": "averaging", "period": 4, "sync_steps": 3, "node_period": 2, "outer": "nesterov"},
+]
+
+
+def name(options):
+    return "-".join(str(value) for value in options.values())
+
+
+def train(out=None, model=None, stop=None, test=TEST, **options):
+    options = {"batch_size": 50, "epochs": 4, "seed": 4, **options}
+    model = model or Autoencoder(20, hidden=(8, 3))
+    trainer = Trainer(model, out=None if out is None else str(out), stop=stop, **options)
+    return trainer.fit(ROWS, test)
+
+
+class StopAfter(Autoencoder):
+    """Asks for a stop within a step, as a signal would."""
+
+    def __init__(self, stop, step):
+        super().__init__(20, hidden=(8, 3))
+        self.stop, self.step = stop, step
+
+    def gradient(self, parameters, gradients, buffers, batch, ready=None):
+        if batch.step == self.step:
+            self.stop.requested = True
+        return super().gradient(parameters, gradients, buffers, batch, ready)
+
+
+def same_everywhere(world, vector):
+    everywhere = world.transport.gather(vector.astype(np.float64))
+    return all(np.array_equal(each, everywhere[0]) for each in everywhere)
+
+
+@pytest.fixture
+def shared(world, tmp_path):
+    """A folder of this test that all ranks share."""
+    return world.transport.gather_objects(tmp_path)[0]
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("options", STRATEGIES, ids=name)
+def test_all_ranks_end_with_the_model_that_was_evaluated(world, options):
+    result = train(**options)
+    assert same_everywhere(world, result.parameters)
+    losses = [line["test_loss"] for line in result.metrics]
+    assert losses[-1] < losses[0]
+    model = Autoencoder(20, hidden=(8, 3))
+    again = float(np.sum((model.reconstruct(result.parameters, result.buffers, TEST) - TEST).astype(np.float64) ** 2))
+    assert result.metrics[-1]["test_squared_error"] == pytest.approx(again / len(TEST), rel=1e-4)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("options", STRATEGIES, ids=name)
+def test_a_resumed_run_is_the_uninterrupted_one_and_evaluation_disturbs_nothing(world, shared, options):
+    whole = train(**options)
+    stop = StopRequest()
+    asked = StopAfter(stop, 6) if world.rank == world.size - 1 else None
+    first = train(shared / "run", asked, stop, **options)
+    assert first.summary["finished"] is None
+    second = train(shared / "run", resume=True, **options)
+    assert np.array_equal(second.parameters, whole.parameters)
+    assert [m["test_loss"] for m in second.metrics] == [m["test_loss"] for m in whole.metrics]
+    assert [m["train_loss"] for m in second.metrics] == [m["train_loss"] for m in whole.metrics]
+    without = train(epochs=1, **options)  # the settled end of an epoch is not where the next one begins
+    longer = train(epochs=4, test=None, **options)
+    assert np.array_equal(longer.parameters, whole.parameters)
+    assert without.metrics[0]["test_loss"] == whole.metrics[0]["test_loss"]
+
+
+class Buffered:
+    """Counts what it sees in buffers of all three kinds."""
+
+    phases = ("all",)
+
+    def __init__(self):
+        self.layout = Layout([Slice("w", (20,))])
+        self.buffers = Layout([Slice("mean", (2,)), Slice("seen", (1,), merge="sum"), Slice("top", (1,), merge="max")])
+
+    def initialise(self, parameters, buffers, seed):
+        parameters[:] = 0
+        self.buffers.views(buffers)["seen"][:] = 1000
+
+    def gradient(self, parameters, gradients, buffers, batch, ready=None):
+        views = self.buffers.views(buffers)
+        gradients[:] = 0
+        if len(batch):
+            views["mean"][:] = batch.rows.mean()
+            views["seen"] += len(batch)
+            views["top"][:] = max(views["top"][0], batch.index.max())
+        return float(batch.rows.sum(dtype=np.float64))
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("period", [1, 2, 7])
+def test_buffers_are_merged_by_their_rules(world, period):
+    model = Buffered()
+    result = train(model=model, strategy="averaging", period=period, optimizer="sgd", epochs=3)
+    views = model.buffers.views(result.buffers)
+    assert views["seen"][0] == 1000 + 3 * len(ROWS)
+    assert views["top"][0] == len(ROWS) - 1
+    assert same_everywhere(world, result.buffers)
+
+
+@pytest.mark.parametrize("options", STRATEGIES, ids=name)
+def test_one_rank_is_offered_local(options):
+    with pytest.raises(ParameterError, match="needs 2 ranks, and there is 1: choose strategy local"):
+        train(**options)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"strategy": "local", "period": 3}, "period is an option of strategy averaging; the strategy here is local"),
+    ({"strategy": "averaging", "period": 0}, "period is 0"),
+])
+def test_options_of_strategies_are_checked(options, message):
+    with pytest.raises(ParameterError, match=message):
+        train(**options)
