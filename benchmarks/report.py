@@ -133,7 +133,9 @@ def where(line: dict[str, Any], dtype: str) -> str:
 
 def step_section(lines: Lines) -> Iterable[str]:
     for network in dict.fromkeys(line["network"] for line in lines):
-        chosen = [line for line in lines if line["network"] == network]
+        chosen = sorted(
+            (line for line in lines if line["network"] == network), key=lambda line: line["batch"]
+        )
         names = list(chosen[0]["seconds"])
         rows = [
             [

@@ -103,7 +103,7 @@ class Machine:
         return self._better(dtype, self._ours.call("peak", dtype=dtype, seconds=self._seconds)[0])
 
     def _bandwidth(self, nbytes: int) -> float:
-        return self._better(nbytes, self._ours.call("bandwidth", nbytes=nbytes)[0])
+        return max(self._better(nbytes, self._ours.call("bandwidth", nbytes=nbytes)[0]) for _ in range(5))
 
     def _better(self, what: Any, value: float) -> float:
         self._best[what] = max(value, self._best.get(what, 0.0))

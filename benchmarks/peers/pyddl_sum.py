@@ -8,7 +8,6 @@ import numpy as np
 
 from benchmarks.peers.line import clocked, mpi_name, serve
 from pyddl.comm import world
-from pyddl.layout import Layout, Slice
 
 __all__ = ["main"]
 
@@ -19,8 +18,8 @@ class _Peer:
         self.vector = np.zeros(0, np.float32)
 
     def prepare(self, floats: int) -> None:
-        """A vector as the trainer has it."""
-        self.vector = Layout([Slice("vector", (floats,))]).zeros()[:floats]
+        """A vector where the ranks of a node can add to each other's."""
+        self.vector = self.transport.allocate(floats)
 
     def check(self) -> list[float]:
         """Sum numbers that differ by rank; first, last and sum of the result."""
