@@ -151,7 +151,7 @@ TABLE: tuple[Option, ...] = (
     Option("outer_rate", "float", None, "training", "step size of outer: 1 for momentum, 0.7 for nesterov", above=0,
            of=("averaging",)),
     # ---- machine
-    Option("ranks", "int", None, "machine", "start this many MPI ranks on this machine; by default, train where started",
+    Option("ranks", "int", None, "machine", "start this many MPI ranks on this machine; by default train where started",
            at_least=1, trainer=False),
     Option("threads", "int", None, "machine", "threads per rank; by default OMP_NUM_THREADS, else cores / ranks",
            at_least=1),

@@ -1,5 +1,7 @@
 """Layout: slices of a flat vector."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,7 +33,7 @@ def test_slices_are_aligned_and_do_not_overlap(shapes):
 def test_decayed_ranges_tile_the_vector_and_keep_each_slice_whole(parts):
     layout = Layout(Slice(f"s{i}", (size,), decay=decay) for i, (size, decay) in enumerate(parts))
     ranges = layout.decayed_ranges()
-    assert all(a[1] == b[0] and a[2] != b[2] for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(a[1] == b[0] and a[2] != b[2] for a, b in itertools.pairwise(ranges))
     for s in layout:
         if s.size:
             assert [decay for begin, end, decay in ranges if begin <= s.begin and s.end <= end] == [s.decay]

@@ -131,7 +131,7 @@ cdef class Channel:
         self.communication_seconds += ended - arrived
         self.bytes_sent += 2 * (self.size - 1) * elements * <int64_t>sizeof(float) // self.size
 
-    def sum(self, vector not None, int64_t count=0, bint ordered=False):
+    def sum(self, vector not None, int64_t count=0, bint ordered=False):  # no-cython-lint: shadows vector
         cdef float[::1] x = floats(vector)
         cdef int64_t n = x.shape[0]
         cdef float* data = &x[0] if n > 0 else NULL
@@ -221,7 +221,7 @@ cdef class SharedChannel(Channel):
     def connect(self, MPI.Comm lane, int lanes, int nodes):
         self.lane, self.lanes, self.nodes = lane, lanes, nodes
 
-    def sum(self, vector not None, int64_t count=0, bint ordered=False):
+    def sum(self, vector not None, int64_t count=0, bint ordered=False):  # no-cython-lint: shadows vector
         if ordered and (self.nodes > 1 or self.size & (self.size - 1)):
             return Channel.sum(self, vector, count, True)
         cdef float[::1] x = floats(vector)

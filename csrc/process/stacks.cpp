@@ -40,7 +40,7 @@ void install() {
     sem_init(&answered, 0, 0);
     void* frame;
     backtrace(&frame, 1);  // loads the unwinder now: a handler must not
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_handler = answer;
     action.sa_flags = SA_RESTART;
     sigaction(stack_signal(), &action, nullptr);

@@ -172,7 +172,7 @@ def test_when_all_are_damaged_nothing_is_loaded(tmp_path):
     train(tmp_path / "run")
     for path in (tmp_path / "run/checkpoints").glob("step-*"):
         damage(path, "truncated")
-    with pytest.raises(CheckpointError, match="none of the . checkpoints in .* is whole"):
+    with pytest.raises(CheckpointError, match=r"none of the . checkpoints in .* is whole"):
         train(tmp_path / "run", resume=True)
 
 
@@ -205,7 +205,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     checkpoints.save(Saved({"x": np.ones(3)}, books), Alone())
     monkeypatch.setattr("safetensors.numpy.save_file", full)
     with pytest.raises(
-        CheckpointError, match="cannot write the checkpoint .*step-000000000002: No space left on device"
+        CheckpointError, match=r"cannot write the checkpoint .*step-000000000002: No space left on device"
     ):
         checkpoints.save(Saved({"x": np.ones(3)}, {"step": 2}), Alone())
     assert checkpoints.newest(Alone()).books == books

@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::int64_t largest_message = std::int64_t{1} << 30;  // elements; MPI counts are ints
 constexpr std::int64_t block = std::int64_t{1} << 20;            // floats: keeps the scratch space at 2 MB
-constexpr std::int64_t small = 4096;  // floats; below, fewer steps beat fewer bytes
+constexpr std::int64_t small = 4096;                             // floats; below, fewer steps beat fewer bytes
 constexpr int sum_tag = 1;
 
 std::string text_of(int code) {
@@ -35,10 +35,9 @@ int my_rank(MPI_Comm comm) {
     return rank;
 }
 
-void swap_floats(MPI_Comm comm, int partner, const float* out, std::int64_t n_out, float* in,
-                 std::int64_t n_in) {
-    check(MPI_Sendrecv(out, static_cast<int>(n_out), MPI_FLOAT, partner, sum_tag, in, static_cast<int>(n_in),
-                       MPI_FLOAT, partner, sum_tag, comm, MPI_STATUS_IGNORE),
+void swap_floats(MPI_Comm comm, int partner, const float* out, std::int64_t n_out, float* in, std::int64_t n_in) {
+    check(MPI_Sendrecv(out, static_cast<int>(n_out), MPI_FLOAT, partner, sum_tag, in, static_cast<int>(n_in), MPI_FLOAT,
+                       partner, sum_tag, comm, MPI_STATUS_IGNORE),
           "MPI_Sendrecv");
 }
 
@@ -67,14 +66,12 @@ void halve_and_double(MPI_Comm comm, int rank, int size, float* x, std::int64_t 
         const bool lower = (rank & distance) == 0;
         const Range theirs = lower ? Range{middle, mine.end} : Range{mine.begin, middle};
         mine = lower ? Range{mine.begin, middle} : Range{middle, mine.end};
-        swap_floats(comm, rank ^ distance, x + theirs.begin, theirs.end - theirs.begin, scratch,
-                    mine.end - mine.begin);
+        swap_floats(comm, rank ^ distance, x + theirs.begin, theirs.end - theirs.begin, scratch, mine.end - mine.begin);
         add(x + mine.begin, scratch, mine.end - mine.begin);
     }
     while (depth-- > 0) {
         const Range whole = before[depth];
-        const Range theirs =
-            mine.begin == whole.begin ? Range{mine.end, whole.end} : Range{whole.begin, mine.begin};
+        const Range theirs = mine.begin == whole.begin ? Range{mine.end, whole.end} : Range{whole.begin, mine.begin};
         swap_floats(comm, rank ^ (1 << depth), x + mine.begin, mine.end - mine.begin, x + theirs.begin,
                     theirs.end - theirs.begin);
         mine = whole;
@@ -83,8 +80,7 @@ void halve_and_double(MPI_Comm comm, int rank, int size, float* x, std::int64_t 
 
 }  // namespace
 
-MpiError::MpiError(const char* call, int code)
-    : std::runtime_error(std::string(call) + ": " + text_of(code)) {}
+MpiError::MpiError(const char* call, int code) : std::runtime_error(std::string(call) + ": " + text_of(code)) {}
 
 std::int64_t sum(MPI_Comm comm, std::int64_t value) {
     check(MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, MPI_SUM, comm), "MPI_Allreduce");
@@ -101,8 +97,7 @@ void sum(MPI_Comm comm, float* x, std::int64_t n) {
 void ordered_sum(MPI_Comm comm, float* x, std::int64_t n, std::vector<float>& scratch) {
     const int size = ranks(comm);
     if ((size & (size - 1)) != 0)
-        throw std::invalid_argument("an ordered sum needs 1, 2, 4, 8, ... ranks; got " +
-                                    std::to_string(size));
+        throw std::invalid_argument("an ordered sum needs 1, 2, 4, 8, ... ranks; got " + std::to_string(size));
     const int rank = my_rank(comm);
     scratch.resize(static_cast<std::size_t>(std::max(small, std::min(n, block) / 2 + 1)));
     for (std::int64_t at = 0; at < n; at += block) {
@@ -135,9 +130,9 @@ void gather(MPI_Comm comm, const double* x, std::int64_t n, std::vector<std::int
         total += counts[r];
     }
     all.resize(static_cast<std::size_t>(total));
-    check(MPI_Allgatherv(x, static_cast<int>(n), MPI_DOUBLE, all.data(), lengths.data(), starts.data(),
-                         MPI_DOUBLE, comm),
-          "MPI_Allgatherv");
+    check(
+        MPI_Allgatherv(x, static_cast<int>(n), MPI_DOUBLE, all.data(), lengths.data(), starts.data(), MPI_DOUBLE, comm),
+        "MPI_Allgatherv");
 }
 
 void barrier(MPI_Comm comm) { check(MPI_Barrier(comm), "MPI_Barrier"); }

@@ -11,9 +11,7 @@ namespace {
 constexpr std::int64_t small = 1024;  // floats: below, reading all vectors beats a second meeting
 constexpr std::int64_t line = 16;     // floats in a cache line: two ranks never write to the same one
 
-std::int64_t staging_bytes() {
-    return whole_pages(2 * Group::chunk * static_cast<std::int64_t>(sizeof(float)));
-}
+std::int64_t staging_bytes() { return whole_pages(2 * Group::chunk * static_cast<std::int64_t>(sizeof(float))); }
 
 std::int64_t meeting_bytes(int size) { return whole_pages(Meeting::bytes(size)); }
 
@@ -21,9 +19,8 @@ std::string told(int rank, const Message& message) {
     const char* const names[] = {"nothing", "sum", "barrier", "gather", "gather_objects", "broadcast", "sum"};
     std::string text = "rank " + std::to_string(rank) + " of this node calls " + names[message.operation];
     if (message.operation == static_cast<std::int32_t>(Operation::sum))
-        text +=
-            " of " + std::to_string(message.length) + " elements at " + std::to_string(message.offset) +
-            (message.vectors == 0 ? " of private memory" : " of vector " + std::to_string(message.vectors));
+        text += " of " + std::to_string(message.length) + " elements at " + std::to_string(message.offset) +
+                (message.vectors == 0 ? " of private memory" : " of vector " + std::to_string(message.vectors));
     return text;
 }
 
@@ -33,9 +30,7 @@ void copy(float* to, const float* from, std::int64_t n) {
 
 }  // namespace
 
-double now() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 Vectors::Vectors(const std::string& name, std::int64_t length, int rank, int size, SharedMemory::Role role)
     : Vectors(std::make_shared<SharedMemory>(name, bytes(length, size), role), length, rank) {}
@@ -181,8 +176,7 @@ Group::Part Group::begin_sum(float* x, std::int64_t n, std::int64_t count, int l
 std::int64_t Group::finish_sum(float* x, std::int64_t n, Part part, std::int64_t total) {
     float* const mine = vectors_[static_cast<std::size_t>(rank_)];
     for (int r = 0; r < size_ && part.length > 0; ++r)
-        if (r != rank_)
-            copy(vectors_[static_cast<std::size_t>(r)] + (part.data - mine), part.data, part.length);
+        if (r != rank_) copy(vectors_[static_cast<std::size_t>(r)] + (part.data - mine), part.data, part.length);
     meeting_->meet({static_cast<std::int32_t>(Operation::written), 0, 0, n, total});
     if (x != mine) {
         copy(x, mine, n);
@@ -191,17 +185,14 @@ std::int64_t Group::finish_sum(float* x, std::int64_t n, Part part, std::int64_t
     return meeting_->message(0).count;
 }
 
-bool Group::gather(const double* x, std::int64_t n, std::vector<std::int64_t>& counts,
-                   std::vector<double>& all) {
+bool Group::gather(const double* x, std::int64_t n, std::vector<std::int64_t>& counts, std::vector<double>& all) {
     constexpr std::int64_t most = chunk / 2;  // doubles
-    if (n > 0 && n <= most)
-        std::memcpy(staging(rank_, turn_), x, static_cast<std::size_t>(n) * sizeof(double));
+    if (n > 0 && n <= most) std::memcpy(staging(rank_, turn_), x, static_cast<std::size_t>(n) * sizeof(double));
     arrive(Operation::gather, {}, n, 0);
     counts.clear();
     all.clear();
     for (int r = 0; r < size_; ++r) counts.push_back(meeting_->message(r).length);
-    if (std::any_of(counts.begin(), counts.end(), [](std::int64_t length) { return length > most; }))
-        return false;
+    if (std::any_of(counts.begin(), counts.end(), [](std::int64_t length) { return length > most; })) return false;
     for (int r = 0; r < size_; ++r) {
         const auto* values = reinterpret_cast<const double*>(staging(r, turn_));
         all.insert(all.end(), values, values + counts[static_cast<std::size_t>(r)]);

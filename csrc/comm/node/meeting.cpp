@@ -42,9 +42,7 @@ bool sleep_while(std::atomic<std::uint32_t>& word, std::uint32_t seen) {
     return result == 0 || errno == EAGAIN;
 }
 
-void wake_all(std::atomic<std::uint32_t>& word) {
-    syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
-}
+void wake_all(std::atomic<std::uint32_t>& word) { syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0); }
 
 }  // namespace
 
@@ -138,8 +136,7 @@ void Meeting::look_around() {
         if (slots_[r].state.load() == gave_up) give_up(name + " gave up");
         if (arrived) continue;
         if (slots_[r].state.load() == left) give_up(name + " has ended, while others wait for it");
-        if (died(r))
-            give_up(name + " (process " + std::to_string(process_[static_cast<std::size_t>(r)]) + ") died");
+        if (died(r)) give_up(name + " (process " + std::to_string(process_[static_cast<std::size_t>(r)]) + ") died");
     }
 }
 

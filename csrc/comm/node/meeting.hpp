@@ -76,10 +76,9 @@ class Meeting {
     int rank_;
     int size_;
     int (*look_)();
-    std::uint32_t number_ = 0;  ///< of the latest meeting
-    std::vector<int> watched_;  ///< a pidfd per rank, or -1
-    std::vector<std::int32_t>
-        process_;  ///< a process number per rank, or 0 where it cannot be seen from here
+    std::uint32_t number_ = 0;           ///< of the latest meeting
+    std::vector<int> watched_;           ///< a pidfd per rank, or -1
+    std::vector<std::int32_t> process_;  ///< a process number per rank, or 0 where it cannot be seen from here
 };
 
 }  // namespace pyddl::comm::node

@@ -10,8 +10,7 @@
 namespace pyddl::comm::node {
 namespace {
 
-constexpr std::int64_t block_size =
-    1024;  // floats: the blocks of all levels of the tree fit the first-level cache
+constexpr std::int64_t block_size = 1024;  // floats: the blocks of all levels of the tree fit the first-level cache
 
 const AddTable& add() { return kernels::best<AddTable>(); }
 
@@ -39,8 +38,7 @@ void TreeSum::in_all(float* const* v, std::int64_t begin, std::int64_t end) {
     for (std::int64_t at = begin; at < end; at += block_size) {
         const std::int64_t n = std::min(block_size, end - at);
         block(v, ranks_, at, n, total, total + block_size);
-        for (int r = 0; r < ranks_; ++r)
-            std::memcpy(v[r] + at, total, static_cast<std::size_t>(n) * sizeof(float));
+        for (int r = 0; r < ranks_; ++r) std::memcpy(v[r] + at, total, static_cast<std::size_t>(n) * sizeof(float));
     }
 }
 

@@ -40,7 +40,7 @@ SharedMemory::~SharedMemory() {
 void SharedMemory::reserve(std::int64_t offset, std::int64_t bytes) {
     int error = EINTR;
     while (bytes > 0 && error == EINTR) error = posix_fallocate(file_, offset, bytes);  // returns its error
-    close(file_);  // the mapping needs it no more
+    close(file_);                                                                       // the mapping needs it no more
     file_ = -1;
     if (bytes > 0 && error != 0) fail(error, "reserve " + std::to_string(bytes) + " bytes of shared memory");
 }
