@@ -14,6 +14,11 @@ Doubles = NDArray[np.float64]
 def simd_level() -> int:
     """x86-64 level the vectorised kernels run on: 4, 3, 2; 0 on other processors."""
 
+# ---- process/crashes.hpp
+
+def name_crashes(name: str) -> None:
+    """Write ``name`` to standard error when a fatal signal comes, before faulthandler's report."""
+
 # ---- process/stacks.hpp
 
 def write_native_stacks(descriptor: int) -> None:

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "kernels/simd.hpp"
+#include "process/crashes.hpp"
 #include "process/stacks.hpp"
 
 namespace pyddl::bindings {
@@ -17,6 +18,7 @@ PYBIND11_MODULE(_core, m) {
     using namespace pyddl;
     m.doc() = "pyddl's compute kernels; see pyddl/_core.pyi";
     m.def("simd_level", &kernels::simd_level);
+    m.def("name_crashes", &process::name_crashes, pybind11::arg("name"));
     m.def("write_native_stacks", &process::write_stacks, pybind11::arg("descriptor"),
           pybind11::call_guard<pybind11::gil_scoped_release>());
     bindings::register_rows(m);

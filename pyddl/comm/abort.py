@@ -6,6 +6,7 @@ Without this an uncaught exception ends one process, and all others wait for it 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import sys
 import threading
@@ -36,10 +37,15 @@ _name = ""
 
 def install(abort: Callable[[int], Any], rank: int, size: int) -> None:
     """From now on an uncaught exception, in any thread, prints this rank's traceback and calls
-    ``abort(code)``."""
+    ``abort(code)``; a crash in native code prints its Python traceback too."""
     global _abort, _name
     first = _abort is None
     _abort, _name = abort, f"rank {rank} of {size}"
+    from pyddl import _core  # not at the top: whoever only starts ranks does not need it
+
+    if not faulthandler.is_enabled():
+        faulthandler.enable(2)  # standard error itself, whatever sys.stderr is
+    _core.name_crashes(f"{_name}: ")
     if not first:
         return
     sys.excepthook = _fail
