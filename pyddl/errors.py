@@ -34,7 +34,7 @@ class DataError(PyddlError, ValueError):
 
 
 class CheckpointError(PyddlError, OSError):
-    """A checkpoint cannot be written, or none can be read."""
+    """A checkpoint, or another file of a run, cannot be written; or no checkpoint can be read."""
 
 
 class NotFiniteError(PyddlError, ArithmeticError):

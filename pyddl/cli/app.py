@@ -82,7 +82,9 @@ def app() -> int:
         say(f"pyddl: {error}")
         return OnAllRanks(1)
     except PyddlError as error:
-        say(f"pyddl: {error}")
+        rank = started()
+        here = f"rank {rank.rank}: " if rank is not None and rank.size != 1 else ""  # perhaps only this one knows
+        click.echo(f"pyddl: {here}{error}", err=True)
         return 1
     except BrokenPipeError:  # the reader of a pipe has left
         sys.stderr.close()

@@ -73,7 +73,7 @@ class Checkpoints:
         final = self.folder / f"step-{saved.books['step']:012d}"
         hidden = self.folder / f".{final.name}.part"
         replicas = self.about["replicas"]
-        with _named(f"cannot write the checkpoint {final}"):
+        with _named(f"cannot write the checkpoint {final}"), _removed_on_failure(hidden):
             if transport.rank == 0:
                 self.folder.mkdir(exist_ok=True)
                 shutil.rmtree(hidden, ignore_errors=True)
@@ -134,9 +134,13 @@ class Checkpoints:
         return None
 
     def _write_tensors(self, path: Path, saved: Saved) -> None:
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
-        save_file(saved.tensors, path, metadata={"format": "pt"})
+        try:
+            save_file(saved.tensors, path, metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk, too
+            raise ValueError(error) from None
         _flush(path)
 
     def _publish(self, hidden: Path, final: Path, saved: Saved) -> None:
@@ -162,6 +166,8 @@ class Checkpoints:
         for name in names:
             if name not in kept:
                 shutil.rmtree(self.folder / name)
+        for unfinished in self.folder.glob(".step-*.part"):  # of a session that was killed
+            shutil.rmtree(unfinished)
 
     def _names(self) -> list[str]:
         if not self.folder.is_dir():
@@ -209,6 +215,16 @@ class Checkpoints:
 
 def _state_file(rank: int, replicas: int) -> str:
     return "state.safetensors" if replicas == 1 else f"state-{rank}.safetensors"
+
+
+@contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """A full disk must not stay full of what could not be finished."""
+    try:
+        yield
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @contextmanager

@@ -13,13 +13,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pyddl import models
-from pyddl.errors import DataError, ParameterError
+from pyddl.errors import CheckpointError, DataError, ParameterError
 from pyddl.models.protocol import Model
 
 __all__ = ["Run", "RunDirectory", "load_run"]
@@ -60,7 +62,7 @@ class RunDirectory:
 
     def metrics(self, line: dict[str, Any]) -> None:
         """Append an epoch's line to ``metrics.jsonl``."""
-        with open(self.path / METRICS, "a", encoding="utf-8") as file:
+        with _written(self.path / METRICS), open(self.path / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def rewrite_metrics(self, lines: list[dict[str, Any]]) -> None:
@@ -76,8 +78,9 @@ class RunDirectory:
         if hasattr(model, "options"):
             about["options"] = json.dumps(model.options())
         temporary = self.path / (MODEL + ".part")
-        save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, temporary, metadata=about)
-        os.replace(temporary, self.path / MODEL)
+        with _written(self.path / MODEL):
+            save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, temporary, metadata=about)
+            os.replace(temporary, self.path / MODEL)
 
     def summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
@@ -85,8 +88,19 @@ class RunDirectory:
 
     def _replace(self, name: str, text: str) -> None:
         temporary = self.path / (name + ".part")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        with _written(self.path / name):
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, self.path / name)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 class Run:
