@@ -68,7 +68,7 @@ def names_in_stub(path):
         elif isinstance(node, ast.ClassDef):
             methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
             attributes = [item.target.id for item in node.body if isinstance(item, ast.AnnAssign)]
-            names[node.name] = sorted({*methods, *attributes} - {"__init__"})
+            names[node.name] = sorted(name for name in {*methods, *attributes} if not name.startswith("_"))
     return names
 
 
@@ -79,8 +79,10 @@ if len(sys.argv) > 2:
 module = importlib.import_module(sys.argv[1])
 own = {name: value for name, value in vars(module).items()
        if not name.startswith("_") and getattr(value, "__module__", "").endswith(sys.argv[1].split(".")[-1])}
-print(json.dumps({name: sorted(n for n in vars(value) if not n.startswith("_")) if isinstance(value, type) else None
-                  for name, value in own.items()}))
+def members(kind):
+    inherited = {name for base in kind.__mro__[1:] for name in vars(base)}
+    return sorted(name for name in vars(kind) if not name.startswith("_") and name not in inherited)
+print(json.dumps({name: members(value) if isinstance(value, type) else None for name, value in own.items()}))
 """
 
 
