@@ -113,7 +113,7 @@ TABLE: tuple[Option, ...] = (
            choices=("float32", "bfloat16"), trainer=False),
     # ---- training
     Option("strategy", "str", "allreduce", "training", "how ranks work together",
-           choices=("local", "allreduce", "averaging")),
+           choices=("local", "allreduce", "averaging", "elastic", "gossip")),
     Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),
     Option("batch_size", "int", 256, "training", "samples per step of all ranks together", "samples", at_least=1),
     Option("optimizer", "str", "adam", "training", "update rule",
@@ -138,8 +138,8 @@ TABLE: tuple[Option, ...] = (
     Option("seed", "int", 0, "training", "of everything random", at_least=0),
     Option("reproducible", "bool", False, "training", "bit-identical results on 1, 2, 4 and 8 ranks"),
     # ---- strategies
-    Option("period", "int", 16, "training", "steps between two averages of all replicas", "steps", at_least=1,
-           of=("averaging",)),
+    Option("period", "int", None, "training", "steps between two averages: 16 in averaging, 1 in gossip", "steps",
+           at_least=1, of=("averaging", "gossip")),
     Option("sync_steps", "int", 0, "training", "so many steps of allreduce first", "steps", at_least=0,
            of=("averaging",)),
     Option("node_period", "int", None, "training", "steps between two averages within each node", "steps", at_least=1,
@@ -150,6 +150,14 @@ TABLE: tuple[Option, ...] = (
            below=1, of=("averaging",)),
     Option("outer_rate", "float", None, "training", "step size of outer: 1 for momentum, 0.7 for nesterov", above=0,
            of=("averaging",)),
+    Option("mode", "str", "sync", "training", "sync: all workers meet at the same step", choices=("sync",),
+           of=("elastic",)),
+    Option("tau", "int", 10, "training", "steps between two meetings with the centre", "steps", at_least=1,
+           of=("elastic",)),
+    Option("alpha", "float", None, "training", "share of its distance by which a worker moves; 0.9 / ranks", above=0,
+           of=("elastic",)),
+    Option("elastic_momentum", "float", 0.0, "training", "momentum of the workers, as in EAMSGD", at_least=0, below=1,
+           of=("elastic",)),
     # ---- machine
     Option("ranks", "int", None, "machine", "start this many MPI ranks on this machine; by default train where started",
            at_least=1, trainer=False),
@@ -217,5 +225,5 @@ def check_names(given: Iterable[str], accepted: Iterable[str], *, where: str = "
 
 
 def of_strategy(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of ``values`` that are options of the strategy's own, for its constructor."""
-    return {key: value for key, value in values.items() if name in _BY_NAME[key].of}
+    """Those of ``values`` that are options of the strategy's own, for its constructor; it fills in those of None."""
+    return {key: value for key, value in values.items() if name in _BY_NAME[key].of and value is not None}

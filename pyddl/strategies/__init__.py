@@ -10,11 +10,13 @@ from pyddl.errors import ParameterError
 from pyddl.strategies.allreduce import Allreduce
 from pyddl.strategies.averaging import Averaging
 from pyddl.strategies.base import Me, Steps, Strategy
+from pyddl.strategies.elastic import Elastic
+from pyddl.strategies.gossip import Gossip
 from pyddl.strategies.local import Local
 
-__all__ = ["NAMES", "Allreduce", "Averaging", "Local", "Me", "Steps", "Strategy", "strategy"]
+__all__ = ["NAMES", "Allreduce", "Averaging", "Elastic", "Gossip", "Local", "Me", "Steps", "Strategy", "strategy"]
 
-_BY_NAME: dict[str, type[Strategy]] = {s.name: s for s in (Local, Allreduce, Averaging)}
+_BY_NAME: dict[str, type[Strategy]] = {s.name: s for s in (Local, Allreduce, Averaging, Elastic, Gossip)}
 NAMES = tuple(_BY_NAME)
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from pyddl.comm.operations import Operation
+from pyddl.errors import ParameterError
 from pyddl.layout import Layout
 
 __all__ = ["Me", "Steps", "Strategy"]
@@ -84,6 +85,12 @@ class Strategy:
     joint: ClassVar[bool] = True
     needs: ClassVar[int] = 1
     vectors: tuple[str, ...] = ()
+
+    def check(self, workers: int, batch_size: int) -> None:
+        """Raise `ParameterError` where the strategy makes no sense on so many workers. Not collective."""
+        if workers < self.needs:
+            raise ParameterError(f"strategy {self.name} needs {self.needs} ranks, and there is {workers}: choose "
+                                 f"strategy local, or start more ranks (pyddl train --ranks {self.needs})")
 
     def worker(self, me: Me) -> Steps:
         """What one worker does, as operations."""

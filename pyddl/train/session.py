@@ -151,9 +151,7 @@ class Session:
                 raise ParameterError(
                     f"the {name} data reach from {source.minimum:g} to {source.maximum:g}; this model's loss needs "
                     f"values in [{low:g}, {high:g}]: scale the data, or use loss mse")
-        if self.world.size < self.strategy.needs:
-            raise ParameterError(f"strategy {self.strategy.name} needs {self.strategy.needs} ranks, and there is 1: "
-                                 "choose strategy local, or start more ranks (pyddl train --ranks 2)")
+        self.strategy.check(self.world.size, self.options["batch_size"])
         if self.options["reproducible"] and SHARDS % self.world.size != 0:
             raise ParameterError(f"reproducible training runs on 1, 2, 4 or 8 ranks; this world has {self.world.size}")
 

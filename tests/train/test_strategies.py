@@ -13,6 +13,9 @@ TEST = np.random.default_rng(6).random((101, 20), dtype=np.float32)
 STRATEGIES = [
     {"strategy": "averaging", "period": 3},
     {"strategy": "averaging", "period": 4, "sync_steps": 3, "node_period": 2, "outer": "nesterov"},
+    {"strategy": "elastic", "tau": 2},
+    {"strategy": "elastic", "tau": 3, "elastic_momentum": 0.5, "optimizer": "sgd", "learning_rate": 0.05},
+    {"strategy": "gossip"},
 ]
 
 
@@ -122,8 +125,11 @@ def test_one_rank_is_offered_local(options):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"strategy": "local", "period": 3}, "period is an option of strategy averaging; the strategy here is local"),
+    ({"strategy": "local", "period": 3}, "period is an option of strategy averaging and gossip; the strategy here is local"),
     ({"strategy": "averaging", "period": 0}, "period is 0"),
+    ({"strategy": "elastic", "tau": 0}, "tau is 0"),
+    ({"strategy": "gossip", "tau": 3}, "tau is an option of strategy elastic; the strategy here is gossip"),
+    ({"strategy": "allreduce", "period": 3}, "period is an option of strategy averaging and gossip"),
 ])
 def test_options_of_strategies_are_checked(options, message):
     with pytest.raises(ParameterError, match=message):
