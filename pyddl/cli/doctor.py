@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -95,7 +95,7 @@ def _examine(speaks: bool) -> Iterator[Line | str]:
     if here.rank:
         return
     yield Line("ranks", f"{here.size} on {here.nodes} node{'s' * (here.nodes > 1)}")
-    yield from _sums(reports)
+    yield _sums(reports[0].sums, here.transport.kind)
     yield from _data()
     for node in range(here.nodes):
         of_node = [report for report in reports if report.placement.node == node]
@@ -136,13 +136,11 @@ def _mpi() -> Iterator[Line]:
         yield Line("launcher", value)
 
 
-def _sums(reports: Sequence[RankReport]) -> Iterator[Line]:
-    sums = reports[0].sums
+def _sums(sums: Mapping[int, float], kind: str) -> Line:
     if not sums:
-        yield Line("sum over ranks", "one rank: nothing to measure (pyddl doctor --ranks 2 does)")
-        return
+        return Line("sum over ranks", "one rank: nothing to measure (pyddl doctor --ranks 2 does)")
     times = ", ".join(f"{_size(4 * n)} in {_time(seconds)}" for n, seconds in sums.items())
-    yield Line("sum over ranks", times)
+    return Line("sum over ranks", f"{times}, by {kind}")
 
 
 def _data() -> Iterator[Line]:

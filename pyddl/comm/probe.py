@@ -89,7 +89,7 @@ def mpi_library() -> MPILibrary:
     return MPILibrary(_built.FAMILY, loaded, f"{_built.FAMILY} {_built.VERSION}")
 
 
-def probe_rank(world: World, *, seconds: float = 0.2) -> RankReport:
+def probe_rank(world: World, *, seconds: float = 0.4) -> RankReport:
     """Measure on this rank, on the threads it trains with; ``seconds`` for each measurement. Collective."""
     masks = world.transport.gather_objects((world.node, cores()))
     threads = default_threads([mask for node, mask in masks if node == world.node], world.node_rank)
@@ -130,7 +130,7 @@ def sum_seconds(transport: Transport, floats: int, repeats: Sequence[tuple[int, 
     ``repeats`` holds, in rising order, (longest vector, number of runs). Every run begins together.
     """
     runs = next(count for longest, count in repeats if floats <= longest)
-    vector = np.zeros(floats, np.float32)
+    vector = transport.allocate(floats)
     times = np.empty(runs)
     for _ in range(3):
         transport.sum(vector)
