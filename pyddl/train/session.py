@@ -77,10 +77,6 @@ class Session:
         self.steps_per_epoch = self.sampler.steps_per_epoch
         self.steps = options["epochs"] * self.steps_per_epoch
         self.optimizer = self._optimizer(given_optimizer)
-        self.worker = Worker(
-            model, self.optimizer, self.sampler, number=here.rank, count=here.size, seed=options["seed"],
-            reproducible=options["reproducible"], batch_sum=self._sum_over_batch if strategy.synchronous else None,
-            on_step=self._step_done, vectors=strategy.vectors)
         self.step = 0
         self.metrics: list[dict[str, Any]] = []
         self.seconds_before = dict.fromkeys(PARTS, 0.0)  # of earlier sessions of this run, mean over the ranks
@@ -109,7 +105,8 @@ class Session:
             raise
 
     def _run(self) -> dict[str, Any]:
-        worker, transport = self.worker, self.transport
+        transport = self.transport
+        worker = self.worker = self._worker()
         self._start()
         placements = transport.gather_objects(threads.here(self.world.rank, self.world.node, _core.threads()))
         self.progress.begin(self._title(placements), self.options["epochs"], self.steps_per_epoch, self.step)
@@ -185,6 +182,16 @@ class Session:
     def _place(self) -> int:
         """What debug mode compares besides the operation itself: only synchronous workers keep step."""
         return self.activity.number if self.strategy.synchronous else 0
+
+    def _worker(self) -> Worker:
+        """This rank's worker; what is summed over the ranks in each step lies in memory that they share. Collective."""
+        synchronous, layout = self.strategy.synchronous, self.model.layout
+        return Worker(
+            self.model, self.optimizer, self.sampler, number=self.world.rank, count=self.world.size,
+            seed=self.options["seed"], reproducible=self.options["reproducible"], on_step=self._step_done,
+            vectors=self.strategy.vectors,
+            gradients=self.transport.allocate(layout.size, "gradients") if synchronous else None,
+            batch_sum=self._sum_over_batch if synchronous else None)
 
     def _start(self) -> None:
         """Give the vectors their first values: those of the newest checkpoint, or the model's own. Collective."""

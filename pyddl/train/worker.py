@@ -37,6 +37,8 @@ class Worker:
     seed : int
     reproducible : bool, default=False
         Compute the step in its `SHARDS` micro-shards, one by one, and add them along a binary tree.
+    gradients : ndarray, optional
+        Memory for the vector that travels: zeros, of the layout's size. Private memory by default.
     batch_sum : callable, optional
         What `Batch.sum` does; the identity by default.
     on_step : callable, optional
@@ -62,6 +64,7 @@ class Worker:
         count: int = 1,
         seed: int = 0,
         reproducible: bool = False,
+        gradients: np.ndarray | None = None,
         batch_sum: Callable[[np.ndarray], np.ndarray] | None = None,
         on_step: Callable[[], None] = lambda: None,
         vectors: Sequence[str] = (),
@@ -71,7 +74,7 @@ class Worker:
         self.number, self.count, self.seed = number, count, seed
         self.layout = model.layout
         self.parameters = model.layout.zeros()
-        self.gradients = model.layout.zeros()
+        self.gradients = model.layout.zeros() if gradients is None else gradients
         self.buffers = model.buffers.zeros()
         self.merged = model.buffers.zeros()
         self.state = [model.layout.zeros() for _ in optimizer.state_names]
