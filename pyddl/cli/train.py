@@ -117,7 +117,7 @@ def _train(settings: dict[str, Any]) -> int:
         from pyddl.train.report import draw, table
 
         shown = source.test if test is None else test
-        drawn = draw(out, model, result.parameters, result.buffers, result.metrics, source if shown is None else shown)
+        drawn = [] if stopped else draw(out, model, result.parameters, result.buffers, result.metrics, source if shown is None else shown)
         if not settings["quiet"]:
             click.echo("\n".join([table(result.summary), f"written to {out}", *(f"picture {path}" for path in drawn)]))
     if stopped and here.rank == 0:

@@ -167,26 +167,46 @@ def supervise(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     The launcher gets a session of its own, so that a terminal's Ctrl-C does not reach it: it would kill the ranks. They
     get SIGUSR1 instead, each by itself, since not every launcher hands signals on. A second Ctrl-C ends the launcher.
     """
-    running = subprocess.Popen(argv, env=dict(environ), start_new_session=True)
+    running: subprocess.Popen[bytes] | None = None
     asked = False
+    told: set[int] = set()
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if asked and number == signal.SIGINT:
+        if asked and number == signal.SIGINT and running is not None:
             running.terminate()
-            return
-        asked = True
-        for rank in _running_as(argv, running.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(rank, signal.SIGUSR1)
+        if not asked:
+            asked = True
+            signal.setitimer(signal.ITIMER_REAL, 0.01, 0.2)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
+    def tell(number: int, frame: FrameType | None) -> None:
+        """Also again and again: a rank that only starts yet would be killed by the signal."""
+        for rank in [] if running is None else _running_as(argv, running.pid):
+            if rank not in told and _catches(rank, signal.SIGUSR1):
+                told.add(rank)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rank, signal.SIGUSR1)
+
+    handlers = {signal.SIGUSR1: ask, signal.SIGTERM: ask, signal.SIGINT: ask, signal.SIGALRM: tell}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
+        running = subprocess.Popen(argv, env=dict(environ), start_new_session=True)
         status = running.wait()
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
     return status if status >= 0 else 128 - status
+
+
+def _catches(process: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)", status, re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 def _running_as(argv: Sequence[str], session: int) -> list[int]:

@@ -1,0 +1,112 @@
+"""SIGUSR1, SIGTERM and Ctrl-C end training in order, however it was started; --resume goes on as if nothing had been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyddl import data
+from pyddl.comm import launcher
+from pyddl.errors import CommError
+from pyddl.models import Autoencoder
+from pyddl.train import Trainer, load_run
+
+TRAIN = [sys.executable, "-m", "pyddl", "train", "autoencoder", "--data", "random:2000x30", "--hidden", "8,3", "--batch-size", "10",
+         "--reproducible", "--threads", "1", "--quiet"]
+SOON = 30  # seconds; it takes about one
+
+
+def environment(**more):
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def line(how):
+    """The line that starts training in one of three ways, and its environment."""
+    if how == "one process":
+        return TRAIN, environment()
+    try:
+        argv, settings = launcher.command(2, TRAIN, threads=1)
+    except CommError as error:
+        pytest.skip(str(error))
+    return ([*TRAIN, "--ranks", "2"], environment()) if how == "--ranks 2" else (argv, settings)
+
+
+def stop_by(number, how, out):
+    """Start a training without end, send its first process a signal; return (exit status, standard error)."""
+    argv, environ = line(how)
+    running = subprocess.Popen([*argv, "--epochs", "100000", "--checkpoint-every", "100000", "--out", str(out)], env=environ,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        until = time.monotonic() + 60
+        while not (out / "metrics.jsonl").exists():
+            assert running.poll() is None and time.monotonic() < until, running.communicate()
+            time.sleep(0.05)
+        running.send_signal(number)
+        asked = time.monotonic()
+        _, said = running.communicate(timeout=SOON)
+        print(f"ended {time.monotonic() - asked:.2f} s after the signal")
+    finally:
+        if running.poll() is None:
+            running.kill()
+            running.communicate()
+    return running.returncode, said
+
+
+@pytest.mark.parametrize(("how", "number"), [
+    ("one process", signal.SIGTERM),
+    ("--ranks 2", signal.SIGUSR1),
+    ("--ranks 2", signal.SIGTERM),
+    ("--ranks 2", signal.SIGINT),
+    ("mpirun", signal.SIGUSR1),
+], ids=lambda value: getattr(value, "name", value))
+def test_a_signal_ends_training_with_a_checkpoint_and_75(tmp_path, how, number):
+    if how == "mpirun" and launcher.find().family != "Open MPI":
+        pytest.skip("only Open MPI's mpirun hands SIGUSR1 on")
+    out = tmp_path / "run"
+    status, said = stop_by(number, how, out)
+    assert status == 75, said
+    assert f"pyddl train --resume --out {out}" in said and said.count("stopped on request") == 1, said
+    assert json.loads((out / "summary.json").read_text())["finished"] is None
+    epochs = len((out / "metrics.jsonl").read_text().splitlines())
+    books = json.loads(next((out / "checkpoints").glob("step-*/books.json")).read_text())
+    assert 200 * epochs <= books["step"] < 200 * (epochs + 1)  # it stopped at the next step, not at the next epoch
+    if number == signal.SIGTERM:  # once for each way to start
+        goes_on_as_if_nothing_had_been(how, out, epochs + 2)
+
+
+def goes_on_as_if_nothing_had_been(how, out, epochs):
+    argv, environ = line(how)
+    again = subprocess.run([*argv, "--epochs", str(epochs), "--resume", "--out", str(out)], env=environ, timeout=60,
+                           capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    whole = Trainer(Autoencoder(30, hidden=(8, 3)), batch_size=10, epochs=epochs, reproducible=True, threads=1).fit(
+        data.load("random:2000x30"))
+    run = load_run(out)
+    assert [m["train_loss"] for m in run.metrics] == [m["train_loss"] for m in whole.metrics]
+    assert np.array_equal(run.parameters, whole.parameters)
+    assert run.summary["finished"] is not None
+
+
+def test_a_signal_while_ranks_still_start_is_not_lost(tmp_path):
+    argv, environ = line("--ranks 2")
+    running = subprocess.Popen([*argv, "--epochs", "100000", "--out", str(tmp_path / "run")], env=environ,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        until = time.monotonic() + 60
+        while not Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().strip():  # no mpirun yet
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(0.1)
+        running.send_signal(signal.SIGTERM)
+        _, said = running.communicate(timeout=SOON)
+    finally:
+        if running.poll() is None:
+            running.kill()
+            running.communicate()
+    assert running.returncode == 75, said
