@@ -57,6 +57,7 @@ cdef extern from "comm/node/group.hpp" namespace "pyddl::comm::node" nogil:
         gather
         gather_objects
         broadcast
+        allocate
 
     double now()
 
@@ -75,7 +76,7 @@ cdef extern from "comm/node/group.hpp" namespace "pyddl::comm::node" nogil:
         void enter() except +raise_comm_error
         void watch() except +raise_comm_error
         void leave()
-        int64_t meet(Operation) except +raise_comm_error
+        void meet(Operation, int64_t) except +raise_comm_error
         void add(int32_t, const CppVectors*) except +raise_comm_error
         void forget(const CppVectors*)
         int64_t sum(float*, int64_t, int64_t) except +raise_comm_error
@@ -281,18 +282,22 @@ cdef class SharedChannel(Channel):
 
     def broadcast(self, raw not None, int root):
         with nogil:
-            self.group.meet(Operation.broadcast)
+            self.group.meet(Operation.broadcast, 0)
         Channel.broadcast(self, raw, root)
 
     def before_objects(self):
         with nogil:
-            self.group.meet(Operation.gather_objects)
+            self.group.meet(Operation.gather_objects, 0)
+
+    def before_allocation(self, int64_t length):
+        with nogil:
+            self.group.meet(Operation.allocate, length)
 
     def barrier(self):
         cdef double began
         with nogil:
             began = now()
-            self.group.meet(Operation.barrier)
+            self.group.meet(Operation.barrier, 0)
             self.wait_seconds += now() - began
         if self.nodes > 1:
             Channel.barrier(self)

@@ -43,6 +43,8 @@ class SharedChannel(Channel):
         """Mark this rank as ended: others that wait for it raise. Not collective."""
     def before_objects(self) -> None:
         """Meet before objects are gathered by MPI."""
+    def before_allocation(self, length: int) -> None:
+        """Meet before ``length`` elements for each rank are allocated."""
 
 class SharedVectors:
     """A float32 vector for each rank of a node, in one shared object; a buffer that shows this rank's.

@@ -53,6 +53,10 @@ class Checked(Transport):
         self._compare("barrier")
         self._inner.barrier()
 
+    def allocate(self, size: int, name: str = "vector") -> np.ndarray:
+        self._compare(f"allocate {size} elements")
+        return self._inner.allocate(size, name)
+
     def _compare(self, operation: str, vector: np.ndarray | None = None) -> None:
         """Raise `CommError` on every rank unless all are about to do the same."""
         self._number += 1

@@ -126,6 +126,7 @@ class SharedTransport(MPITransport):
         def make(shared_name: str, creates: bool) -> SharedVectors:
             return SharedVectors(self._channel, shared_name, creates, node.rank, node.size, size)
 
+        self._channel.before_allocation(size)
         if size == 0:
             return super().allocate(size, name)
         self._allocations += 1

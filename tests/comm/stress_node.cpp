@@ -81,9 +81,9 @@ void run(Node& node, int rank, int steps) {
         const bool right = count == node.size * (node.size - 1) / 2 &&
                            std::all_of(x, x + n, [&](float value) { return value == expected; });
         if (!right) ++wrong;
-        if (draw() % 4 == 0) group.meet(Operation::barrier);
+        if (draw() % 4 == 0) group.meet(Operation::barrier, 0);
     }
-    group.meet(Operation::barrier);
+    group.meet(Operation::barrier, 0);
 }
 
 }  // namespace

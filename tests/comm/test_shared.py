@@ -273,6 +273,7 @@ def test_the_others_learn_that_a_rank_has_left(mpirun):
     ("t.sum(x)", "t.sum(np.ones(2000, np.float32))", "of private memory"),
     ("t.sum(x)", "t.sum(y)", "of vector 2"),
     ("t.gather_objects(1)", "t.gather(np.ones(1))", "calls gather_objects"),
+    ("t.allocate(10)", "t.allocate(20)", "calls allocate of 20 elements"),
 ])
 def test_different_calls_are_refused_on_every_rank(mpirun, first, second, said):
     done = mpirun(2, f"""

@@ -16,11 +16,14 @@ std::int64_t staging_bytes() { return whole_pages(2 * Group::chunk * static_cast
 std::int64_t meeting_bytes(int size) { return whole_pages(Meeting::bytes(size)); }
 
 std::string told(int rank, const Message& message) {
-    const char* const names[] = {"nothing", "sum", "barrier", "gather", "gather_objects", "broadcast", "sum"};
+    const char* const names[] = {"nothing",        "sum",       "barrier",  "gather",
+                                 "gather_objects", "broadcast", "allocate", "sum"};
     std::string text = "rank " + std::to_string(rank) + " of this node calls " + names[message.operation];
+    if (message.length > 0) text += " of " + std::to_string(message.length) + " elements";
     if (message.operation == static_cast<std::int32_t>(Operation::sum))
-        text += " of " + std::to_string(message.length) + " elements at " + std::to_string(message.offset) +
-                (message.vectors == 0 ? " of private memory" : " of vector " + std::to_string(message.vectors));
+        text += message.vectors == 0 ? " of private memory"
+                                     : " of vector " + std::to_string(message.vectors) + ", from element " +
+                                           std::to_string(message.offset);
     return text;
 }
 
@@ -61,8 +64,6 @@ void Group::reserve() {
 }
 
 void Group::enter() { meeting_ = std::make_unique<Meeting>(memory_->data(), rank_, size_, look_); }
-
-std::int64_t Group::meet(Operation operation, std::int64_t count) { return arrive(operation, {}, 0, count); }
 
 void Group::add(std::int32_t number, const Vectors* vectors) {
     const std::scoped_lock lock(mutex_);

@@ -27,7 +27,7 @@ struct Mismatch : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-enum class Operation : std::int32_t { none, sum, barrier, gather, gather_objects, broadcast, written };
+enum class Operation : std::int32_t { none, sum, barrier, gather, gather_objects, broadcast, allocate, written };
 
 /// Seconds on the clock that all times of this file are from.
 double now();
@@ -72,9 +72,9 @@ class Group {
     int rank() const { return rank_; }
     int size() const { return size_; }
 
-    /// Meet for `operation` and check that the others do the same. Returns the sum of the counts.
+    /// Meet for `operation` on n elements, and check that the others do the same.
     /// @throws Mismatch, MeetingFailed, Interrupted
-    std::int64_t meet(Operation operation, std::int64_t count = 0);
+    void meet(Operation operation, std::int64_t n) { arrive(operation, {}, n, 0); }
 
     /// Register vectors under a number that is the same on all ranks; forget them when their memory goes.
     void add(std::int32_t number, const Vectors* vectors);
