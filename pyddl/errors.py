@@ -10,6 +10,7 @@ __all__ = [
     "InternalError",
     "NotFiniteError",
     "ParameterError",
+    "PeerLost",
     "PyddlError",
     "ShapeError",
 ]
@@ -43,6 +44,10 @@ class NotFiniteError(PyddlError, ArithmeticError):
 
 class CommError(PyddlError, RuntimeError):
     """Ranks, the launcher or MPI failed or disagree."""
+
+
+class PeerLost(CommError):
+    """Another rank died, left or gave up while this one waited for it."""
 
 
 class InternalError(PyddlError, RuntimeError):

@@ -13,7 +13,7 @@ from mpi4py.libmpi cimport MPI_Comm
 
 import numpy as np
 
-from pyddl.errors import CommError, ShapeError
+from pyddl.errors import CommError, PeerLost, ShapeError
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals()  # its error travels as the return value, through C++ that knows no Python
@@ -21,20 +21,26 @@ cdef extern from "Python.h":
 cdef extern from *:
     """
     #include <exception>
+    #include "comm/node/meeting.hpp"
     static PyObject* comm_error = nullptr;
+    static PyObject* peer_lost = nullptr;
     static void raise_comm_error() {  // Cython calls this, with the GIL, where a C++ call has thrown
         if (PyErr_Occurred()) return;  // a signal handler has raised
         try {
             throw;
+        } catch (const pyddl::comm::node::MeetingFailed& error) {
+            PyErr_SetString(peer_lost, error.what());
         } catch (const std::exception& error) {
             PyErr_SetString(comm_error, error.what());
         }
     }
     """
     PyObject* comm_error
+    PyObject* peer_lost
     void raise_comm_error()
 
-comm_error = <PyObject*>CommError  # this module holds the reference
+comm_error = <PyObject*>CommError  # this module holds the references
+peer_lost = <PyObject*>PeerLost
 
 
 cdef extern from "comm/network/collectives.hpp" namespace "pyddl::comm::network" nogil:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
+from pyddl.errors import PeerLost
+
 __all__ = ["STOPPED", "OnAllRanks", "end_all", "install", "leave", "run_main"]
 
 STOPPED = 75
@@ -23,11 +25,11 @@ STOPPED = 75
 failure."""
 
 
-
 class OnAllRanks(int):
     """An exit status that every rank reaches by itself: none has to end the others."""
 
 
+AFTER_OTHERS = 1.0  # seconds in which the rank that failed first may speak and end the job
 PATIENCE = 5  # seconds that MPI has to end the job
 INTERRUPTED = 130  # as a shell reports SIGINT
 
@@ -61,7 +63,11 @@ def install(abort: Callable[[int], Any], rank: int, size: int) -> None:
 
 
 def _fail(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    report(error, kind, trace)
+    if isinstance(error, PeerLost):  # the other rank's own words come first, and matter more than where this one waited
+        time.sleep(AFTER_OTHERS)
+        os.write(2, f"{_name}: {error}; ending all ranks\n".encode(errors="backslashreplace"))
+    else:
+        report(error, kind, trace)
     _end(INTERRUPTED if issubclass(kind, KeyboardInterrupt) else 1)
 
 
