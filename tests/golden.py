@@ -10,6 +10,7 @@ import numpy as np
 
 from pyddl.comm.driver import drive
 from pyddl.comm.group import Groups
+from pyddl.comm.simulated import Machine, Simulation
 from pyddl.layout import Layout, Slice
 
 LAYOUT = Layout([Slice("a", (3,)), Slice("b", (20,))])
@@ -76,6 +77,23 @@ def by_mpi(world, strategy, *, per_node=None, **keywords):
         drive(strategy.settle(me), me, world.transport, groups=groups)
     me.trajectory.append(me.settled())
     return me
+
+
+def by_simulation(strategy, workers, *, per_node=None, machine=None):
+    """The same for all workers, on a virtual clock."""
+    machine = machine or Machine(workers_per_node=per_node or 1, jitter=0.5, uneven=0.5)
+    everyone = [Worker(number, workers, strategy) for number in range(workers)]
+    Simulation(machine).run([strategy.worker(me) for me in everyone], everyone)
+    Simulation(machine).run([strategy.settle(me) for me in everyone], everyone)
+    for me in everyone:
+        me.trajectory.append(me.settled())
+    return everyone
+
+
+def assert_same(a, b):
+    """Two workers have the same trajectory, to the bit."""
+    for step, (x, y) in enumerate(zip(a.trajectory, b.trajectory, strict=True)):
+        np.testing.assert_array_equal(x, y, err_msg=f"worker {a.number}, step {step}")
 
 
 def assert_follows(worker, expected):

@@ -2,7 +2,19 @@
 
 import numpy as np
 import pytest
-from golden import MEMBERS, RATE, STEPS, assert_follows, by_mpi, gradient_sum, mean_gradient, samples_of, weighted_mean
+from golden import (
+    MEMBERS,
+    RATE,
+    STEPS,
+    assert_follows,
+    assert_same,
+    by_mpi,
+    by_simulation,
+    gradient_sum,
+    mean_gradient,
+    samples_of,
+    weighted_mean,
+)
 
 from pyddl.errors import ParameterError
 from pyddl.strategies import strategy
@@ -66,10 +78,26 @@ def reference(workers, period, sync_steps=0, node_period=None, outer="none", out
 @pytest.mark.mpi
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_follows_the_papers_on_every_rank(world, kind):
-    me = by_mpi(world, strategy("averaging", **KINDS[kind]), per_node=2)
+    chosen = strategy("averaging", **KINDS[kind])
+    me = by_mpi(world, chosen, per_node=2)
     assert_follows(me, reference(world.size, **KINDS[kind])[world.rank])
     everywhere = world.transport.gather(me.trajectory[-1].astype(np.float64))
     assert all(np.array_equal(each, everywhere[0]) for each in everywhere)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "sync_steps" not in KINDS[kind]])
+def test_the_simulation_has_the_bits_of_mpi(world, kind):
+    chosen = strategy("averaging", **KINDS[kind])
+    assert_same(by_mpi(world, chosen, per_node=2), by_simulation(chosen, world.size, per_node=2)[world.rank])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_follows_the_papers_in_the_simulation(workers, kind):
+    everyone = by_simulation(strategy("averaging", **KINDS[kind]), workers, per_node=2)
+    for me, expected in zip(everyone, reference(workers, **KINDS[kind]), strict=True):
+        assert_follows(me, expected)
 
 
 @pytest.mark.mpi

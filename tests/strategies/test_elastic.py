@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from golden import MEMBERS, RATE, STEPS, assert_follows, by_mpi, mean_gradient
+from golden import MEMBERS, RATE, STEPS, assert_follows, assert_same, by_mpi, by_simulation, mean_gradient
 
 from pyddl.errors import ParameterError
 from pyddl.strategies import strategy
@@ -35,8 +35,20 @@ def reference(workers, tau, alpha=None, elastic_momentum=0.0):
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_follows_the_paper_on_every_rank(world, kind):
-    me = by_mpi(world, strategy("elastic", **KINDS[kind]))
+    chosen = strategy("elastic", **KINDS[kind])
+    me = by_mpi(world, chosen)
     assert_follows(me, reference(world.size, **KINDS[kind])[world.rank])
+    assert_same(me, by_simulation(chosen, world.size)[world.rank])
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 7])
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_follows_the_paper_in_the_simulation(workers, kind):
+    if KINDS[kind].get("alpha", 0) * workers > 1:
+        pytest.skip("refused")
+    everyone = by_simulation(strategy("elastic", **KINDS[kind]), workers)
+    for me, expected in zip(everyone, reference(workers, **KINDS[kind]), strict=True):
+        assert_follows(me, expected)
 
 
 @pytest.mark.parametrize(("options", "message"), [

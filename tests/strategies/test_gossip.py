@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from golden import MEMBERS, RATE, SEED, STEPS, assert_follows, by_mpi, mean_gradient
+from golden import MEMBERS, RATE, SEED, STEPS, assert_follows, assert_same, by_mpi, by_simulation, mean_gradient
 from hypothesis import given
 from hypothesis import strategies as draw
 
@@ -38,8 +38,16 @@ def reference(workers, period=1):
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("options", [{}, {"period": 3}], ids=str)
 def test_it_follows_the_mixing_matrices_on_every_rank(world, options):
-    me = by_mpi(world, strategy("gossip", **options))
+    chosen = strategy("gossip", **options)
+    me = by_mpi(world, chosen)
     assert_follows(me, reference(world.size, **options)[world.rank])
+    assert_same(me, by_simulation(chosen, world.size)[world.rank])
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 7])
+def test_it_follows_the_mixing_matrices_in_the_simulation(workers):
+    for me, expected in zip(by_simulation(strategy("gossip"), workers), reference(workers), strict=True):
+        assert_follows(me, expected)
 
 
 @given(draw.integers(1, 40), draw.integers(0, 2**64 - 1), draw.integers(0, 2**40))

@@ -1,0 +1,143 @@
+"""The simulated transport: clocks that add up, runs that can be replayed, errors instead of waits for ever."""
+
+import numpy as np
+import pytest
+from golden import Worker, assert_same, by_simulation
+
+from pyddl.comm.operations import average, compute, exchange, gather, step_done, sum_over_workers
+from pyddl.comm.simulated import Machine, Simulation
+from pyddl.errors import CommError, InternalError, ParameterError
+from pyddl.strategies import strategy
+
+EXACT = Machine(sample_seconds=1.0, step_seconds=10.0, jitter=0, latency=0.5, bandwidth=8.0, node_latency=0.25,
+                node_bandwidth=16.0, workers_per_node=2)
+
+
+class Actor:
+    """``work`` gradients of so many samples each."""
+
+    def __init__(self, *work):
+        self.work, self.samples, self.done = list(work), 0, 0
+
+    def compute(self):
+        if not self.work:
+            return False
+        self.samples = self.work.pop(0)
+        return True
+
+    def step_done(self):
+        self.done += 1
+
+
+def run(machine, actors, program):
+    simulation = Simulation(machine)
+    answers = [[] for _ in actors]
+    simulation.run([program(number, answers[number]) for number in range(len(actors))], actors)
+    return simulation.timelines, answers
+
+
+def test_a_sum_waits_for_the_last_and_takes_its_time():
+    def program(number, answers):
+        vector = np.full(4, number + 1, dtype=np.float32)
+        yield compute()
+        answers.append((yield sum_over_workers(vector, number)))
+        answers.append(vector[0])
+        yield step_done()
+
+    actors = [Actor(1), Actor(3), Actor(2), Actor(2)]
+    timelines, answers = run(EXACT, actors, program)
+    sending = 2 * 2 * 0.5 + 2 * 3 / 4 * 16 / 8
+    assert [t.now for t in timelines] == [13 + sending] * 4
+    assert [t.wait for t in timelines] == [2, 0, 1, 1]
+    assert [t.compute for t in timelines] == [11, 13, 12, 12]
+    assert all(t.communication == sending and t.bytes_sent == 24 for t in timelines)
+    assert answers == [[6, 10]] * 4 and all(actor.done == 1 for actor in actors)
+
+
+def test_within_a_node_its_own_latency_and_bandwidth_count():
+    def program(number, answers):
+        vector = np.full(4, number, dtype=np.float32)
+        yield average(vector, 1, level="node")
+        answers.append(vector[0])
+        yield exchange(vector, vector2 := np.zeros(4, dtype=np.float32), number ^ 2)
+        answers.append(vector2[0])
+
+    timelines, answers = run(EXACT, [Actor() for _ in range(4)], program)
+    assert answers == [[0.5, 2.5], [0.5, 2.5], [2.5, 0.5], [2.5, 0.5]]
+    assert {t.now for t in timelines} == {2 * 0.25 + 16 / 16 + 0.5 + 16 / 8}
+
+
+def test_who_is_faster_goes_first():
+    order = []
+
+    def program(number, answers):
+        while (yield compute()):
+            order.append(number)
+
+    run(EXACT, [Actor(*[10] * 2), Actor(*[1] * 3)], program)
+    assert order == [1, 0, 1, 1, 0]
+
+
+def test_gathered_vectors_are_in_the_order_of_workers():
+    def program(number, answers):
+        answers.append((yield gather(np.array([number]))))
+
+    _, answers = run(EXACT, [Actor() for _ in range(3)], program)
+    assert all(np.array_equal(np.concatenate(each[0]), [0, 1, 2]) for each in answers)
+
+
+def test_a_run_is_replayed_by_its_seed_and_results_do_not_depend_on_times():
+    def times(seed):
+        simulation = Simulation(Machine(seed=seed, jitter=0.3, uneven=0.3))
+        everyone = [Worker(number, 4, strategy("averaging")) for number in range(4)]
+        simulation.run([strategy("averaging").worker(me) for me in everyone], everyone)
+        return [t.now for t in simulation.timelines]
+
+    assert times(1) == times(1) != times(2)
+    for a, b in zip(by_simulation(strategy("gossip"), 5, machine=Machine(seed=1)),
+                    by_simulation(strategy("gossip"), 5, machine=Machine(seed=2)), strict=True):
+        assert_same(a, b)
+
+
+def test_random_times_have_the_mean_and_the_spread_that_were_asked_for():
+    machine = Machine(step_seconds=2.0, sample_seconds=0.0, jitter=0.25)
+    times = np.array([machine.compute_seconds(3, number, 1) for number in range(4000)])
+    assert times.mean() == pytest.approx(2, rel=0.02) and times.std() == pytest.approx(0.5, rel=0.1)
+    uneven = Machine(step_seconds=1.0, sample_seconds=0.0, jitter=0, uneven=0.5)
+    speeds = {uneven.compute_seconds(worker, number, 1) for worker in range(5) for number in range(3)}
+    assert len(speeds) == 5
+
+
+def test_workers_that_do_not_do_the_same_are_named():
+    def program(number, answers):
+        yield sum_over_workers(np.zeros(1, dtype=np.float32)) if number else average(np.zeros(1, dtype=np.float32), 1)
+
+    with pytest.raises(InternalError, match="worker 1 yielded Sum, but worker 0 Average"):
+        run(EXACT, [Actor(), Actor()], program)
+
+
+def test_a_wait_for_a_worker_that_has_ended_is_an_error():
+    def program(number, answers):
+        if number:
+            yield sum_over_workers(np.zeros(1, dtype=np.float32))
+
+    with pytest.raises(CommError, match=r"workers \[1, 2\] wait in Sum for \[0\], who have ended"):
+        run(EXACT, [Actor(), Actor(), Actor()], program)
+
+
+def test_an_unknown_operation_is_named():
+    def program(number, answers):
+        yield "guess"
+
+    with pytest.raises(InternalError, match="'guess', which is no operation"):
+        run(EXACT, [Actor()], program)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"latency": -1}, "latency is -1"),
+    ({"bandwidth": 0}, "bandwidth is 0"),
+    ({"workers_per_node": 0}, "workers_per_node is 0"),
+])
+def test_bad_machines_are_named(options, message):
+    with pytest.raises(ParameterError, match=message):
+        Machine(**options)
