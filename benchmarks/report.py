@@ -16,7 +16,7 @@ from benchmarks.step import NETWORKS
 __all__ = ["Aim", "aims", "main", "write"]
 
 Lines = list[dict[str, Any]]
-QUESTIONS = ("step", "ranks", "sum", "overhead")
+QUESTIONS = ("step", "ranks", "sum", "overhead", "start")
 
 
 class Aim(NamedTuple):
@@ -115,6 +115,11 @@ def aims(lines: dict[str, Lines]) -> list[Aim]:
         found.append(
             Aim("Python's share of a step", 1e6 * line["aim"], 1e6 * line["total"], " us", most=True, why=why)
         )
+    for line in lines["start"]:
+        for name, seconds in line["beyond"].items():
+            found.append(Aim(f"`import {name}`, beyond NumPy", line["import_aim"], seconds, " s", most=True))
+        what = f"first step of {line['ranks']} ranks on {line['data']}, from the launch"
+        found.append(Aim(what, line["start_aim"], line["start"], " s", most=True))
     return found
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import harness, overhead, ranks, report, step, sum
+from benchmarks import harness, overhead, ranks, report, start, step, sum
 from pyddl.comm import launcher
 from pyddl.errors import CommError
 
@@ -115,3 +115,8 @@ def test_without_mnist_rows_are_noise_like_it(monkeypatch, tmp_path):
     rows, origin = harness.mnist_rows(32)
     assert origin == "random rows"
     assert rows.shape == (32, 784) and rows.min() >= 0 and rows.max() <= 1
+
+
+def test_start_times_the_first_step_of_all_ranks(out):
+    record = start.main([*SMALL, "--out", str(out)])
+    assert record.lines[-1]["start"] > 0 and len(record.lines[-1]["starts"]) == 2
