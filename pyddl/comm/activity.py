@@ -53,5 +53,5 @@ class Activity:
         doing = self.doing
         if isinstance(doing, str):
             return doing
-        vector = getattr(doing, "vector", None)
+        vector = getattr(doing, "vector", getattr(doing, "out", None))
         return type(doing).__name__ + ("" if vector is None else f" of {len(vector):,} values")

@@ -34,30 +34,37 @@ class Checked(Transport):
         return getattr(self._inner, name)
 
     def sum(self, vector: np.ndarray, count: int = 0, ordered: bool = False) -> int:
-        self._compare("ordered sum" if ordered else "sum", vector)
+        self.compare("ordered sum" if ordered else "sum", vector)
         return self._inner.sum(vector, count, ordered)
 
     def gather(self, values: np.ndarray) -> list[np.ndarray]:
-        self._compare("gather")
+        self.compare("gather")
         return self._inner.gather(values)
 
     def gather_objects(self, value: Any) -> list[Any]:
-        self._compare("gather_objects")
+        self.compare("gather_objects")
         return self._inner.gather_objects(value)
 
     def broadcast(self, array: np.ndarray, root: int = 0) -> None:
-        self._compare(f"broadcast from rank {root}", array)
+        self.compare(f"broadcast from rank {root}", array)
         self._inner.broadcast(array, root)
 
     def barrier(self) -> None:
-        self._compare("barrier")
+        self.compare("barrier")
         self._inner.barrier()
 
     def allocate(self, size: int, name: str = "vector") -> np.ndarray:
-        self._compare(f"allocate {size} elements")
+        self.compare(f"allocation of {size}")
         return self._inner.allocate(size, name)
 
-    def _compare(self, operation: str, vector: np.ndarray | None = None) -> None:
+    def leave(self) -> None:
+        self._inner.leave()
+
+    def close(self) -> None:
+        self.compare("close")
+        self._inner.close()
+
+    def compare(self, operation: str, vector: np.ndarray | None = None) -> None:
         """Raise `CommError` on every rank unless all are about to do the same."""
         self._number += 1
         length, kind = (None, None) if vector is None else (np.shape(vector), str(np.asarray(vector).dtype))

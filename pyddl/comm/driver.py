@@ -72,6 +72,7 @@ def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Tr
 
     def average(operation: Average) -> int:
         of_all = operation.level == "world"
+        transport.compare(f"average ({operation.level})", operation.out)
         weight, wanted = group[operation.level].average(operation.out, operation.vectors, operation.weights,
                                                         request.requested and of_all)
         request.agreed |= wanted

@@ -155,6 +155,12 @@ def test_the_report_puts_those_behind_first(tmp_path):
         if rank == 1:
             return
         yield sum_over_workers(me.gradients, 1)""", "rank 1: gather"),
+    ("""yield compute()
+        if rank == 1:
+            yield average(np.zeros(6, np.float32), 1)
+        else:
+            yield average(np.zeros(7, np.float32), 1)""",
+     "ranks 0, 2: average (world) of 7 float32 (operation 2); rank 1: average (world) of 6 float32 (operation 2)"),
 ])
 def test_debug_mode_names_what_differs(mpirun, worker, said):
     done = train(mpirun, "", options="strategy=Odd(), debug=True", limit=30, more=f"""
