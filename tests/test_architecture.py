@@ -15,6 +15,7 @@ MAY_USE = {
     "strategies": {"strategies", "comm.operations", "optim"},
     "comm": {"comm", "_core"},
     "train": {"_core", "train", "models", "optim", "strategies", "comm", "data", "__version__"},
+    "estimators": {"estimators", "train", "models", "data", "comm.world"},
     "cli": {"cli", "train", "models", "optim", "strategies", "comm", "data", "_core", "__version__"},
 }
 HEAVY = {"sklearn", "matplotlib", "rich", "click", "scipy", "mpi4py", "h5py", "pyarrow", "torch", "safetensors"}

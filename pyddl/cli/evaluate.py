@@ -36,6 +36,7 @@ def command(run: str, data: str | None, as_json: bool) -> int:
 def rows_for(trained: Any, data: str | None) -> Any:
     """The source that ``--data`` names, or the test data that the run recorded; of the model's width."""
     from pyddl.data import load
+    from pyddl.data.joined import training_and_test
 
     if data is not None:
         source = load(data)
@@ -43,7 +44,8 @@ def rows_for(trained: Any, data: str | None) -> Any:
         source = load(trained.config["test"])
     elif trained.config.get("data"):
         source = load(trained.config["data"])
-        source = source if source.test is None else source.test
+        tested = training_and_test(source, None, trained.config.get("validation"), trained.config["seed"])[1]
+        source = source if tested is None else tested
     else:
         raise DataError(f"{trained.path} does not record its data; name some with --data")
     wanted = getattr(trained.model, "inputs", source.features)

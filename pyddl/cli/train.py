@@ -114,10 +114,12 @@ def _train(settings: dict[str, Any]) -> int:
     result = trainer.fit(source, test)
     stopped = result.summary["finished"] is None
     if here.rank == 0 and result.metrics:
+        from pyddl.data.joined import training_and_test
         from pyddl.train.report import draw, table
 
-        shown = source.test if test is None else test
-        drawn = [] if stopped else draw(out, model, result.parameters, result.buffers, result.metrics, source if shown is None else shown)
+        tested = training_and_test(source, test, settings["validation"], settings["seed"])[1] or source
+        vectors = (result.parameters, result.buffers)
+        drawn = [] if stopped else draw(out, model, *vectors, result.metrics, tested)
         if not settings["quiet"]:
             click.echo("\n".join([table(result.summary), f"written to {out}", *(f"picture {path}" for path in drawn)]))
     if stopped and here.rank == 0:

@@ -10,7 +10,7 @@ from pyddl import _check, _core
 from pyddl.data.source import Source
 from pyddl.errors import DataError, ParameterError
 
-__all__ = ["JoinedSource", "PartSource", "split"]
+__all__ = ["JoinedSource", "PartSource", "split", "training_and_test"]
 
 DRAW = 2**63  # stands for the epoch where the split is drawn: no epoch of training has this number
 
@@ -101,6 +101,10 @@ class PartSource(Source):
         _core.order(rows, rows, len(self._whole), self._seed, DRAW)
         return rows
 
+    def checksum(self) -> int | None:
+        """That of the whole."""
+        return self._whole.checksum()
+
     def read(self, index: np.ndarray, out: np.ndarray) -> None:
         self._whole.read(self._rows(index), out)
 
@@ -137,3 +141,20 @@ def split(source: Source, validation: float, seed: int = 0) -> tuple[Source, Sou
     count = min(max(1, round(validation * len(source))), len(source) - 1)
     return (PartSource(source, seed, count, len(source), f"{source.name}, training part"),
             PartSource(source, seed, 0, count, f"{source.name}, validation part"))
+
+
+def training_and_test(data: Source, test: Source | None, validation: float | None,
+                      seed: int) -> tuple[Source, Source | None]:
+    """What to train on and test on: ``test`` where it is given, else a validation part where one is asked for,
+    else the test part that the data bring.
+
+    Raises
+    ------
+    ParameterError
+        Both ``test`` and ``validation`` are given, or the latter is out of range.
+    """
+    if validation is None:
+        return data, data.test if test is None else test
+    if test is not None:
+        raise ParameterError(f"test data and validation {validation:g} are both given; leave one of the two out")
+    return split(data, validation, seed)

@@ -7,6 +7,7 @@ Source: Hinton and Salakhutdinov (2006), Reducing the dimensionality of data wit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -92,6 +93,10 @@ class Autoencoder:
             dtype)
         self.flops = self._network.flops
         self.input_range = (0.0, 1.0) if self.loss == "bce" else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made again from the options: the compiled network holds no values."""
+        return partial(Autoencoder, **self.options()), ()
 
     def options(self) -> dict[str, Any]:
         """Plain values that make the same model again: ``Autoencoder(**options)``."""

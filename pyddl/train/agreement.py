@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pyddl import errors
 from pyddl.comm.transport import Transport
 from pyddl.errors import PyddlError
 
-__all__ = ["agreement"]
+__all__ = ["agreement", "require_same"]
 
 
 @contextmanager
@@ -38,3 +39,19 @@ def agreement(transport: Transport) -> Iterator[None]:
     error: PyddlError = getattr(errors, kind, PyddlError)(text)
     error.on_all_ranks = True  # so that all can end in order, and none needs to abort the others
     raise error from mine
+
+
+def require_same(transport: Transport, what: str, value: Any, *, cure: str,
+                 error: type[PyddlError] = errors.ParameterError) -> None:
+    """Raise ``error`` on every rank, naming the ranks, unless ``value`` is equal on all. Collective."""
+    if transport.size == 1:
+        return
+    ranks_of: dict[Any, list[int]] = {}
+    for rank, each in enumerate(transport.gather_objects(value)):
+        ranks_of.setdefault(each, []).append(rank)
+    if len(ranks_of) == 1:
+        return
+    groups = (f"{each} on rank {', '.join(map(str, ranks))}" for each, ranks in ranks_of.items())
+    failure = error(f"{what} differ between the ranks: {'; '.join(groups)}. {cure}")
+    failure.on_all_ranks = True
+    raise failure

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from pyddl.comm.world import World
 from pyddl.data import Source
 from pyddl.data.prefetch import Loader
 from pyddl.data.sampler import Sampler
-from pyddl.errors import ParameterError, ShapeError
+from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.models.protocol import Model
 from pyddl.optim import MomentumSchedule, Optimizer, optimizer, schedule
 from pyddl.strategies import Strategy
@@ -34,6 +34,9 @@ from pyddl.train.stop import EarlyStopping, StopRequest
 from pyddl.train.timing import PARTS, TimeSplit
 from pyddl.train.watchdog import Watchdog, clear
 from pyddl.train.worker import SHARDS, Worker
+
+if TYPE_CHECKING:
+    from pyddl.train.trainer import Result
 
 __all__ = ["Session", "name_of"]
 
@@ -60,11 +63,13 @@ class Session:
     stop : StopRequest
     config : dict
         What ``config.toml`` records of data and model.
+    start : Result, optional
+        What to go on from.
     """
 
     def __init__(self, model: Model, strategy: Strategy, given_optimizer: str | Optimizer, options: dict[str, Any],
                  here: World, data: Source, test: Source | None, out: str | None, progress: Progress,
-                 stop: StopRequest, config: dict[str, Any]):
+                 stop: StopRequest, config: dict[str, Any], start: Result | None = None):
         self.model, self.strategy, self.options, self.world = model, strategy, options, here
         self.transport, self.data, self.test = here.transport, data, test
         self.activity = Activity()
@@ -81,7 +86,7 @@ class Session:
         self.metrics: list[dict[str, Any]] = []
         self.seconds_before = dict.fromkeys(PARTS, 0.0)  # of earlier sessions of this run, mean over the ranks
         self.patience = EarlyStopping(options["patience"])
-        self.stop = stop
+        self.stop, self.start = stop, start
         self.directory: RunDirectory | None = None
         self.checkpoints: Checkpoints | None = None
         if out is not None:
@@ -89,10 +94,14 @@ class Session:
                      **{name: options[name] for name in ("batch_size", "seed", "reproducible")},
                      "optimizer": self.optimizer.name, "replicas": 1 if strategy.replicated else here.size}
             self.checkpoints = Checkpoints(out, about)
-            if self.first:
-                self.directory = RunDirectory(out, overwrite=options["overwrite"], resume=options["resume"])
-                self.directory.config(self._config(config))
-                clear(self.directory.path / "log")
+        self.out, self.config = out, config
+
+    def open(self) -> None:
+        """Make the run directory, on rank 0. To be called once no rank has found a fault."""
+        if self.out is not None and self.first:
+            self.directory = RunDirectory(self.out, overwrite=self.options["overwrite"], resume=self.options["resume"])
+            self.directory.config(self._config())
+            clear(self.directory.path / "log")
 
     def run(self) -> dict[str, Any]:
         """Train to the end, or to the stop; return the summary. Collective."""
@@ -149,6 +158,14 @@ class Session:
                     f"the {name} data reach from {source.minimum:g} to {source.maximum:g}; this model's loss needs "
                     f"values in [{low:g}, {high:g}]: scale the data, or use loss mse")
         self.strategy.check(self.world.size, self.options["batch_size"])
+        ranks = self.world.size
+        if self.options["batch_size"] < ranks:
+            raise ParameterError(
+                f"batch_size is {self.options['batch_size']}, the samples of a step of all ranks together; "
+                f"{ranks} ranks would not all have work: give at least {ranks}, or use fewer ranks")
+        if len(self.data) < ranks:
+            raise DataError(f"the training data have {len(self.data)} rows for {ranks} ranks; expected at least one "
+                            "for each: use fewer ranks")
         if self.options["reproducible"] and SHARDS % self.world.size != 0:
             raise ParameterError(f"reproducible training runs on 1, 2, 4 or 8 ranks; this world has {self.world.size}")
 
@@ -199,6 +216,9 @@ class Session:
         saved = None
         if self.checkpoints is not None and self.options["resume"]:
             saved = self.checkpoints.newest(transport)
+        if saved is None and self.start is not None:
+            self._go_on(self.start)
+            return
         if saved is None:
             self.model.initialise(worker.parameters, worker.buffers, self.options["seed"])
             transport.broadcast(worker.parameters)  # ranks on unlike processors may round differently
@@ -216,6 +236,24 @@ class Session:
         self.patience.restore(self.metrics)
         if self.directory is not None:
             self.directory.rewrite_metrics(self.metrics)
+
+    def _go_on(self, start: Result) -> None:
+        """Give the vectors the values that an earlier training in this process left."""
+        worker = self.worker
+        if start.state and len(start.state) != len(worker.state):
+            raise ParameterError(f"there are {len(start.state)} vectors of optimizer state to start from; "
+                                 f"{self.optimizer.name} keeps {len(worker.state)}: use the optimizer that left them")
+        state = start.state or worker.state  # zero where unknown
+        for mine, theirs in zip([worker.parameters, worker.buffers, *worker.state],
+                                [start.parameters, start.buffers, *state], strict=True):
+            if mine.shape != theirs.shape:
+                raise ShapeError(f"a vector to start from has shape {theirs.shape}; this model needs {mine.shape}")
+            mine[:] = theirs
+        worker.updates = start.updates
+        self.metrics = list(start.metrics)
+        self.step = len(self.metrics) * self.steps_per_epoch
+        self.seconds_before = dict(start.summary["time"])
+        self.patience.restore(self.metrics)
 
     # ---- during -------------------------------------------------------------------------------------------
 
@@ -341,9 +379,9 @@ class Session:
             "finished": None if stopped else datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
 
-    def _config(self, config: dict[str, Any]) -> dict[str, Any]:
+    def _config(self) -> dict[str, Any]:
         """What ``config.toml`` holds: with it, the same run can be made again."""
-        whole = {"model": name_of(self.model), **config, "strategy": self.strategy.name, "ranks": self.world.size,
+        whole = {"model": name_of(self.model), **self.config, "strategy": self.strategy.name, "ranks": self.world.size,
                  "optimizer": self.optimizer.name, **self.options, "threads": _core.threads()}
         return {name: value for name, value in whole.items() if name not in ("overwrite", "resume")}
 

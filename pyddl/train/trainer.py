@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pyddl import _core, options
 from pyddl.comm import threads
+from pyddl.comm.transport import Transport
 from pyddl.comm.world import world
 from pyddl.data import Source, load
+from pyddl.data.joined import training_and_test
+from pyddl.errors import DataError, ShapeError
 from pyddl.models.protocol import Model
 from pyddl.optim import Optimizer
 from pyddl.strategies import Strategy, strategy
-from pyddl.train.agreement import agreement
+from pyddl.train.agreement import agreement, require_same
 from pyddl.train.progress import Progress
 from pyddl.train.session import Session
 from pyddl.train.stop import StopRequest
 
 __all__ = ["Result", "Trainer"]
+
+OF_EACH_RANK = ("threads", "quiet")  # options that may differ
 
 
 @dataclass
@@ -35,6 +40,10 @@ class Result:
         ``seconds``.
     summary : dict
         As in ``summary.json``; ``finished`` is None where training was stopped and can be resumed.
+    state : list of ndarray
+        Vectors of the optimizer; none where they are not known.
+    updates : int
+        Updates that this rank has done.
     """
 
     model: Model
@@ -42,6 +51,8 @@ class Result:
     buffers: np.ndarray
     metrics: list[dict[str, Any]]
     summary: dict[str, Any]
+    state: list[np.ndarray] = field(default_factory=list)
+    updates: int = 0
 
 
 class Trainer:
@@ -92,7 +103,8 @@ class Trainer:
         name = strategy if isinstance(strategy, str) else "an object, which brings its own options"
         self.options = options.resolve(given, lambda option: option.trainer and option.name not in own, strategy=name)
 
-    def fit(self, data: Source | np.ndarray, test: Source | np.ndarray | None = None) -> Result:
+    def fit(self, data: Source | np.ndarray, test: Source | np.ndarray | None = None, *,
+            start: Result | None = None) -> Result:
         """Train on the rows of ``data``; evaluate on ``test`` after each epoch.
 
         Collective: every rank of the world calls it, with the same data and options.
@@ -102,7 +114,9 @@ class Trainer:
         data : Source or ndarray of shape (rows, features)
             The whole data set, the same on every rank; each rank reads only its own rows of it.
         test : Source or ndarray, optional
-            The source's own test part by default.
+            By default the validation part, where ``validation`` asks for one, else the source's own test part.
+        start : Result, optional
+            Go on from there, to ``epochs`` epochs in all, with the model and optimizer that left it.
 
         Returns
         -------
@@ -120,15 +134,32 @@ class Trainer:
         with agreement(here.transport):  # nothing collective inside: a rank may leave it at any line
             _core.set_threads(self.options["threads"] or threads.default_threads(
                 [mask for node, mask in masks if node == here.node], here.node_rank))
-            source = load(data)
+            source, tested = training_and_test(load(data), None if test is None else load(test),
+                                               self.options["validation"], self.options["seed"])
+        self._compare(here.transport, source, tested)
+        with agreement(here.transport):
             session = Session(
-                self.model, self._strategy(), self.optimizer, self.options, here, source,
-                source.test if test is None else load(test), self.out, self.progress, self.stop or StopRequest(),
-                self.config)
+                self.model, self._strategy(), self.optimizer, self.options, here, source, tested, self.out,
+                self.progress, self.stop or StopRequest(), self.config, start)
+        with agreement(here.transport):  # only once no rank has found a fault
+            session.open()
         summary = session.run()
-        return Result(self.model, session.worker.parameters, session.worker.buffers, session.metrics, summary)
+        worker = session.worker
+        return Result(self.model, worker.parameters, worker.buffers, session.metrics, summary, worker.state,
+                      worker.updates)
 
     def _strategy(self) -> Strategy:
         if isinstance(self.strategy, Strategy):
             return self.strategy
         return strategy(self.strategy, **options.of_strategy(self.strategy, self.options))
+
+    def _compare(self, transport: Transport, data: Source, test: Source | None) -> None:
+        """Refuse ranks that were given unlike options or data, which would train apart or wait for ever. Collective."""
+        given = {name: value for name, value in self.options.items() if name not in OF_EACH_RANK}
+        require_same(transport, "options", str(given), cure="Every rank needs the same")
+        cure = "Every rank needs all rows, the same everywhere: check how these ranks read, make or shuffle them"
+        for name, source in (("training", data), ("test", test)):
+            shape = None if source is None else source.shape
+            require_same(transport, f"shapes of the {name} data", shape, error=ShapeError, cure=cure)
+            checksum = None if source is None or transport.size == 1 else source.checksum()
+            require_same(transport, f"checksums of the {name} data", checksum, error=DataError, cure=cure)

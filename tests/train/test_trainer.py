@@ -9,7 +9,7 @@ import pytest
 import pyddl
 from pyddl.comm.transport import Alone
 from pyddl.data import ArraySource
-from pyddl.errors import NotFiniteError, ParameterError, ShapeError
+from pyddl.errors import DataError, NotFiniteError, ParameterError, ShapeError
 from pyddl.layout import Layout, Slice
 from pyddl.models import Autoencoder
 from pyddl.optim import Adam
@@ -40,7 +40,7 @@ def alone(monkeypatch, **options):
     [
         {},
         {"optimizer": "momentum", "learning_rate": 0.01, "clip_norm": 0.5, "weight_decay": 1e-3},
-        {"batch_size": 1},
+        {"batch_size": 4},
         {"batch_size": 1000},
     ],
 )
@@ -76,10 +76,32 @@ def test_every_rank_ends_with_the_same_parameters(world):
 @pytest.mark.mpi(min_size=2)
 def test_a_fault_of_one_rank_is_raised_on_all(world):
     data = ROWS[:, :19] if world.rank == 1 else ROWS
-    with pytest.raises(
-        ShapeError, match=rf"rank 1 of {world.size}: the training data have 19 features; the model expects 20"
-    ):
+    others = ", ".join(str(rank) for rank in range(world.size) if rank != 1)
+    with pytest.raises(ShapeError, match=rf"\(\d+, 20\) on rank {others}; \(\d+, 19\) on rank 1"):
         train(data=data)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_every_rank_must_have_work(world):
+    with pytest.raises(ParameterError, match=rf"batch_size is 1, .* {world.size} ranks would not all have work"):
+        train(batch_size=1)
+    with pytest.raises(DataError, match=rf"have 1 rows for {world.size} ranks"):
+        train(data=ROWS[:1])
+
+
+@pytest.mark.mpi
+def test_validation_is_the_same_on_any_number_of_ranks(world, monkeypatch):
+    together, one = train(test=None, validation=0.2), alone(monkeypatch, test=None, validation=0.2)
+    assert together.metrics[-1]["test_loss"] == pytest.approx(one.metrics[-1]["test_loss"], rel=1e-4)
+
+
+def test_validation_stands_in_for_test_data():
+    given = pyddl.data.split(pyddl.data.load(ROWS), 0.3, seed=4)
+    by_hand, by_option = train(data=given[0], test=given[1], seed=4), train(test=None, validation=0.3, seed=4)
+    np.testing.assert_array_equal(by_hand.parameters, by_option.parameters)
+    assert by_hand.metrics[-1]["test_loss"] == by_option.metrics[-1]["test_loss"]
+    with pytest.raises(ParameterError, match="both given; leave one of the two out"):
+        train(test=ROWS, validation=0.3)
 
 
 @pytest.mark.mpi(min_size=2)
