@@ -134,7 +134,7 @@ TABLE: tuple[Option, ...] = (
     Option("clip_norm", "float", None, "training", "largest norm of the mean gradient; longer ones are shortened",
            above=0),
     Option("validation", "float", None, "training",
-           "fraction of the training rows, drawn by the seed, to test on instead of training on them", above=0, below=1),
+           "fraction of the training rows, drawn by the seed, to test on instead of training", above=0, below=1),
     Option("patience", "int", None, "training", "stop when the test loss has not fallen for this many epochs", "epochs",
            at_least=1),
     Option("seed", "int", 0, "training", "of everything random", at_least=0),

@@ -18,7 +18,7 @@ from pyddl.errors import ParameterError, ShapeError
 from pyddl.estimators.rows import check_rows
 
 if TYPE_CHECKING:
-    from pyddl.train.trainer import Result
+    from pyddl.train.trainer import Result, Trainer
 
 __all__ = ["CHUNK", "Estimator", "Transformer", "load"]
 
@@ -285,33 +285,38 @@ class Estimator(Transformer):
     def _train(self, X: Any, *, again: bool) -> None:
         from pyddl.comm.world import world
         from pyddl.train.agreement import agreement
-        from pyddl.train.progress import PlainProgress, Progress
-        from pyddl.train.trainer import Trainer
 
-        go_on = again and self.__sklearn_is_fitted__()
         here = world()
-        with agreement(here.transport):
-            params = self.get_params()
-            for name in ("random_state", "verbose"):
-                del params[name]
-            built = {o.name: o.check(params.pop(o.name)) for o in options.of_section("model") if o.name in params}
-            seed = self.seed_ if go_on else _seed(self.random_state)  # type: ignore[attr-defined]
-            verbose = _check.integer("verbose", int(self.verbose), at_least=0)  # type: ignore[attr-defined]
-            rows = self._rows(X, first=not go_on)
-            if go_on:
-                model, start, epochs = self.model_, self.result_, len(self.metrics_) + 1
-            else:
-                model, start, epochs = self._model(rows.shape[1], **built), None, 1
+        start = self.result_ if again and self.__sklearn_is_fitted__() else None
+        with agreement(here.transport):  # what one rank refuses, all refuse
+            rows = self._rows(X, first=start is None)
+            model = self._new_model(rows.shape[1]) if start is None else start.model
             source = self._in_range(model, rows, warn=here.rank == 0)
-            if again:
-                params |= {"validation": None, "patience": None, "epochs": epochs}
+            seed = _seed(self.random_state) if start is None else self.seed_  # type: ignore[attr-defined]
         seed = here.transport.gather_objects(seed)[0]
-        defaults = self._defaults()
-        given = {name: value for name, value in params.items() if not _same(value, defaults[name])}
-        trainer = Trainer(model, progress=PlainProgress() if verbose else Progress(), seed=seed, **given)
+        with agreement(here.transport):
+            trainer = self._trainer(model, seed, (len(start.metrics) if start else 0) + 1 if again else None)
         self.result_ = trainer.fit(source, start=start)
         self.seed_ = seed
         self._n_features_out = self._codes()
+
+    def _new_model(self, features: int) -> Any:
+        own = {o.name: getattr(self, o.name) for o in options.of_section("model") if o.name in self._defaults()}
+        return self._model(features, **own)
+
+    def _trainer(self, model: Any, seed: int, passes: int | None) -> Trainer:
+        """A trainer with this estimator's options; for ``passes`` over the data in all where `partial_fit` asks."""
+        from pyddl.train.progress import PlainProgress, Progress
+        from pyddl.train.trainer import Trainer
+
+        # Only what differs: options of other strategies than the chosen one have their defaults.
+        elsewhere = {"random_state", "verbose", *(o.name for o in options.of_section("model"))}
+        given = {name: getattr(self, name) for name, default in self._defaults().items()
+                 if name not in elsewhere and not _same(getattr(self, name), default)}
+        if passes is not None:
+            given |= {"validation": None, "patience": None, "epochs": passes}
+        verbose = _check.integer("verbose", int(self.verbose), at_least=0)  # type: ignore[attr-defined]
+        return Trainer(model, progress=PlainProgress() if verbose else Progress(), seed=seed, **given)
 
     def _codes(self) -> int:
         """Columns of `transform`."""
