@@ -29,7 +29,7 @@ class Option:
     default : object
         None means that the default depends on another option; the help says how.
     section : str
-        ``data``, ``model``, ``training``, ``machine`` or ``output``.
+        ``data``, ``model``, ``training``, ``machine``, ``simulation`` or ``output``.
     help, unit : str
     choices : tuple of str
         The values allowed, where there are few.
@@ -168,6 +168,21 @@ TABLE: tuple[Option, ...] = (
     Option("timeout", "float", 600.0, "machine",
            "end the job when no rank has made progress for so long; 0: wait for ever", "seconds", at_least=0),
     Option("debug", "bool", False, "machine", "before each collective, compare what the ranks are about to do"),
+    # ---- simulation
+    Option("workers", "ints", (4, 16, 64), "simulation", "how many to simulate; several numbers with commas",
+           trainer=False),
+    Option("sample_seconds", "float", 20e-6, "simulation", "a gradient's time per row", "s", at_least=0, trainer=False),
+    Option("step_seconds", "float", 100e-6, "simulation", "a gradient's time beside its rows, and the update's", "s",
+           at_least=0, trainer=False),
+    Option("jitter", "float", 0.1, "simulation", "relative standard deviation of each compute and latency", at_least=0,
+           trainer=False),
+    Option("uneven", "float", 0.0, "simulation", "relative standard deviation of the workers' own speeds", at_least=0,
+           trainer=False),
+    Option("latency", "float", 30e-6, "simulation", "of a message between nodes", "s", at_least=0, trainer=False),
+    Option("bandwidth", "float", 1.2e9, "simulation", "between nodes", "bytes/s", above=0, trainer=False),
+    Option("node_latency", "float", 2e-6, "simulation", "of a message within a node", "s", at_least=0, trainer=False),
+    Option("node_bandwidth", "float", 10e9, "simulation", "within a node", "bytes/s", above=0, trainer=False),
+    Option("workers_per_node", "int", 1, "simulation", "how many share a node", at_least=1, trainer=False),
     # ---- output
     Option("out", "str", None, "output", "run directory; by default runs/MODEL-DATE-TIME"),
     Option("overwrite", "bool", False, "output", "replace what an earlier run left in the run directory"),

@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "Loss and reconstruction error of a trained model on data.",
     "encode": "Write the codes of data to a .npy file.",
     "plot": "Draw a run's curves and its reconstructions.",
+    "simulate": "Show a strategy at many workers, on a virtual clock.",
     "doctor": "Say what this machine offers, and what is wrong with it.",
     "fetch": "Download a data set into the user's cache.",
 }

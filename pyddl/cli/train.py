@@ -68,8 +68,11 @@ def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> d
     if name is None:
         raise ParameterError(f"which model? expected pyddl train MODEL, with one of {', '.join(MODELS)}")
     _check.one_of("MODEL", name, MODELS)
-    options.resolve(from_file, where=f"{config}: ", strategy=given.get("strategy"))
-    return {"model": name, **options.resolve({**from_file, **given})}
+    def accept(option: options.Option) -> bool:
+        return option.section != "simulation"
+
+    options.resolve(from_file, accept, where=f"{config}: ", strategy=given.get("strategy"))
+    return {"model": name, **options.resolve({**from_file, **given}, accept)}
 
 
 def _start(settings: dict[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from pyddl.data import Source
 from pyddl.models.protocol import Model
+from pyddl.train.simulation import Simulated
 
-__all__ = ["draw_curves", "draw_reconstructions"]
+__all__ = ["draw_curves", "draw_reconstructions", "draw_simulations"]
 
 
 def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffers: np.ndarray, source: Source,
@@ -63,6 +65,28 @@ def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> Path:
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
+def draw_simulations(path: Path, runs: Sequence[Simulated]) -> Path:
+    """Test loss against virtual time, a panel for each number of workers and a line for each strategy."""
+    plt = _pyplot()
+    counts = list(dict.fromkeys(run.workers for run in runs))
+    figure, axes = plt.subplots(1, len(counts), figsize=(3.6 * len(counts), 3), sharey=True, squeeze=False,
+                                layout="constrained")
+    for axis, count in zip(axes[0], counts, strict=True):
+        for run in runs:
+            points = [point for point in run.curve if point.get("test_loss") is not None]
+            if run.workers == count:
+                axis.plot([p["seconds"] for p in points], [p["test_loss"] for p in points], marker=".",
+                          label=run.strategy)
+        axis.set_title(f"{count} workers", fontsize=9)
+        axis.set_xlabel("virtual seconds")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("test loss")
+    axes[0][0].legend(fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path

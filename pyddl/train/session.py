@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,7 +38,7 @@ from pyddl.train.worker import SHARDS, Worker
 if TYPE_CHECKING:
     from pyddl.train.trainer import Result
 
-__all__ = ["Session", "name_of"]
+__all__ = ["Session", "name_of", "optimizer_of"]
 
 PEAK_SECONDS = 0.2  # how long the machine's own matrix-product peak is measured at the end
 
@@ -81,7 +81,7 @@ class Session:
         self.sampler = Sampler(len(data), options["batch_size"], options["seed"])
         self.steps_per_epoch = self.sampler.steps_per_epoch
         self.steps = options["epochs"] * self.steps_per_epoch
-        self.optimizer = self._optimizer(given_optimizer)
+        self.optimizer = optimizer_of(given_optimizer, options, self.steps)
         self.step = 0
         self.metrics: list[dict[str, Any]] = []
         self.seconds_before = dict.fromkeys(PARTS, 0.0)  # of earlier sessions of this run, mean over the ranks
@@ -168,20 +168,6 @@ class Session:
                             "for each: use fewer ranks")
         if self.options["reproducible"] and SHARDS % self.world.size != 0:
             raise ParameterError(f"reproducible training runs on 1, 2, 4 or 8 ranks; this world has {self.world.size}")
-
-    def _optimizer(self, given: str | Optimizer) -> Optimizer:
-        if not isinstance(given, str):
-            return given
-        options = self.options
-        own = {name: options[name] for name in ("weight_decay", "clip_norm", "momentum") if options[name] is not None}
-        if options["momentum_schedule"] == "sutskever":
-            own["momentum"] = MomentumSchedule(**({"maximum": own["momentum"]} if "momentum" in own else {}))
-        peak = options["learning_rate"]
-        if peak is None:
-            peak = optimizer(given).learning_rate  # the rule's own default
-        rate = schedule(options["schedule"], peak, warmup_steps=options["warmup"], step_every=options["step_every"],
-                        step_factor=options["step_factor"], minimum=options["minimum_rate"], total_steps=self.steps)
-        return optimizer(given, learning_rate=rate, **own)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -402,3 +388,18 @@ class Session:
 def name_of(model: Model) -> str:
     """Public name of a model, or the name of a user's class."""
     return getattr(model, "name", type(model).__name__)
+
+
+def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps: int) -> Optimizer:
+    """The optimizer that the training options describe, with its schedules; an object is taken as it is."""
+    if not isinstance(given, str):
+        return given
+    own = {name: options[name] for name in ("weight_decay", "clip_norm", "momentum") if options[name] is not None}
+    if options["momentum_schedule"] == "sutskever":
+        own["momentum"] = MomentumSchedule(**({"maximum": own["momentum"]} if "momentum" in own else {}))
+    peak = options["learning_rate"]
+    if peak is None:
+        peak = optimizer(given).learning_rate  # the rule's own default
+    rate = schedule(options["schedule"], peak, warmup_steps=options["warmup"], step_every=options["step_every"],
+                    step_factor=options["step_factor"], minimum=options["minimum_rate"], total_steps=total_steps)
+    return optimizer(given, learning_rate=rate, **own)

@@ -89,7 +89,7 @@ class Worker:
         self._shards = SHARDS // count if reproducible else 0
         self._partial = [model.layout.zeros() for _ in range(self._shards.bit_length() - 1)] if reproducible else []
         self._batch_sum = _no_sum_of_shards if reproducible else batch_sum
-        self._on_step = on_step
+        self.on_step = on_step
 
     def compute(self) -> bool:
         """Gradient of this worker's rows of the next step; false at the end of the data."""
@@ -117,7 +117,7 @@ class Worker:
 
     def step_done(self) -> None:
         self.step += 1
-        self._on_step()
+        self.on_step()
 
     def merge_buffers(self, weight: int) -> Steps:
         """Make the buffers one for all workers, who give the samples each has seen since the last time.

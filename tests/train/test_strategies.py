@@ -125,7 +125,7 @@ def test_one_rank_is_offered_local(options):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"strategy": "local", "period": 3}, "period is an option of strategy averaging and gossip; the strategy here is local"),
+    ({"strategy": "local", "period": 3}, "period is an option of strategy averaging and gossip; the strategy here is"),
     ({"strategy": "averaging", "period": 0}, "period is 0"),
     ({"strategy": "elastic", "tau": 0}, "tau is 0"),
     ({"strategy": "gossip", "tau": 3}, "tau is an option of strategy elastic; the strategy here is gossip"),
