@@ -1,0 +1,45 @@
+"""The pages in docs/: links lead somewhere, options and environment variables exist, strategies are those that exist."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pyddl import options, strategies
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+FOREIGN = {"--map-by", "--oversubscribe", "--bind-to", "--no-binary", "--no-build-isolation", "--config-settings", "--mpi",
+           "--cpus-per-task", "--signal", "--nodes", "--partition", "--account", "--shm-size", "--help", "--size"}
+
+
+@pytest.fixture(scope="module", params=PAGES, ids=lambda path: path.stem)
+def page(request):
+    return request.param
+
+
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        file, _, heading = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        assert path.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [h.lower().replace(" ", "-") for h in headings], target
+
+
+def test_options_exist(page):
+    flags = {option.flag for option in options.TABLE} | {also for option in options.TABLE for also in option.also}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8"))) <= flags | FOREIGN
+
+
+def test_variables_of_ours_are_read_somewhere(page):
+    for name in set(re.findall(r"\bPYDDL_[A-Z_]+", page.read_text(encoding="utf-8"))):
+        assert subprocess.run(["grep", "-rqw", name, "pyddl", "slurm"], cwd=ROOT).returncode == 0, name
+
+
+def test_described_strategies_exist():
+    text = (ROOT / "docs/strategies.md").read_text(encoding="utf-8")
+    described = re.findall(r"^## (\w+)$", text, re.MULTILINE)
+    assert {"local", "allreduce"} <= set(described) <= set(strategies.NAMES)
