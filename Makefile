@@ -1,6 +1,6 @@
 # make train   set everything up in .venv, then train an autoencoder on 2 MPI ranks
 # make test    set everything up in .venv, then run all tests, and those of several ranks on 1, 2, 3 and 4
-# More: setup, test-long, bench, lint, format, clean. Examples: make train RANKS=4 EPOCHS=20, make test PYTHON=python3.12
+# More: setup, test-long, test-routes, bench, lint, format, clean. Examples: make train RANKS=4 EPOCHS=20, make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +15,7 @@ LAUNCH := $(BIN)/python -m pyddl.comm.launcher
 CXX_FILES := $(shell find csrc -name '*.[hc]pp')
 NATIVE := $(CXX_FILES) CMakeLists.txt $(shell find csrc -name CMakeLists.txt -o -name '*.pyx' -o -name '*.in')
 
-.PHONY: train test test-long bench setup lint format clean
+.PHONY: train test test-long test-routes bench setup lint format clean
 
 train: setup
 	@data=$$($(BIN)/python -c 'from pyddl.data import find; print("mnist" if find("mnist") else "digits")') && \
@@ -30,8 +30,12 @@ test: setup
 	$(BIN)/python -m pytest -q
 	for ranks in 1 2 3 4; do $(LAUNCH) -n $$ranks -- $(BIN)/python -m pytest -q --only-mpi -x || exit 1; done
 
-test-long: setup
+test-long: setup test-routes
 	$(BIN)/python -m pytest -q -m long --run-long --timeout 1200
+
+# Every MPI of this machine, and PyPI's, in environments of their own: see tests/routes/run.
+test-routes:
+	ROUTES=$(abspath $(VENV)-routes) PYTHON=$(PYTHON) tests/routes/run
 
 # Its competitors live in environments of their own: PyTorch, and MPICH beside Open MPI.
 bench: setup $(VENV)-torch/.made $(VENV)-mpich/.made
