@@ -17,6 +17,10 @@ __all__ = ["SUFFIXES", "open_hdf5"]
 
 SUFFIXES = (".h5", ".hdf5", ".hdf")
 BLOCK_BYTES = 1 << 20  # chunks are joined to blocks of about this size
+LARGEST_BLOCK = 1 << 30  # bytes: a block is in memory as a whole
+MOST_BLOCKS = 10**7  # 10 TB: a header that promises more is damaged
+# What h5py raises for damaged files:
+FAULTS = (OSError, RuntimeError, TypeError, KeyError, ValueError, OverflowError, MemoryError)
 
 
 def open_hdf5(path: str | Path, dataset: str = "") -> Source:
@@ -41,19 +45,19 @@ def open_hdf5(path: str | Path, dataset: str = "") -> Source:
     h5py = _h5py(path)
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read as HDF5: {error.strerror or error}") from error
+    except FAULTS as error:
+        raise DataError(f"{path} cannot be read as HDF5: {getattr(error, 'strerror', None) or error}") from error
     try:
         with_name = _find(h5py, file, path, dataset)
         shape, dtype = with_name.shape, with_name.dtype
         at = with_name.id.get_offset() if with_name.chunks is None and not with_name.external else None
         name = f"{path.name}:{with_name.name.lstrip('/')}"
-    except (OSError, RuntimeError, TypeError, KeyError) as error:
-        file.close()
-        raise DataError(f"{path} is damaged: {error}") from error
     except DataError:
         file.close()
         raise
+    except FAULTS as error:
+        file.close()
+        raise DataError(f"{path} is damaged: {error}") from error
     if at is not None and dtype.isnative and dtype.kind in "fiub":
         file.close()
         end = at + math.prod(shape) * dtype.itemsize
@@ -71,6 +75,11 @@ class _Chunked(BlockSource):
         rows, features = dataset.shape[0], math.prod(dataset.shape[1:])
         chunk = dataset.chunks[0] if dataset.chunks else 1
         per_block = chunk * max(1, BLOCK_BYTES // (chunk * features * dataset.dtype.itemsize))
+        if per_block * features * dataset.dtype.itemsize > LARGEST_BLOCK:
+            raise DataError(f"{path}: the chunks of {name} hold {chunk} rows each, too many to unpack together; write "
+                            "it with chunks of fewer rows (h5repack -l)")
+        if rows // per_block > MOST_BLOCKS:
+            raise DataError(f"{path} is damaged: {name} should have {rows} rows")
         super().__init__(name, str(path), [*range(0, rows, per_block), rows], features,
                          image_shape=dataset.shape[1:] if dataset.ndim > 2 else None)
 
@@ -78,7 +87,7 @@ class _Chunked(BlockSource):
         begin, end = self._begins[block], self._begins[block + 1]
         try:
             rows = self._dataset[begin:end]
-        except (OSError, RuntimeError) as error:
+        except FAULTS as error:
             raise DataError(f"{self.origin} is damaged: rows {begin} to {end - 1} of {self.name} cannot be read "
                             f"({error})") from error
         return rows.reshape(len(rows), -1)

@@ -42,7 +42,11 @@ def open_parquet(path: str | Path, columns: str = "") -> Source:
     faults = (pyarrow.ArrowException, OSError, ValueError)
     try:
         file = parquet.ParquetFile(_opened(str(path)) if "://" in str(path) else path)
-        groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        about = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        groups = [group.num_rows for group in about]
+        if min(groups, default=0) < 0 or sum(groups) != file.metadata.num_rows:
+            raise DataError(f"{path} is damaged: its row groups have {sum(groups)} rows in all, but it says "
+                            f"{file.metadata.num_rows}")
         schema = file.schema_arrow
     except DataError:
         raise

@@ -134,7 +134,9 @@ def check_damaged(folder, layout, content):
     path.unlink(missing_ok=True)
     path.write_bytes(content)
     try:
-        rows = np.asarray(load(path))
+        source = load(path)
+        rows = np.empty((min(len(source), 100), source.features), dtype=np.float32)  # it may claim any number
+        source.read(np.arange(len(rows)), rows)
     except DataError as error:
         assert "damaged.h5" in str(error)
         return

@@ -133,7 +133,9 @@ def check_damaged(folder, content):
     path = folder / "damaged.parquet"
     path.write_bytes(content)
     try:
-        rows = np.asarray(load(path))
+        source = load(path)
+        rows = np.empty((min(len(source), 100), source.features), dtype=np.float32)  # it may claim any number
+        source.read(np.arange(len(rows)), rows)
     except DataError as error:
         assert "damaged.parquet" in str(error)
         return
