@@ -79,6 +79,8 @@ def test_training_on_two_nodes_stops_on_request_and_goes_on(slurm, tmp_path):
     first = json.loads((run / "summary.json").read_text())
     assert first["finished"] is None and first["ranks"] == 4
     assert "stopped on request" in log.read_text()
+    assert "Exited with exit code 75" in log.read_text()
+    assert "Terminated" not in log.read_text(), log.read_text()  # no rank was killed since another ended with 75 first
     slurm("scancel", job)
     step = int(re.search(r"step-0*(\d+)", (run / "checkpoints/latest").read_text())[1])
     epochs = first["epochs"] + 2

@@ -49,7 +49,11 @@ void install() {
 bool wait_for_answer() {
     timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 1;
+    until.tv_nsec += 300'000'000;
+    if (until.tv_nsec >= 1'000'000'000) {
+        until.tv_nsec -= 1'000'000'000;
+        ++until.tv_sec;
+    }
     int code;
     do {
         code = sem_timedwait(&answered, &until);

@@ -5,6 +5,7 @@ Without this an uncaught exception ends one process, and all others wait for it 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import os
@@ -30,6 +31,7 @@ class OnAllRanks(int):
 
 
 AFTER_OTHERS = 1.0  # seconds in which the rank that failed first may speak and end the job
+ENDING = 0.5  # seconds in which the other ranks end after MPI has
 PATIENCE = 5  # seconds that MPI has to end the job
 INTERRUPTED = 130  # as a shell reports SIGINT
 
@@ -133,4 +135,22 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     if code not in (0, STOPPED) and not isinstance(status, OnAllRanks) and _abort is not None:
         os.write(2, f"{_name}: exit status {code}; ending all ranks\n".encode())
         _end(code)
+    if code == STOPPED and _abort is not None:
+        code = _one_says_stopped()
     sys.exit(code)
+
+
+def _one_says_stopped() -> int:
+    """Leave MPI with all others; return the exit status of this rank: `STOPPED` on the first, which ends last.
+
+    A launcher may take any status but 0 for a failure, kill the ranks that still end, and report that (srun -K: 143).
+    """
+    from mpi4py import MPI
+
+    atexit._run_exitfuncs()  # some of them need MPI
+    first = MPI.COMM_WORLD.rank == 0
+    MPI.Finalize()
+    if not first:
+        return 0
+    time.sleep(ENDING)
+    return STOPPED

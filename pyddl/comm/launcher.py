@@ -69,7 +69,7 @@ def _identify(path: str) -> Launcher:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CommError(f"{path} --version: {error}; check the MPI installation") from None
     said = answer.stdout + answer.stderr
-    if match := re.search(r"\(Open MPI\) v?([\d.]+)|PRTE.* ([\d.]+)", said):
+    if match := re.search(r"\(Open(?: MPI|RTE)\) v?([\d.]+)|PRTE.* ([\d.]+)", said):
         return Launcher(path, "Open MPI", match[1] or match[2])
     if match := re.search(r"HYDRA build details:\s+Version:\s+([\d.]+)|Intel.* MPI .*Version ([\d.]+)", said):
         return Launcher(path, "MPICH", match[1] or match[2])

@@ -141,6 +141,8 @@ class Session:
             with self.activity.files("writing the model"):
                 self.directory.model(self.model, worker.parameters, worker.buffers)
                 self.directory.summary(summary)
+        if self.checkpoints is not None:
+            transport.barrier()  # whoever goes on finds the run directory complete
         return summary
 
     # ---- before -------------------------------------------------------------------------------------------

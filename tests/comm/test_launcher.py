@@ -25,6 +25,7 @@ def fake(monkeypatch, tmp_path, version):
 @pytest.mark.parametrize(("version", "family", "number"), [
     ("mpirun (Open MPI) 5.0.11", "Open MPI", "5.0.11"),
     ("mpirun (Open MPI) 4.1.4", "Open MPI", "4.1.4"),
+    ("mpirun.openmpi (OpenRTE) 4.1.4", "Open MPI", "4.1.4"),  # Debian's name of it
     ("HYDRA build details:\n    Version:                                 4.0.2", "MPICH", "4.0.2"),
     ("Intel(R) MPI Library for Linux* OS, Version 2021.13 Build 20240515", "MPICH", "2021.13"),
 ])
