@@ -1,4 +1,4 @@
-"""The pages in docs/: links lead somewhere, options and environment variables exist, strategies are those that exist."""
+"""The pages in docs/: links lead somewhere, options, variables and strategies exist."""
 
 import re
 import subprocess
@@ -10,8 +10,9 @@ from pyddl import options, strategies
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-FOREIGN = {"--map-by", "--oversubscribe", "--bind-to", "--no-binary", "--no-build-isolation", "--config-settings", "--mpi",
-           "--cpus-per-task", "--signal", "--nodes", "--partition", "--account", "--shm-size", "--help", "--size"}
+FOREIGN = {"--map-by", "--oversubscribe", "--bind-to", "--no-binary", "--no-build-isolation", "--config-settings",
+           "--mpi", "--cpus-per-task", "--signal", "--nodes", "--partition", "--account", "--shm-size", "--help",
+           "--size"}
 
 
 @pytest.fixture(scope="module", params=PAGES, ids=lambda path: path.stem)

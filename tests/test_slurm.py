@@ -17,7 +17,9 @@ from pyddl.errors import CommError
 ROOT = Path(__file__).parent.parent
 SANDBOX = Path(os.environ.get("PYDDL_SLURM_SANDBOX", ROOT / "../shared/tools/slurm-sandbox"))
 SCRIPTS = sorted((ROOT / "slurm").glob("*.sbatch"))
-SMALL = ["--ntasks-per-node=2", "--cpus-per-task=1", "--data", "random:2000x30", "--hidden", "8,3", "--batch-size", "50"]
+TASKS = ["--ntasks-per-node=2", "--cpus-per-task=1"]
+SMALL = ["--data", "random:2000x30", "--hidden", "8,3", "--batch-size", "50"]
+WITHOUT_END = ["--epochs", "100000", "--checkpoint-every", "100000"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -39,25 +41,25 @@ def slurm(tmp_path_factory):
     except CommError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("slurm") / "cluster"
-    environ = {**os.environ, "SLURM_SANDBOX_DIR": str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    environ = {**os.environ, "SLURM_SANDBOX_DIR": str(folder),
+               "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
                "PYDDL_PMI": "pmix" if family == "Open MPI" else "pmi2"}
-    started = subprocess.run([SANDBOX, "start", "-n", "2", "-c", "2"], env=environ, capture_output=True, text=True)
+    ours = {"env": environ, "capture_output": True, "text": True}
+    started = subprocess.run([SANDBOX, "start", "-n", "2", "-c", "2"], **ours)
     if started.returncode:
         pytest.skip(f"slurm-sandbox does not start here: {started.stdout}{started.stderr}")
 
-    def run(*command, **options):
-        return subprocess.run([SANDBOX, "run", *command], env=environ, capture_output=True, text=True, timeout=100, **options)
+    def run(*command):
+        return subprocess.run([SANDBOX, "run", *command], timeout=100, **ours)
 
     yield run
-    subprocess.run([SANDBOX, "stop"], env=environ, capture_output=True)
+    subprocess.run([SANDBOX, "stop"], **ours)
 
 
-def submit(slurm, script, folder, *arguments):
+def submit(slurm, script, folder, nodes, *arguments):
     """Submit a script of ours; return the job's number."""
-    options = [argument for argument in arguments if argument.startswith("--n") or argument.startswith("--cpus") or "=" in argument]
-    rest = [argument for argument in arguments if argument not in options]
-    done = slurm("sbatch", "--parsable", "--chdir", str(folder), "--output", str(folder / "log"), *options,
-                 str(ROOT / "slurm" / script), *rest)
+    done = slurm("sbatch", "--parsable", "--chdir", str(folder), "--output", str(folder / "log"), f"--nodes={nodes}",
+                 *TASKS, str(ROOT / "slurm" / script), *SMALL, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -71,11 +73,12 @@ def wait_for(found, log, seconds=90):
 
 def test_training_on_two_nodes_stops_on_request_and_goes_on(slurm, tmp_path):
     log = tmp_path / "log"
-    job = submit(slurm, "resume.sbatch", tmp_path, "--nodes=2", *SMALL, "--epochs", "100000", "--checkpoint-every", "100000")
+    job = submit(slurm, "resume.sbatch", tmp_path, 2, *WITHOUT_END)
     run = tmp_path / "runs" / job
     wait_for(lambda: (run / "metrics.jsonl").exists(), log)
     slurm("scancel", "--signal=USR1", job)  # as --signal=USR1@60 does: to the steps
-    wait_for(lambda: (run / "summary.json").exists() and "Restarts=1" in slurm("scontrol", "show", "job", job).stdout, log)
+    wait_for((run / "summary.json").exists, log)
+    wait_for(lambda: "Restarts=1" in slurm("scontrol", "show", "job", job).stdout, log)
     first = json.loads((run / "summary.json").read_text())
     assert first["finished"] is None and first["ranks"] == 4
     assert "stopped on request" in log.read_text()
@@ -84,22 +87,25 @@ def test_training_on_two_nodes_stops_on_request_and_goes_on(slurm, tmp_path):
     slurm("scancel", job)
     step = int(re.search(r"step-0*(\d+)", (run / "checkpoints/latest").read_text())[1])
     epochs = first["epochs"] + 2
-    again = submit(slurm, "train.sbatch", tmp_path, "--nodes=1", *SMALL, "--epochs", str(epochs), "--out", str(run))
-    wait_for(lambda: (run / "summary.json").exists() and json.loads((run / "summary.json").read_text())["finished"], log)
-    assert f"going on after step {step} of {40 * epochs}" in log.read_text(), again
-    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == list(range(1, epochs + 1))
+    submit(slurm, "train.sbatch", tmp_path, 1, "--epochs", str(epochs), "--out", str(run))
+    wait_for(lambda: re.search(r"going on after step .*written to", log.read_text(), re.DOTALL), log)
+    assert json.loads((run / "summary.json").read_text())["finished"] is not None
+    assert f"going on after step {step} of {40 * epochs}" in log.read_text()
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, epochs + 1))
 
 
 @pytest.mark.long
 def test_scaling_makes_a_table(slurm, tmp_path):
     log = tmp_path / "log"
-    submit(slurm, "scaling.sbatch", tmp_path, "--nodes=1", *SMALL, "--epochs", "2")
+    submit(slurm, "scaling.sbatch", tmp_path, 1, "--epochs", "2")
     wait_for(lambda: log.exists() and re.search(r"^ +2 .*%", log.read_text(), re.MULTILINE), log)
     assert re.search(r"^ +1 +[\d,]+ +1\.00 ", log.read_text(), re.MULTILINE)
 
 
 def test_singletons_are_refused(slurm):
     """srun without PMI starts processes that do not know each other: pyddl must not train them one by one."""
-    done = slurm("srun", "--mpi=none", "-n2", "-N1", sys.executable, "-m", "pyddl", "train", "autoencoder", "--data", "random:50x5")
+    train = [sys.executable, "-m", "pyddl", "train", "autoencoder", "--data", "random:50x5"]
+    done = slurm("srun", "--mpi=none", "-n2", "-N1", *train)
     assert done.returncode not in (0, 75)
     assert "srun --mpi=pmix" in done.stderr and "sees 1" in done.stderr, done.stderr

@@ -1,4 +1,4 @@
-"""SIGUSR1, SIGTERM and Ctrl-C end training in order, however it was started; --resume goes on as if nothing had been."""
+"""SIGUSR1, SIGTERM and Ctrl-C end training in order, however it was started, and --resume goes on from there."""
 
 import json
 import os
@@ -17,8 +17,9 @@ from pyddl.errors import CommError
 from pyddl.models import Autoencoder
 from pyddl.train import Trainer, load_run
 
-TRAIN = [sys.executable, "-m", "pyddl", "train", "autoencoder", "--data", "random:2000x30", "--hidden", "8,3", "--batch-size", "10",
-         "--reproducible", "--threads", "1", "--quiet"]
+TRAIN = [sys.executable, "-m", "pyddl", "train", "autoencoder", "--data", "random:2000x30", "--hidden", "8,3",
+         "--batch-size", "10", "--reproducible", "--threads", "1", "--quiet"]
+WITHOUT_END = ["--epochs", "100000", "--checkpoint-every", "100000"]
 SOON = 30  # seconds; it takes about one
 
 
@@ -40,7 +41,7 @@ def line(how):
 def stop_by(number, how, out):
     """Start a training without end, send its first process a signal; return (exit status, standard error)."""
     argv, environ = line(how)
-    running = subprocess.Popen([*argv, "--epochs", "100000", "--checkpoint-every", "100000", "--out", str(out)], env=environ,
+    running = subprocess.Popen([*argv, *WITHOUT_END, "--out", str(out)], env=environ,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         until = time.monotonic() + 60
@@ -95,7 +96,7 @@ def goes_on_as_if_nothing_had_been(how, out, epochs):
 
 def test_a_signal_while_ranks_still_start_is_not_lost(tmp_path):
     argv, environ = line("--ranks 2")
-    running = subprocess.Popen([*argv, "--epochs", "100000", "--out", str(tmp_path / "run")], env=environ,
+    running = subprocess.Popen([*argv, *WITHOUT_END, "--out", str(tmp_path / "run")], env=environ,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         until = time.monotonic() + 60
