@@ -6,6 +6,7 @@ import copy
 import inspect
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -27,7 +28,7 @@ CHUNK = 4096  # rows that pass through a model at once: bounds the memory of tra
 Self = TypeVar("Self", bound="Transformer")
 
 
-class Transformer:
+class Transformer(ABC):
     """scikit-learn's conventions, without scikit-learn: parameters, tags, names of features, containers of output.
 
     A subclass has an ``__init__`` with keywords that it stores as given, ``fit``, ``transform``, and after ``fit`` the
@@ -74,11 +75,13 @@ class Transformer:
         """`fit`, then `transform` of the same X."""
         return self.fit(X, y).transform(X)
 
+    @abstractmethod
     def fit(self: Self, X: Any, y: Any = None) -> Self:
-        raise NotImplementedError
+        """Learn from X of shape (rows, features)."""
 
+    @abstractmethod
     def transform(self, X: Any) -> Any:
-        raise NotImplementedError
+        """What was learned says of X."""
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the columns of `transform`: the class's name in small letters, and a number."""
@@ -318,9 +321,9 @@ class Estimator(Transformer):
         verbose = _check.integer("verbose", int(self.verbose), at_least=0)  # type: ignore[attr-defined]
         return Trainer(model, progress=PlainProgress() if verbose else Progress(), seed=seed, **given)
 
+    @abstractmethod
     def _codes(self) -> int:
         """Columns of `transform`."""
-        raise NotImplementedError
 
     def _in_range(self, model: Any, rows: np.ndarray | Source, *, warn: bool) -> Source:
         """The rows as a source for the trainer, within the range that the model's loss needs."""

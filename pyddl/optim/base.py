@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def at(value: float | Schedule, step: int) -> float:
     return value(step) if isinstance(value, Schedule) else value
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Base of the update rules: how ``gradients`` move ``parameters``.
 
     An optimizer owns no vectors: parameters, gradients and state are handed to each `update`. Each update is
@@ -82,9 +83,9 @@ class Optimizer:
         self._seen: list[Range] = []
         self._ranges = _core.Ranges([])
 
+    @abstractmethod
     def rule(self, step: int) -> tuple[Callable[..., None], tuple[float, ...]]:
         """The kernel, and the arguments of its own that it takes at ``step``."""
-        raise NotImplementedError
 
     def options(self) -> dict[str, Any]:
         """Arguments as plain values, as they go into ``config.toml``; those that are None are left out."""

@@ -7,6 +7,7 @@ update.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 from pyddl import _check
@@ -15,14 +16,14 @@ from pyddl.errors import ParameterError
 __all__ = ["Constant", "Cosine", "MomentumSchedule", "Schedule", "StepDecay", "WarmUp", "schedule"]
 
 
-class Schedule:
+class Schedule(ABC):
     """Base of the schedules: ``schedule(step)`` returns a float."""
 
     name: str
 
+    @abstractmethod
     def __call__(self, step: int) -> float:
         """The value for the update after ``step`` others."""
-        raise NotImplementedError
 
     def options(self) -> dict[str, Any]:
         """Name and arguments as plain values, as they go into ``config.toml``."""
