@@ -113,7 +113,7 @@ TABLE: tuple[Option, ...] = (
            choices=("float32", "bfloat16"), trainer=False),
     # ---- training
     Option("strategy", "str", "allreduce", "training", "how ranks work together",
-           choices=("local", "allreduce", "averaging", "elastic", "gossip")),
+           choices=("local", "allreduce", "averaging", "elastic", "gossip", "sequential")),
     Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),
     Option("batch_size", "int", 256, "training", "samples per step of all ranks together", "samples", at_least=1),
     Option("optimizer", "str", "adam", "training", "update rule",
@@ -160,6 +160,7 @@ TABLE: tuple[Option, ...] = (
            of=("elastic",)),
     Option("elastic_momentum", "float", 0.0, "training", "momentum of the workers, as in EAMSGD", at_least=0, below=1,
            of=("elastic",)),
+    Option("replicas", "int", 2, "training", "how many take turns in each step", at_least=1, of=("sequential",)),
     # ---- machine
     Option("ranks", "int", None, "machine", "start this many MPI ranks on this machine; by default train where started",
            at_least=1, trainer=False),

@@ -12,6 +12,7 @@ from pyddl.comm.driver import drive
 from pyddl.comm.group import Groups
 from pyddl.comm.simulated import Machine, Simulation
 from pyddl.layout import Layout, Slice
+from pyddl.strategies import Local
 
 LAYOUT = Layout([Slice("a", (3,)), Slice("b", (20,))])
 STEPS = 12
@@ -42,7 +43,12 @@ class Worker:
         self.number, self.count, self.layout, self.seed = number, count, LAYOUT, SEED
         self.parameters, self.gradients = LAYOUT.zeros(), LAYOUT.zeros()
         self.vectors = {name: LAYOUT.zeros() for name in strategy.vectors}
+        self.buffers = np.zeros(0, dtype=np.float32)
         self.counters, self.samples, self.step, self.steps, self.trajectory = {}, 0, 0, steps, []
+        self.replicas = []
+        if strategy.replicas is not None:
+            mine = range(number, strategy.replicas, count)
+            self.replicas = [Worker(replica, strategy.replicas, Local(), steps) for replica in mine]
 
     def compute(self):
         if self.step == self.steps:
@@ -55,11 +61,13 @@ class Worker:
     def update(self, *, scale):
         self.parameters -= np.float32(RATE * scale) * self.gradients
 
-    def merge_buffers(self, weight):
+    def merge_buffers(self, weights):
         yield from ()
 
     def step_done(self):
         self.step += 1
+        for replica in self.replicas:
+            replica.step += 1
         self.trajectory.append(self.parameters[MEMBERS].copy())
 
     def settled(self):
@@ -73,6 +81,8 @@ def by_mpi(world, strategy, *, per_node=None, **keywords):
     """
     me = Worker(world.rank, world.size, strategy)
     with Groups(world if per_node is None else replace(world, node=world.rank // per_node)) as groups:
+        if strategy.locks:
+            groups.open_lock()
         drive(strategy.worker(me), me, world.transport, groups=groups, **keywords)
         drive(strategy.settle(me), me, world.transport, groups=groups)
     me.trajectory.append(me.settled())

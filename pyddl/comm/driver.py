@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from pyddl.comm.activity import Activity
 from pyddl.comm.group import AloneGroup, Group
-from pyddl.comm.operations import Average, Compute, Exchange, Gather, Operation, StepDone, Sum
+from pyddl.comm.lock import NoLock
+from pyddl.comm.operations import Average, Compute, Exchange, Gather, Lock, Operation, StepDone, Sum, Unlock
 from pyddl.comm.transport import Transport
 from pyddl.errors import InternalError
 
@@ -33,12 +34,17 @@ class Stop(Protocol):
 
 
 class Groups(Protocol):
-    """The group of each level, ``world`` and ``node``."""
+    """The group of each level, ``world`` and ``node``, and the lock that all share."""
+
+    @property
+    def lock(self) -> NoLock: ...
 
     def __getitem__(self, level: str) -> Group: ...
 
 
 class _Alone:
+    lock = NoLock()
+
     def __getitem__(self, level: str) -> Group:
         return AloneGroup()
 
@@ -61,6 +67,11 @@ def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Tr
     request: Stop = Never() if stop is None else stop
     group = _Alone() if groups is None else groups
     compute, step_done, total = actor.compute, actor.step_done, transport.sum
+
+    def gradient(operation: Compute) -> bool:
+        if request.agreed:
+            return False
+        return compute() if operation.replica is None else operation.replica.compute()
 
     def sum_and_agree(operation: Sum) -> int:
         count = operation.count + STOP if request.requested else operation.count
@@ -87,11 +98,13 @@ def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Tr
         step_done()
 
     carry_out: dict[type, Callable[[Any], Any]] = {
-        Compute: lambda operation: not request.agreed and compute(),
+        Compute: gradient,
         Sum: sum_and_agree,
         Average: average,
         Exchange: swap,
         Gather: lambda operation: transport.gather(operation.vector),
+        Lock: lambda operation: group.lock.acquire(),
+        Unlock: lambda operation: group.lock.release(),
         StepDone: close_step,
     }
     advance = strategy.send

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyddl.comm.lock import FileLock, NoLock
 from pyddl.errors import CommError
 from pyddl.layout import ALIGNMENT
 
@@ -179,6 +181,19 @@ class Groups:
         self._here = here
         self._made: dict[str, Group] = {
             "world": AloneGroup() if here.mpi is None or here.size == 1 else MPIGroup(here.mpi)}
+        self.lock = NoLock()
+
+    def open_lock(self, folder: Path | None = None) -> None:
+        """Open the lock that all ranks share, by a file in ``folder``, which all of them see. Collective.
+
+        Without a folder it is a temporary file, which ranks on one node only share.
+        """
+        here = self._here
+        if here.size > 1:
+            if folder is None and here.nodes > 1:
+                raise CommError(f"ranks on {here.nodes} nodes need a lock file that all of them see: give a run "
+                                "directory (out) on a file system that the nodes share")
+            self.lock = FileLock(here.transport, folder)
 
     def __getitem__(self, level: str) -> Group:
         if level not in self._made:
@@ -189,7 +204,7 @@ class Groups:
 
     @property
     def wait_seconds(self) -> float:
-        return sum(group.wait_seconds for group in self._made.values())
+        return self.lock.wait_seconds + sum(group.wait_seconds for group in self._made.values())
 
     @property
     def communication_seconds(self) -> float:
@@ -203,6 +218,7 @@ class Groups:
         """Free the communicators that were made here. Collective."""
         for group in self._made.values():
             group.close()
+        self.lock.close()
 
     def __enter__(self) -> Groups:
         return self

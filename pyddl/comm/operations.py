@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-__all__ = ["Average", "Compute", "Exchange", "Gather", "Operation", "StepDone", "Sum", "average", "average_replicas",
-           "compute", "exchange", "gather", "step_done", "sum_over_workers"]
+__all__ = ["Average", "Compute", "Exchange", "Gather", "Lock", "Operation", "StepDone", "Sum", "Unlock", "average",
+           "average_replicas", "compute", "exchange", "gather", "lock", "step_done", "sum_over_workers", "unlock"]
 
 
 class Operation:
@@ -21,10 +22,11 @@ class Operation:
     __slots__ = ()
 
 
+@dataclass(slots=True, eq=False)
 class Compute(Operation):
-    """The gradient of this worker's next rows. Answer: False at the end of the data, else True."""
+    """The gradient of the next rows of this worker, or of a replica of its. Answer: False at the end of the data."""
 
-    __slots__ = ()
+    replica: Any = None
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +67,18 @@ class Gather(Operation):
     vector: np.ndarray
 
 
+class Lock(Operation):
+    """Wait for the lock that all workers share, and hold it. Answer: None."""
+
+    __slots__ = ()
+
+
+class Unlock(Operation):
+    """Give the lock back. Answer: None."""
+
+    __slots__ = ()
+
+
 class StepDone(Operation):
     """A step is over: the trainer may look at the vectors, evaluate and save. Answer: None."""
 
@@ -72,12 +86,27 @@ class StepDone(Operation):
 
 
 _COMPUTE = Compute()
+_LOCK = Lock()
+_UNLOCK = Unlock()
 _STEP_DONE = StepDone()
 
 
-def compute() -> Compute:
-    """Compute the gradient of my next rows into ``me.gradients``; false at the end of the data."""
-    return _COMPUTE
+def compute(replica: Any = None) -> Compute:
+    """Compute the gradient of my next rows into ``me.gradients``; false at the end of the data.
+
+    With one of ``me.replicas``, of its next rows into its gradients.
+    """
+    return _COMPUTE if replica is None else Compute(replica)
+
+
+def lock() -> Lock:
+    """Wait until no other worker holds the lock. A strategy that uses it says so by ``locks``."""
+    return _LOCK
+
+
+def unlock() -> Unlock:
+    """Let the next worker have the lock."""
+    return _UNLOCK
 
 
 def sum_over_workers(vector: np.ndarray, count: int = 0) -> Sum:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from pyddl import _check
 from pyddl.comm.driver import Actor
 from pyddl.comm.group import mean_of, tree_sum
-from pyddl.comm.operations import Average, Compute, Exchange, Gather, Operation, StepDone, Sum
+from pyddl.comm.operations import Average, Compute, Exchange, Gather, Lock, Operation, StepDone, Sum, Unlock
 from pyddl.errors import CommError, InternalError
 from pyddl.random import SEEDS, STRATEGY
 
@@ -146,10 +147,11 @@ class Simulation:
         self._answers: list[Any] = [None] * count
         self._numbers = [0] * count
         self._meetings: dict[tuple[Any, ...], _Meeting] = {}
+        self._locked: deque[int] = deque()  # who holds the lock, then who waits for it, in the order they came
         self._queue = [(0.0, worker) for worker in range(count)]
         carry_out: dict[type, Callable[[int, Any], None]] = {
             Compute: self._compute, StepDone: self._step_done, Sum: self._meet, Average: self._meet, Gather: self._meet,
-            Exchange: self._exchange}
+            Exchange: self._exchange, Lock: self._lock, Unlock: self._unlock}
         while self._queue:
             _, worker = heapq.heappop(self._queue)
             try:
@@ -166,15 +168,19 @@ class Simulation:
             raise CommError(f"workers {sorted(meeting.came)} wait in {meeting.kind.__name__} for {missing}, who have "
                             "ended or wait elsewhere")
 
+        if self._locked:
+            holder, *waiting = self._locked
+            raise CommError(f"worker {holder} has ended with the lock, for which {waiting} wait")
+
     def _go_on(self, worker: int, answer: Any = None) -> None:
         self._answers[worker] = answer
         heapq.heappush(self._queue, (self.timelines[worker].now, worker))
 
     def _compute(self, worker: int, operation: Compute) -> None:
-        more = self._actors[worker].compute()
+        actor = operation.replica or self._actors[worker]
+        more = actor.compute()
         if more:
-            seconds = self.machine.compute_seconds(worker, self._numbers[worker],
-                                                   getattr(self._actors[worker], "samples", 1))
+            seconds = self.machine.compute_seconds(worker, self._numbers[worker], getattr(actor, "samples", 1))
             self._numbers[worker] += 1
             self.timelines[worker].compute += seconds
             self.timelines[worker].now += seconds
@@ -182,6 +188,26 @@ class Simulation:
 
     def _step_done(self, worker: int, operation: StepDone) -> None:
         self._actors[worker].step_done()
+        self._go_on(worker)
+
+    def _lock(self, worker: int, operation: Lock) -> None:
+        self._locked.append(worker)
+        if self._locked[0] == worker:
+            self._hand_over(worker, self.timelines[worker].now)
+
+    def _unlock(self, worker: int, operation: Unlock) -> None:
+        if not self._locked or self._locked.popleft() != worker:
+            raise InternalError(f"worker {worker} yielded Unlock, but does not hold the lock")
+        if self._locked:
+            self._hand_over(self._locked[0], self.timelines[worker].now)
+        self._go_on(worker)
+
+    def _hand_over(self, worker: int, now: float) -> None:
+        timeline = self.timelines[worker]
+        seconds = self.machine.seconds(self._numbers[worker], 1, 0, range(len(self._actors)))
+        timeline.wait += now - timeline.now
+        timeline.communication += seconds
+        timeline.now = now + seconds
         self._go_on(worker)
 
     def _meet(self, worker: int, operation: Sum | Average | Gather) -> None:

@@ -13,10 +13,12 @@ from pyddl.strategies.base import Me, Steps, Strategy
 from pyddl.strategies.elastic import Elastic
 from pyddl.strategies.gossip import Gossip
 from pyddl.strategies.local import Local
+from pyddl.strategies.sequential import Sequential
 
-__all__ = ["NAMES", "Allreduce", "Averaging", "Elastic", "Gossip", "Local", "Me", "Steps", "Strategy", "strategy"]
+__all__ = ["NAMES", "Allreduce", "Averaging", "Elastic", "Gossip", "Local", "Me", "Sequential", "Steps", "Strategy",
+           "strategy"]
 
-_BY_NAME: dict[str, type[Strategy]] = {s.name: s for s in (Local, Allreduce, Averaging, Elastic, Gossip)}
+_BY_NAME: dict[str, type[Strategy]] = {s.name: s for s in (Local, Allreduce, Averaging, Elastic, Gossip, Sequential)}
 NAMES = tuple(_BY_NAME)
 
 

@@ -107,7 +107,7 @@ class Averaging(Strategy):
     def settle(self, me: Me) -> Steps:
         samples = me.counters.get("samples", 0)
         yield average(me.parameters, samples)
-        yield from me.merge_buffers(samples)
+        yield from me.merge_buffers([samples])
 
     def _outer_step(self, me: Me) -> None:
         if self.outer == "none":

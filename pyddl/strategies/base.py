@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -37,6 +37,11 @@ class Me(Protocol):
         One for each name in `Strategy.vectors`, as long as the parameters, zero at first.
     counters : dict of int
         Numbers that the strategy wants to find again. Both are kept in checkpoints.
+    buffers : ndarray, float32
+        State of the model that is not trained.
+    replicas : sequence of Me
+        Where `Strategy.replicas` says how many there are: those that live on this rank, in their order. Each has a
+        number, rows, parameters, buffers and optimizer state of its own, and the gradients of this worker.
     """
 
     number: int
@@ -49,12 +54,19 @@ class Me(Protocol):
     seed: int
     vectors: dict[str, np.ndarray]
     counters: dict[str, int]
+    buffers: np.ndarray
+
+    @property
+    def replicas(self) -> Sequence[Me]: ...
 
     def update(self, *, scale: float) -> None:
         """Let the optimizer move ``parameters`` by ``scale * gradients``."""
 
-    def merge_buffers(self, weight: int) -> Steps:
-        """Operations that make the model's buffers one for all workers, by each slice's rule."""
+    def merge_buffers(self, weights: Sequence[int]) -> Steps:
+        """Operations that make the model's buffers one for all workers, by each slice's rule.
+
+        ``weights`` are of this worker, or of its replicas where there are such.
+        """
 
 
 class Strategy:
@@ -75,6 +87,10 @@ class Strategy:
         Whether the workers train one model together: `settle` gives it, and losses of all of them count.
     needs : int
         The fewest workers it makes sense with.
+    locks : bool
+        Whether it yields `lock`.
+    replicas : int or None
+        How many replicas all ranks together have, replica r on rank r mod P. None: each rank is one.
     vectors : tuple of str
         Names of the vectors that the strategy keeps for each worker.
     """
@@ -84,6 +100,8 @@ class Strategy:
     replicated: ClassVar[bool] = False
     joint: ClassVar[bool] = True
     needs: ClassVar[int] = 1
+    locks: ClassVar[bool] = False
+    replicas: int | None = None
     vectors: tuple[str, ...] = ()
 
     def check(self, workers: int, batch_size: int) -> None:
@@ -91,6 +109,10 @@ class Strategy:
         if workers < self.needs:
             raise ParameterError(f"strategy {self.name} needs {self.needs} ranks, and there is {workers}: choose "
                                  f"strategy local, or start more ranks (pyddl train --ranks {self.needs})")
+
+    def idle(self, workers: int) -> range:
+        """The workers that have nothing to compute."""
+        return range(0)
 
     def worker(self, me: Me) -> Steps:
         """What one worker does, as operations."""

@@ -92,4 +92,4 @@ class Elastic(Strategy):
 
     def settle(self, me: Me) -> Steps:
         me.parameters[:] = me.vectors["centre"]
-        yield from me.merge_buffers(1)
+        yield from me.merge_buffers([1])

@@ -59,7 +59,7 @@ class Gossip(Strategy):
 
     def settle(self, me: Me) -> Steps:
         yield average(me.parameters, 1)
-        yield from me.merge_buffers(1)
+        yield from me.merge_buffers([1])
 
 
 def partner(number: int, count: int, seed: int, step: int) -> int | None:

@@ -20,7 +20,6 @@ from pyddl.comm.driver import drive
 from pyddl.comm.group import Groups
 from pyddl.comm.world import World
 from pyddl.data import Source
-from pyddl.data.prefetch import Loader
 from pyddl.data.sampler import Sampler
 from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.models.protocol import Model
@@ -119,12 +118,11 @@ class Session:
         self._start()
         placements = transport.gather_objects(threads.here(self.world.rank, self.world.node, _core.threads()))
         self.progress.begin(self._title(placements), self.options["epochs"], self.steps_per_epoch, self.step)
-        loader = Loader(self.data, self.sampler, self.world.rank, self.world.size, first_step=self.step,
-                        steps=max(0, self.steps - self.step))
         with Groups(self.world) as self.groups:
+            if self.strategy.locks:
+                self.groups.open_lock(None if self.out is None else Path(self.out))
             try:
-                with loader:
-                    worker.loader = loader
+                with worker.open(self.data, self.step, max(0, self.steps - self.step)):
                     self.clock = TimeSplit(worker, transport, self.groups)
                     drive(self.strategy.worker(worker), worker, transport, self.stop, groups=self.groups,
                           ordered=self.options["reproducible"], activity=self.activity)
@@ -191,12 +189,15 @@ class Session:
     def _worker(self) -> Worker:
         """This rank's worker; what is summed over the ranks in each step lies in memory that they share. Collective."""
         synchronous, layout = self.strategy.synchronous, self.model.layout
-        return Worker(
+        worker = Worker(
             self.model, self.optimizer, self.sampler, number=self.world.rank, count=self.world.size,
             seed=self.options["seed"], reproducible=self.options["reproducible"], on_step=self._step_done,
             vectors=self.strategy.vectors,
             gradients=self.transport.allocate(layout.size, "gradients") if synchronous else None,
             batch_sum=self._sum_over_batch if synchronous else None)
+        if self.strategy.replicas is not None:
+            worker.host(self.strategy.replicas)
+        return worker
 
     def _start(self) -> None:
         """Give the vectors their first values: those of the newest checkpoint, or the model's own. Collective."""
@@ -218,7 +219,8 @@ class Session:
         worker.step = books["step"]
         self.step, self.metrics, self.seconds_before = books["step"], books["metrics"], books["seconds"]
         replica = 0 if self.strategy.replicated else self.world.rank
-        worker.updates = books["updates"][replica]
+        for each, updates in zip(worker.rows, books["updates"][replica], strict=True):
+            each.updates = updates
         worker.counters = books["counters"][replica]
         worker.losses[:] = books["losses"][replica] if self.first or not self.strategy.replicated else []
         self.patience.restore(self.metrics)
@@ -237,6 +239,7 @@ class Session:
             if mine.shape != theirs.shape:
                 raise ShapeError(f"a vector to start from has shape {theirs.shape}; this model needs {mine.shape}")
             mine[:] = theirs
+        worker.merged[:] = worker.buffers
         worker.updates = start.updates
         self.metrics = list(start.metrics)
         self.step = len(self.metrics) * self.steps_per_epoch
@@ -326,7 +329,8 @@ class Session:
         if self.strategy.replicated:  # one replica, on however many ranks it goes on
             losses = [[loss for part in losses for loss in part]]
         self.checkpoints.save(Saved(worker.tensors(), {
-            "step": self.step, "updates": transport.gather_objects(worker.updates), "metrics": self.metrics,
+            "step": self.step, "metrics": self.metrics,
+            "updates": transport.gather_objects([each.updates for each in worker.rows]),
             "counters": transport.gather_objects(worker.counters), "losses": losses,
             "seconds": self._seconds()[0]}), transport, best=best)
 
@@ -380,6 +384,11 @@ class Session:
             f"{self.strategy.name} on {ranks}, batches of {self.options['batch_size']}, {self.optimizer.name}",
             *threads.describe(placements),
             *(f"warning: {text}" for text in threads.warnings(placements))]
+        idle = self.strategy.idle(self.world.size)
+        if idle:
+            count = self.strategy.replicas
+            lines.append(f"warning: {'ranks' if len(idle) > 1 else 'rank'} {', '.join(map(str, idle))} will be idle: "
+                         f"{self.strategy.name} has {count} replica{'s' if count != 1 else ''}")
         if self.step:
             lines.append(f"going on after step {self.step} of {self.steps}")
         elif self.options["resume"]:

@@ -11,7 +11,6 @@ import numpy as np
 
 from pyddl.comm.simulated import Machine, Simulation, Timeline
 from pyddl.data import Source
-from pyddl.data.prefetch import Loader
 from pyddl.data.sampler import Sampler
 from pyddl.errors import ParameterError
 from pyddl.models.protocol import Model
@@ -94,7 +93,9 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
         worker.on_step = partial(snapshots.see, worker, simulation)
         model.initialise(worker.parameters, worker.buffers, seed)
         worker.merged[:] = worker.buffers
-        worker.loader = Loader(data, sampler, number, workers, steps=steps, buffer_bytes=LOADER_BYTES, background=False)
+        if strategy.replicas is not None:
+            worker.host(strategy.replicas)
+        worker.open(data, 0, steps, buffer_bytes=LOADER_BYTES, background=False)
         everyone.append(worker)
     simulation.run([strategy.worker(worker) for worker in everyone], everyone)
     timelines = simulation.timelines

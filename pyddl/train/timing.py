@@ -50,5 +50,6 @@ class TimeSplit:
 
     def _counters(self) -> tuple[float, ...]:
         transport, groups = self._transport, self._groups
-        return (self._worker.compute_seconds, transport.communication_seconds + groups.communication_seconds,
-                transport.wait_seconds + groups.wait_seconds, self._worker.loader.waited)
+        compute, data = self._worker.seconds()
+        return (compute, transport.communication_seconds + groups.communication_seconds,
+                transport.wait_seconds + groups.wait_seconds, data)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from math import isfinite
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from pyddl.comm.operations import gather
 from pyddl.data.batch import Batch
 from pyddl.data.prefetch import Loader
 from pyddl.data.sampler import Sampler
+from pyddl.data.source import Source
 from pyddl.errors import DataError, NotFiniteError, ParameterError
 from pyddl.models.protocol import Model
 from pyddl.optim import Optimizer
@@ -52,6 +55,8 @@ class Worker:
         Gives this worker's part of each step; set when training begins.
     losses : list of float
         Sums of losses, one for each gradient since the epoch began.
+    replicas : list of Worker
+        Those that `host` has made.
     """
 
     def __init__(
@@ -84,12 +89,40 @@ class Worker:
         self.samples = 0
         self.updates = 0
         self.losses: list[float] = []
+        self.replicas: list[Worker] = []
+        self.hosts = False
         self.compute_seconds = 0.0
         self._ranges = model.layout.decayed_ranges()
         self._shards = SHARDS // count if reproducible else 0
         self._partial = [model.layout.zeros() for _ in range(self._shards.bit_length() - 1)] if reproducible else []
         self._batch_sum = _no_sum_of_shards if reproducible else batch_sum
         self.on_step = on_step
+
+    def host(self, replicas: int) -> None:
+        """Make those of ``replicas`` replicas that live on this rank; the worker itself only holds what they share."""
+        self.hosts = True
+        for number in range(self.number, replicas, self.count):
+            replica = Worker(self.model, self.optimizer, self.sampler, number=number, count=replicas, seed=self.seed,
+                             gradients=self.gradients)
+            replica.losses = self.losses
+            self.replicas.append(replica)
+
+    @property
+    def rows(self) -> Sequence[Worker]:
+        """Those who take rows of each step: the replicas, or the worker itself."""
+        return self.replicas if self.hosts else (self,)
+
+    def open(self, source: Source, first_step: int, steps: int, **options: Any) -> ExitStack:
+        """Start the loaders of all `rows`; the context closes them."""
+        loaders = ExitStack()
+        for each in self.rows:
+            each.loader = loaders.enter_context(Loader(source, self.sampler, each.number, each.count,
+                                                       first_step=first_step, steps=steps, **options))
+        return loaders
+
+    def seconds(self) -> tuple[float, float]:
+        """Spent so far in computing, and in waiting for data."""
+        return (sum(each.compute_seconds for each in self.rows), sum(each.loader.waited for each in self.rows))
 
     def compute(self) -> bool:
         """Gradient of this worker's rows of the next step; false at the end of the data."""
@@ -119,21 +152,23 @@ class Worker:
         self.step += 1
         self.on_step()
 
-    def merge_buffers(self, weight: int) -> Steps:
-        """Make the buffers one for all workers, who give the samples each has seen since the last time.
+    def merge_buffers(self, weights: Sequence[int]) -> Steps:
+        """Make the buffers one for all `rows` of all workers, who give the samples each has seen since the last time.
 
         A ``mean`` is weighted by these; a ``sum`` adds what each worker has added since the last time.
         """
         if not self.buffers.size:
             return
-        everyone = yield gather(np.concatenate([[weight], self.buffers]))
-        weights = np.array([each[0] for each in everyone])
-        buffers = np.array([each[1:] for each in everyone])
-        if weights.any():
+        mine = [np.concatenate([[weight], each.buffers]) for weight, each in zip(weights, self.rows, strict=True)]
+        gathered = yield gather(np.concatenate([np.zeros(0), *mine]))
+        parts = [each.reshape(-1, 1 + self.buffers.size) for each in gathered]
+        everyone = np.array([part[i] for i in range(max(map(len, parts))) for part in parts if i < len(part)])
+        weight, buffers = everyone[:, 0], everyone[:, 1:]
+        if weight.any():
             for s in self.model.buffers:
                 values, last = buffers[:, s.begin : s.end], self.merged[s.begin : s.end]
                 self.buffers[s.begin : s.end] = (
-                    np.average(values, axis=0, weights=weights) if s.merge == "mean" else
+                    np.average(values, axis=0, weights=weight) if s.merge == "mean" else
                     last + (values - last).sum(axis=0) if s.merge == "sum" else values.max(axis=0))
         self.merged[:] = self.buffers
 
@@ -142,6 +177,10 @@ class Worker:
         named = {f"parameters.{name}": view for name, view in self.layout.views(self.parameters).items()}
         for vector, kept in zip(self.optimizer.state_names, self.state, strict=True):
             named |= {f"{vector}.{name}": view for name, view in self.layout.views(kept).items()}
+        for replica in self.replicas:
+            for vector, kept in zip(self.optimizer.state_names, replica.state, strict=True):
+                views = self.layout.views(kept).items()
+                named |= {f"replica.{replica.number}.{vector}.{name}": view for name, view in views}
         for vector, kept in self.vectors.items():
             named |= {f"strategy.{vector}.{name}": view for name, view in self.layout.views(kept).items()}
         for vector, kept in (("buffers", self.buffers), ("merged", self.merged)):

@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 
+from pyddl.data import ArraySource
 from pyddl.errors import ParameterError
 from pyddl.layout import Layout, Slice
 from pyddl.models import Autoencoder
+from pyddl.optim import optimizer
+from pyddl.strategies import strategy
 from pyddl.train import StopRequest, Trainer
+from pyddl.train.progress import Progress
+from pyddl.train.simulation import simulate
 
 ROWS = np.random.default_rng(5).random((203, 20), dtype=np.float32)
 TEST = np.random.default_rng(6).random((101, 20), dtype=np.float32)
@@ -16,6 +21,7 @@ STRATEGIES = [
     {"strategy": "elastic", "tau": 2},
     {"strategy": "elastic", "tau": 3, "elastic_momentum": 0.5, "optimizer": "sgd", "learning_rate": 0.05},
     {"strategy": "gossip"},
+    {"strategy": "sequential", "replicas": 3},
 ]
 
 
@@ -71,7 +77,7 @@ def test_all_ranks_end_with_the_model_that_was_evaluated(world, options):
 def test_a_resumed_run_is_the_uninterrupted_one_and_evaluation_disturbs_nothing(world, shared, options):
     whole = train(**options)
     stop = StopRequest()
-    asked = StopAfter(stop, 6) if world.rank == world.size - 1 else None
+    asked = StopAfter(stop, 6) if world.rank == 1 else None
     first = train(shared / "run", asked, stop, **options)
     assert first.summary["finished"] is None
     second = train(shared / "run", resume=True, **options)
@@ -108,17 +114,48 @@ class Buffered:
 
 
 @pytest.mark.mpi(min_size=2)
-@pytest.mark.parametrize("period", [1, 2, 7])
-def test_buffers_are_merged_by_their_rules(world, period):
+@pytest.mark.parametrize("options", [*({"strategy": "averaging", "period": period} for period in (1, 2, 7)),
+                                     {"strategy": "sequential", "replicas": 5}], ids=name)
+def test_buffers_are_merged_by_their_rules(world, options):
     model = Buffered()
-    result = train(model=model, strategy="averaging", period=period, optimizer="sgd", epochs=3)
+    result = train(model=model, optimizer="sgd", epochs=3, **options)
     views = model.buffers.views(result.buffers)
     assert views["seen"][0] == 1000 + 3 * len(ROWS)
     assert views["top"][0] == len(ROWS) - 1
     assert same_everywhere(world, result.buffers)
 
 
-@pytest.mark.parametrize("options", STRATEGIES, ids=name)
+@pytest.mark.mpi
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_sequential_gives_the_same_bits_on_any_number_of_ranks(world, replicas):
+    together = train(strategy="sequential", replicas=replicas)
+    averaged = simulate(Autoencoder(20, hidden=(8, 3)), ArraySource(ROWS), ArraySource(TEST), strategy(
+        "averaging", period=1), replicas, optimizer("adam"), epochs=4, batch_size=50, seed=4) if replicas > 1 else None
+    alone = simulate(Autoencoder(20, hidden=(8, 3)), ArraySource(ROWS), ArraySource(TEST), strategy(
+        "sequential", replicas=replicas), 1, optimizer("adam"), epochs=4, batch_size=50, seed=4)
+    assert np.array_equal(together.parameters, alone.parameters)
+    assert averaged is None or np.array_equal(together.parameters, averaged.parameters)
+    assert together.metrics[-1]["test_loss"] == pytest.approx(alone.curve[-1]["test_loss"], rel=1e-6)
+    assert together.summary["time"]["compute"] > 0
+
+
+class Told(Progress):
+    """Keeps the title."""
+
+    def begin(self, title, *rest):
+        self.title = title
+
+
+@pytest.mark.mpi(min_size=2)
+def test_idle_ranks_are_named_at_the_start(world):
+    told = Told()
+    train(strategy="sequential", replicas=1, progress=told)
+    if world.rank == 0:
+        ranks = ", ".join(map(str, range(1, world.size)))
+        assert f"{'ranks' if world.size > 2 else 'rank'} {ranks} will be idle: sequential has 1 replica" in told.title
+
+
+@pytest.mark.parametrize("options", STRATEGIES[:-1], ids=name)
 def test_one_rank_is_offered_local(options):
     with pytest.raises(ParameterError, match="needs 2 ranks, and there is 1: choose strategy local"):
         train(**options)
@@ -128,6 +165,7 @@ def test_one_rank_is_offered_local(options):
     ({"strategy": "local", "period": 3}, "period is an option of strategy averaging and gossip; the strategy here is"),
     ({"strategy": "averaging", "period": 0}, "period is 0"),
     ({"strategy": "elastic", "tau": 0}, "tau is 0"),
+    ({"strategy": "sequential", "replicas": 51}, "replicas is 51, but a batch has 50 rows"),
     ({"strategy": "gossip", "tau": 3}, "tau is an option of strategy elastic; the strategy here is gossip"),
     ({"strategy": "allreduce", "period": 3}, "period is an option of strategy averaging and gossip"),
 ])

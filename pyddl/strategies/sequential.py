@@ -1,0 +1,60 @@
+"""Replicas that take turns under a lock, then become one."""
+
+from __future__ import annotations
+
+from pyddl import _check
+from pyddl.comm.operations import average_replicas, compute, lock, step_done, unlock
+from pyddl.errors import ParameterError
+from pyddl.strategies.base import Me, Steps, Strategy
+
+__all__ = ["Sequential"]
+
+
+class Sequential(Strategy):
+    """``replicas`` replicas of the model take one turn each, one at a time, then their parameters are averaged.
+
+    A *round* is k turns, all from the same parameters, on k different minibatches of batch_size / k rows; each turn (a
+    gradient and an update, with an optimizer state of the replica's own) holds a lock that all ranks share. Then the
+    replicas are averaged in their order, weighted by samples, and the mean is where the next round begins.
+
+    Bit for bit `averaging` with ``period`` 1 on k ranks, on any number of ranks: replica r lives on rank r mod P, and
+    ranks beyond k are idle. It computes no faster than one rank: it is there to hold k replicas where there is room,
+    and to show what replicas give. Sent per rank and round: each replica's n elements times (P-1)/P, and as much of the
+    mean. Waits: for the lock, and for the slowest at the end of the round.
+
+    Parameters
+    ----------
+    replicas : int, default=2
+    """
+
+    name = "sequential"
+    locks = True
+    replicas: int
+
+    def __init__(self, replicas: int = 2):
+        self.replicas = _check.integer("replicas", replicas, at_least=1)
+
+    def check(self, workers: int, batch_size: int) -> None:
+        if self.replicas > batch_size:
+            raise ParameterError(f"replicas is {self.replicas}, but a batch has {batch_size} rows; each replica needs "
+                                 f"at least one: give at most {batch_size}, or a larger batch_size")
+
+    def idle(self, workers: int) -> range:
+        return range(min(self.replicas, workers), workers)
+
+    def worker(self, me: Me) -> Steps:
+        while True:
+            samples = []
+            for replica in me.replicas:
+                yield lock()
+                replica.parameters[:] = me.parameters
+                replica.buffers[:] = me.buffers
+                more = yield compute(replica)
+                samples.append(replica.samples if more else 0)
+                if samples[-1]:
+                    replica.update(scale=1 / replica.samples)
+                yield unlock()
+            if not (yield average_replicas(me.parameters, [replica.parameters for replica in me.replicas], samples)):
+                return
+            yield from me.merge_buffers(samples)
+            yield step_done()
