@@ -54,7 +54,8 @@ def test_a_rank_that_never_returns_is_named_and_all_write_their_stacks(mpirun, t
     assert "rank 1 in Compute" in done.err and "ranks 0, 2 in Sum of 464 values" in done.err, done
     assert "missing" not in done.err
     stacks = (tmp_path / "run/log/rank-1.txt").read_text()
-    assert "in trouble" in stacks and "clock_nanosleep" in stacks  # Python's and the C library's
+    assert "in trouble" in stacks  # Python's
+    assert "clock_nanosleep" in stacks or "select" in stacks  # the C library's; Python 3.10 sleeps by select
     assert "_mpi." in (tmp_path / "run/log/rank-0.txt").read_text()
 
 
