@@ -209,19 +209,26 @@ def _catches(process: int, number: int) -> bool:
     return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
-def _running_as(argv: Sequence[str], session: int) -> list[int]:
-    """The processes of a session that run the end of ``argv``: its ranks."""
-    found = []
+def _running_as(argv: Sequence[str], launcher: int) -> list[int]:
+    """The processes below ``launcher`` that run the end of ``argv``: its ranks. MPICH gives them sessions of their own."""
+    parents: dict[int, int] = {}
+    alike = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
-        try:
+        process = int(entry.name)
+        with contextlib.suppress(OSError):  # it has ended
+            parents[process] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
             line = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-            if line and line == list(argv)[-len(line):] and os.getsid(int(entry.name)) == session:
-                found.append(int(entry.name))
-        except OSError:  # it has ended
-            continue
-    return found
+            if line and process != launcher and line == list(argv)[-len(line):]:
+                alike.append(process)
+
+    def below(process: int) -> bool:
+        while process > 1 and process != launcher:
+            process = parents.get(process, 0)
+        return process == launcher
+
+    return [process for process in alike if below(process)]
 
 
 # ---- bare mpirun from the environment

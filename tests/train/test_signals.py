@@ -38,6 +38,17 @@ def line(how):
     return ([*TRAIN, "--ranks", "2"], environment()) if how == "--ranks 2" else (argv, settings)
 
 
+def end(running):
+    """End what still runs after a failed test, the ranks too."""
+    for _ in range(2):
+        if running.poll() is None:
+            running.send_signal(signal.SIGINT)  # the second one ends the launcher
+            time.sleep(1)
+    if running.poll() is None:
+        running.kill()
+        running.wait()
+
+
 def stop_by(number, how, out):
     """Start a training without end, send its first process a signal; return (exit status, standard error)."""
     argv, environ = line(how)
@@ -53,9 +64,7 @@ def stop_by(number, how, out):
         _, said = running.communicate(timeout=SOON)
         print(f"ended {time.monotonic() - asked:.2f} s after the signal")
     finally:
-        if running.poll() is None:
-            running.kill()
-            running.communicate()
+        end(running)
     return running.returncode, said
 
 
@@ -107,7 +116,5 @@ def test_a_signal_while_ranks_still_start_is_not_lost(tmp_path):
         running.send_signal(signal.SIGTERM)
         _, said = running.communicate(timeout=SOON)
     finally:
-        if running.poll() is None:
-            running.kill()
-            running.communicate()
+        end(running)
     assert running.returncode == 75, said
