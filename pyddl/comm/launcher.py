@@ -210,7 +210,7 @@ def _catches(process: int, number: int) -> bool:
 
 
 def _running_as(argv: Sequence[str], launcher: int) -> list[int]:
-    """The processes below ``launcher`` that run the end of ``argv``: its ranks. MPICH gives them sessions of their own."""
+    """The processes below ``launcher`` that run the end of ``argv``: its ranks. MPICH's have sessions of their own."""
     parents: dict[int, int] = {}
     alike = []
     for entry in Path("/proc").iterdir():

@@ -76,8 +76,6 @@ def stop_by(number, how, out):
     ("mpirun", signal.SIGUSR1),
 ], ids=lambda value: getattr(value, "name", value))
 def test_a_signal_ends_training_with_a_checkpoint_and_75(tmp_path, how, number):
-    if how == "mpirun" and launcher.find().family != "Open MPI":
-        pytest.skip("only Open MPI's mpirun hands SIGUSR1 on")
     out = tmp_path / "run"
     status, said = stop_by(number, how, out)
     assert status == 75, said
