@@ -161,6 +161,8 @@ TABLE: tuple[Option, ...] = (
     Option("elastic_momentum", "float", 0.0, "training", "momentum of the workers, as in EAMSGD", at_least=0, below=1,
            of=("elastic",)),
     Option("replicas", "int", 2, "training", "how many take turns in each step", at_least=1, of=("sequential",)),
+    Option("shard_optimizer", "bool", False, "training",
+           "each rank keeps optimizer state for its share of the parameters only, as in ZeRO-1", of=("allreduce",)),
     # ---- machine
     Option("ranks", "int", None, "machine", "start this many MPI ranks on this machine; by default train where started",
            at_least=1, trainer=False),

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from pyddl.comm.driver import drive
-from pyddl.comm.group import Groups
+from pyddl.comm.group import Groups, shares
 from pyddl.comm.simulated import Machine, Simulation
 from pyddl.layout import Layout, Slice
 from pyddl.strategies import Local
@@ -39,11 +39,14 @@ def mean_gradient(parameters, step, worker):
 class Worker:
     """The gradients above, plain descent, and a record of every step."""
 
-    def __init__(self, number, count, strategy, steps=STEPS):
+    def __init__(self, number, count, strategy, steps=STEPS, clip=None):
         self.number, self.count, self.layout, self.seed = number, count, LAYOUT, SEED
         self.parameters, self.gradients = LAYOUT.zeros(), LAYOUT.zeros()
         self.vectors = {name: LAYOUT.zeros() for name in strategy.vectors}
         self.buffers = np.zeros(0, dtype=np.float32)
+        self.share = slice(*shares(LAYOUT.size, count)[number : number + 2]) if strategy.shards else slice(None)
+        self.clips = clip is not None
+        self.clip = clip
         self.counters, self.samples, self.step, self.steps, self.trajectory = {}, 0, 0, steps, []
         self.replicas = []
         if strategy.replicas is not None:
@@ -58,8 +61,14 @@ class Worker:
         self.samples = samples_of(self.step, self.number)
         return True
 
-    def update(self, *, scale):
-        self.parameters -= np.float32(RATE * scale) * self.gradients
+    def squared_norm(self):
+        return float(np.sum(self.gradients[self.share].astype(np.float64) ** 2))
+
+    def update(self, *, scale, squared_norm=None):
+        if self.clip is not None:
+            norm = scale * (self.squared_norm() if squared_norm is None else squared_norm) ** 0.5
+            scale *= min(1, self.clip / norm)
+        self.parameters[self.share] -= np.float32(RATE * scale) * self.gradients[self.share]
 
     def merge_buffers(self, weights):
         yield from ()
@@ -74,12 +83,12 @@ class Worker:
         return self.parameters[MEMBERS].copy()
 
 
-def by_mpi(world, strategy, *, per_node=None, **keywords):
+def by_mpi(world, strategy, *, per_node=None, clip=None, **keywords):
     """Train over the world; the worker of this rank, with the settled parameters as the last of its trajectory.
 
     With ``per_node`` the groups are made as if so many ranks were on each node.
     """
-    me = Worker(world.rank, world.size, strategy)
+    me = Worker(world.rank, world.size, strategy, clip=clip)
     with Groups(world if per_node is None else replace(world, node=world.rank // per_node)) as groups:
         if strategy.locks:
             groups.open_lock()
@@ -89,10 +98,10 @@ def by_mpi(world, strategy, *, per_node=None, **keywords):
     return me
 
 
-def by_simulation(strategy, workers, *, per_node=None, machine=None):
+def by_simulation(strategy, workers, *, per_node=None, machine=None, clip=None):
     """The same for all workers, on a virtual clock."""
     machine = machine or Machine(workers_per_node=per_node or 1, jitter=0.5, uneven=0.5)
-    everyone = [Worker(number, workers, strategy) for number in range(workers)]
+    everyone = [Worker(number, workers, strategy, clip=clip) for number in range(workers)]
     Simulation(machine).run([strategy.worker(me) for me in everyone], everyone)
     Simulation(machine).run([strategy.settle(me) for me in everyone], everyone)
     for me in everyone:

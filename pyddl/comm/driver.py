@@ -8,7 +8,19 @@ from typing import Any, Protocol
 from pyddl.comm.activity import Activity
 from pyddl.comm.group import AloneGroup, Group
 from pyddl.comm.lock import NoLock
-from pyddl.comm.operations import Average, Compute, Exchange, Gather, Lock, Operation, StepDone, Sum, Unlock
+from pyddl.comm.operations import (
+    Average,
+    Compute,
+    Exchange,
+    Gather,
+    GatherFromOwners,
+    Lock,
+    Operation,
+    StepDone,
+    Sum,
+    SumToOwners,
+    Unlock,
+)
 from pyddl.comm.transport import Transport
 from pyddl.errors import InternalError
 
@@ -89,6 +101,11 @@ def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Tr
         request.agreed |= wanted
         return weight
 
+    def sum_to_owners(operation: SumToOwners) -> int:
+        count, wanted = group["world"].sum_to_owners(operation.vector, operation.count, request.requested)
+        request.agreed |= wanted
+        return count
+
     def swap(operation: Exchange) -> None:
         group["world"].exchange(operation.vector, operation.out, operation.partner)
 
@@ -101,6 +118,8 @@ def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Tr
         Compute: gradient,
         Sum: sum_and_agree,
         Average: average,
+        SumToOwners: sum_to_owners,
+        GatherFromOwners: lambda operation: group["world"].gather_from_owners(operation.vector),
         Exchange: swap,
         Gather: lambda operation: transport.gather(operation.vector),
         Lock: lambda operation: group.lock.acquire(),

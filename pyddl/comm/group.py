@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,9 +18,12 @@ from pyddl.layout import ALIGNMENT
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from pyddl.comm.transport import Transport
     from pyddl.comm.world import World
 
-__all__ = ["AloneGroup", "Group", "Groups", "MPIGroup", "mean_of", "shares", "tree_sum"]
+__all__ = ["AloneGroup", "Group", "Groups", "MPIGroup", "SharedGroup", "mean_of", "shares", "tree_sum"]
+
+FLAG = 1 << 48  # added to a count
 
 
 class Group(ABC):
@@ -65,6 +68,22 @@ class Group(ABC):
         """
 
     @abstractmethod
+    def sum_to_owners(self, vector: np.ndarray, count: int = 0, flag: bool = False) -> tuple[int, bool]:
+        """This worker's share of ``vector`` becomes its sum over all workers; other elements are lost.
+
+        The rest as in `average`: the order of addition, and what is returned.
+        """
+
+    @abstractmethod
+    def gather_from_owners(self, vector: np.ndarray) -> None:
+        """``vector`` becomes what each worker has in its share."""
+
+    def share_of(self, vector: np.ndarray) -> slice:
+        """This worker's share of a vector."""
+        bounds = shares(vector.size, self.size)
+        return slice(int(bounds[self.rank]), int(bounds[self.rank + 1]))
+
+    @abstractmethod
     def exchange(self, vector: np.ndarray, out: np.ndarray, partner: int) -> None:
         """Send ``vector`` to ``partner`` and receive theirs into ``out``. Collective over the two."""
 
@@ -82,6 +101,12 @@ class AloneGroup(Group):
                 flag: bool = False) -> tuple[int, bool]:
         mean_of(out, vectors, weights)
         return sum(weights), flag
+
+    def sum_to_owners(self, vector: np.ndarray, count: int = 0, flag: bool = False) -> tuple[int, bool]:
+        return count, flag
+
+    def gather_from_owners(self, vector: np.ndarray) -> None:
+        return None
 
     def exchange(self, vector: np.ndarray, out: np.ndarray, partner: int) -> None:
         raise CommError(f"there is no worker {partner} to exchange with: this one is alone")
@@ -114,34 +139,64 @@ class MPIGroup(Group):
 
     def _mean_by_owners(self, out: np.ndarray, vectors: Sequence[np.ndarray], weights: Sequence[int],
                         counts: list[int], total: int) -> None:
-        n = out.size
+        self._reserve(out.size, sum(counts))
+        parts: list[np.ndarray] = []
+        for place in range(max(counts)):
+            scaled = None
+            if place < len(vectors):
+                if self._scaled.size < out.size:
+                    self._scaled = np.empty(out.size, dtype=np.float32)
+                scaled = np.multiply(vectors[place], factor(weights[place], total, sum(counts)),
+                                     out=self._scaled[: out.size])
+            parts += self._to_owners(scaled, out.size, [place < count for count in counts], len(parts))
+        tree_sum(parts)
+        self._from_owners(out, parts[0])
+
+    def sum_to_owners(self, vector: np.ndarray, count: int = 0, flag: bool = False) -> tuple[int, bool]:
+        with self._timed():
+            total = np.array([count, flag], dtype=np.int64)
+            self._mpi.Allreduce(_in_place(), total)
+        with self._timed(moving=True):
+            self._reserve(vector.size, self.size)
+            parts = self._to_owners(vector, vector.size, [True] * self.size)
+            tree_sum(parts)
+            vector[self.share_of(vector)] = parts[0]
+        return int(total[0]), bool(total[1])
+
+    def gather_from_owners(self, vector: np.ndarray) -> None:
+        with self._timed():
+            self._mpi.Barrier()
+        with self._timed(moving=True):
+            self._from_owners(vector, vector[self.share_of(vector)].copy())
+
+    def _to_owners(self, vector: np.ndarray | None, n: int, have: list[bool], before: int = 0) -> list[np.ndarray]:
+        """This rank's share of the ``vector`` of each rank that has one, of n elements each.
+
+        They lie in the scratch memory that `_reserve` has made, behind ``before`` others of this size.
+        """
         cuts = shares(n, self.size)
         sizes = np.diff(cuts)
         mine = int(sizes[self.rank])
-        if self._scaled.size < n:
-            self._scaled = np.empty(n, dtype=np.float32)
-        if self._received.size < sum(counts) * mine:
-            self._received = np.empty(sum(counts) * mine, dtype=np.float32)
-        parts: list[np.ndarray] = []
-        at = 0
-        for place in range(max(counts)):
-            theirs = np.array([mine if place < count else 0 for count in counts])
-            if place < len(vectors):
-                np.multiply(vectors[place], factor(weights[place], total, sum(counts)), out=self._scaled[:n])
-                sent = sizes
-                self.bytes_sent += 4 * (n - mine)
-            else:
-                sent = np.zeros_like(sizes)
-            starts = np.concatenate([[0], np.cumsum(theirs)[:-1]])
-            block = self._received[at : at + int(theirs.sum())]
-            self._mpi.Alltoallv([self._scaled[:n], sent, cuts[:-1], _float()], [block, theirs, starts, _float()])
-            parts += [block[start : start + mine] for start, size in zip(starts, theirs, strict=True) if size]
-            at += block.size
-        if parts:
-            tree_sum(parts)
-        share = parts[0] if parts else self._received[:0]
-        self._mpi.Allgatherv([share, mine, _float()], [out, sizes, cuts[:-1], _float()])
-        self.bytes_sent += 4 * (self.size - 1) * mine
+        theirs = np.array([mine if has else 0 for has in have])
+        starts = np.concatenate([[0], np.cumsum(theirs)[:-1]])
+        block = self._received[before * mine : (before + sum(have)) * mine]
+        sent = np.zeros_like(sizes) if vector is None else sizes
+        vector = self._received[:0] if vector is None else vector
+        self._mpi.Alltoallv([vector, sent, cuts[:-1], _float()], [block, theirs, starts, _float()])
+        self.bytes_sent += 4 * int(sent.sum() - sent[self.rank])
+        return [block[start : start + mine] for start, has in zip(starts, have, strict=True) if has]
+
+    def _reserve(self, n: int, count: int) -> None:
+        """Have scratch memory for this rank's share of ``count`` vectors of n elements."""
+        bounds = shares(n, self.size)
+        wanted = count * int(bounds[self.rank + 1] - bounds[self.rank])
+        if self._received.size < wanted:
+            self._received = np.empty(wanted, dtype=np.float32)
+
+    def _from_owners(self, out: np.ndarray, mine: np.ndarray) -> None:
+        cuts = shares(out.size, self.size)
+        self._mpi.Allgatherv([mine, mine.size, _float()], [out, np.diff(cuts), cuts[:-1], _float()])
+        self.bytes_sent += 4 * (self.size - 1) * mine.size
 
     def exchange(self, vector: np.ndarray, out: np.ndarray, partner: int) -> None:
         nothing = np.empty(0, dtype=np.float32)
@@ -171,16 +226,51 @@ class MPIGroup(Group):
             self.wait_seconds += seconds
 
 
+class SharedGroup(MPIGroup):
+    """The ranks of one node, whose transport adds in shared memory along the same tree. It keeps the books, too."""
+
+    def __init__(self, mpi: MPI.Comm, transport: Transport):
+        super().__init__(mpi)
+        self._transport = transport
+
+    def average(self, out: np.ndarray, vectors: Sequence[np.ndarray], weights: Sequence[int],
+                flag: bool = False) -> tuple[int, bool]:
+        if len(vectors) != 1 or vectors[0] is not out:  # replicas, perhaps of another number on each rank
+            return super().average(out, vectors, weights, flag)
+        total, flagged = self.sum_to_owners(self._received[:0], weights[0], flag)
+        if total:
+            out *= factor(weights[0], total, self.size)
+            self._transport.sum(out)
+        return total, flagged
+
+    def sum_to_owners(self, vector: np.ndarray, count: int = 0, flag: bool = False) -> tuple[int, bool]:
+        total = self._transport.sum(vector, count + FLAG if flag else count)
+        return total % FLAG, total >= FLAG
+
+
 class Groups:
     """The groups of a world that a strategy can name: ``world`` and ``node``. Use as a context manager, or `close`.
 
     The first use of ``node`` is collective over the world.
+
+    Parameters
+    ----------
+    here : World
+    transport : Transport, optional
+        Of that world; its own by default.
     """
 
-    def __init__(self, here: World):
+    def __init__(self, here: World, transport: Transport | None = None):
         self._here = here
-        self._made: dict[str, Group] = {
-            "world": AloneGroup() if here.mpi is None or here.size == 1 else MPIGroup(here.mpi)}
+        transport = transport or here.transport
+        world: Group
+        if here.mpi is None or here.size == 1:
+            world = AloneGroup()
+        elif transport.kind == "shared memory" and here.nodes == 1:
+            world = SharedGroup(here.mpi, transport)
+        else:
+            world = MPIGroup(here.mpi)
+        self._made: dict[str, Group] = {"world": world}
         self.lock = NoLock()
 
     def open_lock(self, folder: Path | None = None) -> None:
@@ -262,3 +352,9 @@ def _float() -> MPI.Datatype:
     from mpi4py import MPI
 
     return MPI.FLOAT
+
+
+def _in_place() -> Any:
+    from mpi4py import MPI
+
+    return MPI.IN_PLACE

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Average", "Compute", "Exchange", "Gather", "Lock", "Operation", "StepDone", "Sum", "Unlock", "average",
-           "average_replicas", "compute", "exchange", "gather", "lock", "step_done", "sum_over_workers", "unlock"]
+__all__ = ["Average", "Compute", "Exchange", "Gather", "GatherFromOwners", "Lock", "Operation", "StepDone", "Sum",
+           "SumToOwners", "Unlock", "average", "average_replicas", "compute", "exchange", "gather",
+           "gather_from_owners", "lock", "step_done", "sum_over_workers", "sum_to_owners", "unlock"]
 
 
 class Operation:
@@ -79,6 +80,21 @@ class Unlock(Operation):
     __slots__ = ()
 
 
+@dataclass(slots=True, eq=False)
+class SumToOwners(Operation):
+    """Each worker's share of ``vector`` becomes its sum over all workers; other elements are lost. Answer as `Sum`."""
+
+    vector: np.ndarray
+    count: int
+
+
+@dataclass(slots=True, eq=False)
+class GatherFromOwners(Operation):
+    """``vector`` becomes, on all workers, what each of them has in its share. Answer: None."""
+
+    vector: np.ndarray
+
+
 class StepDone(Operation):
     """A step is over: the trainer may look at the vectors, evaluate and save. Answer: None."""
 
@@ -132,6 +148,16 @@ def average_replicas(out: np.ndarray, vectors: Sequence[np.ndarray], weights: Se
 def exchange(vector: np.ndarray, out: np.ndarray, partner: int) -> Exchange:
     """Send ``vector`` to ``partner`` and receive theirs into ``out``, another vector."""
     return Exchange(vector, out, partner)
+
+
+def sum_to_owners(vector: np.ndarray, count: int = 0) -> SumToOwners:
+    """Sum ``vector`` over all workers, each into its own share only; the answer is the sum of ``count``."""
+    return SumToOwners(vector, count)
+
+
+def gather_from_owners(vector: np.ndarray) -> GatherFromOwners:
+    """Replace ``vector`` by the shares of all workers."""
+    return GatherFromOwners(vector)
 
 
 def gather(vector: np.ndarray) -> Gather:

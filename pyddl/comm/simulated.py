@@ -17,8 +17,20 @@ import numpy as np
 
 from pyddl import _check
 from pyddl.comm.driver import Actor
-from pyddl.comm.group import mean_of, tree_sum
-from pyddl.comm.operations import Average, Compute, Exchange, Gather, Lock, Operation, StepDone, Sum, Unlock
+from pyddl.comm.group import mean_of, shares, tree_sum
+from pyddl.comm.operations import (
+    Average,
+    Compute,
+    Exchange,
+    Gather,
+    GatherFromOwners,
+    Lock,
+    Operation,
+    StepDone,
+    Sum,
+    SumToOwners,
+    Unlock,
+)
 from pyddl.errors import CommError, InternalError
 from pyddl.random import SEEDS, STRATEGY
 
@@ -150,8 +162,9 @@ class Simulation:
         self._locked: deque[int] = deque()  # who holds the lock, then who waits for it, in the order they came
         self._queue = [(0.0, worker) for worker in range(count)]
         carry_out: dict[type, Callable[[int, Any], None]] = {
-            Compute: self._compute, StepDone: self._step_done, Sum: self._meet, Average: self._meet, Gather: self._meet,
-            Exchange: self._exchange, Lock: self._lock, Unlock: self._unlock}
+            Compute: self._compute, StepDone: self._step_done, Exchange: self._exchange, Lock: self._lock,
+            Unlock: self._unlock,
+            **dict.fromkeys((Sum, Average, Gather, SumToOwners, GatherFromOwners), self._meet)}
         while self._queue:
             _, worker = heapq.heappop(self._queue)
             try:
@@ -210,7 +223,7 @@ class Simulation:
         timeline.now = now + seconds
         self._go_on(worker)
 
-    def _meet(self, worker: int, operation: Sum | Average | Gather) -> None:
+    def _meet(self, worker: int, operation: Operation) -> None:
         level = getattr(operation, "level", "world")
         members: Sequence[int] = range(len(self._actors))
         if level == "node":
@@ -253,6 +266,9 @@ class Simulation:
             size = sum(vector.nbytes for vector in gathered)
             self._pass_time(members, rounds, size, size // count, [gathered] * count)
             return
+        if isinstance(operations[0], (SumToOwners, GatherFromOwners)):
+            self._by_owners(members, operations)
+            return
         if isinstance(operations[0], Sum):
             vectors = [operation.vector for operation in operations]
             tree_sum(vectors)
@@ -274,6 +290,24 @@ class Simulation:
                     operation.out[:] = operations[0].out
         sent = 2 * (count - 1) / count * vectors[0].nbytes
         self._pass_time(members, 2 * rounds, sent, int(sent), [answer] * count)
+
+    def _by_owners(self, members: Sequence[int], operations: list[SumToOwners] | list[GatherFromOwners]) -> None:
+        vectors = [operation.vector for operation in operations]
+        bounds = shares(vectors[0].size, len(members))
+        answer = None
+        if isinstance(operations[0], SumToOwners):
+            answer = sum(operation.count for operation in operations)  # type: ignore[union-attr]
+            whole = [vector.copy() for vector in vectors]
+            tree_sum(whole)
+            for vector, begin, end in zip(vectors, bounds[:-1], bounds[1:], strict=True):
+                vector[begin:end] = whole[0][begin:end]
+        else:
+            whole = [np.concatenate([vector[begin:end] for vector, begin, end
+                                     in zip(vectors, bounds[:-1], bounds[1:], strict=True)])]
+            for vector in vectors:
+                vector[:] = whole[0]
+        sent = (len(members) - 1) / len(members) * vectors[0].nbytes
+        self._pass_time(members, (len(members) - 1).bit_length(), sent, int(sent), [answer] * len(members))
 
     def _pass_time(self, members: Sequence[int], messages: int, in_a_row: float, sent: int, answers: list[Any]) -> None:
         """Let all members wait for the last, then for the transfer."""

@@ -37,6 +37,8 @@ class Me(Protocol):
         One for each name in `Strategy.vectors`, as long as the parameters, zero at first.
     counters : dict of int
         Numbers that the strategy wants to find again. Both are kept in checkpoints.
+    clips : bool
+        Whether the optimizer clips by norm.
     buffers : ndarray, float32
         State of the model that is not trained.
     replicas : sequence of Me
@@ -54,13 +56,20 @@ class Me(Protocol):
     seed: int
     vectors: dict[str, np.ndarray]
     counters: dict[str, int]
+    clips: bool
     buffers: np.ndarray
 
     @property
     def replicas(self) -> Sequence[Me]: ...
 
-    def update(self, *, scale: float) -> None:
-        """Let the optimizer move ``parameters`` by ``scale * gradients``."""
+    def update(self, *, scale: float, squared_norm: float | None = None) -> None:
+        """Let the optimizer move ``parameters`` by ``scale * gradients``: this worker's share, where it has one.
+
+        ``squared_norm`` is of the whole of ``gradients``, for clipping a share.
+        """
+
+    def squared_norm(self) -> float:
+        """Sum of squares of this worker's share of ``gradients``."""
 
     def merge_buffers(self, weights: Sequence[int]) -> Steps:
         """Operations that make the model's buffers one for all workers, by each slice's rule.
@@ -87,6 +96,8 @@ class Strategy:
         Whether the workers train one model together: `settle` gives it, and losses of all of them count.
     needs : int
         The fewest workers it makes sense with.
+    shards : bool
+        Whether each worker keeps optimizer state for its share of the parameters only.
     locks : bool
         Whether it yields `lock`.
     replicas : int or None
@@ -101,6 +112,7 @@ class Strategy:
     joint: ClassVar[bool] = True
     needs: ClassVar[int] = 1
     locks: ClassVar[bool] = False
+    shards: bool = False
     replicas: int | None = None
     vectors: tuple[str, ...] = ()
 

@@ -81,6 +81,10 @@ class Session:
         self.steps_per_epoch = self.sampler.steps_per_epoch
         self.steps = options["epochs"] * self.steps_per_epoch
         self.optimizer = optimizer_of(given_optimizer, options, self.steps)
+        if options["reproducible"] and strategy.shards and self.optimizer.clip_norm is not None:
+            raise ParameterError("with shard_optimizer clip_norm adds up the squares of the ranks' shares, which are "
+                                 "others on another number of ranks: leave out reproducible, clip_norm or "
+                                 "shard_optimizer")
         self.step = 0
         self.metrics: list[dict[str, Any]] = []
         self.seconds_before = dict.fromkeys(PARTS, 0.0)  # of earlier sessions of this run, mean over the ranks
@@ -118,7 +122,7 @@ class Session:
         self._start()
         placements = transport.gather_objects(threads.here(self.world.rank, self.world.node, _core.threads()))
         self.progress.begin(self._title(placements), self.options["epochs"], self.steps_per_epoch, self.step)
-        with Groups(self.world) as self.groups:
+        with Groups(self.world, transport) as self.groups:
             if self.strategy.locks:
                 self.groups.open_lock(None if self.out is None else Path(self.out))
             try:
@@ -133,6 +137,7 @@ class Session:
             if stopped:
                 self._save()
             self._settle()
+            self.state = self.whole_state()
             self.activity.begin("the summary")
             summary = self._summary(stopped)
         if self.directory is not None:
@@ -192,7 +197,7 @@ class Session:
         worker = Worker(
             self.model, self.optimizer, self.sampler, number=self.world.rank, count=self.world.size,
             seed=self.options["seed"], reproducible=self.options["reproducible"], on_step=self._step_done,
-            vectors=self.strategy.vectors,
+            vectors=self.strategy.vectors, sharded=self.strategy.shards,
             gradients=self.transport.allocate(layout.size, "gradients") if synchronous else None,
             batch_sum=self._sum_over_batch if synchronous else None)
         if self.strategy.replicas is not None:
@@ -233,7 +238,7 @@ class Session:
         if start.state and len(start.state) != len(worker.state):
             raise ParameterError(f"there are {len(start.state)} vectors of optimizer state to start from; "
                                  f"{self.optimizer.name} keeps {len(worker.state)}: use the optimizer that left them")
-        state = start.state or worker.state  # zero where unknown
+        state = [vector[worker.share] for vector in start.state] or worker.state  # zero where unknown
         for mine, theirs in zip([worker.parameters, worker.buffers, *worker.state],
                                 [start.parameters, start.buffers, *state], strict=True):
             if mine.shape != theirs.shape:
@@ -328,11 +333,19 @@ class Session:
         losses = [part.tolist() for part in transport.gather(np.asarray(worker.losses))]
         if self.strategy.replicated:  # one replica, on however many ranks it goes on
             losses = [[loss for part in losses for loss in part]]
-        self.checkpoints.save(Saved(worker.tensors(), {
+        self.checkpoints.save(Saved(worker.tensors(self.whole_state()), {
             "step": self.step, "metrics": self.metrics,
             "updates": transport.gather_objects([each.updates for each in worker.rows]),
             "counters": transport.gather_objects(worker.counters), "losses": losses,
             "seconds": self._seconds()[0]}), transport, best=best)
+
+    def whole_state(self) -> list[np.ndarray]:
+        """The optimizer's state vectors, also where each rank keeps a share. Collective."""
+        state = self.worker.whole_state()
+        if self.strategy.shards:
+            for vector in state:
+                self.groups["world"].gather_from_owners(vector)
+        return state
 
     def _rows_of_this_rank(self) -> int:
         parts = (self.sampler.part(step, self.world.rank, self.world.size) for step in range(self.steps_per_epoch))

@@ -89,7 +89,7 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
     everyone = []
     for number in range(workers):
         worker = Worker(model, optimizer, sampler, number=number, count=workers, seed=seed, batch_sum=_no_sum,
-                        vectors=strategy.vectors)
+                        vectors=strategy.vectors, sharded=strategy.shards)
         worker.on_step = partial(snapshots.see, worker, simulation)
         model.initialise(worker.parameters, worker.buffers, seed)
         worker.merged[:] = worker.buffers

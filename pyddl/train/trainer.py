@@ -145,7 +145,7 @@ class Trainer:
             session.open()
         summary = session.run()
         worker = session.worker
-        return Result(self.model, worker.parameters, worker.buffers, session.metrics, summary, worker.state,
+        return Result(self.model, worker.parameters, worker.buffers, session.metrics, summary, session.state,
                       worker.updates)
 
     def _strategy(self) -> Strategy:

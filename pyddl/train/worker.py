@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pyddl import _core
+from pyddl.comm.group import shares
 from pyddl.comm.operations import gather
 from pyddl.data.batch import Batch
 from pyddl.data.prefetch import Loader
@@ -48,6 +49,8 @@ class Worker:
         Called without arguments after each finished step.
     vectors : sequence of str
         Names of the vectors that the strategy keeps.
+    sharded : bool, default=False
+        Keep optimizer state for this worker's share of the parameters only, and update only that.
 
     Attributes
     ----------
@@ -73,6 +76,7 @@ class Worker:
         batch_sum: Callable[[np.ndarray], np.ndarray] | None = None,
         on_step: Callable[[], None] = lambda: None,
         vectors: Sequence[str] = (),
+        sharded: bool = False,
     ):
         self.model, self.optimizer, self.sampler = model, optimizer, sampler
         self.loader: Loader
@@ -82,7 +86,11 @@ class Worker:
         self.gradients = model.layout.zeros() if gradients is None else gradients
         self.buffers = model.buffers.zeros()
         self.merged = model.buffers.zeros()
-        self.state = [model.layout.zeros() for _ in optimizer.state_names]
+        self.clips = optimizer.clip_norm is not None
+        bounds = shares(model.layout.size, count).tolist() if sharded else [0, model.layout.size]
+        self.share = slice(*bounds[number : number + 2]) if sharded else slice(*bounds)
+        self.state = [model.layout.zeros()[self.share].copy() if sharded else model.layout.zeros()
+                      for _ in optimizer.state_names]
         self.vectors = {name: model.layout.zeros() for name in vectors}
         self.counters: dict[str, int] = {}
         self.step = 0
@@ -92,7 +100,7 @@ class Worker:
         self.replicas: list[Worker] = []
         self.hosts = False
         self.compute_seconds = 0.0
-        self._ranges = model.layout.decayed_ranges()
+        self._ranges = _within(model.layout.decayed_ranges(), self.share)
         self._shards = SHARDS // count if reproducible else 0
         self._partial = [model.layout.zeros() for _ in range(self._shards.bit_length() - 1)] if reproducible else []
         self._batch_sum = _no_sum_of_shards if reproducible else batch_sum
@@ -141,12 +149,17 @@ class Worker:
         self.compute_seconds += perf_counter() - begin
         return True
 
-    def update(self, *, scale: float) -> None:
+    def update(self, *, scale: float, squared_norm: float | None = None) -> None:
         """Move the parameters by the optimizer's rule, with ``scale * gradients`` as the gradient."""
         begin = perf_counter()
-        self.optimizer.update(self.parameters, self.gradients, self.state, self._ranges, scale=scale, step=self.updates)
+        self.optimizer.update(self.parameters[self.share], self.gradients[self.share], self.state, self._ranges,
+                              scale=scale, step=self.updates, squared_norm=squared_norm)
         self.updates += 1
         self.compute_seconds += perf_counter() - begin
+
+    def squared_norm(self) -> float:
+        """Sum of squares of this worker's share of the gradients."""
+        return sum(_core.sum_of_squares(self.gradients[self.share][begin:end]) for begin, end, _ in self._ranges)
 
     def step_done(self) -> None:
         self.step += 1
@@ -172,10 +185,22 @@ class Worker:
                     last + (values - last).sum(axis=0) if s.merge == "sum" else values.max(axis=0))
         self.merged[:] = self.buffers
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Every slice of parameters, optimizer state and buffers: ``parameters.encoder.0.weight``, ..."""
+    def whole_state(self) -> list[np.ndarray]:
+        """The optimizer's state vectors, of the layout's size: where state is sharded, new ones with this share."""
+        if self.share == slice(0, self.layout.size):
+            return self.state
+        whole = [self.layout.zeros() for _ in self.state]
+        for vector, share in zip(whole, self.state, strict=True):
+            vector[self.share] = share
+        return whole
+
+    def tensors(self, state: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Every slice of parameters, optimizer state and buffers: ``parameters.encoder.0.weight``, ...
+
+        ``state`` is the `whole_state`, filled from all shares.
+        """
         named = {f"parameters.{name}": view for name, view in self.layout.views(self.parameters).items()}
-        for vector, kept in zip(self.optimizer.state_names, self.state, strict=True):
+        for vector, kept in zip(self.optimizer.state_names, state, strict=True):
             named |= {f"{vector}.{name}": view for name, view in self.layout.views(kept).items()}
         for replica in self.replicas:
             for vector, kept in zip(self.optimizer.state_names, replica.state, strict=True):
@@ -195,13 +220,17 @@ class Worker:
         DataError
             A tensor is missing or has another shape: it is of another model.
         """
-        for name, view in self.tensors().items():
+        state = self.whole_state()
+        for name, view in self.tensors(state).items():
             if name not in tensors or tensors[name].shape != view.shape:
                 found = f"shape {tensors[name].shape}" if name in tensors else "no such tensor"
                 raise DataError(
                     f"the checkpoint is of another model: {name} should have shape {view.shape}; found {found}"
                 )
             view[...] = tensors[name]
+        if state is not self.state:
+            for mine, whole in zip(self.state, state, strict=True):
+                mine[:] = whole[self.share]
 
     def _gradient_of_shards(self, batch: Batch, first: int, last: int, out: np.ndarray) -> None:
         """``out`` becomes the gradient of micro-shards [first, last), summed along a binary tree.
@@ -242,6 +271,13 @@ class Worker:
                 message += f"; the first bad value in {name} is in {inside[0] if inside else 'no slice'}"
                 break
         return message + ": lower the learning rate, or set clip_norm"
+
+
+def _within(ranges: list[tuple[int, int, bool]], share: slice) -> list[tuple[int, int, bool]]:
+    """``ranges`` cut to ``share``, counted from its beginning."""
+    cut = ((max(begin, share.start) - share.start, min(end, share.stop) - share.start, decay)
+           for begin, end, decay in ranges)
+    return [(begin, end, decay) for begin, end, decay in cut if begin < end]
 
 
 def _no_sum_of_shards(vector: np.ndarray) -> np.ndarray:

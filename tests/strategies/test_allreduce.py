@@ -1,5 +1,6 @@
 """Allreduce and local: golden trajectories with gradients of our own, by MPI on any number of ranks."""
 
+import golden
 import numpy as np
 import pytest
 
@@ -8,7 +9,7 @@ from pyddl.comm.operations import Sum, compute
 from pyddl.comm.transport import Alone
 from pyddl.errors import InternalError
 from pyddl.layout import Layout, Slice
-from pyddl.strategies import Allreduce, Local
+from pyddl.strategies import Allreduce, Local, strategy
 
 LAYOUT = Layout([Slice("a", (3,)), Slice("b", (20,))])
 STEPS = 5
@@ -118,3 +119,42 @@ def test_an_unknown_operation_is_named():
 
     with pytest.raises(InternalError, match="'guess', which is no operation"):
         drive(strategy(), Recorder(0, 1), Alone())
+
+
+# ---- sharded optimizer state, and the simulation ------------------------------------------------------------------
+
+
+def clipped_reference(workers, clip=None):
+    """Synchronous descent in one loop and double precision; the last parameters are the settled ones."""
+    x, trajectory = np.zeros(len(golden.MEMBERS)), []
+    for t in range(golden.STEPS):
+        samples = sum(golden.samples_of(t, w) for w in range(workers))
+        mean = sum(golden.gradient_sum(x, t, w) for w in range(workers)) / samples
+        if clip is not None:
+            mean = mean * min(1, clip / np.linalg.norm(mean))
+        x = x - golden.RATE * mean
+        trajectory.append(x)
+    return [*trajectory, x]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("clip", [None, 1.5])
+def test_shards_of_the_optimizer_follow_the_reference(world, clip):
+    chosen = strategy("allreduce", shard_optimizer=True)
+    me = golden.by_mpi(world, chosen, clip=clip)
+    golden.assert_follows(me, clipped_reference(world.size, clip))
+    golden.assert_same(me, golden.by_simulation(chosen, world.size, clip=clip)[world.rank])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("shard_optimizer", [False, True])
+def test_the_simulation_follows_the_reference(workers, shard_optimizer):
+    for me in golden.by_simulation(strategy("allreduce", shard_optimizer=shard_optimizer), workers):
+        golden.assert_follows(me, clipped_reference(workers))
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4])
+def test_shards_do_not_change_a_bit(workers):
+    whole, sharded = (golden.by_simulation(strategy("allreduce", shard_optimizer=each), workers) for each in (False, True))
+    for a, b in zip(whole, sharded, strict=True):
+        golden.assert_same(a, b)

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 
 from pyddl.data import ArraySource
+from pyddl.data.sampler import Sampler
 from pyddl.errors import ParameterError
-from pyddl.layout import Layout, Slice
+from pyddl.layout import ALIGNMENT, Layout, Slice
 from pyddl.models import Autoencoder
 from pyddl.optim import optimizer
 from pyddl.strategies import strategy
 from pyddl.train import StopRequest, Trainer
 from pyddl.train.progress import Progress
 from pyddl.train.simulation import simulate
+from pyddl.train.worker import Worker
 
 ROWS = np.random.default_rng(5).random((203, 20), dtype=np.float32)
 TEST = np.random.default_rng(6).random((101, 20), dtype=np.float32)
@@ -172,3 +174,48 @@ def test_one_rank_is_offered_local(options):
 def test_options_of_strategies_are_checked(options, message):
     with pytest.raises(ParameterError, match=message):
         train(**options)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("options", [{}, {"optimizer": "momentum", "learning_rate": 0.01, "weight_decay": 1e-3}], ids=name)
+def test_sharded_optimizer_state_changes_nothing_but_memory(world, options):
+    whole = train(**options)
+    sharded = train(shard_optimizer=True, **options)
+    if world.transport.kind == "MPI":  # adds in an order of its own
+        np.testing.assert_allclose(sharded.parameters, whole.parameters, rtol=1e-3, atol=2e-5)
+    else:
+        assert np.array_equal(sharded.parameters, whole.parameters)
+        assert all(np.array_equal(a, b) for a, b in zip(sharded.state, whole.state, strict=True))
+    clipped = train(shard_optimizer=True, clip_norm=0.5, **options)
+    np.testing.assert_allclose(clipped.parameters, train(clip_norm=0.5, **options).parameters, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.mpi
+def test_each_rank_keeps_its_share_of_the_state(world):
+    model = Autoencoder(20, hidden=(8, 3))
+    worker = Worker(model, optimizer("adam"), Sampler(100, 10), number=world.rank, count=world.size, sharded=True)
+    held = world.transport.gather(np.array([sum(vector.size for vector in worker.state)], dtype=np.float64))
+    assert sum(each[0] for each in held) == 2 * model.layout.size
+    assert max(each[0] for each in held) <= 2 * (model.layout.size / world.size + ALIGNMENT)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("then", [True, False])
+def test_a_sharded_run_is_resumed_with_or_without_shards(world, shared, then):
+    whole = train(shard_optimizer=True)
+    stop = StopRequest()
+    train(shared / "run", StopAfter(stop, 7) if world.rank == 0 else None, stop, shard_optimizer=True)
+    second = train(shared / "run", resume=True, shard_optimizer=then)
+    np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-3, atol=2e-5)
+    if then:
+        assert np.array_equal(second.parameters, whole.parameters)
+
+
+@pytest.mark.mpi
+def test_reproducible_training_with_shards_has_the_bits_of_training_without(world):
+    if world.size == 3:
+        pytest.skip("reproducible needs a divisor of 8")
+    whole, sharded = (train(reproducible=True, shard_optimizer=each) for each in (False, True))
+    assert np.array_equal(whole.parameters, sharded.parameters)
+    with pytest.raises(ParameterError, match="leave out reproducible, clip_norm or shard_optimizer"):
+        train(reproducible=True, shard_optimizer=True, clip_norm=1.0)
