@@ -276,14 +276,11 @@ class Groups:
     def open_lock(self, folder: Path | None = None) -> None:
         """Open the lock that all ranks share, by a file in ``folder``, which all of them see. Collective.
 
-        Without a folder it is a temporary file, which ranks on one node only share.
+        By default the folder for temporary files, or with several nodes the working directory.
         """
         here = self._here
         if here.size > 1:
-            if folder is None and here.nodes > 1:
-                raise CommError(f"ranks on {here.nodes} nodes need a lock file that all of them see: give a run "
-                                "directory (out) on a file system that the nodes share")
-            self.lock = FileLock(here.transport, folder)
+            self.lock = FileLock(here.transport, Path.cwd() if folder is None and here.nodes > 1 else folder)
 
     def __getitem__(self, level: str) -> Group:
         if level not in self._made:

@@ -88,9 +88,9 @@ def test_local_follows_its_own_rows_and_sends_nothing(world):
 
 def test_on_one_worker_allreduce_is_local():
     runs = []
-    for strategy in (Allreduce(), Local()):
+    for chosen in (Allreduce(), Local()):
         me = Recorder(0, 1)
-        drive(strategy.worker(me), me, Alone())
+        drive(chosen.worker(me), me, Alone())
         runs.append(me.parameters)
     assert np.array_equal(*runs)
 
@@ -155,6 +155,7 @@ def test_the_simulation_follows_the_reference(workers, shard_optimizer):
 
 @pytest.mark.parametrize("workers", [2, 3, 4])
 def test_shards_do_not_change_a_bit(workers):
-    whole, sharded = (golden.by_simulation(strategy("allreduce", shard_optimizer=each), workers) for each in (False, True))
+    whole, sharded = (golden.by_simulation(strategy("allreduce", shard_optimizer=each), workers)
+                      for each in (False, True))
     for a, b in zip(whole, sharded, strict=True):
         golden.assert_same(a, b)

@@ -177,11 +177,12 @@ def test_options_of_strategies_are_checked(options, message):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("options", [{}, {"optimizer": "momentum", "learning_rate": 0.01, "weight_decay": 1e-3}], ids=name)
+@pytest.mark.parametrize("options", [{}, {"optimizer": "momentum", "learning_rate": 0.01, "weight_decay": 1e-3}],
+                         ids=name)
 def test_sharded_optimizer_state_changes_nothing_but_memory(world, options):
     whole = train(**options)
     sharded = train(shard_optimizer=True, **options)
-    if world.transport.kind == "MPI":  # adds in an order of its own
+    if world.transport.kind == "MPI" or world.nodes > 1:  # adds in an order of its own
         np.testing.assert_allclose(sharded.parameters, whole.parameters, rtol=1e-3, atol=2e-5)
     else:
         assert np.array_equal(sharded.parameters, whole.parameters)
