@@ -31,7 +31,7 @@ void name_crashes(const std::string& name) {
     const bool first = text[0] == '\0';
     std::strncpy(text.data(), name.c_str(), text.size() - 1);
     if (!first) return;
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_handler = say_name;
     action.sa_flags = SA_ONSTACK;  // faulthandler's own stack: this one may have overflowed
     for (std::size_t i = 0; i < fatal.size(); ++i) sigaction(fatal[i], &action, &before[i]);
