@@ -40,7 +40,7 @@ def test_variables_of_ours_are_read_somewhere(page):
         assert subprocess.run(["grep", "-rqw", name, "pyddl", "slurm"], cwd=ROOT).returncode == 0, name
 
 
-def test_described_strategies_exist():
+def test_every_strategy_is_described():
     text = (ROOT / "docs/strategies.md").read_text(encoding="utf-8")
-    described = re.findall(r"^## (\w+)$", text, re.MULTILINE)
-    assert {"local", "allreduce"} <= set(described) <= set(strategies.NAMES)
+    described = re.findall(r"^## ([a-z]\w*)$", text, re.MULTILINE)  # capitals head other matters
+    assert set(described) == set(strategies.NAMES)
