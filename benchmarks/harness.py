@@ -426,8 +426,9 @@ def plot(
         axis.set_title(title, fontsize=9)
         axis.set_xlabel(x)
         axis.grid(alpha=0.3)
+        if axis is axes[0][-1] or list(curves) != list(list(panels.values())[-1]):
+            axis.legend(fontsize=7)
     axes[0][0].set_ylabel(y)
-    axes[0][-1].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
