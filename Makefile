@@ -12,8 +12,8 @@ BUILD_TOOLS := scikit-build-core pybind11 cython cython-cmake cmake ninja numpy
 LINTERS := ruff==0.17.5 mypy==2.4.1 clang-format==23.1.3 cython-lint==0.22.0 pre-commit
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LAUNCH := $(BIN)/python -m pyddl.comm.launcher
-CXX_FILES := $(shell find csrc -name '*.[hc]pp')
-NATIVE := $(CXX_FILES) CMakeLists.txt $(shell find csrc -name CMakeLists.txt -o -name '*.pyx' -o -name '*.in')
+CXX_FILES := $(shell find csrc tests/native -name '*.[hc]pp')
+NATIVE := $(filter csrc/%,$(CXX_FILES)) CMakeLists.txt $(shell find csrc -name CMakeLists.txt -o -name '*.pyx' -o -name '*.in' -o -name '*.cmake')
 
 .PHONY: train test test-long test-routes bench setup lint format clean
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import zlib
 from pathlib import Path
 
@@ -361,22 +360,3 @@ def test_without_shared_memory_mpi_does_it_all(mpirun, refused):
     assert done.code == 0, done.err
     assert done.out.count("True MPI") == 2
     assert done.err.count("shared memory was refused (node 0: no such thing here)") == refused
-
-
-# ---- the meeting itself, checked for races -----------------------------------------------------------------
-
-
-@pytest.mark.long
-def test_no_race_by_the_thread_sanitizer(tmp_path):
-    """Threads of one process as ranks, so that the sanitizer sees both sides of every meeting."""
-    root = Path(__file__).parents[2]
-    program = tmp_path / "stress"
-    sources = [str(root / "tests/comm/stress_node.cpp"), *map(str, (root / "csrc/comm/node").glob("*.cpp"))]
-    options = ["-std=c++20", "-O1", "-g", "-fsanitize=thread", "-pthread", "-DPYDDL_LEVEL=2"]
-    build = ["c++", *options, f"-I{root / 'csrc'}", *sources, "-o", str(program)]
-    made = subprocess.run(build, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    done = subprocess.run([str(program), "4", "1000"], capture_output=True, text=True, timeout=100,
-                          env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1"})
-    assert done.returncode == 0, done.stderr
-    assert "WARNING: ThreadSanitizer" not in done.stderr

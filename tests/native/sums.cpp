@@ -1,5 +1,5 @@
-/// Threads of one process stand for the ranks of a node, so that a race detector sees both sides of every
-/// meeting. Usage: stress_node RANKS STEPS. Ends with 1 when a sum is wrong.
+/// Sums over the ranks of a node, at many lengths, in private and in shared memory, by ranks that come at different
+/// times. Usage: sums RANKS STEPS.
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,25 +14,7 @@
 #include <thread>
 #include <vector>
 
-#include "comm/node/add.hpp"
 #include "comm/node/group.hpp"
-#include "kernels/simd.hpp"
-
-namespace pyddl::kernels {
-
-int simd_level() { return PYDDL_LEVEL; }
-
-// One level is built here; the others are never asked for.
-template <>
-const comm::node::AddTable& table<3, comm::node::AddTable>() {
-    return table<PYDDL_LEVEL, comm::node::AddTable>();
-}
-template <>
-const comm::node::AddTable& table<4, comm::node::AddTable>() {
-    return table<PYDDL_LEVEL, comm::node::AddTable>();
-}
-
-}  // namespace pyddl::kernels
 
 namespace {
 

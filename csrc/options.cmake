@@ -1,0 +1,42 @@
+# What every build of the native code has in common: the package's, and that of tests/native.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+add_compile_options(-Wall -Wextra -Wno-unknown-pragmas)
+
+# The first finding of a sanitizer ends the program: none can be overlooked.
+set(PYDDL_SANITIZE "" CACHE STRING "Sanitizers to build with, as in -fsanitize=: address,undefined or thread")
+if(PYDDL_SANITIZE)
+  add_compile_options(-fsanitize=${PYDDL_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+  add_link_options(-fsanitize=${PYDDL_SANITIZE})
+endif()
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  set(LEVELS 2 3 4)
+else()
+  set(LEVELS 0)
+endif()
+
+# add_levels(TARGET SOURCES... [OPTIONS ...] [LIBRARIES ...]): loops that the compiler vectorises are compiled once per
+# x86-64 level, in anonymous namespaces, and chosen at run time (kernels/simd.hpp).
+set(csrc ${CMAKE_CURRENT_LIST_DIR})
+function(add_levels target)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "OPTIONS;LIBRARIES")
+  foreach(level IN LISTS LEVELS)
+    set(objects ${target}_v${level})
+    add_library(${objects} OBJECT ${arg_UNPARSED_ARGUMENTS})
+    target_include_directories(${objects} PRIVATE ${csrc})
+    target_link_libraries(${objects} PRIVATE ${arg_LIBRARIES})
+    target_compile_definitions(${objects} PRIVATE PYDDL_LEVEL=${level})
+    target_compile_options(${objects} PRIVATE -O3 ${arg_OPTIONS})
+    if(level GREATER 0)
+      target_compile_options(${objects} PRIVATE -march=x86-64-v${level})
+    endif()
+    if(level EQUAL 4)
+      target_compile_options(${objects} PRIVATE -mprefer-vector-width=512)
+    endif()
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
+  endforeach()
+endfunction()
