@@ -47,5 +47,5 @@ class AdaDelta(Optimizer):
         self.decay = decay
         self.epsilon = epsilon
 
-    def rule(self, step: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
         return _core.adadelta, (self.decay, self.epsilon)

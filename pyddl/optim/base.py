@@ -84,8 +84,8 @@ class Optimizer(ABC):
         self._ranges = _core.Ranges([])
 
     @abstractmethod
-    def rule(self, step: int) -> tuple[Callable[..., None], tuple[float, ...]]:
-        """The kernel, and the arguments of its own that it takes at ``step``."""
+    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+        """The kernel, and the arguments of its own that it takes after ``step`` updates, with schedules at ``clock``."""
 
     def options(self) -> dict[str, Any]:
         """Arguments as plain values, as they go into ``config.toml``; those that are None are left out."""
@@ -98,8 +98,8 @@ class Optimizer(ABC):
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in values if v is not None)})"
 
     def update(self, parameters: np.ndarray, gradients: np.ndarray, state: Sequence[np.ndarray],
-               ranges: Sequence[Range], *, scale: float, step: int,
-               squared_norm: float | None = None) -> None:
+               ranges: Sequence[Range], *, scale: float, step: int, squared_norm: float | None = None,
+               clock: int | None = None, rate: float = 1.0) -> None:
         """Move ``parameters`` by one step, in place.
 
         Parameters
@@ -119,6 +119,10 @@ class Optimizer(ABC):
         squared_norm : float, optional
             Sum of squares of ``gradients``, unscaled, over all that is clipped together. Needed for
             `clip_norm` where ``ranges`` are only a shard; taken over ``ranges`` by default.
+        clock : int, optional
+            Where schedules are: ``step`` by default. A server that updates with each push counts steps otherwise.
+        rate : float, default=1
+            Factor of the learning rate.
 
         Raises
         ------
@@ -134,13 +138,12 @@ class Optimizer(ABC):
         if ranges != self._seen:
             self._ranges = self._with_weight_decay(ranges)
             self._seen = list(ranges)
-        rate = self.learning_rate
-        if isinstance(rate, Schedule):
-            rate = rate(step)
+        clock = step if clock is None else clock
         bound = math.inf if self.bound is None else self.bound
-        kernel, own = self.rule(step)
+        kernel, own = self.rule(step, clock)
         try:
-            kernel(parameters, gradients, *state, self._ranges, rate, scale, bound, *own)
+            kernel(parameters, gradients, *state, self._ranges, rate * at(self.learning_rate, clock), scale, bound,
+                   *own)
         except (TypeError, ValueError):
             self._check_vectors(parameters, gradients, state)  # says which one is wrong
             raise

@@ -41,5 +41,5 @@ class RMSProp(Optimizer):
         self.decay = decay
         self.epsilon = epsilon
 
-    def rule(self, step: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
         return _core.rmsprop, (self.decay, self.epsilon)

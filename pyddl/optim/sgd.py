@@ -27,7 +27,7 @@ class SGD(Optimizer):
     def __init__(self, learning_rate: float | Schedule = 0.01, **shared: Any):
         super().__init__(learning_rate, **shared)
 
-    def rule(self, step: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
         return _core.sgd, ()
 
 
@@ -61,8 +61,8 @@ class Momentum(Optimizer):
         super().__init__(learning_rate, **shared)
         self.momentum = value_or_schedule("momentum", momentum, at_least=0, below=1)
 
-    def rule(self, step: int) -> tuple[Callable[..., None], tuple[float, ...]]:
-        return _core.momentum, (at(self.momentum, step),)
+    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+        return _core.momentum, (at(self.momentum, clock),)
 
 
 class Nesterov(Momentum):
@@ -95,5 +95,5 @@ class Nesterov(Momentum):
 
     name = "nesterov"
 
-    def rule(self, step: int) -> tuple[Callable[..., None], tuple[float, ...]]:
-        return _core.nesterov, (at(self.momentum, step), at(self.momentum, step + 1))
+    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+        return _core.nesterov, (at(self.momentum, clock), at(self.momentum, clock + 1))
