@@ -5,6 +5,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, int64_t
 from libcpp cimport bool as bool_t
+from libcpp.memory cimport make_shared, shared_ptr
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
@@ -21,14 +22,14 @@ cdef extern from "Python.h":
 cdef extern from *:
     """
     #include <exception>
-    #include "comm/node/meeting.hpp"
+    #include "comm/node/wait.hpp"
     static PyObject* comm_error = nullptr;
     static PyObject* peer_lost = nullptr;
     static void raise_comm_error() {  // Cython calls this, with the GIL, where a C++ call has thrown
         if (PyErr_Occurred()) return;  // a signal handler has raised
         try {
             throw;
-        } catch (const pyddl::comm::node::MeetingFailed& error) {
+        } catch (const pyddl::comm::node::PeerLost& error) {
             PyErr_SetString(peer_lost, error.what());
         } catch (const std::exception& error) {
             PyErr_SetString(comm_error, error.what());
@@ -51,6 +52,9 @@ cdef extern from "comm/network/collectives.hpp" namespace "pyddl::comm::network"
     void gather(MPI_Comm, const double*, int64_t, vector[int64_t]&, vector[double]&) except +raise_comm_error
     void barrier(MPI_Comm) except +raise_comm_error
 
+cdef extern from "comm/node/wait.hpp" namespace "pyddl::comm::node" nogil:
+    double now()
+
 cdef extern from "comm/node/group.hpp" namespace "pyddl::comm::node" nogil:
     enum class Role "pyddl::comm::node::SharedMemory::Role":
         creates
@@ -64,8 +68,6 @@ cdef extern from "comm/node/group.hpp" namespace "pyddl::comm::node" nogil:
         gather_objects
         broadcast
         allocate
-
-    double now()
 
     cppclass CppVectors "pyddl::comm::node::Vectors":
         CppVectors(const string&, int64_t, int, int, Role) except +raise_comm_error
@@ -336,6 +338,245 @@ cdef class SharedVectors:
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
         PyBuffer_FillInfo(buffer, self, self.vectors.mine(), self.bytes, False, flags)
+
+
+# ---- the parameter server
+
+cdef extern from "comm/node/server.hpp" namespace "pyddl::comm::node" nogil:
+    cppclass SharedMemory:
+        SharedMemory(const string&, int64_t, Role) except +raise_comm_error
+        SharedMemory(int64_t) except +raise_comm_error
+        void reserve(int64_t, int64_t) except +raise_comm_error
+        int64_t bytes()
+
+    struct Shape "pyddl::comm::node::Shard::Shape":
+        int64_t length
+        int workers
+        int mates
+
+    int64_t shard_bytes "pyddl::comm::node::Shard::bytes"(Shape)
+
+    enum class EventKind "pyddl::comm::node::Server::Event::Kind":
+        over "pyddl::comm::node::Server::Event::over"
+        push "pyddl::comm::node::Server::Event::push"
+        left "pyddl::comm::node::Server::Event::left"
+
+    struct About "pyddl::comm::node::Mailbox::Push":
+        int64_t samples
+        int64_t version
+        int64_t clock
+
+    struct Event "pyddl::comm::node::Server::Event":
+        EventKind kind
+        int worker
+        int slot
+        About about
+        string why
+
+    cppclass Tickets:
+        int64_t claimed()
+        void close()
+
+    cppclass CppServer "pyddl::comm::node::Server":
+        CppServer(shared_ptr[SharedMemory], int64_t, vector[int], vector[int],
+                  int (*)() noexcept nogil) except +raise_comm_error
+        void watch()
+        int buffers()
+        float* buffer(int)
+        int current()
+        int free() except +raise_comm_error
+        int64_t publish(int64_t) except +raise_comm_error
+        Event receive() except +raise_comm_error
+        float* vector(int, int)
+        void begin_epoch(int64_t)
+        Tickets& tickets()
+        void leave()
+        double wait_seconds()
+
+    cppclass CppWorker "pyddl::comm::node::Worker":
+        CppWorker(shared_ptr[SharedMemory], Shape, int, int, const string&,
+                  int (*)() noexcept nogil) except +raise_comm_error
+        void watch()
+        void push(const float*, int64_t, int64_t) except +raise_comm_error
+        int64_t fetch(float*, int64_t) except +raise_comm_error
+        int64_t claim() except +raise_comm_error
+        void close_tickets()
+        void finish()
+        void leave()
+        double wait_seconds()
+        double communication_seconds()
+        int64_t bytes_sent()
+
+
+cdef class View:
+    """A buffer somewhere in the memory that ``owner`` keeps."""
+
+    cdef object owner
+    cdef void* data
+    cdef int64_t bytes
+    cdef bint readonly
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.data, self.bytes, self.readonly, flags)
+
+
+cdef view_of(object owner, float* data, int64_t length, bint readonly):
+    cdef View view = View.__new__(View)
+    view.owner, view.data, view.readonly = owner, data, readonly
+    view.bytes = length * <int64_t>sizeof(float)
+    return np.frombuffer(memoryview(view), np.float32)
+
+
+cdef class Region:
+    """The memory of one server and the workers of its node. See pyddl/comm/_mpi.pyi."""
+
+    cdef shared_ptr[SharedMemory] memory
+    cdef Shape shape
+
+    def __cinit__(self, str name, bint creates, int64_t length, int workers, int mates):
+        self.shape.length, self.shape.workers, self.shape.mates = length, workers, mates
+        cdef int64_t size = shard_bytes(self.shape)
+        if name is None:
+            self.memory = make_shared[SharedMemory](size)
+        else:
+            self.memory = make_shared[SharedMemory](<string>name.encode(), size,
+                                                    Role.creates if creates else Role.joins)
+
+    @staticmethod
+    def bytes(int64_t length, int workers, int mates):
+        cdef Shape shape
+        shape.length, shape.workers, shape.mates = length, workers, mates
+        return shard_bytes(shape)
+
+    def reserve(self):
+        self.memory.get().reserve(0, self.memory.get().bytes())
+
+
+cdef class Server:
+    """One server's side. See pyddl/comm/_mpi.pyi."""
+
+    cdef CppServer* server
+    cdef int64_t length
+
+    def __cinit__(self, Region region not None, list seats, list ranks):
+        self.length = region.shape.length
+        self.server = new CppServer(region.memory, self.length, seats, ranks, look)
+
+    def __dealloc__(self):
+        del self.server
+
+    def watch(self):
+        self.server.watch()
+
+    def buffer(self, int index, bint readonly):
+        return view_of(self, self.server.buffer(index), self.length, readonly)
+
+    def mailbox(self, int worker, int slot):
+        return view_of(self, self.server.vector(worker, slot), self.length, True)
+
+    @property
+    def count(self):
+        return self.server.buffers()
+
+    def current(self):
+        return self.server.current()
+
+    def free(self):
+        cdef int index
+        with nogil:
+            index = self.server.free()
+        return index
+
+    def publish(self, int64_t progress):
+        cdef int64_t version
+        with nogil:
+            version = self.server.publish(progress)
+        return version
+
+    def receive(self):
+        cdef Event event
+        with nogil:
+            event = self.server.receive()
+        if event.kind == EventKind.push:
+            return event.worker, event.slot, event.about.samples, event.about.version, event.about.clock
+        if event.kind == EventKind.left:
+            return event.worker, event.why.decode()
+        return None
+
+    def begin_epoch(self, int64_t tickets):
+        self.server.begin_epoch(tickets)
+
+    def claimed(self):
+        return self.server.tickets().claimed()
+
+    def close_tickets(self):
+        self.server.tickets().close()
+
+    def leave(self):
+        self.server.leave()
+
+    @property
+    def wait_seconds(self):
+        return self.server.wait_seconds()
+
+
+cdef class NodeLink:
+    """A worker's side, on its server's node. See pyddl/comm/_mpi.pyi."""
+
+    cdef CppWorker* worker
+    cdef int64_t length
+
+    def __cinit__(self, Region region not None, int number, int seat, str server):
+        self.length = region.shape.length
+        self.worker = new CppWorker(region.memory, region.shape, number, seat, server.encode(), look)
+
+    def __dealloc__(self):
+        del self.worker
+
+    def watch(self):
+        self.worker.watch()
+
+    def push(self, const float[::1] vector not None, int64_t samples, int64_t version):  # no-cython-lint: shadows vector
+        cdef const float* data = &vector[0] if vector.shape[0] > 0 else NULL
+        with nogil:
+            self.worker.push(data, samples, version)
+
+    def request(self, float[::1] out not None, int64_t progress):
+        pass  # nothing has to travel before the copy
+
+    def fetch(self, float[::1] out not None, int64_t progress):
+        cdef float* data = &out[0] if out.shape[0] > 0 else NULL
+        cdef int64_t version
+        with nogil:
+            version = self.worker.fetch(data, progress)
+        return version
+
+    def claim(self):
+        cdef int64_t ticket
+        with nogil:
+            ticket = self.worker.claim()
+        return ticket
+
+    def close_tickets(self):
+        self.worker.close_tickets()
+
+    def finish(self):
+        self.worker.finish()
+
+    def leave(self):
+        self.worker.leave()
+
+    @property
+    def wait_seconds(self):
+        return self.worker.wait_seconds()
+
+    @property
+    def communication_seconds(self):
+        return self.worker.communication_seconds()
+
+    @property
+    def bytes_sent(self):
+        return self.worker.bytes_sent()
 
 
 def unlink_shared_memory(str name):

@@ -69,5 +69,83 @@ class SharedVectors:
         """Let ``channel.sum`` know these vectors, under a number equal on all ranks."""
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+class Region:
+    """The memory that one server shares with its mates: the workers of its node.
+
+    Parameters
+    ----------
+    name : str or None
+        Of the shared object; None for memory of this process alone.
+    creates : bool
+        Whether this rank creates the object.
+    length : int
+        Elements of the server's share.
+    workers, mates : int
+        How many.
+    """
+
+    def __init__(self, name: str | None, creates: bool, length: int, workers: int, mates: int) -> None: ...
+    @staticmethod
+    def bytes(length: int, workers: int, mates: int) -> int: ...
+    def reserve(self) -> None:
+        """Allocate it for good; CommError where there is no space."""
+
+class Server:
+    """One server's side (csrc/comm/node/server.hpp). `watch` when all mates have made theirs.
+
+    Parameters
+    ----------
+    region : Region
+    seats : list of int
+        Of each worker among the mates; -1 for others.
+    ranks : list of int
+        Of each worker.
+    """
+
+    count: int
+    wait_seconds: float
+
+    def __init__(self, region: Region, seats: list[int], ranks: list[int]) -> None: ...
+    def watch(self) -> None: ...
+    def buffer(self, index: int, readonly: bool) -> np.ndarray: ...
+    def mailbox(self, worker: int, slot: int) -> np.ndarray: ...
+    def current(self) -> int: ...
+    def free(self) -> int: ...
+    def publish(self, progress: int) -> int: ...
+    def receive(self) -> tuple[int, int, int, int, int] | tuple[int, str] | None:
+        """Worker, slot, samples, version, clock of a push; worker and why one left; None when the epoch is over."""
+    def begin_epoch(self, tickets: int) -> None: ...
+    def claimed(self) -> int: ...
+    def close_tickets(self) -> None: ...
+    def leave(self) -> None: ...
+
+class NodeLink:
+    """A worker's side on its server's node. `watch` when all have made theirs.
+
+    Parameters
+    ----------
+    region : Region
+    number, seat : int
+        Among all workers, and among the mates.
+    server : str
+        The server's name, for messages.
+    """
+
+    wait_seconds: float
+    communication_seconds: float
+    bytes_sent: int
+
+    def __init__(self, region: Region, number: int, seat: int, server: str) -> None: ...
+    def watch(self) -> None: ...
+    def push(self, vector: np.ndarray, samples: int, version: int) -> None: ...
+    def request(self, out: np.ndarray, progress: int) -> None:
+        """Say what `fetch` will ask for next, so that several links can be at it at once."""
+    def fetch(self, out: np.ndarray, progress: int) -> int: ...
+    def claim(self) -> int:
+        """-1 when there are no more tickets."""
+    def close_tickets(self) -> None: ...
+    def finish(self) -> None: ...
+    def leave(self) -> None: ...
+
 def unlink_shared_memory(name: str) -> None:
     """Take away the name of a shared object; what is mapped stays. Nothing happens where there is none."""

@@ -18,7 +18,7 @@ from pyddl.errors import CommError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-__all__ = ["SharedTransport"]
+__all__ = ["SharedTransport", "check_room", "new_name", "together"]
 
 log = logging.getLogger("pyddl")
 
@@ -81,12 +81,12 @@ class SharedTransport(MPITransport):
             On all ranks, if it failed on one.
         """
         node = self._on_node
-        name = node.bcast(f"/pyddl-{os.getpid()}-{secrets.token_hex(8)}")
+        name = node.bcast(new_name())
         made: list[T] = []
 
         def create() -> None:
             if node.rank == 0:
-                _check_room(size * node.size)
+                check_room(size * node.size)
                 made.append(make(name, True))
 
         def join() -> None:
@@ -97,26 +97,15 @@ class SharedTransport(MPITransport):
             made[0].reserve()  # type: ignore[attr-defined]
 
         try:
-            self._together(mpi, create)
-            self._together(mpi, join)
+            together(mpi, self._node, create)
+            together(mpi, self._node, join)
         finally:
             if made and node.rank == 0:
                 from pyddl.comm._mpi import unlink_shared_memory
 
                 unlink_shared_memory(name)  # before memory is reserved: a killed rank leaves nothing
-        self._together(mpi, reserve)
+        together(mpi, self._node, reserve)
         return made[0]
-
-    def _together(self, mpi: MPI.Intracomm, step: Callable[[], None]) -> None:
-        """Do ``step`` on all ranks; raise CommError on all of them if it did so on one."""
-        error = ""
-        try:
-            step()
-        except CommError as failed:
-            error = str(failed)
-        for node, failed_there in mpi.allgather((self._node, error)):
-            if failed_there:
-                raise CommError(f"node {node}: {failed_there}")
 
     def allocate(self, size: int, name: str = "vector") -> np.ndarray:
         from pyddl.comm._mpi import SharedVectors
@@ -155,7 +144,24 @@ class SharedTransport(MPITransport):
         self._on_node.Free()
 
 
-def _check_room(size: int) -> None:
+def new_name() -> str:
+    """For a shared object that this process creates."""
+    return f"/pyddl-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def together(mpi: MPI.Comm, node: int, step: Callable[[], None]) -> None:
+    """Do ``step`` on all ranks; raise CommError on all of them if it did so on one. Collective."""
+    error = ""
+    try:
+        step()
+    except CommError as failed:
+        error = str(failed)
+    for there, failed_there in mpi.allgather((node, error)):
+        if failed_there:
+            raise CommError(f"node {there}: {failed_there}")
+
+
+def check_room(size: int) -> None:
     """Refuse what the machine cannot hold: /dev/shm may promise it, but then the kernel kills processes."""
     free = _available()
     if size > free:

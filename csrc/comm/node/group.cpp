@@ -1,7 +1,6 @@
 #include "comm/node/group.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <utility>
 
@@ -32,8 +31,6 @@ void copy(float* to, const float* from, std::int64_t n) {
 }
 
 }  // namespace
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 Vectors::Vectors(const std::string& name, std::int64_t length, int rank, int size, SharedMemory::Role role)
     : Vectors(std::make_shared<SharedMemory>(name, bytes(length, size), role), length, rank) {}

@@ -29,9 +29,6 @@ struct Mismatch : std::runtime_error {
 
 enum class Operation : std::int32_t { none, sum, barrier, gather, gather_objects, broadcast, allocate, written };
 
-/// Seconds on the clock that all times of this file are from.
-double now();
-
 /// One vector per rank, in one piece of shared memory; what a rank's NumPy views keep alive.
 class Vectors {
   public:
@@ -73,7 +70,7 @@ class Group {
     int size() const { return size_; }
 
     /// Meet for `operation` on n elements, and check that the others do the same.
-    /// @throws Mismatch, MeetingFailed, Interrupted
+    /// @throws Mismatch, PeerLost, Interrupted
     void meet(Operation operation, std::int64_t n) { arrive(operation, {}, n, 0); }
 
     /// Register vectors under a number that is the same on all ranks; forget them when their memory goes.

@@ -1,20 +1,20 @@
 /// Meetings of the processes of one node: each arrives with a message, and goes on when all have arrived and
-/// all messages can be read. The only place where a process waits in shared memory.
+/// all messages can be read.
 ///
 /// Every rank has a slot with two cells, used in turn. A rank that arrives writes its message, then the
 /// number of the meeting, into its cell; the others watch that number. Two cells suffice: before a rank
 /// writes a cell again it has been through the meeting between, where every other rank arrived after having
-/// read the cell for the last time. Whoever waits spins first, then yields, then sleeps on a futex, since
-/// ranks may outnumber cores. Every 100 ms a sleeper looks whether someone has died, left or given up, so
-/// that a meeting which cannot take place ends by an error.
+/// read the cell for the last time.
 ///
 /// Cost: one cache line from each other rank; about 0.3 microseconds for two ranks with a core each.
 #pragma once
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
+#include <string>
 #include <vector>
+
+#include "comm/node/process.hpp"
+#include "comm/node/wait.hpp"
 
 namespace pyddl::comm::node {
 
@@ -26,16 +26,6 @@ struct Message {
     std::int64_t offset = 0;   ///< elements from the start of the allocation
     std::int64_t length = 0;   ///< elements
     std::int64_t count = 0;    ///< a number to add up
-};
-
-/// A meeting that cannot take place.
-struct MeetingFailed : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-/// The caller asked to stop waiting (see Meeting's `look`).
-struct Interrupted : std::exception {
-    const char* what() const noexcept override { return "interrupted while waiting for other ranks"; }
 };
 
 class Meeting {
@@ -54,7 +44,7 @@ class Meeting {
     void watch();
 
     /// Arrive, and return when all have. Then message(r) is what rank r brought, until the next call.
-    /// @throws MeetingFailed a rank died, left or gave up   @throws Interrupted
+    /// @throws PeerLost a rank died, left or gave up   @throws Interrupted
     void meet(const Message& mine);
     const Message& message(int rank) const;
 
@@ -69,16 +59,14 @@ class Meeting {
 
     void wait_for(int rank);
     void look_around();
-    bool died(int rank) const;
     [[noreturn]] void give_up(const std::string& why);
 
     Slot* slots_;
     int rank_;
     int size_;
     int (*look_)();
-    std::uint32_t number_ = 0;           ///< of the latest meeting
-    std::vector<int> watched_;           ///< a pidfd per rank, or -1
-    std::vector<std::int32_t> process_;  ///< a process number per rank, or 0 where it cannot be seen from here
+    std::uint32_t number_ = 0;  ///< of the latest meeting
+    std::vector<Process> processes_;
 };
 
 }  // namespace pyddl::comm::node

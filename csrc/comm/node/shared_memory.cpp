@@ -32,6 +32,13 @@ SharedMemory::SharedMemory(const std::string& name, std::int64_t bytes, Role rol
     data_ = static_cast<std::byte*>(start);
 }
 
+SharedMemory::SharedMemory(std::int64_t bytes) : bytes_(bytes) {
+    constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* start = mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (start == MAP_FAILED) fail(errno, "map " + std::to_string(bytes) + " bytes of memory");
+    data_ = static_cast<std::byte*>(start);
+}
+
 SharedMemory::~SharedMemory() {
     munmap(data_, static_cast<std::size_t>(bytes_));
     if (file_ >= 0) close(file_);

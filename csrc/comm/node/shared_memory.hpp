@@ -15,6 +15,8 @@ class SharedMemory {
     /// Map `bytes` of the object called `name` ("/..."). New memory is zero.
     /// @throws std::system_error when the object cannot be created, found or mapped
     SharedMemory(const std::string& name, std::int64_t bytes, Role role);
+    /// Memory of this process alone, for what otherwise is shared. Takes room when it is first touched.
+    explicit SharedMemory(std::int64_t bytes);
     ~SharedMemory();
     SharedMemory(const SharedMemory&) = delete;
     SharedMemory& operator=(const SharedMemory&) = delete;
@@ -37,7 +39,15 @@ class SharedMemory {
     std::int64_t bytes_ = 0;
 };
 
+constexpr std::size_t cache_line = 64;
+
 /// Bytes rounded up to whole pages: the step between the parts of different processes.
 std::int64_t whole_pages(std::int64_t bytes);
+
+/// Bytes of a float32 vector, rounded up to whole cache lines.
+constexpr std::int64_t bytes_of_vector(std::int64_t length) {
+    constexpr std::int64_t line = cache_line;
+    return (length * static_cast<std::int64_t>(sizeof(float)) + line - 1) / line * line;
+}
 
 }  // namespace pyddl::comm::node

@@ -1,0 +1,359 @@
+"""Parameter server: the two ends of what workers push and fetch. One interface, whatever carries the bytes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyddl.comm.group import shares
+from pyddl.comm.shared import check_room, new_name, together
+from pyddl.comm.transport import Transport
+from pyddl.errors import CommError, ParameterError, ShapeError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from pyddl.comm._mpi import NodeLink, Region, Server
+    from pyddl.comm.world import World
+
+__all__ = ["Left", "Push", "ServerLink", "ServerPort", "serve"]
+
+log = logging.getLogger("pyddl")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Push:
+    """What a worker has pushed."""
+
+    worker: int
+    samples: int
+    version: int
+    """That the vector was computed from, as the worker says."""
+    vector: np.ndarray
+    """The server's share, read only. Valid until the next `ServerPort.receive`."""
+    clock: int
+    """Pushes of this worker before this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A worker that comes to no more."""
+
+    worker: int
+    why: str
+
+
+class ServerPort:
+    """A server's end: it publishes versions of its share of a vector, and receives what workers push.
+
+    All calls but `close` concern this rank alone.
+
+    Attributes
+    ----------
+    number, servers, workers : int
+        This server's number, and how many servers and workers there are.
+    share : slice
+        Of the whole vector: what this server owns.
+    wait_seconds, communication_seconds : float
+    bytes_sent : int
+        As in `pyddl.comm.transport.Transport`.
+    """
+
+    def __init__(self, server: Server, number: int, servers: int, workers: int, share: slice):
+        self._server = server
+        self.number, self.servers, self.workers, self.share = number, servers, workers, share
+        self._read = [server.buffer(index, True) for index in range(server.count)]
+        self._write = [server.buffer(index, False) for index in range(server.count)]
+        self._pushed = [[server.mailbox(worker, slot) for slot in range(2)] for worker in range(workers)]
+
+    def current(self) -> np.ndarray:
+        """The current version, read only; zeros before the first. Valid until the second `publish` from now."""
+        return self._read[self._server.current()]
+
+    def free(self) -> np.ndarray:
+        """A buffer that nobody reads, to write the next version to; the same one until `publish`.
+
+        Its values are those of some earlier version. Waits while readers are still copying all others.
+        """
+        return self._write[self._server.free()]
+
+    def publish(self, progress: int = 0) -> int:
+        """What was written to the `free` buffer becomes the current version.
+
+        Parameters
+        ----------
+        progress : int
+            From now on those may go on who wait for it (`ServerLink.fetch`); not below 0.
+
+        Returns
+        -------
+        int
+            The version, counted from 0. Where `free` was not called since the last time only the progress changes.
+        """
+        return self._server.publish(progress)
+
+    def receive(self) -> Push | Left | None:
+        """Wait for the next push.
+
+        Pushes of one worker come in its order; among workers it goes round.
+
+        Returns
+        -------
+        Push, Left or None
+            `Left` where a worker has died or gone, once for each, after its last push. None when the epoch is over: all
+            workers that are left have finished it, and nothing is in the mailboxes.
+        """
+        event = self._server.receive()
+        if event is None:
+            return None
+        if len(event) == 2:
+            return Left(*event)
+        worker, slot, samples, version, clock = event
+        return Push(worker, samples, version, self._pushed[worker][slot], clock)
+
+    def begin_epoch(self, tickets: int = 0) -> None:
+        """Let workers begin their next epoch, with this many tickets to claim. After the one before is over."""
+        self._server.begin_epoch(tickets)
+
+    @property
+    def claimed(self) -> int:
+        """How many tickets workers have claimed in this epoch: all below this number."""
+        return self._server.claimed()
+
+    def close_tickets(self) -> None:
+        """Give out no more tickets in this epoch: workers find that it is over."""
+        self._server.close_tickets()
+
+    @property
+    def wait_seconds(self) -> float:
+        return self._server.wait_seconds
+
+    @property
+    def communication_seconds(self) -> float:
+        return 0.0
+
+    @property
+    def bytes_sent(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        """End the service. Collective over all servers and workers that are left."""
+        self._server.leave()
+
+
+class ServerLink:
+    """A worker's end of its links to all servers.
+
+    All calls but `close` concern this rank alone.
+
+    Attributes
+    ----------
+    number, servers, workers : int
+        This worker's number, and how many servers and workers there are.
+    wait_seconds, communication_seconds : float
+    bytes_sent : int
+        As in `pyddl.comm.transport.Transport`.
+    """
+
+    def __init__(self, links: Sequence[NodeLink], number: int, workers: int, size: int):
+        self._links = links
+        self.number, self.servers, self.workers = number, len(links), workers
+        self._size = size
+        bounds = shares(size, len(links)).tolist()
+        self._shares = [slice(begin, end) for begin, end in pairwise(bounds)]
+
+    def push(self, vector: np.ndarray, samples: int, version: int | tuple[int, ...]) -> None:
+        """Copy each share of ``vector`` into this worker's mailbox at its server.
+
+        Waits while the last two pushes are both unread.
+
+        Parameters
+        ----------
+        vector : ndarray of shape (size,), float32
+        samples : int
+        version : int or tuple of int
+            What `fetch` gave when the parameters came that ``vector`` was computed from.
+
+        Raises
+        ------
+        PeerLost
+            A server has died or ended.
+        """
+        self._check("vector", vector)
+        versions = version if isinstance(version, tuple) else (version,) * self.servers
+        for link, share, number in zip(self._links, self._shares, versions, strict=True):
+            link.push(vector[share], samples, number)
+
+    def fetch(self, out: np.ndarray, progress: int = 0) -> int | tuple[int, ...]:
+        """Wait until all servers have published this progress; copy the newest version of each share.
+
+        Parameters
+        ----------
+        out : ndarray of shape (size,), float32
+        progress : int
+
+        Returns
+        -------
+        int or tuple of int
+            The version; with several servers that of each. Each share is one version.
+
+        Raises
+        ------
+        PeerLost
+            A server has died or ended.
+        """
+        self._check("out", out)
+        for link, share in zip(self._links, self._shares, strict=True):
+            link.request(out[share], progress)
+        versions = [link.fetch(out[share], progress) for link, share in zip(self._links, self._shares, strict=True)]
+        return versions[0] if self.servers == 1 else tuple(versions)
+
+    def claim(self) -> int | None:
+        """The next ticket of this epoch, which nobody else gets; None when there are no more.
+
+        Waits until server 0 has begun the epoch.
+        """
+        ticket = self._links[0].claim()
+        return None if ticket < 0 else ticket
+
+    def close_tickets(self) -> None:
+        """Give out no more tickets in this epoch, to any worker."""
+        self._links[0].close_tickets()
+
+    def finish(self) -> None:
+        """This worker is through with the epoch: it will push no more before the next one."""
+        for link in self._links:
+            link.finish()
+
+    @property
+    def wait_seconds(self) -> float:
+        return sum(link.wait_seconds for link in self._links)
+
+    @property
+    def communication_seconds(self) -> float:
+        return sum(link.communication_seconds for link in self._links)
+
+    @property
+    def bytes_sent(self) -> int:
+        return sum(link.bytes_sent for link in self._links)
+
+    def close(self) -> None:
+        """End the service. Collective over all servers and workers that are left."""
+        for link in self._links:
+            link.leave()
+
+    def _check(self, name: str, vector: np.ndarray) -> None:
+        if vector.shape != (self._size,) or vector.dtype != np.float32 or not vector.flags.c_contiguous:
+            raise ShapeError(f"{name} has shape {vector.shape} and type {vector.dtype}; expected a contiguous float32 "
+                             f"vector of {self._size} elements")
+
+
+def serve(here: World, transport: Transport, *, servers: int, size: int) -> ServerPort | ServerLink:
+    """Make ranks 0 to ``servers`` - 1 servers of a vector, and the others their workers. Collective.
+
+    Server s owns share s of `pyddl.comm.group.shares`; rank r is worker r - ``servers``.
+
+    Parameters
+    ----------
+    here : World
+    transport : Transport
+        Of that world.
+    servers : int
+    size : int
+        Elements of the vector; the same on all ranks.
+
+    Returns
+    -------
+    ServerPort or ServerLink
+
+    Raises
+    ------
+    ParameterError
+        No rank would be left for a worker.
+    """
+    if not 1 <= servers < here.size or here.mpi is None:
+        raise ParameterError(f"servers is {servers} on {here.size} rank{'s' * (here.size > 1)}; expected 1 or more, "
+                             "and at least one rank besides: start more ranks (--ranks)")
+    # Ranks of one place share memory.
+    places = here.mpi.allgather(here.node if transport.kind == "shared memory" else -1 - here.rank)
+    seats = [[place == places[server] for place in places[servers:]] for server in range(servers)]
+    if not all(all(mates) for mates in seats):
+        raise CommError("a server and its workers must share the memory of one node")
+    regions = _regions(here.mpi, here.node, seats, size)
+    bounds = shares(size, servers).tolist()
+    workers = here.size - servers
+    number = here.rank - servers
+    end: ServerPort | ServerLink
+    if number < 0:
+        from pyddl.comm._mpi import Server
+
+        server = Server(regions[here.rank], _numbered(seats[here.rank]), list(range(servers, here.size)))
+        here.mpi.Barrier()
+        server.watch()
+        end = ServerPort(server, here.rank, servers, workers, slice(bounds[here.rank], bounds[here.rank + 1]))
+    else:
+        from pyddl.comm._mpi import NodeLink
+
+        links = [NodeLink(regions[s], number, _numbered(seats[s])[number], f"server {s} (rank {s})")
+                 for s in range(servers)]
+        here.mpi.Barrier()
+        for link in links:
+            link.watch()
+        end = ServerLink(links, number, workers, size)
+    here.mpi.Barrier()  # only now may anyone leave
+    return end
+
+
+def _numbered(mates: Sequence[bool]) -> list[int]:
+    """A seat for each worker on its server's node; -1 for the others."""
+    return [sum(mates[:worker]) if mate else -1 for worker, mate in enumerate(mates)]
+
+
+def _regions(mpi: MPI.Intracomm, node: int, mates: list[list[bool]], size: int) -> dict[int, Region]:
+    """By server, the memory that this rank shares with it. Collective.
+
+    Raises
+    ------
+    CommError
+        On all ranks, if it failed on one.
+    """
+    from pyddl.comm._mpi import Region, unlink_shared_memory
+
+    servers = len(mates)
+    bounds = shares(size, servers).tolist()
+    name = new_name() if mpi.rank < servers and any(mates[mpi.rank]) else None
+    names = mpi.allgather(name)
+    made: dict[int, Region] = {}
+
+    def make(server: int, creates: bool) -> None:
+        length, workers, here = bounds[server + 1] - bounds[server], len(mates[server]), sum(mates[server])
+        if creates:
+            check_room(Region.bytes(length, workers, here))
+        made[server] = Region(names[server], creates, length, workers, here)
+
+    def create() -> None:
+        if mpi.rank < servers:
+            make(mpi.rank, True)
+
+    def join() -> None:
+        for server in range(servers if mpi.rank >= servers else 0):
+            if mates[server][mpi.rank - servers]:
+                make(server, False)
+
+    def reserve() -> None:
+        if name is not None:
+            made[mpi.rank].reserve()
+
+    try:
+        together(mpi, node, create)
+        together(mpi, node, join)
+    finally:
+        if name is not None:
+            unlink_shared_memory(name)  # before memory is reserved: a killed rank leaves nothing
+    together(mpi, node, reserve)
+    return made
