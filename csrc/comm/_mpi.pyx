@@ -378,8 +378,6 @@ cdef extern from "comm/node/server.hpp" namespace "pyddl::comm::node" nogil:
         void close()
 
     cppclass CppServer "pyddl::comm::node::Server":
-        CppServer(shared_ptr[SharedMemory], int64_t, vector[int], vector[int],
-                  int (*)() noexcept nogil) except +raise_comm_error
         void watch()
         int buffers()
         float* buffer(int)
@@ -405,6 +403,29 @@ cdef extern from "comm/node/server.hpp" namespace "pyddl::comm::node" nogil:
         void leave()
         double wait_seconds()
         double communication_seconds()
+        int64_t bytes_sent()
+
+cdef extern from "comm/network/server.hpp" namespace "pyddl::comm::network" nogil:
+    cppclass Messages "pyddl::comm::network::Worker":
+        Messages(MPI_Comm, int, const string&, int, int64_t, int64_t,
+                 int (*)() noexcept nogil) except +raise_comm_error
+        void push(const float*, int64_t, int64_t) except +raise_comm_error
+        void request(float*, int64_t) except +raise_comm_error
+        int64_t fetch() except +raise_comm_error
+        int64_t claim() except +raise_comm_error
+        void close_tickets() except +raise_comm_error
+        void finish() except +raise_comm_error
+        void close() except +raise_comm_error
+        double wait_seconds()
+        double communication_seconds()
+        int64_t bytes_sent()
+
+cdef extern from "comm/port.hpp" namespace "pyddl::comm" nogil:
+    cppclass Port:
+        Port(shared_ptr[SharedMemory], int64_t, vector[int], vector[int], MPI_Comm, int64_t,
+             int (*)() noexcept nogil) except +raise_comm_error
+        CppServer server
+        void close() except +raise_comm_error
         int64_t bytes_sent()
 
 
@@ -455,15 +476,23 @@ cdef class Region:
 cdef class Server:
     """One server's side. See pyddl/comm/_mpi.pyi."""
 
+    cdef Port* port
     cdef CppServer* server
     cdef int64_t length
+    cdef MPI.Comm comm
+    cdef bint open  # MPI may write to the port
 
-    def __cinit__(self, Region region not None, list seats, list ranks):
-        self.length = region.shape.length
-        self.server = new CppServer(region.memory, self.length, seats, ranks, look)
+    def __cinit__(self, Region region not None, list seats, list ranks, MPI.Comm comm not None, int64_t chunk):
+        self.length, self.comm = region.shape.length, comm
+        self.port = new Port(region.memory, self.length, seats, ranks, comm.ob_mpi, chunk, look)
+        self.server = &self.port.server
+        self.open = any(seat < 0 for seat in seats)
 
     def __dealloc__(self):
-        del self.server
+        if self.port is not NULL:
+            self.server.leave()
+            if not self.open:
+                del self.port
 
     def watch(self):
         self.server.watch()
@@ -512,12 +541,18 @@ cdef class Server:
     def close_tickets(self):
         self.server.tickets().close()
 
-    def leave(self):
-        self.server.leave()
+    def close(self):
+        with nogil:
+            self.port.close()
+        self.open = False
 
     @property
     def wait_seconds(self):
         return self.server.wait_seconds()
+
+    @property
+    def bytes_sent(self):
+        return self.port.bytes_sent()
 
 
 cdef class NodeLink:
@@ -563,7 +598,7 @@ cdef class NodeLink:
     def finish(self):
         self.worker.finish()
 
-    def leave(self):
+    def close(self):
         self.worker.leave()
 
     @property
@@ -577,6 +612,75 @@ cdef class NodeLink:
     @property
     def bytes_sent(self):
         return self.worker.bytes_sent()
+
+
+cdef class NetworkLink:
+    """A worker's side, by messages. See pyddl/comm/_mpi.pyi."""
+
+    cdef Messages* messages
+    cdef MPI.Comm comm
+    cdef bint open  # MPI may write to the object
+    cdef object out  # and to this
+
+    def __cinit__(self, MPI.Comm comm not None, int server, str name, int number, int64_t length, int64_t chunk):
+        self.comm, self.open = comm, True
+        self.messages = new Messages(comm.ob_mpi, server, name.encode(), number, length, chunk, look)
+
+    def __dealloc__(self):
+        if not self.open:
+            del self.messages
+
+    def watch(self):
+        pass  # MPI does
+
+    def push(self, const float[::1] vector not None, int64_t samples, int64_t version):  # no-cython-lint: shadows vector
+        cdef const float* data = &vector[0] if vector.shape[0] > 0 else NULL
+        with nogil:
+            self.messages.push(data, samples, version)
+
+    def request(self, float[::1] out not None, int64_t progress):
+        cdef float* data = &out[0] if out.shape[0] > 0 else NULL
+        self.out = out
+        with nogil:
+            self.messages.request(data, progress)
+
+    def fetch(self, float[::1] out not None, int64_t progress):
+        cdef int64_t version
+        with nogil:
+            version = self.messages.fetch()
+        self.out = None
+        return version
+
+    def claim(self):
+        cdef int64_t ticket
+        with nogil:
+            ticket = self.messages.claim()
+        return ticket
+
+    def close_tickets(self):
+        with nogil:
+            self.messages.close_tickets()
+
+    def finish(self):
+        with nogil:
+            self.messages.finish()
+
+    def close(self):
+        with nogil:
+            self.messages.close()
+        self.open = False
+
+    @property
+    def wait_seconds(self):
+        return self.messages.wait_seconds()
+
+    @property
+    def communication_seconds(self):
+        return self.messages.communication_seconds()
+
+    @property
+    def bytes_sent(self):
+        return self.messages.bytes_sent()
 
 
 def unlink_shared_memory(str name):

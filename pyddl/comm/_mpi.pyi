@@ -91,21 +91,26 @@ class Region:
         """Allocate it for good; CommError where there is no space."""
 
 class Server:
-    """One server's side (csrc/comm/node/server.hpp). `watch` when all mates have made theirs.
+    """One server's side (csrc/comm/port.hpp). `watch` when all mates have made theirs.
 
     Parameters
     ----------
     region : Region
     seats : list of int
-        Of each worker among the mates; -1 for others.
+        Of each worker among the mates; -1 for those who come by messages.
     ranks : list of int
-        Of each worker.
+        Of each worker in ``comm``.
+    comm : mpi4py.MPI.Comm
+        For these messages alone.
+    chunk : int
+        Elements in a message.
     """
 
     count: int
     wait_seconds: float
+    bytes_sent: int
 
-    def __init__(self, region: Region, seats: list[int], ranks: list[int]) -> None: ...
+    def __init__(self, region: Region, seats: list[int], ranks: list[int], comm: MPI.Comm, chunk: int) -> None: ...
     def watch(self) -> None: ...
     def buffer(self, index: int, readonly: bool) -> np.ndarray: ...
     def mailbox(self, worker: int, slot: int) -> np.ndarray: ...
@@ -117,7 +122,8 @@ class Server:
     def begin_epoch(self, tickets: int) -> None: ...
     def claimed(self) -> int: ...
     def close_tickets(self) -> None: ...
-    def leave(self) -> None: ...
+    def close(self) -> None:
+        """Wait until all who come by messages have left. Collective with `NetworkLink.close`."""
 
 class NodeLink:
     """A worker's side on its server's node. `watch` when all have made theirs.
@@ -145,7 +151,40 @@ class NodeLink:
         """-1 when there are no more tickets."""
     def close_tickets(self) -> None: ...
     def finish(self) -> None: ...
-    def leave(self) -> None: ...
+    def close(self) -> None: ...
+
+class NetworkLink:
+    """The same by messages: what is done for it is done whenever the server comes to it.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+        For these messages alone.
+    server : int
+        Its rank in ``comm``.
+    name : str
+        The server's, for messages.
+    number : int
+        Of this worker.
+    length : int
+        Elements of the server's share.
+    chunk : int
+        Elements in a message.
+    """
+
+    wait_seconds: float
+    communication_seconds: float
+    bytes_sent: int
+
+    def __init__(self, comm: MPI.Comm, server: int, name: str, number: int, length: int, chunk: int) -> None: ...
+    def watch(self) -> None: ...
+    def push(self, vector: np.ndarray, samples: int, version: int) -> None: ...
+    def request(self, out: np.ndarray, progress: int) -> None: ...
+    def fetch(self, out: np.ndarray, progress: int) -> int: ...
+    def claim(self) -> int: ...
+    def close_tickets(self) -> None: ...
+    def finish(self) -> None: ...
+    def close(self) -> None: ...
 
 def unlink_shared_memory(name: str) -> None:
     """Take away the name of a shared object; what is mapped stays. Nothing happens where there is none."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -18,12 +18,16 @@ from pyddl.errors import CommError, ParameterError, ShapeError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from pyddl.comm._mpi import NodeLink, Region, Server
+    from pyddl.comm._mpi import NetworkLink, NodeLink, Region, Server
     from pyddl.comm.world import World
 
 __all__ = ["Left", "Push", "ServerLink", "ServerPort", "serve"]
 
 log = logging.getLogger("pyddl")
+
+Self = TypeVar("Self", bound="_End")
+
+CHUNK = 1 << 28  # elements in a message: a count of bytes fits an int, whatever MPI makes of it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +52,41 @@ class Left:
     why: str
 
 
-class ServerPort:
+class _End:
+    """One end of the service, which `close` ends; a ``with`` block does so, too, unless an error leaves it."""
+
+    def __init__(self, ends: Sequence[Server | NodeLink | NetworkLink], mpi: MPI.Intracomm, servers: int):
+        self._ends, self._mpi = ends, mpi
+        self.servers, self.workers = servers, mpi.size - servers
+
+    def watch(self) -> None:
+        """Begin to watch the processes at the other ends, when all ends have been made."""
+        for end in self._ends:
+            end.watch()
+
+    @property
+    def wait_seconds(self) -> float:
+        return sum(end.wait_seconds for end in self._ends)
+
+    @property
+    def bytes_sent(self) -> int:
+        return sum(end.bytes_sent for end in self._ends)
+
+    def close(self) -> None:
+        """End the service. Collective over all servers and workers that are left."""
+        for end in self._ends:
+            end.close()
+        self._mpi.Free()
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None:  # closing is collective: not where a rank may be alone
+            self.close()
+
+
+class ServerPort(_End):
     """A server's end: it publishes versions of its share of a vector, and receives what workers push.
 
     All calls but `close` concern this rank alone.
@@ -64,12 +102,13 @@ class ServerPort:
         As in `pyddl.comm.transport.Transport`.
     """
 
-    def __init__(self, server: Server, number: int, servers: int, workers: int, share: slice):
+    def __init__(self, server: Server, mpi: MPI.Intracomm, number: int, servers: int, share: slice):
+        super().__init__([server], mpi, servers)
         self._server = server
-        self.number, self.servers, self.workers, self.share = number, servers, workers, share
+        self.number, self.share = number, share
         self._read = [server.buffer(index, True) for index in range(server.count)]
         self._write = [server.buffer(index, False) for index in range(server.count)]
-        self._pushed = [[server.mailbox(worker, slot) for slot in range(2)] for worker in range(workers)]
+        self._pushed = [[server.mailbox(worker, slot) for slot in range(2)] for worker in range(self.workers)]
 
     def current(self) -> np.ndarray:
         """The current version, read only; zeros before the first. Valid until the second `publish` from now."""
@@ -130,23 +169,11 @@ class ServerPort:
         self._server.close_tickets()
 
     @property
-    def wait_seconds(self) -> float:
-        return self._server.wait_seconds
-
-    @property
     def communication_seconds(self) -> float:
-        return 0.0
-
-    @property
-    def bytes_sent(self) -> int:
-        return 0
-
-    def close(self) -> None:
-        """End the service. Collective over all servers and workers that are left."""
-        self._server.leave()
+        return 0.0  # what moves, moves while it waits
 
 
-class ServerLink:
+class ServerLink(_End):
     """A worker's end of its links to all servers.
 
     All calls but `close` concern this rank alone.
@@ -160,9 +187,10 @@ class ServerLink:
         As in `pyddl.comm.transport.Transport`.
     """
 
-    def __init__(self, links: Sequence[NodeLink], number: int, workers: int, size: int):
+    def __init__(self, links: Sequence[NodeLink | NetworkLink], mpi: MPI.Intracomm, number: int, size: int):
+        super().__init__(links, mpi, len(links))
         self._links = links
-        self.number, self.servers, self.workers = number, len(links), workers
+        self.number = number
         self._size = size
         bounds = shares(size, len(links)).tolist()
         self._shares = [slice(begin, end) for begin, end in pairwise(bounds)]
@@ -231,21 +259,8 @@ class ServerLink:
             link.finish()
 
     @property
-    def wait_seconds(self) -> float:
-        return sum(link.wait_seconds for link in self._links)
-
-    @property
     def communication_seconds(self) -> float:
         return sum(link.communication_seconds for link in self._links)
-
-    @property
-    def bytes_sent(self) -> int:
-        return sum(link.bytes_sent for link in self._links)
-
-    def close(self) -> None:
-        """End the service. Collective over all servers and workers that are left."""
-        for link in self._links:
-            link.leave()
 
     def _check(self, name: str, vector: np.ndarray) -> None:
         if vector.shape != (self._size,) or vector.dtype != np.float32 or not vector.flags.c_contiguous:
@@ -281,41 +296,57 @@ def serve(here: World, transport: Transport, *, servers: int, size: int) -> Serv
                              "and at least one rank besides: start more ranks (--ranks)")
     # Ranks of one place share memory.
     places = here.mpi.allgather(here.node if transport.kind == "shared memory" else -1 - here.rank)
-    seats = [[place == places[server] for place in places[servers:]] for server in range(servers)]
-    if not all(all(mates) for mates in seats):
-        raise CommError("a server and its workers must share the memory of one node")
-    regions = _regions(here.mpi, here.node, seats, size)
-    bounds = shares(size, servers).tolist()
-    workers = here.size - servers
-    number = here.rank - servers
-    end: ServerPort | ServerLink
-    if number < 0:
-        from pyddl.comm._mpi import Server
-
-        server = Server(regions[here.rank], _numbered(seats[here.rank]), list(range(servers, here.size)))
-        here.mpi.Barrier()
-        server.watch()
-        end = ServerPort(server, here.rank, servers, workers, slice(bounds[here.rank], bounds[here.rank + 1]))
-    else:
-        from pyddl.comm._mpi import NodeLink
-
-        links = [NodeLink(regions[s], number, _numbered(seats[s])[number], f"server {s} (rank {s})")
-                 for s in range(servers)]
-        here.mpi.Barrier()
-        for link in links:
-            link.watch()
-        end = ServerLink(links, number, workers, size)
-    here.mpi.Barrier()  # only now may anyone leave
+    mates = [[place == places[server] for place in places[servers:]] for server in range(servers)]
+    try:
+        regions = _regions(here.mpi, here.node, mates, size)
+    except CommError as refused:
+        if here.rank == 0:
+            log.warning("parameter server: no shared memory (%s); using messages", refused)
+        mates = [[False] * len(row) for row in mates]
+        regions = _regions(here.mpi, here.node, mates, size)
+    mpi = here.mpi.Dup()
+    mpi.Set_errhandler(here.mpi.Get_errhandler())
+    make: Callable[..., ServerPort | ServerLink] = _port if here.rank < servers else _link
+    end = make(mpi, servers, size, mates, regions)
+    mpi.Barrier()
+    end.watch()
+    mpi.Barrier()  # only now may anyone leave
     return end
 
 
-def _numbered(mates: Sequence[bool]) -> list[int]:
+def _port(mpi: MPI.Intracomm, servers: int, size: int, mates: list[list[bool]], regions: dict[int, Region]
+          ) -> ServerPort:
+    from pyddl.comm._mpi import Server
+
+    number = mpi.rank
+    bounds = shares(size, servers).tolist()
+    server = Server(regions[number], _seats(mates[number]), list(range(servers, mpi.size)), mpi, CHUNK)
+    return ServerPort(server, mpi, number, servers, slice(bounds[number], bounds[number + 1]))
+
+
+def _link(mpi: MPI.Intracomm, servers: int, size: int, mates: list[list[bool]], regions: dict[int, Region]
+          ) -> ServerLink:
+    from pyddl.comm._mpi import NetworkLink, NodeLink
+
+    number = mpi.rank - servers
+    lengths = np.diff(shares(size, servers)).tolist()
+    links: list[NodeLink | NetworkLink] = []
+    for server in range(servers):
+        name = f"server {server} (rank {server})"
+        if mates[server][number]:
+            links.append(NodeLink(regions[server], number, _seats(mates[server])[number], name))
+        else:
+            links.append(NetworkLink(mpi, server, name, number, lengths[server], CHUNK))
+    return ServerLink(links, mpi, number, size)
+
+
+def _seats(mates: Sequence[bool]) -> list[int]:
     """A seat for each worker on its server's node; -1 for the others."""
     return [sum(mates[:worker]) if mate else -1 for worker, mate in enumerate(mates)]
 
 
 def _regions(mpi: MPI.Intracomm, node: int, mates: list[list[bool]], size: int) -> dict[int, Region]:
-    """By server, the memory that this rank shares with it. Collective.
+    """By server, the memory that this rank shares with it; a server's is its own where it has no mates. Collective.
 
     Raises
     ------

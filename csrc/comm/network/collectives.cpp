@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <climits>
+#include <stdexcept>
 #include <string>
+
+#include "comm/network/mpi_error.hpp"
 
 namespace pyddl::comm::network {
 namespace {
@@ -11,17 +14,6 @@ constexpr std::int64_t largest_message = std::int64_t{1} << 30;  // elements; MP
 constexpr std::int64_t block = std::int64_t{1} << 20;            // floats: keeps the scratch space at 2 MB
 constexpr std::int64_t small = 4096;                             // floats; below, fewer steps beat fewer bytes
 constexpr int sum_tag = 1;
-
-std::string text_of(int code) {
-    char text[MPI_MAX_ERROR_STRING] = "";
-    int length = 0;
-    MPI_Error_string(code, text, &length);
-    return {text, static_cast<std::size_t>(length)};
-}
-
-void check(int code, const char* call) {
-    if (code != MPI_SUCCESS) throw MpiError(call, code);
-}
 
 int ranks(MPI_Comm comm) {
     int size = 0;
@@ -79,8 +71,6 @@ void halve_and_double(MPI_Comm comm, int rank, int size, float* x, std::int64_t 
 }
 
 }  // namespace
-
-MpiError::MpiError(const char* call, int code) : std::runtime_error(std::string(call) + ": " + text_of(code)) {}
 
 std::int64_t sum(MPI_Comm comm, std::int64_t value) {
     check(MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, MPI_SUM, comm), "MPI_Allreduce");

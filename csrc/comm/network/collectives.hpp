@@ -6,15 +6,9 @@
 #include <mpi.h>
 
 #include <cstdint>
-#include <stdexcept>
 #include <vector>
 
 namespace pyddl::comm::network {
-
-/// A call that MPI refused: "MPI_Allreduce: " and MPI's own text.
-struct MpiError : std::runtime_error {
-    MpiError(const char* call, int code);
-};
 
 /// Sum of one number over the ranks. The smallest collective there is, so it also serves as the
 /// synchronisation.

@@ -6,8 +6,8 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
-#include <exception>
-#include <stdexcept>
+
+#include "comm/errors.hpp"
 
 namespace pyddl::comm::node {
 
@@ -19,15 +19,8 @@ constexpr long look_every = 100'000'000;  // nanoseconds
 constexpr int spins = 20;
 constexpr int yields = 300;
 
-/// Another process died, left or gave up while this one waited for it.
-struct PeerLost : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-/// The caller asked to stop waiting: its `look` returned anything but 0.
-struct Interrupted : std::exception {
-    const char* what() const noexcept override { return "interrupted while waiting for other ranks"; }
-};
+using comm::Interrupted;
+using comm::PeerLost;
 
 /// Seconds on the clock that all times of comm are from.
 double now();
