@@ -54,4 +54,6 @@ class Activity:
         if isinstance(doing, str):
             return doing
         vector = getattr(doing, "vector", getattr(doing, "out", None))
-        return type(doing).__name__ + ("" if vector is None else f" of {len(vector):,} values")
+        partner = getattr(doing, "partner", None)
+        return (type(doing).__name__ + ("" if vector is None else f" of {len(vector):,} values")
+                + ("" if partner is None else f" with rank {partner}"))

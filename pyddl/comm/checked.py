@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,9 @@ class Checked(Transport):
         self.compare("gather_objects")
         return self._inner.gather_objects(value)
 
+    def swap_objects(self, value: Any, partner: int) -> Any:
+        return self._inner.swap_objects(value, partner)
+
     def broadcast(self, array: np.ndarray, root: int = 0) -> None:
         self.compare(f"broadcast from rank {root}", array)
         self._inner.broadcast(array, root)
@@ -67,13 +70,23 @@ class Checked(Transport):
     def compare(self, operation: str, vector: np.ndarray | None = None) -> None:
         """Raise `CommError` on every rank unless all are about to do the same."""
         self._number += 1
-        length, kind = (None, None) if vector is None else (np.shape(vector), str(np.asarray(vector).dtype))
-        found = self._inner.gather_objects((operation, length, kind, self._number, self._place()))
-        if all(what == found[0] for what in found):
+        mine = (operation, *_kind(vector), self._number, self._place())
+        self._require_same(dict(enumerate(self._inner.gather_objects(mine))))
+
+    def compare_pair(self, operation: str, vector: np.ndarray, partner: int) -> None:
+        """Raise `CommError` on both ranks unless they are about to do the same.
+
+        Those who name partners that do not name them wait for ever, which the watchdog reports.
+        """
+        mine = (operation, *_kind(vector), 0, self._place())
+        self._require_same({self.rank: mine, partner: self._inner.swap_objects(mine, partner)})
+
+    def _require_same(self, found: Mapping[int, tuple[Any, ...]]) -> None:
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        for rank in sorted(found):
+            alike.setdefault(found[rank], []).append(rank)
+        if len(alike) == 1:
             return
-        alike: dict[Any, list[int]] = {}
-        for rank, what in enumerate(found):
-            alike.setdefault(what, []).append(rank)
         error = CommError("the ranks are not about to do the same: " + "; ".join(
             f"{_ranks(ranks)}: {_named(*what)}" for what, ranks in alike.items())
             + ". Every rank must yield the same operations, on vectors of the same length and type")
@@ -81,9 +94,13 @@ class Checked(Transport):
         raise error
 
 
+def _kind(vector: np.ndarray | None) -> tuple[tuple[int, ...] | None, str | None]:
+    return (None, None) if vector is None else (np.shape(vector), str(np.asarray(vector).dtype))
+
+
 def _named(operation: str, shape: tuple[int, ...] | None, kind: str | None, number: int, place: int) -> str:
     what = operation if shape is None else f"{operation} of {'x'.join(map(str, shape))} {kind}"
-    return f"{what} (collective {number}, operation {place})"
+    return f"{what} (collective {number}, operation {place})" if number else what
 
 
 def _ranks(ranks: list[int]) -> str:

@@ -102,11 +102,17 @@ def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Tr
         return weight
 
     def sum_to_owners(operation: SumToOwners) -> int:
+        transport.compare("sum to owners", operation.vector)
         count, wanted = group["world"].sum_to_owners(operation.vector, operation.count, request.requested)
         request.agreed |= wanted
         return count
 
+    def gather_from_owners(operation: GatherFromOwners) -> None:
+        transport.compare("gather from owners", operation.vector)
+        group["world"].gather_from_owners(operation.vector)
+
     def swap(operation: Exchange) -> None:
+        transport.compare_pair("exchange", operation.vector, operation.partner)
         group["world"].exchange(operation.vector, operation.out, operation.partner)
 
     def close_step(operation: StepDone) -> None:
@@ -119,7 +125,7 @@ def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Tr
         Sum: sum_and_agree,
         Average: average,
         SumToOwners: sum_to_owners,
-        GatherFromOwners: lambda operation: group["world"].gather_from_owners(operation.vector),
+        GatherFromOwners: gather_from_owners,
         Exchange: swap,
         Gather: lambda operation: transport.gather(operation.vector),
         Lock: lambda operation: group.lock.acquire(),

@@ -19,7 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -29,6 +29,9 @@ from pyddl.comm.environment import started, terminal
 from pyddl.errors import CommError
 
 __all__ = ["Launcher", "command", "configure", "find", "main", "shown", "supervise", "terminal", "threads_per_rank"]
+
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Launcher(NamedTuple):
@@ -166,6 +169,7 @@ def supervise(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
     The launcher gets a session of its own, so that a terminal's Ctrl-C does not reach it: it would kill the ranks. They
     get SIGUSR1 instead, each by itself, since not every launcher hands signals on. A second Ctrl-C ends the launcher.
+    It also ends, and its ranks with it, where this process is killed. To be called by the main thread.
     """
     running: subprocess.Popen[bytes] | None = None
     asked = False
@@ -190,13 +194,28 @@ def supervise(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     handlers = {signal.SIGUSR1: ask, signal.SIGTERM: ask, signal.SIGINT: ask, signal.SIGALRM: tell}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        running = subprocess.Popen(argv, env=dict(environ), start_new_session=True)
+        running = subprocess.Popen(argv, env=dict(environ), start_new_session=True,
+                                   preexec_fn=_ending_with(os.getpid()))
         status = running.wait()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
     return status if status >= 0 else 128 - status
+
+
+def _ending_with(parent: int) -> Callable[[], None]:
+    """What a new process calls to get SIGTERM when ``parent`` has ended, however that was."""
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it has ended already
+            os._exit(1)
+
+    return ask
 
 
 def _catches(process: int, number: int) -> bool:

@@ -9,22 +9,55 @@ from pathlib import Path
 from time import perf_counter
 
 from pyddl.comm.transport import Transport
-from pyddl.errors import CommError
+from pyddl.errors import CommError, InternalError
 
 __all__ = ["FileLock", "NoLock"]
 
 
 class NoLock:
-    """One rank needs none."""
+    """One rank needs none.
 
+    Attributes
+    ----------
+    held : bool
+        Whether this rank holds the lock.
+    wait_seconds : float
+        Spent so far in waiting for it.
+    """
+
+    held = False
     wait_seconds = 0.0
 
     def acquire(self) -> None:
-        """Wait until no other rank holds the lock, and hold it."""
-        return None
+        """Wait until no other rank holds the lock, and hold it.
+
+        Raises
+        ------
+        InternalError
+            This rank holds it already.
+        """
+        if self.held:
+            raise InternalError("the strategy asks for the lock that it holds already: yield unlock() in between")
+        self._wait()
+        self.held = True
 
     def release(self) -> None:
-        """Let another rank have it."""
+        """Let another rank have it.
+
+        Raises
+        ------
+        InternalError
+            This rank does not hold it.
+        """
+        if not self.held:
+            raise InternalError("the strategy gives back a lock that it does not hold: yield lock() first")
+        self._give_back()
+        self.held = False
+
+    def _wait(self) -> None:
+        return None
+
+    def _give_back(self) -> None:
         return None
 
     def close(self) -> None:
@@ -77,12 +110,12 @@ class FileLock(NoLock):
             self.close()
             raise CommError(f"{'; '.join(failed)}: give a run directory (out) on a file system that all nodes share")
 
-    def acquire(self) -> None:
+    def _wait(self) -> None:
         begin = perf_counter()
         fcntl.lockf(self._file, fcntl.LOCK_EX)
         self.wait_seconds += perf_counter() - begin
 
-    def release(self) -> None:
+    def _give_back(self) -> None:
         fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:

@@ -75,6 +75,10 @@ class Transport(ABC):
         """Small Python values of all ranks, in rank order. Slow: not for every step."""
 
     @abstractmethod
+    def swap_objects(self, value: Any, partner: int) -> Any:
+        """The small Python value of rank ``partner``, who gets this one. Collective over the two. Slow."""
+
+    @abstractmethod
     def broadcast(self, array: np.ndarray, root: int = 0) -> None:
         """Replace ``array`` (contiguous, any dtype, the same shape everywhere) by that of rank ``root``."""
 
@@ -101,6 +105,10 @@ class Transport(ABC):
 
     def compare(self, operation: str, vector: np.ndarray | None = None) -> None:
         """Before what some other way carries out: debug mode compares it over all ranks (`pyddl.comm.checked`)."""
+        return None
+
+    def compare_pair(self, operation: str, vector: np.ndarray, partner: int) -> None:
+        """As `compare`, with one other rank, who compares with this one."""
         return None
 
     def leave(self) -> None:
@@ -132,6 +140,10 @@ class Alone(Transport):
 
     def gather_objects(self, value: Any) -> list[Any]:
         return [value]
+
+    def swap_objects(self, value: Any, partner: int) -> Any:
+        check_root(partner, 1)
+        return value
 
     def broadcast(self, array: np.ndarray, root: int = 0) -> None:
         check_root(root, 1)
@@ -184,6 +196,14 @@ class MPITransport(Transport):
             return self._mpi.allgather(value)
         except MPI.Exception as error:
             raise CommError(f"MPI_Allgather: {error}") from None
+
+    def swap_objects(self, value: Any, partner: int) -> Any:
+        from mpi4py import MPI
+
+        try:
+            return self._mpi.sendrecv(value, partner, source=partner)
+        except MPI.Exception as error:
+            raise CommError(f"MPI_Sendrecv with rank {partner}: {error}") from None
 
     def broadcast(self, array: np.ndarray, root: int = 0) -> None:
         check_root(root, self.size)

@@ -20,8 +20,9 @@ from golden import (
 )
 
 from pyddl.comm.group import Groups
+from pyddl.comm.lock import NoLock
 from pyddl.comm.operations import Compute, Lock, Unlock
-from pyddl.errors import CommError, ParameterError
+from pyddl.errors import CommError, InternalError, ParameterError
 from pyddl.strategies import strategy
 
 
@@ -84,6 +85,15 @@ def test_only_one_rank_at_a_time_holds_the_lock(world, tmp_path):
         world.transport.barrier()
         assert not list(folder.iterdir()), "the lock's file is gone since all have it open"
         assert groups.wait_seconds > 0
+
+
+def test_a_lock_is_held_once_and_given_back_once():
+    lock = NoLock()
+    with pytest.raises(InternalError, match=r"does not hold: yield lock\(\) first"):
+        lock.release()
+    lock.acquire()
+    with pytest.raises(InternalError, match="asks for the lock that it holds already"):
+        lock.acquire()
 
 
 @pytest.mark.mpi(min_size=2)

@@ -20,6 +20,8 @@ from pyddl.train import Trainer, load_run
 TRAIN = [sys.executable, "-m", "pyddl", "train", "autoencoder", "--data", "random:2000x30", "--hidden", "8,3",
          "--batch-size", "10", "--reproducible", "--threads", "1", "--quiet"]
 WITHOUT_END = ["--epochs", "100000", "--checkpoint-every", "100000"]
+BEYOND_THE_CORES = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+                    "OMPI_MCA_rmaps_base_oversubscribe": "1"}  # two ranks, perhaps on one core
 SOON = 30  # seconds; it takes about one
 
 
@@ -35,7 +37,9 @@ def line(how):
         argv, settings = launcher.command(2, TRAIN, threads=1)
     except CommError as error:
         pytest.skip(str(error))
-    return ([*TRAIN, "--ranks", "2"], environment()) if how == "--ranks 2" else (argv, settings)
+    if how == "--ranks 2":
+        return [*TRAIN, "--ranks", "2"], environment()
+    return [argv[0], "-n", "2", *TRAIN], {**settings, **BEYOND_THE_CORES}  # as a user types it
 
 
 def end(running):
@@ -84,7 +88,7 @@ def test_a_signal_ends_training_with_a_checkpoint_and_75(tmp_path, how, number):
     epochs = len((out / "metrics.jsonl").read_text().splitlines())
     books = json.loads(next((out / "checkpoints").glob("step-*/books.json")).read_text())
     assert 200 * epochs <= books["step"] < 200 * (epochs + 1)  # it stopped at the next step, not at the next epoch
-    if number == signal.SIGTERM:  # once for each way to start
+    if number == signal.SIGTERM or how == "mpirun":  # once for each way to start
         goes_on_as_if_nothing_had_been(how, out, epochs + 2)
 
 
@@ -116,3 +120,43 @@ def test_a_signal_while_ranks_still_start_is_not_lost(tmp_path):
     finally:
         end(running)
     assert running.returncode == 75, said
+
+
+def descendants(process):
+    """Process numbers of all processes below one."""
+    found = [int(child) for task in Path(f"/proc/{process}/task").iterdir()
+             for child in (task / "children").read_text().split()]
+    return found + [below for child in found for below in descendants(child)]
+
+
+def ended(process):
+    """Whether a process is gone, or dead and perhaps waited for by nobody."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_killing_the_program_that_started_the_ranks_ends_them_too(tmp_path):
+    argv, environ = line("--ranks 2")
+    running = subprocess.Popen([*argv, *WITHOUT_END, "--out", str(tmp_path / "run")], env=environ,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    left = []
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "run/metrics.jsonl").exists():
+            assert running.poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+        left = descendants(running.pid)
+        assert len(left) >= 3  # mpirun and two ranks
+        running.kill()
+        running.wait()
+        until = time.monotonic() + SOON
+        while not all(map(ended, left)):
+            assert time.monotonic() < until, left
+            time.sleep(0.1)
+    finally:
+        end(running)
+        for process in left:
+            if not ended(process):
+                os.kill(process, signal.SIGKILL)

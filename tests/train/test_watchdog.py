@@ -163,6 +163,13 @@ def test_the_report_puts_those_behind_first(tmp_path):
         else:
             yield average(np.zeros(7, np.float32), 1)""",
      "ranks 0, 2: average (world) of 7 float32 (operation 2); rank 1: average (world) of 6 float32 (operation 2)"),
+    ("yield gather_from_owners(me.parameters[:64 if rank else 32])",
+     "rank 0: gather from owners of 32 float32 (operation 1); ranks 1, 2: gather from owners of 64 float32"),
+    ("yield sum_to_owners(me.gradients, 1) if rank else sum_over_workers(me.gradients, 1)",
+     "rank 0: sum of 464 float32 (operation 1); ranks 1, 2: sum to owners of 464 float32 (operation 1)"),
+    ("""if rank < 2:
+            yield exchange(me.parameters[:64 if rank else 32], np.zeros(64, np.float32), 1 - rank)""",
+     "rank 0: exchange of 32 float32; rank 1: exchange of 64 float32"),
 ])
 def test_debug_mode_names_what_differs(mpirun, worker, said):
     done = train(mpirun, "", options="strategy=Odd(), debug=True", limit=30, more=f"""
