@@ -52,6 +52,24 @@ cdef extern from "comm/network/collectives.hpp" namespace "pyddl::comm::network"
     void gather(MPI_Comm, const double*, int64_t, vector[int64_t]&, vector[double]&) except +raise_comm_error
     void barrier(MPI_Comm) except +raise_comm_error
 
+cdef extern from "comm/network/travelling_sum.hpp" namespace "pyddl::comm::network" nogil:
+    cppclass Range:
+        Range()
+        Range(int64_t, int64_t)
+        int64_t begin
+        int64_t length()
+
+    cppclass TravellingSum:
+        TravellingSum(int64_t, const vector[Range]&, int64_t) except +raise_comm_error
+        void begin() except +raise_comm_error
+        void announce(Range) except +raise_comm_error
+        Range next_final()
+        Range next()
+        void start(MPI_Comm, float*, int64_t) except +raise_comm_error
+        void progress() except +raise_comm_error
+        void wait() except +raise_comm_error
+        int64_t early()
+
 cdef extern from "comm/node/wait.hpp" namespace "pyddl::comm::node" nogil:
     double now()
 
@@ -68,6 +86,7 @@ cdef extern from "comm/node/group.hpp" namespace "pyddl::comm::node" nogil:
         gather_objects
         broadcast
         allocate
+        written
 
     cppclass CppVectors "pyddl::comm::node::Vectors":
         CppVectors(const string&, int64_t, int, int, Role) except +raise_comm_error
@@ -91,6 +110,8 @@ cdef extern from "comm/node/group.hpp" namespace "pyddl::comm::node" nogil:
         Part begin_sum(float*, int64_t, int64_t, int) except +raise_comm_error
         int64_t count()
         int64_t finish_sum(float*, int64_t, Part, int64_t) except +raise_comm_error
+        void hand_round(const float*, int64_t, Part) except +raise_comm_error
+        bool_t is_shared(const float*, int64_t)
         int64_t at_a_time(const float*, int64_t)
         bool_t gather(const double*, int64_t, vector[int64_t]&, vector[double]&) except +raise_comm_error
         double arrived_at()
@@ -119,6 +140,9 @@ cdef list split(vector[double]& values, vector[int64_t]& counts):
     return parts
 
 
+cdef class Travelling
+
+
 cdef class Channel:
     """Operations over one communicator, by MPI, and what they cost. See pyddl/comm/_mpi.pyi."""
 
@@ -129,6 +153,8 @@ cdef class Channel:
     cdef readonly double wait_seconds
     cdef readonly double communication_seconds
     cdef readonly long long bytes_sent
+    cdef float* under_way    # the vector whose sum has begun; NULL: none
+    cdef Travelling carrier  # of that vector
 
     def __init__(self, MPI.Comm comm not None):
         self.comm = comm
@@ -145,6 +171,8 @@ cdef class Channel:
         cdef int64_t n = x.shape[0]
         cdef float* data = &x[0] if n > 0 else NULL
         cdef double began, arrived
+        if n > 0 and data == self.under_way:
+            return self.carrier.finish(count)
         with nogil:
             began = now()
             count = sum_count(self.comm.ob_mpi, count)  # small and first: its time is waiting
@@ -154,6 +182,19 @@ cdef class Channel:
             else:
                 sum_floats(self.comm.ob_mpi, data, n)
             self.account(began, arrived, now(), n)
+        return count
+
+    cdef int start(self, TravellingSum& buckets, vector[Part]& parts, float* x, int64_t n) except -1 nogil:
+        """Let a bucket begin to travel."""
+        buckets.start(self.comm.ob_mpi, x, n)
+        return 0
+
+    cdef int64_t finish(self, TravellingSum& buckets, vector[Part]& parts, float* x, int64_t n, int64_t count,
+                        double* arrived) except? -1 nogil:
+        """Wait for the buckets, which have all started, while the count travels, too."""
+        count = sum_count(self.comm.ob_mpi, count)
+        arrived[0] = now()
+        buckets.wait()
         return count
 
     def gather(self, values not None):
@@ -230,6 +271,10 @@ cdef class SharedChannel(Channel):
     def connect(self, MPI.Comm lane, int lanes, int nodes):
         self.lane, self.lanes, self.nodes = lane, lanes, nodes
 
+    def shares(self, vector not None):  # no-cython-lint: shadows vector
+        cdef float[::1] x = floats(vector)
+        return x.shape[0] > 0 and self.group.is_shared(&x[0], x.shape[0])
+
     def sum(self, vector not None, int64_t count=0, bint ordered=False):  # no-cython-lint: shadows vector
         if ordered and (self.nodes > 1 or self.size & (self.size - 1)):
             return Channel.sum(self, vector, count, True)
@@ -237,6 +282,8 @@ cdef class SharedChannel(Channel):
         cdef int64_t n = x.shape[0]
         cdef float* data = &x[0] if n > 0 else NULL
         cdef double began, arrived
+        if n > 0 and data == self.under_way:
+            return self.carrier.finish(count)
         with nogil:
             began = now()
             if self.nodes == 1:
@@ -268,6 +315,23 @@ cdef class SharedChannel(Channel):
             at += length
             if at >= n:
                 return total
+
+    cdef int start(self, TravellingSum& buckets, vector[Part]& parts, float* x, int64_t n) except -1 nogil:
+        cdef Part part = self.group.begin_sum(x, n, 0, self.lanes)
+        parts.push_back(part)
+        if self.lane is not None:
+            buckets.start(self.lane.ob_mpi, part.data, part.length)
+        return 0
+
+    cdef int64_t finish(self, TravellingSum& buckets, vector[Part]& parts, float* x, int64_t n, int64_t count,
+                        double* arrived) except? -1 nogil:
+        cdef size_t i
+        count = self.sum_over_nodes(NULL, 0, count, arrived)
+        buckets.wait()
+        for i in range(parts.size()):
+            self.group.hand_round(x, n, parts[i])
+        self.group.meet(Operation.written, n)
+        return count
 
     def gather(self, values not None):
         cdef const double[::1] x = values
@@ -309,6 +373,66 @@ cdef class SharedChannel(Channel):
             self.wait_seconds += now() - began
         if self.nodes > 1:
             Channel.barrier(self)
+
+
+cdef class Travelling:
+    """Sums a vector in buckets that start as they become final; `Channel.sum` completes it. See _mpi.pyi."""
+
+    cdef Channel channel
+    cdef float[::1] memory  # alive for as long as MPI may write to it
+    cdef TravellingSum* buckets
+    cdef vector[Part] parts  # of the buckets that have started, where a node adds them up first
+
+    def __cinit__(self, Channel channel not None, memory not None, slices not None, int64_t bucket):
+        cdef vector[Range] ranges
+        for begin, end in slices:
+            ranges.push_back(Range(begin, end))
+        self.channel = channel
+        self.memory = floats(memory)
+        self.buckets = new TravellingSum(self.memory.shape[0], ranges, bucket)
+
+    def __dealloc__(self):
+        del self.buckets
+
+    def __call__(self, int64_t begin, int64_t end):
+        cdef float* x = &self.memory[0]
+        cdef bint first = self.channel.under_way != x
+        if first:
+            self.channel.under_way, self.channel.carrier = x, self
+        with nogil:
+            if first:
+                self.buckets.begin()
+                self.parts.clear()
+            self.buckets.announce(Range(begin, end))
+            self.start(x, False)
+            self.buckets.progress()
+
+    @property
+    def early(self):
+        return self.buckets.early()
+
+    cdef int64_t finish(self, int64_t count) except? -1:
+        """The rest of `Channel.sum`, for a vector under way."""
+        cdef float* x = &self.memory[0]
+        cdef int64_t n = self.memory.shape[0]
+        cdef double began, arrived
+        with nogil:
+            began = now()
+            self.start(x, True)
+            count = self.channel.finish(self.buckets[0], self.parts, x, n, count, &arrived)
+            self.channel.account(began, arrived, now(), n)
+        self.channel.under_way = NULL
+        self.channel.carrier = None
+        return count
+
+    cdef int start(self, float* x, bint rest) except -1 nogil:
+        """Start the buckets that are final, or all that are left."""
+        cdef Range bucket
+        while True:
+            bucket = self.buckets.next() if rest else self.buckets.next_final()
+            if bucket.length() == 0:
+                return 0
+            self.channel.start(self.buckets[0], self.parts, x + bucket.begin, bucket.length())
 
 
 cdef class SharedVectors:

@@ -1,6 +1,8 @@
 """Vectors over the ranks of one communicator (csrc/comm). Import mpi4py.MPI first: it chooses the MPI
 library."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from mpi4py import MPI
 
@@ -39,12 +41,28 @@ class SharedChannel(Channel):
     def watch(self) -> None: ...
     def connect(self, lane: MPI.Comm | None, lanes: int, nodes: int) -> None:
         """Use ``lane``: the ranks of this one's number on all nodes. Each node has ranks for ``lanes``."""
+    def shares(self, vector: np.ndarray) -> bool:
+        """Whether it lies in memory that the ranks of this node share."""
     def leave(self) -> None:
         """Mark this rank as ended: others that wait for it raise. Not collective."""
     def before_objects(self) -> None:
         """Meet before objects are gathered by MPI."""
     def before_allocation(self, length: int) -> None:
         """Meet before ``length`` elements for each rank are allocated."""
+
+class Travelling:
+    """Announces parts of ``vector`` that are final, so that their sum over the ranks begins.
+
+    They travel in buckets of ``bucket`` elements, cut from the end of the vector, in this order on all ranks; the next
+    ``channel.sum(vector)`` starts the rest and waits for all. ``slices`` says which elements will be announced.
+    """
+
+    early: int  # buckets that started before the sum, in the latest one
+
+    def __init__(self, channel: Channel, vector: np.ndarray, slices: Iterable[tuple[int, int]],
+                 bucket: int) -> None: ...
+    def __call__(self, begin: int, end: int) -> None:
+        """Elements [begin, end) are final. Collective: all ranks announce in the same order."""
 
 class SharedVectors:
     """A float32 vector for each rank of a node, in one shared object; a buffer that shows this rank's.

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,6 +49,7 @@ class SharedTransport(MPITransport):
         self._on_node = on_node
         self._node = node
         self._lane: MPI.Comm | None = None
+        self._nodes = nodes
         self._allocations = 0
 
         def make(name: str, creates: bool) -> SharedChannel:
@@ -128,6 +129,11 @@ class SharedTransport(MPITransport):
             return super().allocate(size, name)
         vectors.register(self._allocations)
         return np.frombuffer(memoryview(vectors), np.float32)
+
+    def travelling(self, vector: np.ndarray, slices: Iterable[tuple[int, int]]) -> Callable[[int, int], None] | None:
+        if self._nodes == 1 or not self._channel.shares(vector):
+            return None
+        return super().travelling(vector, slices)
 
     def gather_objects(self, value: Any) -> list[Any]:
         self._channel.before_objects()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pyddl.comm._mpi import Channel
 
 __all__ = ["Alone", "MPITransport", "Transport"]
+
+BUCKET = 1 << 16  # elements that travel together: 256 kB
 
 
 class Transport(ABC):
@@ -102,6 +105,26 @@ class Transport(ABC):
         raw = np.zeros(size + 16, dtype=np.float32)
         skip = -raw.ctypes.data // raw.itemsize % 16
         return raw[skip : skip + size]
+
+    def travelling(self, vector: np.ndarray, slices: Iterable[tuple[int, int]]) -> Callable[[int, int], None] | None:
+        """What to call with the bounds of parts of ``vector`` that are final, so that they start to travel.
+
+        The next `sum` of ``vector`` completes that. All ranks announce in the same order, with other operations at the
+        same places between; each element once at the most. Not for ordered sums.
+
+        Parameters
+        ----------
+        vector : ndarray of shape (n,), float32
+            From `allocate`; nobody may touch a part of it between its announcement and the end of the sum.
+        slices : iterable of (begin, end)
+            What will be announced, in whatever pieces; what lies between them is final from the beginning.
+
+        Returns
+        -------
+        callable or None
+            None where nothing would be gained by an early start: within a node, or for a short vector.
+        """
+        return None
 
     def compare(self, operation: str, vector: np.ndarray | None = None) -> None:
         """Before what some other way carries out: debug mode compares it over all ranks (`pyddl.comm.checked`)."""
@@ -204,6 +227,13 @@ class MPITransport(Transport):
             return self._mpi.sendrecv(value, partner, source=partner)
         except MPI.Exception as error:
             raise CommError(f"MPI_Sendrecv with rank {partner}: {error}") from None
+
+    def travelling(self, vector: np.ndarray, slices: Iterable[tuple[int, int]]) -> Callable[[int, int], None] | None:
+        from pyddl.comm import _mpi
+
+        if self.size == 1 or vector.size <= BUCKET:
+            return None
+        return _mpi.Travelling(self._channel, vector, slices, BUCKET)
 
     def broadcast(self, array: np.ndarray, root: int = 0) -> None:
         check_root(root, self.size)

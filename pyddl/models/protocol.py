@@ -63,7 +63,8 @@ class Model(Protocol):
             No rows at all is legal: the gradient is zero, the loss 0.
         ready : callable, optional
             ``ready(begin, end)`` may be called as soon as ``gradients[begin:end]`` is final, so that it can start to
-            travel. Each element once at the most; elements never announced are taken as final at the return.
+            travel. Each element once at the most, in an order that does not depend on the rows; elements never
+            announced are taken as final at the return.
 
         Returns
         -------

@@ -15,7 +15,7 @@ class Allreduce(Strategy):
 
     P workers follow one worker with the same global batch, up to rounding; bit for bit when sums are ordered and each
     worker computes the same micro-shards. Per step and worker: one synchronisation, and 2 (P-1)/P n elements sent.
-    Nothing is ever stale.
+    Nothing is ever stale. Between nodes, finished slices travel while the backward pass goes on.
 
     With ``shard_optimizer`` each worker owns one share of all vectors: it receives the sum of the gradients there only,
     keeps optimizer state for it only, moves its share of the parameters, and gives it to all. The same elements are
@@ -38,6 +38,7 @@ class Allreduce(Strategy):
 
     def __init__(self, shard_optimizer: bool = False):
         self.shards = shard_optimizer
+        self.sums_gradients = not shard_optimizer
 
     def worker(self, me: Me) -> Steps:
         while (yield compute()):

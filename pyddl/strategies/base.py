@@ -98,6 +98,9 @@ class Strategy:
         The fewest workers it makes sense with.
     shards : bool
         Whether each worker keeps optimizer state for its share of the parameters only.
+    sums_gradients : bool
+        Whether what follows each `compute` is the sum of ``me.gradients``, as they are, over all workers: then finished
+        slices may start to travel during the backward pass.
     locks : bool
         Whether it yields `lock`.
     replicas : int or None
@@ -112,6 +115,7 @@ class Strategy:
     joint: ClassVar[bool] = True
     needs: ClassVar[int] = 1
     locks: ClassVar[bool] = False
+    sums_gradients: bool = False
     shards: bool = False
     replicas: int | None = None
     vectors: tuple[str, ...] = ()

@@ -200,6 +200,8 @@ class Session:
             vectors=self.strategy.vectors, sharded=self.strategy.shards,
             gradients=self.transport.allocate(layout.size, "gradients") if synchronous else None,
             batch_sum=self._sum_over_batch if synchronous else None)
+        if self.strategy.sums_gradients and not self.options["reproducible"]:
+            worker.ready = self.transport.travelling(worker.gradients, [(s.begin, s.end) for s in layout])
         if self.strategy.replicas is not None:
             worker.host(self.strategy.replicas)
         return worker

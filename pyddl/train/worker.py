@@ -18,7 +18,7 @@ from pyddl.data.prefetch import Loader
 from pyddl.data.sampler import Sampler
 from pyddl.data.source import Source
 from pyddl.errors import DataError, NotFiniteError, ParameterError
-from pyddl.models.protocol import Model
+from pyddl.models.protocol import Model, Ready
 from pyddl.optim import Optimizer
 from pyddl.strategies import Steps
 
@@ -60,6 +60,8 @@ class Worker:
         Sums of losses, one for each gradient since the epoch began.
     replicas : list of Worker
         Those that `host` has made.
+    ready : callable or None
+        Where the model announces finished slices of ``gradients``.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Worker:
         self._partial = [model.layout.zeros() for _ in range(self._shards.bit_length() - 1)] if reproducible else []
         self._batch_sum = _no_sum_of_shards if reproducible else batch_sum
         self.on_step = on_step
+        self.ready: Ready | None = None
 
     def host(self, replicas: int) -> None:
         """Make those of ``replicas`` replicas that live on this rank; the worker itself only holds what they share."""
@@ -257,7 +260,7 @@ class Worker:
         self._loss_of(shard, out)
 
     def _loss_of(self, batch: Batch, gradients: np.ndarray) -> None:
-        loss = self.model.gradient(self.parameters, gradients, self.buffers, batch)
+        loss = self.model.gradient(self.parameters, gradients, self.buffers, batch, self.ready)
         if not isfinite(loss):
             raise NotFiniteError(self._where_not_finite(loss, batch, gradients))
         self.losses.append(loss)

@@ -153,9 +153,7 @@ std::int64_t Group::sum(float* x, std::int64_t n, std::int64_t count) {
     return total;
 }
 
-std::int64_t Group::at_a_time(const float* x, std::int64_t n) const {
-    return place_of(x, n).vectors != nullptr ? n : chunk;
-}
+std::int64_t Group::at_a_time(const float* x, std::int64_t n) const { return is_shared(x, n) ? n : chunk; }
 
 Group::Part Group::begin_sum(float* x, std::int64_t n, std::int64_t count, int lanes) {
     const Place place = place_of(x, n);
@@ -171,10 +169,20 @@ Group::Part Group::begin_sum(float* x, std::int64_t n, std::int64_t count, int l
     return {data, end - begin};
 }
 
-std::int64_t Group::finish_sum(float* x, std::int64_t n, Part part, std::int64_t total) {
-    float* const mine = vectors_[static_cast<std::size_t>(rank_)];
+void Group::hand_round(const float* x, std::int64_t n, Part part) {
+    locate(place_of(x, n));
+    copy_to_others(part);
+}
+
+void Group::copy_to_others(Part part) {
+    const float* const mine = vectors_[static_cast<std::size_t>(rank_)];
     for (int r = 0; r < size_ && part.length > 0; ++r)
         if (r != rank_) copy(vectors_[static_cast<std::size_t>(r)] + (part.data - mine), part.data, part.length);
+}
+
+std::int64_t Group::finish_sum(float* x, std::int64_t n, Part part, std::int64_t total) {
+    copy_to_others(part);
+    const float* const mine = vectors_[static_cast<std::size_t>(rank_)];
     meeting_->meet({static_cast<std::int32_t>(Operation::written), 0, 0, n, total});
     if (x != mine) {
         copy(x, mine, n);

@@ -92,6 +92,10 @@ class Group {
     /// Hand the part, by now the sum over all nodes, to the ranks of the node, with a number for those
     /// without a part.
     std::int64_t finish_sum(float* x, std::int64_t n, Part part, std::int64_t total);
+    /// The same without a meeting, of x in shared vectors: copies the part only. Others see it after the next meeting.
+    void hand_round(const float* x, std::int64_t n, Part part);
+    /// Whether x lies in registered vectors.
+    bool is_shared(const float* x, std::int64_t n) const { return place_of(x, n).vectors != nullptr; }
     /// Elements that begin_sum takes at a time: n for shared vectors, a chunk for private ones.
     std::int64_t at_a_time(const float* x, std::int64_t n) const;
 
@@ -116,6 +120,7 @@ class Group {
     std::int64_t arrive(Operation operation, const Place& place, std::int64_t n, std::int64_t count);
     float* staging(int rank, unsigned turn) const;
     void locate(const Place& place);
+    void copy_to_others(Part part);
     static std::int64_t begin_of(int part, int parts, std::int64_t n);
 
     int rank_;
