@@ -179,13 +179,18 @@ def _node(reports: Sequence[RankReport]) -> Iterator[Line]:
             yield Line(f"{element} peak", f"this processor has no {element} products: train in float32")
     bandwidths = [report.bandwidth / 1e9 for report in reports]
     yield Line("memory", _together(reports, bandwidths, "GB/s in x += y on vectors of 64 MB"))
-    if first.shared_memory is None:
-        yield Line("/dev/shm", "cannot be written to", "mount a tmpfs there that all users may write to")
-    elif first.shared_memory < SMALL_SHARED_MEMORY:
-        yield Line("/dev/shm", f"{_size(first.shared_memory)} free",
-                   "mount -o remount,size=1g /dev/shm, or docker run --shm-size=1g")
-    else:
-        yield Line("/dev/shm", f"{_size(first.shared_memory)} free")
+    yield _shared_memory(first)
+
+
+def _shared_memory(report: RankReport) -> Line:
+    if report.shared_memory is None:
+        return Line("/dev/shm", "cannot be written to", "mount a tmpfs there that all users may write to")
+    if report.memory < report.shared_memory:
+        value = f"{_size(report.shared_memory)} free, of which memory can give {_size(report.memory)}"
+        return Line("/dev/shm", value, "end what fills the memory" if report.memory < SMALL_SHARED_MEMORY else "")
+    small = report.shared_memory < SMALL_SHARED_MEMORY
+    return Line("/dev/shm", f"{_size(report.shared_memory)} free",
+                "mount -o remount,size=1g /dev/shm, or docker run --shm-size=1g" if small else "")
 
 
 def _cores(placements: Sequence[threads.Placement]) -> Line:
@@ -216,8 +221,16 @@ def _threads(reports: Sequence[RankReport]) -> Line:
     counts = sorted({report.placement.threads for report in reports})
     value = f"{counts[0]} per rank" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} per rank"
     if reports[0].threads_wanted:
-        return Line("threads", f"{value}, from OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}")
-    return Line("threads", f"{value}, the share of the cores (OMP_NUM_THREADS is not set)")
+        value += f", from OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
+    else:
+        value += ", the share of the cores (OMP_NUM_THREADS is not set)"
+    of_numpy = reports[0].numpy_threads
+    if of_numpy is None:
+        return Line("threads", f"{value}; NumPy's own cannot be told",
+                    "pip install threadpoolctl, or set OPENBLAS_NUM_THREADS=1" if len(reports) > 1 else "")
+    value += f"; NumPy's products: {of_numpy}"
+    crowded = len(reports) > 1 and of_numpy > 1
+    return Line("threads", value, f"set {'=1 and '.join(threads.BLAS_VARIABLES)}=1, or none of them" if crowded else "")
 
 
 def _onednn() -> Line:

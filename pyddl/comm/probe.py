@@ -14,7 +14,8 @@ import numpy as np
 
 from pyddl import _core
 from pyddl.comm.environment import started
-from pyddl.comm.threads import Placement, cores, default_threads, here
+from pyddl.comm.shared import memory_available
+from pyddl.comm.threads import Placement, cores, default_threads, here, limit_numpy, numpy_threads
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import World
 from pyddl.comm.world import _load_module as load_module
@@ -46,6 +47,10 @@ class RankReport:
         Bytes per second that adding a vector in memory to another moves.
     shared_memory : int or None
         Bytes free in /dev/shm.
+    memory : int
+        Bytes of memory that can be had without swapping: what /dev/shm promises beyond that, it cannot give.
+    numpy_threads : int or None
+        Threads of NumPy's matrix products; None where they cannot be told.
     sums : dict
         Floats to seconds of a sum over all ranks, the slowest rank's median; empty for one rank.
     """
@@ -56,6 +61,8 @@ class RankReport:
     gflops: dict[str, float]
     bandwidth: float
     shared_memory: int | None
+    memory: int
+    numpy_threads: int | None
     sums: dict[int, float] = field(default_factory=dict)
 
 
@@ -94,6 +101,8 @@ def probe_rank(world: World, *, seconds: float = 0.4) -> RankReport:
     masks = world.transport.gather_objects((world.node, cores()))
     threads = default_threads([mask for node, mask in masks if node == world.node], world.node_rank)
     _core.set_threads(threads)
+    if world.size > 1:
+        limit_numpy()
     world.transport.barrier()
     gflops = {"float32": _core.product_peak("float32", seconds)}
     world.transport.barrier()
@@ -104,7 +113,7 @@ def probe_rank(world: World, *, seconds: float = 0.4) -> RankReport:
     return RankReport(
         placement=here(world.rank, world.node, threads), threads_wanted=bool(os.environ.get("OMP_NUM_THREADS")),
         simd_level=_core.simd_level(), gflops=gflops, bandwidth=bandwidth, shared_memory=shared_memory_free(),
-        sums=sums)
+        memory=memory_available(), numpy_threads=numpy_threads(), sums=sums)
 
 
 def add_bandwidth(floats: int = 16_000_000, seconds: float = 0.2) -> float:

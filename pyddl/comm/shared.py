@@ -169,12 +169,12 @@ def together(mpi: MPI.Comm, node: int, step: Callable[[], None]) -> None:
 
 def check_room(size: int) -> None:
     """Refuse what the machine cannot hold: /dev/shm may promise it, but then the kernel kills processes."""
-    free = _available()
+    free = memory_available()
     if size > free:
         raise CommError(f"{size} bytes are wanted and {free} are available")
 
 
-def _available() -> int:
+def memory_available() -> int:
     """Bytes of memory that can be had without swapping."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,11 @@ from typing import NamedTuple
 
 from pyddl.errors import ParameterError
 
-__all__ = ["Placement", "cores", "default_threads", "describe", "here", "ranges", "warnings"]
+__all__ = ["BLAS_VARIABLES", "Placement", "cores", "default_threads", "describe", "here", "limit_numpy",
+           "numpy_threads", "ranges", "warnings"]
+
+BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+"""With one of these a user says how many threads NumPy's matrix products have."""
 
 
 class Placement(NamedTuple):
@@ -57,6 +62,29 @@ def default_threads(node_masks: Sequence[Sequence[int]], node_rank: int) -> int:
     mine = set(node_masks[node_rank])
     sharing = sum(1 for mask in node_masks if mine & set(mask))
     return max(1, len(mine) // sharing)
+
+
+def limit_numpy() -> None:
+    """Let NumPy's matrix products have one thread in this process, whose cores are its kernels' and other ranks'.
+
+    The launcher does so by ``OPENBLAS_NUM_THREADS``; this is for ranks that it did not start. What the user says by one
+    of `BLAS_VARIABLES` holds. Without threadpoolctl, which comes with scikit-learn, nothing is changed.
+    """
+    if any(os.environ.get(name) for name in BLAS_VARIABLES):
+        return
+    with contextlib.suppress(ImportError):
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(limits=1, user_api="blas")
+
+
+def numpy_threads() -> int | None:
+    """Threads of NumPy's matrix products, the most of all BLAS libraries loaded; None where it cannot be told."""
+    with contextlib.suppress(ImportError):
+        from threadpoolctl import threadpool_info
+
+        return max((each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"), default=None)
+    return None
 
 
 def describe(placements: Iterable[Placement]) -> list[str]:

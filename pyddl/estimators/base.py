@@ -8,6 +8,7 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -219,6 +220,7 @@ class Estimator(Transformer):
 
     result_: Result
     seed_: int
+    _run: str | None = None  # the run directory that `load` read, until training goes on
     _model: ClassVar[Any] = None  # its class
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -287,7 +289,8 @@ class Estimator(Transformer):
 
     def _train(self, X: Any, *, again: bool) -> None:
         from pyddl.comm.world import world
-        from pyddl.train.agreement import agreement
+        from pyddl.train.agreement import agreement, require_same
+        from pyddl.train.run import load_run
 
         here = world()
         start = self.result_ if again and self.__sklearn_is_fitted__() else None
@@ -296,11 +299,17 @@ class Estimator(Transformer):
             model = self._new_model(rows.shape[1]) if start is None else start.model
             source = self._in_range(model, rows, warn=here.rank == 0)
             seed = _seed(self.random_state) if start is None else self.seed_  # type: ignore[attr-defined]
+            if start is not None and self._run is not None:
+                state, updates = load_run(self._run).optimizer_state()
+                start = replace(start, state=state, updates=updates)
+        if start is not None:
+            require_same(here.transport, "optimizer states to go on from", (len(start.state), start.updates),
+                         cure="Every rank must see the run directory")
         seed = here.transport.gather_objects(seed)[0]
         with agreement(here.transport):
             trainer = self._trainer(model, seed, (len(start.metrics) if start else 0) + 1 if again else None)
         self.result_ = trainer.fit(source, start=start)
-        self.seed_ = seed
+        self.seed_, self._run = seed, None
         self._n_features_out = self._codes()
 
     def _new_model(self, features: int) -> Any:
@@ -373,7 +382,8 @@ def load(run: str | Path) -> Any:
     Returns
     -------
     Estimator
-        Its `partial_fit` begins with a fresh optimizer state: that lies in the checkpoints, for ``--resume``.
+        Its `partial_fit` goes on with the optimizer state of the run's last checkpoint; with a new one where there is
+        none, or where each rank had an optimizer of its own.
 
     Raises
     ------
@@ -393,6 +403,7 @@ def load(run: str | Path) -> Any:
     estimator = cls(**{name: _as_default(value, names[name]) for name, value in recorded.items() if name in names})
     estimator.result_ = Result(found.model, found.parameters, found.buffers, found.metrics, found.summary)
     estimator.seed_ = recorded["random_state"]
+    estimator._run = str(found.path)
     estimator.n_features_in_ = model.inputs
     estimator._n_features_out = estimator._codes()
     return estimator

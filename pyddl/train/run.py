@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,10 +22,15 @@ from typing import Any
 import numpy as np
 
 from pyddl import models
-from pyddl.errors import CheckpointError, DataError, ParameterError
+from pyddl.comm.transport import Alone
+from pyddl.errors import CheckpointError, DataError, ParameterError, PyddlError
 from pyddl.models.protocol import Model
+from pyddl.optim import optimizer
+from pyddl.train.checkpoint import Checkpoints
 
 __all__ = ["Run", "RunDirectory", "load_run"]
+
+log = logging.getLogger("pyddl")
 
 CONFIG, METRICS, SUMMARY, MODEL = "config.toml", "metrics.jsonl", "summary.json", "model.safetensors"
 
@@ -119,6 +125,29 @@ class Run:
                  model: Model, parameters: np.ndarray, buffers: np.ndarray):
         self.path, self.config, self.summary, self.metrics = path, config, summary, metrics
         self.model, self.parameters, self.buffers = model, parameters, buffers
+
+    def optimizer_state(self) -> tuple[list[np.ndarray], int]:
+        """Vectors of the optimizer at the end of the run, and the updates done, from its last checkpoint.
+
+        None and 0, with a line in the log that says why, where there is no whole checkpoint of that moment, or where
+        the ranks' replicas had an optimizer each.
+        """
+        try:
+            saved = Checkpoints(self.path, {"replicas": 1}).newest(Alone())
+            if saved is None or saved.books["metrics"] != self.metrics:
+                raise DataError(f"{self.path} has no checkpoint of its end")
+            updates, = saved.books["updates"][0]
+            names = optimizer(self.config["optimizer"]).state_names
+            return [self._vector(saved.tensors, name) for name in names], updates
+        except (PyddlError, KeyError, ValueError) as error:
+            log.warning("the optimizer starts anew: %s", error)
+            return [], 0
+
+    def _vector(self, tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
+        vector = self.model.layout.zeros()
+        for slice_name, view in self.model.layout.views(vector).items():
+            view[...] = tensors[f"{name}.{slice_name}"]
+        return vector
 
 
 def load_run(path: str | Path) -> Run:

@@ -134,6 +134,8 @@ class Trainer:
         with agreement(here.transport):  # nothing collective inside: a rank may leave it at any line
             _core.set_threads(self.options["threads"] or threads.default_threads(
                 [mask for node, mask in masks if node == here.node], here.node_rank))
+            if here.size > 1:
+                threads.limit_numpy()
             source, tested = training_and_test(load(data), None if test is None else load(test),
                                                self.options["validation"], self.options["seed"])
         self._compare(here.transport, source, tested)

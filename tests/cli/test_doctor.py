@@ -14,7 +14,8 @@ from pyddl.errors import CommError
 DOCTOR = [sys.executable, "-m", "pyddl", "doctor"]
 GOOD = probe.RankReport(
     placement=threads.Placement(rank=0, node=0, host="here", cores=(0, 1), threads=2), threads_wanted=False,
-    simd_level=4, gflops={"float32": 100.0, "bfloat16": 200.0}, bandwidth=2e10, shared_memory=1 << 30)
+    simd_level=4, gflops={"float32": 100.0, "bfloat16": 200.0}, bandwidth=2e10, shared_memory=1 << 30,
+    memory=1 << 33, numpy_threads=1)
 
 
 def alone(**more):
@@ -58,6 +59,9 @@ def test_a_good_node_has_no_cures():
     ("instructions", [{"simd_level": 4}, {"simd_level": 3}], "levels [3, 4]", "PYDDL_LEVEL"),
     ("/dev/shm", [{"shared_memory": 64 << 20}], "67.1 MB free", "--shm-size"),
     ("/dev/shm", [{"shared_memory": None}], "cannot be written", "tmpfs"),
+    ("/dev/shm", [{"memory": 10 << 20}], "1.07 GB free, of which memory can give 10.5 MB", "fills the memory"),
+    ("threads", [{"threads": 1, "numpy_threads": 4}] * 2, "NumPy's products: 4", "set OPENBLAS_NUM_THREADS=1 and"),
+    ("threads", [{"threads": 1, "numpy_threads": None}] * 2, "NumPy's own cannot be told", "pip install threadpoolctl"),
 ])
 def test_a_fault_of_a_node_is_named_with_its_cure(name, changes, said, cure):
     line = node_lines(on_ranks(*changes))[name]

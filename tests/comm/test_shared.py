@@ -315,7 +315,7 @@ def test_signals_are_handled_while_waiting(mpirun):
 
 
 @pytest.mark.parametrize("refused", ["limit(0, FILE_SIZE, 30_000)", "limit(1, OPEN_FILES, 0)",
-                                     "shared._available = lambda: 39_999"])
+                                     "shared.memory_available = lambda: 39_999"])
 def test_refused_space_means_private_memory_and_the_same_sums(mpirun, refused):
     """Limits stand for a full /dev/shm: for the rank that creates the object, and for one that joins."""
     done = mpirun(2, f"""

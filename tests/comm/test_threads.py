@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyddl.comm.threads import Placement, default_threads, describe, warnings
+from pyddl.comm.threads import BLAS_VARIABLES, Placement, default_threads, describe, warnings
 from pyddl.errors import ParameterError
 
 
@@ -49,3 +49,22 @@ def test_crowded_cores_are_warned_of(placements, words):
 @pytest.mark.parametrize("placements", [ranks([0, 1], [0, 1]), ranks([0], [1]), ranks([0, 1], threads=2)])
 def test_no_warning_without_need(placements):
     assert warnings(placements) == []
+
+
+@pytest.mark.parametrize("variable", [None, "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"])
+def test_numpys_products_have_one_thread_on_a_rank_unless_the_user_says_otherwise(mpirun, variable):
+    pytest.importorskip("threadpoolctl")
+    done = mpirun(2, f"""
+        import os
+        for name in {BLAS_VARIABLES}:
+            os.environ.pop(name, None)  # as under a bare mpirun
+        os.environ.update({{{variable!r}: "3"}} if {variable!r} else {{}})
+        import numpy as np, pyddl
+        from pyddl.comm.threads import numpy_threads
+        from threadpoolctl import threadpool_limits
+        threadpool_limits(limits=3, user_api="blas")
+        pyddl.train.Trainer(pyddl.models.Autoencoder(5, (2,)), epochs=1, batch_size=4).fit(np.zeros((9, 5)))
+        print(numpy_threads())
+    """)
+    assert done.code == 0, done.err
+    assert done.out.split() == ["3" if variable else "1"] * 2

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+import shutil
 import subprocess
 import sys
 import warnings
@@ -31,7 +32,10 @@ def small(**params):
 CHECKED = [small(random_state=None), small(random_state=None, loss="mse", strategy="local"), pyddl.ZCA()]
 
 
-@parametrize_with_checks(CHECKED)
+every_check = parametrize_with_checks(CHECKED)  # from a generator, which pytest 10 refuses
+
+
+@pytest.mark.parametrize(every_check.args[0], list(every_check.args[1]), **every_check.kwargs)
 @pytest.mark.filterwarnings("ignore:X reaches from")  # the checks' data are not scaled
 def test_scikit_learns_checks_pass(estimator, check):
     check(estimator)
@@ -264,10 +268,37 @@ def test_a_run_directory_becomes_an_estimator(tmp_path):
     codes = model.encode(trained.parameters, trained.buffers, np.asarray(digits.test))
     np.testing.assert_array_equal(estimator.transform(digits.test), codes)
     assert estimator.loss_curve_ == [line["train_loss"] for line in trained.metrics]
-    assert len(estimator.partial_fit(digits).metrics_) == 3
     np.testing.assert_array_equal(clone(estimator).fit(digits).result_.parameters, trained.parameters)
     with pytest.raises(DataError, match="is no finished run"):
         pyddl.load(tmp_path / "plots")
+
+
+def trained_run(out, epochs=2, **options):
+    model = pyddl.models.Autoencoder(8, (4, 2))
+    config = {name: value for name, value in model.options().items() if name != "inputs"}
+    options = {"epochs": epochs, "batch_size": 16, **options}
+    return pyddl.train.Trainer(model, out=out and str(out), config=config, **options).fit(X)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("options", [{}, {"optimizer": "momentum"}, {"shard_optimizer": True}])
+def test_a_loaded_run_goes_on_with_its_optimizer(world, tmp_path, options):
+    out = world.transport.gather_objects(tmp_path / "run")[0]
+    whole = trained_run(None, epochs=4, **options)
+    trained_run(out, **options)
+    estimator = pickle.loads(pickle.dumps(pyddl.load(out)))
+    for _ in range(2):
+        estimator.partial_fit(X)
+    np.testing.assert_array_equal(estimator.result_.parameters, whole.parameters)
+    assert estimator.loss_curve_ == [line["train_loss"] for line in whole.metrics]
+
+
+def test_without_a_checkpoint_of_the_end_a_loaded_run_says_that_its_optimizer_starts_anew(tmp_path, caplog):
+    trained_run(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    estimator = pyddl.load(tmp_path).partial_fit(X)
+    assert "the optimizer starts anew" in caplog.text
+    assert len(estimator.metrics_) == 3 and estimator.result_.updates == 4  # of this pass alone
 
 
 # ---- several ranks -----------------------------------------------------------------------------------------------
