@@ -13,7 +13,7 @@ from typing import Any
 from pyddl import _check
 from pyddl.errors import ParameterError
 
-__all__ = ["TABLE", "Option", "of_section", "of_strategy", "resolve"]
+__all__ = ["TABLE", "Option", "defaults_of", "of_section", "of_strategy", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ TABLE: tuple[Option, ...] = (
            choices=("float32", "bfloat16"), trainer=False),
     # ---- training
     Option("strategy", "str", "allreduce", "training", "how ranks work together",
-           choices=("local", "allreduce", "averaging", "elastic", "gossip", "sequential")),
+           choices=("local", "allreduce", "averaging", "elastic", "gossip", "sequential", "auto")),
     Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),
     Option("batch_size", "int", 256, "training", "samples per step of all ranks together", "samples", at_least=1),
     Option("optimizer", "str", "adam", "training", "update rule",
@@ -163,6 +163,9 @@ TABLE: tuple[Option, ...] = (
     Option("replicas", "int", 2, "training", "how many take turns in each step", at_least=1, of=("sequential",)),
     Option("shard_optimizer", "bool", False, "training",
            "each rank keeps optimizer state for its share of the parameters only, as in ZeRO-1", of=("allreduce",)),
+    Option("allow", "str", "synchronous", "training",
+           "what may be chosen: strategies with the result of one process, or any", choices=("synchronous", "any"),
+           of=("auto",)),
     # ---- machine
     Option("ranks", "int", None, "machine", "start this many MPI ranks on this machine; by default train where started",
            at_least=1, trainer=False),
@@ -242,6 +245,11 @@ def check_names(given: Iterable[str], accepted: Iterable[str], *, where: str = "
     for name in given:
         if name not in accepted:
             raise ParameterError(f"{where}there is no option {name!r}{_check.nearest(name, accepted)}")
+
+
+def defaults_of(strategy: str) -> dict[str, Any]:
+    """Defaults of the options that are the strategy's own."""
+    return {option.name: option.default for option in TABLE if strategy in option.of}
 
 
 def of_strategy(name: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,10 @@ def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> d
             raise DataError(f"{config}: no such file") from None
         except (OSError, ValueError) as error:
             raise DataError(f"{config}: {error}") from None
+    auto = from_file.pop("auto", None)  # how an earlier run chose its strategy
+    if auto is not None and given.get("strategy") == "auto":  # to be chosen again, or found in a checkpoint
+        own = options.defaults_of(auto["strategy"])
+        from_file = {name: value for name, value in from_file.items() if name not in own}
     name = model or from_file.pop("model", None)
     from_file.pop("model", None)
     if name is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -14,14 +14,15 @@ import numpy as np
 
 from pyddl import _core
 from pyddl.comm.environment import started
+from pyddl.comm.group import Groups
 from pyddl.comm.shared import memory_available
 from pyddl.comm.threads import Placement, cores, default_threads, here, limit_numpy, numpy_threads
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import World
 from pyddl.comm.world import _load_module as load_module
 
-__all__ = ["SUM_FLOATS", "MPILibrary", "RankReport", "add_bandwidth", "mpi_library", "probe_rank",
-           "shared_memory_free", "sum_seconds"]
+__all__ = ["SUM_FLOATS", "MPILibrary", "RankReport", "add_bandwidth", "mpi_library",
+           "operation_seconds", "probe_rank", "shared_memory_free", "sum_seconds"]
 
 SUM_FLOATS = (1, 250_000, 10_000_000)
 """Lengths whose sums are timed: 4 bytes, 1 MB, 40 MB."""
@@ -140,13 +141,61 @@ def sum_seconds(transport: Transport, floats: int, repeats: Sequence[tuple[int, 
     """
     runs = next(count for longest, count in repeats if floats <= longest)
     vector = transport.allocate(floats)
+    return _slowest(transport, lambda: transport.sum(vector), runs)
+
+
+def operation_seconds(world: World, floats: int, *, ordered: bool = False, seconds: float = 0.02) -> dict[str, float]:
+    """Seconds of each operation that strategies use on all ranks, on vectors of ``floats``. Collective.
+
+    Medians over so many runs as take about ``seconds``, three at least, of the slowest rank's times.
+
+    Parameters
+    ----------
+    ordered : bool, default=False
+        Sums along a fixed tree, as reproducible training has them.
+
+    Returns
+    -------
+    dict
+        ``sum``; ``average``; ``owners``, a sum to owners and a gather from them; ``exchange``, of all pairs at once;
+        ``pass``, a vector added to another on each rank; ``node``, an average within each of several nodes.
+    """
+    transport = world.transport
+    shared = transport.allocate(floats)
+    vector, other = np.zeros(floats, np.float32), np.zeros(floats, np.float32)
+    partner = world.rank ^ 1
+    with Groups(world) as groups:
+        group = groups["world"]
+
+        def owners() -> None:
+            group.sum_to_owners(vector)
+            group.gather_from_owners(vector)
+
+        def exchange() -> None:
+            if partner < world.size:
+                group.exchange(vector, other, partner)
+
+        operations: dict[str, Callable[[], object]] = {
+            "sum": lambda: transport.sum(shared, 0, ordered), "average": lambda: group.average(vector, [vector], [1]),
+            "owners": owners, "exchange": exchange, "pass": lambda: _core.add(vector, other)}
+        if world.nodes > 1:
+            operations["node"] = lambda: groups["node"].average(vector, [vector], [1])
+        taken = {}
+        for name, operation in operations.items():
+            once = _slowest(transport, operation, 1)
+            taken[name] = _slowest(transport, operation, int(min(max(seconds / once, 3), 200)), warm=0)
+    return taken
+
+
+def _slowest(transport: Transport, operation: Callable[[], object], runs: int, warm: int = 3) -> float:
+    """Seconds of an operation that all ranks begin together: the median of the slowest rank's times. Collective."""
     times = np.empty(runs)
-    for _ in range(3):
-        transport.sum(vector)
+    for _ in range(warm):
+        operation()
     for run in range(runs):
         transport.barrier()
         start = time.perf_counter()
-        transport.sum(vector)
+        operation()
         times[run] = time.perf_counter() - start
     return float(np.median(np.max(transport.gather(times), axis=0)))
 

@@ -8,6 +8,7 @@ from typing import Any
 from pyddl import _check
 from pyddl.errors import ParameterError
 from pyddl.strategies.allreduce import Allreduce
+from pyddl.strategies.auto import Auto
 from pyddl.strategies.averaging import Averaging
 from pyddl.strategies.base import Me, Steps, Strategy
 from pyddl.strategies.elastic import Elastic
@@ -15,10 +16,11 @@ from pyddl.strategies.gossip import Gossip
 from pyddl.strategies.local import Local
 from pyddl.strategies.sequential import Sequential
 
-__all__ = ["NAMES", "Allreduce", "Averaging", "Elastic", "Gossip", "Local", "Me", "Sequential", "Steps", "Strategy",
-           "strategy"]
+__all__ = ["NAMES", "Allreduce", "Auto", "Averaging", "Elastic", "Gossip", "Local", "Me", "Sequential", "Steps",
+           "Strategy", "strategy"]
 
-_BY_NAME: dict[str, type[Strategy]] = {s.name: s for s in (Local, Allreduce, Averaging, Elastic, Gossip, Sequential)}
+_BY_NAME: dict[str, type[Strategy]] = {
+    s.name: s for s in (Local, Allreduce, Averaging, Elastic, Gossip, Sequential, Auto)}
 NAMES = tuple(_BY_NAME)
 
 

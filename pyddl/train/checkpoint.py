@@ -104,6 +104,19 @@ class Checkpoints:
         DataError
             They are of another model, data set or batch size.
         """
+        chosen = self._agreed(transport)
+        return None if chosen is None else self._read(self.folder / chosen, transport.rank)
+
+    def books(self, transport: Transport) -> dict[str, Any]:
+        """The books of the newest checkpoint that is whole; empty where there is none at all. Collective.
+
+        Raises as `newest` does.
+        """
+        chosen = self._agreed(transport)
+        return {} if chosen is None else _read_books(self.folder / chosen)
+
+    def _agreed(self, transport: Transport) -> str | None:
+        """Name of the newest checkpoint that is whole, as rank 0 finds it. Collective."""
         chosen: str | None = None
         failure: Exception | None = None
         if transport.rank == 0:
@@ -114,7 +127,7 @@ class Checkpoints:
         chosen, failure = transport.gather_objects((chosen, failure))[0]
         if failure is not None:
             raise failure
-        return None if chosen is None else self._read(self.folder / chosen, transport.rank)
+        return chosen
 
     def _newest_whole(self) -> str | None:
         names = self._names()
@@ -210,7 +223,12 @@ class Checkpoints:
                 tensors = load_file(path / _state_file(rank, self.about["replicas"]))
             except SafetensorError as error:
                 raise ValueError(error) from None
-            return Saved(tensors, json.loads((path / BOOKS).read_text(encoding="utf-8")))
+        return Saved(tensors, _read_books(path))
+
+
+def _read_books(path: Path) -> dict[str, Any]:
+    with _named(f"cannot read the checkpoint {path}"):
+        return json.loads((path / BOOKS).read_text(encoding="utf-8"))
 
 
 def _state_file(rank: int, replicas: int) -> str:

@@ -45,6 +45,11 @@ def table(summary: dict[str, Any]) -> str:
                 f"{share:.0%}  ({summary['gflops']:.0f} of {summary['peak_gflops']:.0f} GFLOP/s)",
             )
         )
+    auto = summary["auto"] or {}
+    if "measured" in auto:
+        ratio = auto["measured"] / auto["predicted"]
+        lines.append(("ms per step", f"{1e3 * auto['measured']:.3f}, {ratio:.2f} times the "
+                                     f"{1e3 * auto['predicted']:.3f} that auto predicted"))
     seconds = sum(summary["time"].values())
     split = ", ".join(f"{part} {summary['time'][part] / seconds:.1%}" for part in PARTS)
     lines.append(("training time", f"{seconds:.1f} s: {split}"))

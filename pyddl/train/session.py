@@ -25,6 +25,7 @@ from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.models.protocol import Model
 from pyddl.optim import MomentumSchedule, Optimizer, optimizer, schedule
 from pyddl.strategies import Strategy
+from pyddl.strategies.auto import Choice
 from pyddl.train.checkpoint import Checkpoints, Saved
 from pyddl.train.evaluation import evaluate, exact_sum
 from pyddl.train.progress import Progress
@@ -64,11 +65,14 @@ class Session:
         What ``config.toml`` records of data and model.
     start : Result, optional
         What to go on from.
+    choice : Choice, optional
+        How strategy `auto` came to this one.
     """
 
     def __init__(self, model: Model, strategy: Strategy, given_optimizer: str | Optimizer, options: dict[str, Any],
                  here: World, data: Source, test: Source | None, out: str | None, progress: Progress,
-                 stop: StopRequest, config: dict[str, Any], start: Result | None = None):
+                 stop: StopRequest, config: dict[str, Any], start: Result | None = None,
+                 choice: Choice | None = None):
         self.model, self.strategy, self.options, self.world = model, strategy, options, here
         self.transport, self.data, self.test = here.transport, data, test
         self.activity = Activity()
@@ -89,7 +93,7 @@ class Session:
         self.metrics: list[dict[str, Any]] = []
         self.seconds_before = dict.fromkeys(PARTS, 0.0)  # of earlier sessions of this run, mean over the ranks
         self.patience = EarlyStopping(options["patience"])
-        self.stop, self.start = stop, start
+        self.stop, self.start, self.choice = stop, start, choice
         self.directory: RunDirectory | None = None
         self.checkpoints: Checkpoints | None = None
         if out is not None:
@@ -120,6 +124,7 @@ class Session:
         transport = self.transport
         worker = self.worker = self._worker()
         self._start()
+        self.first_step = self.step
         placements = transport.gather_objects(threads.here(self.world.rank, self.world.node, _core.threads()))
         self.progress.begin(self._title(placements), self.options["epochs"], self.steps_per_epoch, self.step)
         with Groups(self.world, transport) as self.groups:
@@ -225,6 +230,8 @@ class Session:
         books = saved.books
         worker.step = books["step"]
         self.step, self.metrics, self.seconds_before = books["step"], books["metrics"], books["seconds"]
+        if self.choice is None and books.get("auto") is not None:
+            self.choice = Choice.recorded(books["auto"])
         replica = 0 if self.strategy.replicated else self.world.rank
         for each, updates in zip(worker.rows, books["updates"][replica], strict=True):
             each.updates = updates
@@ -339,7 +346,7 @@ class Session:
             "step": self.step, "metrics": self.metrics,
             "updates": transport.gather_objects([each.updates for each in worker.rows]),
             "counters": transport.gather_objects(worker.counters), "losses": losses,
-            "seconds": self._seconds()[0]}), transport, best=best)
+            "seconds": self._seconds()[0], "auto": self.choice and self.choice.record()}), transport, best=best)
 
     def whole_state(self) -> list[np.ndarray]:
         """The optimizer's state vectors, also where each rank keeps a share. Collective."""
@@ -374,12 +381,14 @@ class Session:
             peak = float(sum(x[0] for x in self.transport.gather(
                 np.array([_core.product_peak(getattr(model, "dtype", "float32"), PEAK_SECONDS)]))))
             reached = model.flops * samples_per_second / 1e9  # type: ignore[attr-defined]
+        trained = samples - self.sampler.consumed(self.first_step)
+        auto = self.choice and self.choice.beside(float(np.mean(np.sum(per_rank, axis=1))), trained, self.world.size)
         return {
             "model": name_of(model), "strategy": self.strategy.name, "ranks": self.world.size,
             "threads": _core.threads(), "parameters": model.layout.count, "epochs": len(self.metrics),
             "train_loss": last.get("train_loss"), "test_loss": last.get("test_loss"),
             "test_squared_error": last.get("test_squared_error"), "samples_per_second": samples_per_second,
-            "time": seconds,
+            "time": seconds, "auto": auto,
             "time_per_rank": [dict(zip(PARTS, each.tolist(), strict=True)) for each in per_rank],
             "gflops": reached, "peak_gflops": peak, "machine": platform.node(),
             "simd_level": _core.simd_level(), "onednn": _core.onednn_version(), "stopped_early": self.patience.over,
@@ -389,7 +398,8 @@ class Session:
     def _config(self) -> dict[str, Any]:
         """What ``config.toml`` holds: with it, the same run can be made again."""
         whole = {"model": name_of(self.model), **self.config, "strategy": self.strategy.name, "ranks": self.world.size,
-                 "optimizer": self.optimizer.name, **self.options, "threads": _core.threads()}
+                 "optimizer": self.optimizer.name, **self.options, "threads": _core.threads(),
+                 "auto": self.choice and self.choice.record()}
         return {name: value for name, value in whole.items() if name not in ("overwrite", "resume")}
 
     def _title(self, placements: list[threads.Placement]) -> str:
@@ -397,6 +407,7 @@ class Session:
         lines = [
             f"{name_of(self.model)}, {self.model.layout.count:,} parameters, on {self.data.describe()}",
             f"{self.strategy.name} on {ranks}, batches of {self.options['batch_size']}, {self.optimizer.name}",
+            *([self.choice.text()] if self.choice else []),
             *threads.describe(placements),
             *(f"warning: {text}" for text in threads.warnings(placements))]
         idle = self.strategy.idle(self.world.size)

@@ -16,8 +16,11 @@ from pyddl.data.joined import training_and_test
 from pyddl.errors import DataError, ShapeError
 from pyddl.models.protocol import Model
 from pyddl.optim import Optimizer
-from pyddl.strategies import Strategy, strategy
+from pyddl.strategies import Auto, Strategy, strategy
+from pyddl.strategies.auto import Choice
 from pyddl.train.agreement import agreement, require_same
+from pyddl.train.auto import choose, recorded
+from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.progress import Progress
 from pyddl.train.session import Session
 from pyddl.train.stop import StopRequest
@@ -139,10 +142,21 @@ class Trainer:
             source, tested = training_and_test(load(data), None if test is None else load(test),
                                                self.options["validation"], self.options["seed"])
         self._compare(here.transport, source, tested)
+        def prepare(chosen: Strategy, choice: Choice | None = None) -> Session:
+            given = self.options
+            if choice is not None:  # what was chosen is as if it had been given
+                own = options.defaults_of(choice.strategy) | choice.options
+                given = {name: value for name, value in given.items() if name not in options.defaults_of("auto")} | own
+            return Session(self.model, chosen, self.optimizer, given, here, source, tested, self.out, self.progress,
+                           self.stop or StopRequest(), self.config, start, choice)
+
         with agreement(here.transport):
-            session = Session(
-                self.model, self._strategy(), self.optimizer, self.options, here, source, tested, self.out,
-                self.progress, self.stop or StopRequest(), self.config, start)
+            chosen, choice = self._strategy(), None
+        if isinstance(chosen, Auto):
+            choice = recorded(self._record(here.transport, start), here) or choose(chosen, prepare, here)
+            chosen = choice.build()
+        with agreement(here.transport):
+            session = prepare(chosen, choice)
         with agreement(here.transport):  # only once no rank has found a fault
             session.open()
         summary = session.run()
@@ -154,6 +168,12 @@ class Trainer:
         if isinstance(self.strategy, Strategy):
             return self.strategy
         return strategy(self.strategy, **options.of_strategy(self.strategy, self.options))
+
+    def _record(self, transport: Transport, start: Result | None) -> dict[str, Any] | None:
+        """What an earlier session of this training says of its choice. Collective."""
+        if self.options["resume"] and self.out is not None:
+            return Checkpoints(self.out, {}).books(transport).get("auto")
+        return None if start is None else start.summary.get("auto")
 
     def _compare(self, transport: Transport, data: Source, test: Source | None) -> None:
         """Refuse ranks that were given unlike options or data, which would train apart or wait for ever. Collective."""

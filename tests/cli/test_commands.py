@@ -205,3 +205,17 @@ def test_a_damaged_model_file_is_named(run, tmp_path):
     (tmp_path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-10])
     _, err = pyddl("evaluate", tmp_path, cwd=tmp_path, check=2)
     assert "model.safetensors cannot be read" in err
+
+
+def test_auto_says_what_it_chose_and_the_same_line_resumes(tmp_path):
+    line = (*TRAIN, "--ranks", "2", "--strategy", "auto", "--out", "ae")
+    out, _ = pyddl(*line, cwd=tmp_path)
+    assert "samples/s  meaning" in out and "that auto predicted" in out
+    config = read_toml((tmp_path / "ae/config.toml").read_text())
+    assert config["strategy"] == config["auto"]["strategy"] == "allreduce"
+    out, _ = pyddl(*line, "--epochs", "3", "--resume", cwd=tmp_path)
+    assert "auto: allreduce, as was chosen when training began" in out and "epoch 3/3" in out
+    out, _ = pyddl("train", "--config", "ae/config.toml", "--out", "again", cwd=tmp_path)
+    assert "auto" not in out.replace("autoencoder", "")
+    summary = json.loads((tmp_path / "again/summary.json").read_text())
+    assert (summary["strategy"], summary["auto"]) == ("allreduce", None)

@@ -1,0 +1,57 @@
+"""Strategy `auto` becomes a real one, before training begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pyddl.comm.world import World
+from pyddl.errors import ParameterError
+from pyddl.strategies import Auto, Local, Strategy
+from pyddl.strategies.auto import Candidate, Choice, candidates
+from pyddl.train.agreement import agreement
+from pyddl.train.rehearsal import rehearse
+from pyddl.train.session import Session
+
+__all__ = ["choose", "recorded"]
+
+
+def choose(auto: Auto, prepare: Callable[[Strategy], Session], here: World) -> Choice:
+    """What `auto` stands for on these ranks, with these options. Collective.
+
+    Parameters
+    ----------
+    auto : Auto
+    prepare : callable
+        A session with a strategy; what it refuses is not offered.
+    here : World
+
+    Raises
+    ------
+    ParameterError, ShapeError, DataError
+        On every rank: no strategy can train so.
+    """
+    with agreement(here.transport):
+        session = prepare(Local())
+    if here.size == 1:
+        return Choice("local", {}, "local, for there is one rank", 1)
+    offered = [each for each in candidates(here.nodes) if _accepted(each, prepare)]
+    options = session.options
+    figures = rehearse(session.model, session.optimizer, session.sampler, session.data, here, seed=options["seed"],
+                       reproducible=options["reproducible"])
+    return here.transport.gather_objects(auto.choose(figures, offered))[0]
+
+
+def _accepted(candidate: Candidate, prepare: Callable[[Strategy], Session]) -> bool:
+    try:
+        prepare(candidate.strategy)
+    except ParameterError:
+        return False
+    return True
+
+
+def recorded(record: Mapping[str, Any] | None, here: World) -> Choice | None:
+    """The choice in an earlier session's record, where it can go on here: `local` of one rank cannot on several."""
+    if record is None or (record["strategy"] == "local" and here.size > 1):
+        return None
+    return Choice.recorded(record)

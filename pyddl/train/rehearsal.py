@@ -1,0 +1,115 @@
+"""Rehearsal: what a step and its parts take here, measured on throwaway vectors before training begins."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from time import perf_counter
+
+from pyddl import _core
+from pyddl.comm import threads
+from pyddl.comm.driver import drive
+from pyddl.comm.operations import compute, step_done, sum_over_workers
+from pyddl.comm.probe import operation_seconds
+from pyddl.comm.world import World
+from pyddl.data import Source
+from pyddl.data.batch import Batch
+from pyddl.data.sampler import Sampler
+from pyddl.models.protocol import Model
+from pyddl.optim import Optimizer
+from pyddl.strategies import Local, Steps, Strategy
+from pyddl.strategies.auto import Figures, Link
+from pyddl.strategies.base import Me
+from pyddl.train.worker import Worker
+
+__all__ = ["rehearse"]
+
+ROUNDS = 3  # in which the measurements take turns: other work on the machine disturbs all alike
+SECONDS = 0.05  # of one measurement in one round, or one step where that takes longer
+MOST_STEPS = 500
+SHORT = 16  # floats: a cache line, whose operations are all latency
+
+
+class Understudy(Worker):
+    """A worker whose losses do not count: a rehearsal must not fail where training would not."""
+
+    def _loss_of(self, batch: Batch, gradients: object) -> None:
+        self.model.gradient(self.parameters, gradients, self.buffers, batch)  # type: ignore[arg-type]
+
+
+class InStep(Strategy):
+    """Ranks that begin every step together and send nothing else."""
+
+    name = "in step"
+
+    def worker(self, me: Me) -> Steps:
+        while (yield compute()):
+            yield sum_over_workers(me.gradients[:0])
+            me.update(scale=1 / max(me.samples, 1))
+            yield step_done()
+
+
+def rehearse(model: Model, optimizer: Optimizer, sampler: Sampler, source: Source, here: World, *, seed: int = 0,
+             reproducible: bool = False) -> Figures:
+    """Measure, on all ranks at the same time, with the rows, threads and code that training will use. Collective.
+
+    It takes less than a second, or some two dozen steps where a step takes longer than `SECONDS`.
+    """
+    transport = here.transport
+    worker = Understudy(model, optimizer, sampler, number=here.rank, count=here.size, seed=seed,
+                        reproducible=reproducible, gradients=transport.allocate(model.layout.size, "rehearsal"))
+    model.initialise(worker.parameters, worker.buffers, seed)
+    double = Sampler(sampler.rows, 2 * sampler.batch_size, seed)
+    joint = copy.copy(worker)
+    if not reproducible:
+        joint._batch_sum = lambda vector: (transport.sum(vector), vector)[1]
+    larger = copy.copy(worker)
+    larger.sampler = double
+    measured: dict[str, tuple[Strategy, Worker]] = {
+        "apart": (Local(), worker), "together": (InStep(), joint), "double": (Local(), larger)}
+
+    def seconds(name: str, steps: int) -> float:
+        """Of one step: the slowest rank's mean."""
+        strategy, actor = measured[name]
+        actor.updates = 0
+        with actor.open(source, 0, steps):
+            transport.barrier()
+            begin = perf_counter()
+            drive(strategy.worker(actor), actor, transport, ordered=reproducible)
+            taken = perf_counter() - begin
+        return max(transport.gather_objects(taken)) / steps
+
+    rounds: dict[str, list[float]] = {name: [] for name in measured}
+    counts = {}
+    for name in measured:
+        seconds(name, 1)  # makes what the first step of its kind needs
+        counts[name] = int(min(max(SECONDS / seconds(name, 2), 1), MOST_STEPS))
+    for _ in range(ROUNDS):
+        for name, count in counts.items():
+            rounds[name].append(seconds(name, count))
+    apart, together, twice = (statistics.median(values) for values in rounds.values())
+    rows, more = (each.consumed(counts[name]) / counts[name] / here.size
+                  for name, each in (("apart", sampler), ("double", double)))
+    floats = max(model.layout.size, 2 * SHORT)
+    short, long = (operation_seconds(here, n, ordered=reproducible, seconds=SECONDS / 2) for n in (SHORT, floats))
+    links = {name: Link.through((4 * SHORT, short[name]), (4 * floats, long[name])) for name in long}
+    update = _update_seconds(worker)
+    placements = transport.gather_objects((here.node, _core.threads(), threads.cores()))
+    of_node = [place for place in placements if place[0] == here.node]
+    crowding = sum(place[1] for place in of_node) / len(set().union(*(place[2] for place in of_node)))
+    everyone = transport.gather_objects((update, crowding))
+    per_row = max(twice - apart, 0.0) / (more - rows) if more > rows else apart / rows
+    return Figures(
+        ranks=here.size, nodes=here.nodes, crowding=max(1.0, *(each[1] for each in everyone)), rows=rows,
+        nbytes=4 * model.layout.size, apart=apart, together=max(apart, together - links["sum"].latency),
+        per_row=per_row, update=min(max(each[0] for each in everyone), apart), links=links)
+
+
+def _update_seconds(worker: Worker, runs: int = 5) -> float:
+    """Of one update of all parameters: the median."""
+    taken = []
+    for _ in range(runs):
+        before = worker.compute_seconds
+        worker.update(scale=1.0)
+        taken.append(worker.compute_seconds - before)
+    return statistics.median(taken)
