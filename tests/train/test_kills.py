@@ -1,5 +1,6 @@
 """Checkpoints survive what happens while they are written: kill -9 at any moment, a full disk, a read-only one."""
 
+import ctypes
 import os
 import random
 import shutil
@@ -194,9 +195,9 @@ def test_a_read_only_disk_is_named_and_can_be_read(small_disk):
     assert checkpoints.newest(Alone()).books["step"] == 1
 
 
-def train(out, *more):
+def train(out, *more, prepare=None):
     line = ["train", "autoencoder", "--data", "random:200x30", "--epochs", "3", "--out", str(out), *more]
-    return subprocess.run([sys.executable, "-m", "pyddl", *line], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "pyddl", *line], capture_output=True, text=True, preexec_fn=prepare)
 
 
 def test_the_program_says_in_a_line_that_the_disk_is_full_or_read_only(small_disk):
@@ -207,3 +208,53 @@ def test_the_program_says_in_a_line_that_the_disk_is_full_or_read_only(small_dis
     done = train(small_disk / "other")
     assert done.returncode == 2, done
     assert "cannot write to the run directory" in done.stderr and "Read-only file system" in done.stderr
+
+
+# ---- folders that may not be written to, whoever runs this ------------------------------------------------------
+
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1  # linux/prctl.h, linux/capability.h
+
+
+def obey_permissions():
+    """In a new process: what root runs next may no longer write where the permissions forbid it."""
+    if os.geteuid() == 0 and ctypes.CDLL(None, use_errno=True).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0):
+        os._exit(77)
+
+
+@pytest.fixture
+def locked(tmp_path):
+    """``locked(folder)`` takes away the permission to write there, until the test ends."""
+    folders = []
+
+    def lock(folder):
+        folder.chmod(0o555)
+        folders.append(folder)
+
+    tried = subprocess.run(["true"], preexec_fn=obey_permissions)
+    if tried.returncode == 77:
+        pytest.skip("root here may neither drop a capability nor be refused to write")
+    yield lock
+    for folder in folders:
+        folder.chmod(0o755)
+
+
+def test_a_run_directory_that_cannot_be_made_is_named(tmp_path, locked):
+    locked(tmp_path)
+    done = train(tmp_path / "run", prepare=obey_permissions)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done
+    assert f"cannot write to the run directory {tmp_path / 'run'}: Permission denied" in done.stderr
+
+
+def test_checkpoints_that_may_not_be_written_are_named_and_the_last_one_loads(tmp_path, locked):
+    checkpoints = tmp_path / "run/checkpoints"
+    for epochs in ("2", "3"):
+        assert train(tmp_path / "run", "--epochs", epochs, "--resume").returncode == 0
+    left = sorted(checkpoints.iterdir())
+    locked(checkpoints)
+    done = train(tmp_path / "run", "--epochs", "5", "--resume", prepare=obey_permissions)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done
+    assert "pyddl: cannot write the checkpoint" in done.stderr and "Permission denied" in done.stderr
+    assert sorted(checkpoints.iterdir()) == left
+    checkpoints.chmod(0o755)
+    done = train(tmp_path / "run", "--epochs", "5", "--resume")
+    assert done.returncode == 0 and "going on after step" in done.stdout, done
