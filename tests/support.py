@@ -34,9 +34,10 @@ class Finished:
 
 
 def run_ranks(ranks: int, argv: list[str], *, timeout: float = 60, environ: Mapping[str, str] | None = None,
-              threads: int = 1) -> Finished:
+              threads: int = 1, outlive: bool = False) -> Finished:
     """Run ``argv`` on ``ranks`` ranks; nothing of it is left when this returns."""
-    line, settings = launcher.command(ranks, argv, threads=threads, environ={**os.environ, **(environ or {})})
+    line, settings = launcher.command(ranks, argv, threads=threads, environ={**os.environ, **(environ or {})},
+                                      outlive=outlive)
     return run(line, settings, timeout)
 
 

@@ -48,6 +48,11 @@ void Port::finish(int worker, std::int64_t epoch) {
     server.ring();
 }
 
+void Port::leave(int worker) {
+    server.leave(worker);
+    server.ring();
+}
+
 void Port::lose(int worker, const std::string& why) {
     server.lose(worker, why);
     server.ring();

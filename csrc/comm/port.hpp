@@ -35,6 +35,7 @@ class Port final : private node::Server::Outside, private network::Desk {
     std::int64_t claim(std::int64_t epoch) override;
     void close_tickets() override { server.tickets().close(); }
     void finish(int worker, std::int64_t epoch) override;
+    void leave(int worker) override;
     void lose(int worker, const std::string& why) override;
 
     node::Mailbox& mailbox(int worker) { return mailboxes_[static_cast<std::size_t>(worker)]; }

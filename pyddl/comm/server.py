@@ -363,7 +363,7 @@ def _regions(mpi: MPI.Intracomm, node: int, mates: list[list[bool]], size: int) 
 
     def make(server: int, creates: bool) -> None:
         length, workers, here = bounds[server + 1] - bounds[server], len(mates[server]), sum(mates[server])
-        if creates:
+        if creates and names[server]:
             check_room(Region.bytes(length, workers, here))
         made[server] = Region(names[server], creates, length, workers, here)
 

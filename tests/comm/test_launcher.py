@@ -83,6 +83,18 @@ def test_threads_share_the_cores_unless_given(monkeypatch, tmp_path):
     assert threads(2, {**PLAIN, "SLURM_JOB_NUM_NODES": "2"}) == cores
 
 
+@pytest.mark.parametrize(("said", "can"), [("mpirun (Open MPI) 5.0.11", True), ("mpirun (Open MPI) 4.1.4", False),
+                                           ("HYDRA build details:\n    Version:   4.0.2", False)])
+def test_only_open_mpi_5_outlives_a_rank(monkeypatch, tmp_path, said, can):
+    fake(monkeypatch, tmp_path, said)
+    if can:
+        line = launcher.command(2, ["x"], environ=PLAIN, outlive=True)[0]
+        assert "--with-ft ulfm" in " ".join(line)
+    else:
+        with pytest.raises(CommError, match=r"ends all ranks when one dies; .* needs Open MPI 5"):
+            launcher.command(2, ["x"], environ=PLAIN, outlive=True)
+
+
 def test_settings_of_the_user_win(monkeypatch, tmp_path):
     fake(monkeypatch, tmp_path, "mpirun (Open MPI) 5.0.11")
     environ = launcher.command(2, ["x"], environ={**PLAIN, "OMPI_MCA_btl": "self,tcp"})[1]

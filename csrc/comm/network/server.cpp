@@ -120,8 +120,9 @@ void Server::begin(Member& member) {
             desk_.finish(member.worker, member.request[1]);
             break;
         case leave:
+            if (!closing_) tell(member, ended);
             member.gone = true;  // what it was sent has arrived
-            desk_.lose(member.worker, " has ended");
+            desk_.leave(member.worker);
             return;
         default:
             break;

@@ -53,6 +53,7 @@ class Desk {
     virtual std::int64_t claim(std::int64_t epoch) = 0;
     virtual void close_tickets() = 0;
     virtual void finish(int worker, std::int64_t epoch) = 0;
+    virtual void leave(int worker) = 0;  ///< in order
     virtual void lose(int worker, const std::string& why) = 0;
 };
 

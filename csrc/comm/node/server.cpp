@@ -21,7 +21,7 @@ std::string ended(const Presence& presence, const Process& process) {
     const std::uint32_t state = presence.state.load();
     if (state == Presence::gave_up) return " gave up";
     if (state == Presence::left) return " has ended";
-    if (process.died()) return " (process " + std::to_string(process.number()) + ") died";
+    if (process.died()) return " died (process " + std::to_string(process.number()) + ")";
     return "";
 }
 
@@ -108,11 +108,11 @@ Server::Event Server::receive() {
         const std::uint32_t epoch = shard_.tickets.epoch();
         // Before the mailboxes: a worker's last push comes before the end of its epoch.
         const bool over = std::all_of(members_.begin(), members_.end(), [&](const Member& member) {
-            return !member.gone.empty() || member.seat->finished.load() >= epoch;
+            return !member.gone.empty() || member.finished(epoch);
         });
         for (int w = 0; w < workers; ++w) {
             Member& member = members_[static_cast<std::size_t>(w)];
-            if (member.gone.empty() || member.told || member.mailbox.full() != nullptr) continue;
+            if (!member.is_news() || member.mailbox.full() != nullptr) continue;
             member.told = true;
             return {Event::left, w, 0, {}, member.name + member.gone};
         }
@@ -176,10 +176,13 @@ void Server::look_around() {
         throw Interrupted();
     }
     for (std::size_t w = 0; w < members_.size(); ++w) {
-        const Member& member = members_[w];
-        if (!member.mate || !member.gone.empty()) continue;
+        Member& member = members_[w];
+        if (!member.gone.empty()) continue;
         const std::string why = ended(member.seat->presence, member.process);
-        if (!why.empty()) lose(static_cast<int>(w), why);
+        if (why.empty()) continue;
+        // Who leaves in order between two epochs is missed by nobody.
+        member.told = member.seat->presence.state.load() == Presence::left && member.finished(shard_.tickets.epoch());
+        lose(static_cast<int>(w), why);
     }
 }
 

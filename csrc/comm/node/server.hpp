@@ -94,8 +94,9 @@ class Server {
     /// only the progress changes.
     std::int64_t publish(std::int64_t progress);
 
-    /// The next push, or the news that a worker has left, or that the epoch is over: all who are left have finished
-    /// it, and no mailbox holds a push. A push's vector stays until the next call.
+    /// The next push, or the news that a worker has died, or left before it had finished the epoch, or that the epoch
+    /// is over: all who are left have finished it, and no mailbox holds a push. A push's vector stays until the next
+    /// call.
     Event receive();
     float* vector(int worker, int slot) const {
         return members_[static_cast<std::size_t>(worker)].mailbox.vector(slot);
@@ -113,6 +114,7 @@ class Server {
     Published& published() { return shard_.published; }
     void ring() { shard_.bell.advance(); }
     void finish(int worker, std::uint32_t epoch) { members_[static_cast<std::size_t>(worker)].seat->finished = epoch; }
+    void leave(int worker) { members_[static_cast<std::size_t>(worker)].seat->presence.leave(); }
     void lose(int worker, const std::string& why);
 
   private:
@@ -122,8 +124,11 @@ class Server {
         std::string name;
         bool mate;
         Process process;
-        std::string gone;  ///< why, or nothing
-        bool told = false;
+        std::string gone;   ///< why, or nothing
+        bool told = false;  ///< it is no news
+
+        bool finished(std::uint32_t epoch) const { return seat->finished.load() >= epoch; }
+        bool is_news() const { return !gone.empty() && !told; }
     };
 
     template <class Ready>
