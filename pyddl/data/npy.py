@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO
 
 import numpy as np
@@ -14,6 +15,9 @@ from pyddl.errors import DataError
 __all__ = ["open_npy"]
 
 MAGIC = b"\x93NUMPY"
+
+# What NumPy's parser lets through where the text of a header is no Python literal, or an absurd one.
+_NOT_A_HEADER = (ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError, TokenError)
 
 
 def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
@@ -44,9 +48,9 @@ def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except _NOT_A_HEADER as error:
         raise DataError(f"{path} is no usable .npy file: {error}") from error
 
 

@@ -234,7 +234,8 @@ def as_matrix(array: np.ndarray, name: str) -> np.ndarray:
         raise ShapeError(f"{name} has shape {array.shape}; expected at least one row and one feature")
     matrix = array if array.ndim == 2 else array.reshape(len(array), -1)
     if matrix.dtype not in (np.float32, np.float64, np.uint8):
-        matrix = matrix.astype(np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, which `read` names
+            matrix = matrix.astype(np.float32)
     if any(stride % matrix.itemsize for stride in matrix.strides):
         matrix = np.ascontiguousarray(matrix)
     return matrix

@@ -169,23 +169,27 @@ def load_run(path: str | Path) -> Run:
         with safe_open(path / MODEL, framework="numpy") as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two for types NumPy has not
         raise DataError(f"{path / MODEL} cannot be read: {error}") from None
     if "options" not in about or about.get("model") not in models.NAMES:
         raise DataError(
             f"{path / MODEL} holds a model {about.get('model')!r}, which pyddl cannot make by itself; expected one of "
             f"{', '.join(models.NAMES)}. Read its tensors with safetensors"
         )
-    model = models.create(about["model"], **json.loads(about["options"]))
+    try:
+        model = models.create(about["model"], **json.loads(about["options"]))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path / MODEL}: the options in its header describe no model: {error}") from None
+    for part in (*model.layout, *model.buffers):  # before memory is asked for, which damaged options may want a lot of
+        found = tensors.get(part.name)
+        if found is None or found.shape != part.shape or found.dtype != np.float32:
+            got = "no such tensor" if found is None else f"{found.dtype} of shape {found.shape}"
+            raise DataError(f"{path / MODEL}: tensor {part.name} should be float32 of shape {part.shape}; found {got}")
     parameters, buffers = model.layout.zeros(), model.buffers.zeros()
-    views = model.layout.views(parameters) | model.buffers.views(buffers)
-    for name, view in views.items():
-        if name not in tensors or tensors[name].shape != view.shape:
-            got = f"shape {tensors[name].shape}" if name in tensors else "no such tensor"
-            raise DataError(f"{path / MODEL}: tensor {name} should have shape {view.shape}; found {got}")
+    for name, view in (model.layout.views(parameters) | model.buffers.views(buffers)).items():
         view[...] = tensors[name]
-    summary = _read(path / SUMMARY, json.loads)
-    metrics = _read(path / METRICS, lambda text: [json.loads(line) for line in text.splitlines()])
+    summary = _read(path / SUMMARY, _object)
+    metrics = _read(path / METRICS, lambda text: [_object(line) for line in text.splitlines()])
     return Run(path, _read(path / CONFIG, read_toml), summary, metrics, model, parameters, buffers)
 
 
@@ -197,6 +201,14 @@ def read_toml(text: str) -> dict[str, Any]:
         import tomli as tomllib  # type: ignore[no-redef]
 
     return tomllib.loads(text)
+
+
+def _object(text: str) -> dict[str, Any]:
+    """Parse a JSON object; errors are ValueErrors."""
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, {{...}}; found {text[:20]!r}")
+    return value
 
 
 def _read(path: Path, parse: Any) -> Any:

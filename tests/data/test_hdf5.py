@@ -154,19 +154,13 @@ def test_a_file_cut_anywhere_is_refused(tmp_path_factory, layout, part):
         np.asarray(load(path))
 
 
-def damage(random, content):
-    content = bytearray(content[: random.integers(len(content) + 1)] if random.random() < 0.2 else content)
-    for at in random.integers(max(len(content), 1), size=random.integers(1, 5)):
-        content[at : at + 1] = random.bytes(random.integers(3))
-    return bytes(content)
-
-
 FUZZ = """
 import sys
 from pathlib import Path
 import numpy as np
-sys.path.insert(0, sys.argv[1])
-from test_hdf5 import WHOLE, check_damaged, damage
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
+from damage import damage
+from test_hdf5 import WHOLE, check_damaged
 random = np.random.default_rng(int(sys.argv[4]))
 for i in range(int(sys.argv[3])):
     layout = list(WHOLE)[i % 2]

@@ -1,7 +1,10 @@
 """The .npy files that are rows of numbers, and clear refusal of the others."""
 
+import io
+
 import numpy as np
 import pytest
+from damage import damage, damage_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,3 +92,50 @@ def test_values_that_are_not_finite_are_named_when_read(path):
         np.asarray(source)
     with pytest.raises(DataError, match="row 4, column 1"):
         _ = source.maximum
+
+
+# ---- damage ---------------------------------------------------------------------------------------------------------
+
+def whole(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+WHOLE = [whole(np.arange(24, dtype=dtype).reshape(6, 4)) for dtype in ("f4", ">f8", "u1")]
+HEADER = 128
+
+
+def check_damaged(path, random):
+    """Refused, or the rows that its header promises."""
+    content = WHOLE[random.integers(len(WHOLE))]
+    if random.random() < 0.5:
+        content = damage(random, content)
+    else:  # the header's text alone, which stays as long as it says
+        text = damage_text(random, content[10:HEADER].decode(), "(){}',:0123456789<>|-.fuicSOVLTrue \n")
+        content = content[:10] + text.encode()[: HEADER - 10].ljust(HEADER - 10) + content[HEADER:]
+    path.unlink(missing_ok=True)  # a mapped file must not change under its readers
+    path.write_bytes(content)
+    try:
+        source = pyddl.data.load(path)
+        rows = np.asarray(source)
+    except DataError as error:
+        assert "x.npy" in str(error)
+        return
+    assert rows.shape == source.shape and rows.dtype == np.float32 and np.isfinite(rows).all()
+    assert 0 < rows.size <= len(content)
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence", "ignore:Reading")  # of Python's and NumPy's parsers
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=200)
+def test_damaged_files_are_refused_or_give_rows(path, seed):
+    check_damaged(path, np.random.default_rng(seed))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.long
+def test_100000_damaged_files_are_refused_or_give_rows(path):
+    random = np.random.default_rng(4)
+    for _ in range(100_000):
+        check_damaged(path, random)

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from damage import damage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -140,13 +141,6 @@ def check_damaged(folder, content):
         assert "damaged.parquet" in str(error)
         return
     assert rows.ndim == 2 and rows.dtype == np.float32 and np.isfinite(rows).all()
-
-
-def damage(random, content):
-    content = bytearray(content[: random.integers(len(content) + 1)] if random.random() < 0.2 else content)
-    for at in random.integers(max(len(content), 1), size=random.integers(1, 5)):
-        content[at : at + 1] = random.bytes(random.integers(3))
-    return bytes(content)
 
 
 @pytest.mark.parametrize("form", WHOLE)
