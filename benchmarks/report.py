@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks import harness
+from benchmarks.auto import NEAR
 from benchmarks.ranks import rates
 from benchmarks.step import NETWORKS
 
 __all__ = ["Aim", "aims", "main", "write"]
 
 Lines = list[dict[str, Any]]
-QUESTIONS = ("step", "ranks", "sum", "overhead", "start")
+QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "auto")
 
 
 class Aim(NamedTuple):
@@ -120,6 +122,17 @@ def aims(lines: dict[str, Lines]) -> list[Aim]:
             found.append(Aim(f"`import {name}`, beyond NumPy", line["import_aim"], seconds, " s", most=True))
         what = f"first step of {line['ranks']} ranks on {line['data']}, from the launch"
         found.append(Aim(what, line["start_aim"], line["start"], " s", most=True))
+    for line in lines["auto"]:
+        chosen = min(("allreduce", "allreduce, shard_optimizer"), key=lambda name: median(line["predicted"][name]))
+        found.append(
+            Aim(
+                f"auto on {line['ranks']} ranks: how far {chosen} is from what was predicted",
+                100 * NEAR,
+                100 * abs(line["ratio"][chosen] - 1),
+                " %",
+                most=True,
+            )
+        )
     return found
 
 
@@ -230,6 +243,24 @@ def overhead_section(lines: Lines) -> Iterable[str]:
     yield harness.table(["part", "us"], [*rows, ["in all", f"{1e6 * line['total']:.1f}"]])
 
 
+def auto_section(lines: Lines) -> Iterable[str]:
+    yield f"\n### {lines[0]['network']}, {lines[0]['batch']} rows per step: what auto predicts, ms per step\n"
+    yield harness.table(
+        ["ranks", "strategy", "predicted", "measured", "measured / predicted"],
+        [
+            [
+                line["ranks"],
+                name,
+                f"{1e3 * median(line['predicted'][name]):.2f}",
+                f"{1e3 * median(line['measured'][name]):.2f}",
+                f"{ratio:.2f}",
+            ]
+            for line in lines
+            for name, ratio in line["ratio"].items()
+        ],
+    )
+
+
 def when(header: dict[str, Any]) -> str:
     """When and on what a question was answered."""
     clock = ", in processor time" if header.get("clock") == "cpu" else ""
@@ -262,6 +293,7 @@ def write(path: Path, lines: dict[str, Lines]) -> None:
         ("ranks", ranks_section),
         ("sum", sum_section),
         ("overhead", overhead_section),
+        ("auto", auto_section),
     )
     text += ["", "## Figures"]
     for question, section in sections:

@@ -23,7 +23,7 @@ from pyddl.optim import Adam
 from pyddl.strategies import strategy
 from pyddl.train.worker import Worker
 
-__all__ = ["Slices", "Training", "main", "memory_bandwidth"]
+__all__ = ["Slices", "Training", "main", "memory_bandwidth", "mpi_version"]
 
 
 class Slices:
@@ -169,7 +169,7 @@ def main(address: str) -> None:
         "dtypes": [dtype for dtype in ("float32", "bfloat16") if _trains_in(dtype)],
         "ranks": peer.world.size,
         "threads": _core.threads(),
-        "mpi": _mpi_version() if peer.world.size > 1 else None,
+        "mpi": mpi_version() if peer.world.size > 1 else None,
     }
     serve(
         address,
@@ -187,7 +187,8 @@ def _trains_in(dtype: str) -> bool:
     return True
 
 
-def _mpi_version() -> str:
+def mpi_version() -> str:
+    """Name and number of this process's MPI."""
     from mpi4py import MPI
 
     return mpi_name(MPI.Get_library_version())

@@ -60,6 +60,8 @@ class Figures:
         What each row of a rank adds to a step.
     update : float
         The optimizer's share of a step.
+    hidden : float
+        Share of a sum of the gradients that is over when the backward pass ends: between nodes slices travel meanwhile.
     links : dict of Link
         ``sum``, of the gradients; ``average``; ``owners``, a sum to owners and a gather from them; ``exchange``, of
         pairs; ``pass``, one vector in memory added to another; and, where there are several nodes, ``node``, an average
@@ -75,6 +77,7 @@ class Figures:
     together: float
     per_row: float
     update: float
+    hidden: float
     links: Mapping[str, Link]
 
     def link(self, name: str) -> float:
@@ -108,7 +111,7 @@ def _local(s: Local, f: Figures) -> float:
 def _allreduce(s: Allreduce, f: Figures) -> float:
     if s.shards:  # each updates its share only
         return f.together - f.update * (1 - 1 / f.ranks) + f.link("owners")
-    return f.together + f.link("sum")
+    return f.together + (1 - f.hidden) * f.link("sum")
 
 
 def _averaging(s: Averaging, f: Figures) -> float:

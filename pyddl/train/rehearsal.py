@@ -17,7 +17,7 @@ from pyddl.data.batch import Batch
 from pyddl.data.sampler import Sampler
 from pyddl.models.protocol import Model
 from pyddl.optim import Optimizer
-from pyddl.strategies import Local, Steps, Strategy
+from pyddl.strategies import Allreduce, Local, Steps, Strategy
 from pyddl.strategies.auto import Figures, Link
 from pyddl.strategies.base import Me
 from pyddl.train.worker import Worker
@@ -34,7 +34,7 @@ class Understudy(Worker):
     """A worker whose losses do not count: a rehearsal must not fail where training would not."""
 
     def _loss_of(self, batch: Batch, gradients: object) -> None:
-        self.model.gradient(self.parameters, gradients, self.buffers, batch)  # type: ignore[arg-type]
+        self.model.gradient(self.parameters, gradients, self.buffers, batch, self.ready)  # type: ignore[arg-type]
 
 
 class InStep(Strategy):
@@ -67,6 +67,11 @@ def rehearse(model: Model, optimizer: Optimizer, sampler: Sampler, source: Sourc
     larger.sampler = double
     measured: dict[str, tuple[Strategy, Worker]] = {
         "apart": (Local(), worker), "together": (InStep(), joint), "double": (Local(), larger)}
+    travels = None if reproducible else transport.travelling(worker.gradients, [(s.begin, s.end) for s in model.layout])
+    if travels is not None:
+        whole = copy.copy(joint)
+        whole.ready = travels
+        measured["summed"] = (Allreduce(), whole)
 
     def seconds(name: str, steps: int) -> float:
         """Of one step: the slowest rank's mean."""
@@ -87,7 +92,8 @@ def rehearse(model: Model, optimizer: Optimizer, sampler: Sampler, source: Sourc
     for _ in range(ROUNDS):
         for name, count in counts.items():
             rounds[name].append(seconds(name, count))
-    apart, together, twice = (statistics.median(values) for values in rounds.values())
+    medians = {name: statistics.median(values) for name, values in rounds.items()}
+    apart, twice = medians["apart"], medians["double"]
     rows, more = (each.consumed(counts[name]) / counts[name] / here.size
                   for name, each in (("apart", sampler), ("double", double)))
     floats = max(model.layout.size, 2 * SHORT)
@@ -99,10 +105,12 @@ def rehearse(model: Model, optimizer: Optimizer, sampler: Sampler, source: Sourc
     crowding = sum(place[1] for place in of_node) / len(set().union(*(place[2] for place in of_node)))
     everyone = transport.gather_objects((update, crowding))
     per_row = max(twice - apart, 0.0) / (more - rows) if more > rows else apart / rows
+    together = max(apart, medians["together"] - links["sum"].latency)
+    left = (medians["summed"] - together) / long["sum"] if travels is not None else 1.0
     return Figures(
         ranks=here.size, nodes=here.nodes, crowding=max(1.0, *(each[1] for each in everyone)), rows=rows,
-        nbytes=4 * model.layout.size, apart=apart, together=max(apart, together - links["sum"].latency),
-        per_row=per_row, update=min(max(each[0] for each in everyone), apart), links=links)
+        nbytes=4 * model.layout.size, apart=apart, together=together, per_row=per_row,
+        update=min(max(each[0] for each in everyone), apart), hidden=min(max(1 - left, 0.0), 1.0), links=links)
 
 
 def _update_seconds(worker: Worker, runs: int = 5) -> float:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import harness, overhead, ranks, report, start, step, sum
+from benchmarks import auto, harness, overhead, ranks, report, start, step, sum
 from pyddl.comm import launcher
 from pyddl.errors import CommError
 
@@ -71,6 +71,15 @@ def test_sum_is_right_before_it_is_timed(out):
     record = sum.main([*SMALL, "--out", str(out)])
     assert [line["bytes"] for line in record.lines] == [4, 4004]
     assert all(positive(line["seconds"]) for line in record.lines)
+
+
+@needs_mpi
+def test_auto_predicts_what_is_then_measured(out):
+    record = auto.main([*SMALL, "--out", str(out)])
+    (line,) = record.lines
+    assert line["ranks"] == 2 and {"allreduce", "averaging", "local"} < set(line["ratio"])
+    assert all(ratio > 0 for ratio in line["ratio"].values())
+    assert all(len(rounds) == 2 for rounds in line["predicted"].values())
 
 
 @pytest.mark.parametrize("floats", [1, 999, 1000, 1001, 2500])

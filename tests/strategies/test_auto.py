@@ -12,7 +12,7 @@ from pyddl.strategies.auto import Choice, Figures, Link, candidates, step_second
 
 LINKS = {name: Link(1e-3, 1e9) for name in ("sum", "average", "owners", "exchange", "pass", "node")}
 FIGURES = Figures(ranks=4, nodes=1, crowding=1.0, rows=64, nbytes=2_000_000, apart=10e-3, together=12e-3,
-                  per_row=0.1e-3, update=2e-3, links=LINKS)
+                  per_row=0.1e-3, update=2e-3, hidden=0.0, links=LINKS)
 MOVED = 3e-3  # of an operation on 2 MB by these links
 
 
@@ -37,6 +37,7 @@ def test_a_line_through_any_two_measurements_rises(short, long):
 def test_each_strategy_costs_what_its_operations_do():
     assert seconds(Local()) == 10e-3
     assert seconds(Allreduce()) == pytest.approx(12e-3 + MOVED)
+    assert seconds(Allreduce(), hidden=0.5) == pytest.approx(12e-3 + MOVED / 2)
     assert seconds(Allreduce(shard_optimizer=True)) == pytest.approx(12e-3 - 0.75 * 2e-3 + MOVED)
     assert seconds(Averaging(period=1)) == pytest.approx(12e-3 + MOVED)
     assert seconds(Averaging(period=4)) == pytest.approx(11e-3 + MOVED / 4)
