@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import numpy as np
@@ -41,6 +41,8 @@ class Slice:
         Whether weight decay applies; usual for weights, unusual for biases.
     merge : {"mean", "sum", "max"}, default="mean"
         For buffers: how the values of several replicas become one.
+    first, of : int, optional
+        Where this is only a part of a tensor: rows from ``first`` on, out of ``of`` rows in all.
 
     Attributes
     ----------
@@ -53,6 +55,8 @@ class Slice:
     group: str = "all"
     decay: bool = True
     merge: str = "mean"
+    first: int = 0
+    of: int | None = None
     begin: int = field(default=0, compare=False)
 
     @property
@@ -62,6 +66,11 @@ class Slice:
     @property
     def end(self) -> int:
         return self.begin + self.size
+
+    @property
+    def whole_shape(self) -> tuple[int, ...]:
+        """Of the tensor that this is a part of, or else its own."""
+        return self.shape if self.of is None else (self.of, *self.shape[1:])
 
 
 class Layout:
@@ -96,7 +105,7 @@ class Layout:
         for s in slices:
             if any(s.name == p.name for p in placed):
                 raise ParameterError(f"two slices are named {s.name!r}; names must differ")
-            placed.append(Slice(s.name, tuple(s.shape), s.group, s.decay, s.merge, at))
+            placed.append(replace(s, shape=tuple(s.shape), begin=at))
             at += -(-s.size // ALIGNMENT) * ALIGNMENT
         groups = [p.group for p in placed]
         changes = [g for i, g in enumerate(groups) if i == 0 or groups[i - 1] != g]
@@ -169,3 +178,11 @@ class Layout:
         """Each slice of ``vector`` under its name and in its shape; writing to a view writes to the vector."""
         _check.vector("vector", vector, self.size)
         return {s.name: vector[s.begin : s.end].reshape(s.shape) for s in self._slices}
+
+    def cut(self, whole: Layout, vector: np.ndarray) -> np.ndarray:
+        """The part of ``vector``, of layout ``whole``, that this layout's slices name: a new vector."""
+        part, views = self.zeros(), whole.views(vector)
+        for name, view in self.views(part).items():
+            first = self[name].first
+            view[...] = views[name][first : first + len(view)] if view.shape else views[name]
+        return part

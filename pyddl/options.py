@@ -113,7 +113,7 @@ TABLE: tuple[Option, ...] = (
            choices=("float32", "bfloat16"), trainer=False),
     # ---- training
     Option("strategy", "str", "allreduce", "training", "how ranks work together",
-           choices=("local", "allreduce", "averaging", "elastic", "gossip", "sequential", "auto")),
+           choices=("local", "allreduce", "averaging", "elastic", "gossip", "sequential", "split", "auto")),
     Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),
     Option("batch_size", "int", 256, "training", "samples per step of all ranks together", "samples", at_least=1),
     Option("optimizer", "str", "adam", "training", "update rule",
@@ -139,6 +139,8 @@ TABLE: tuple[Option, ...] = (
            at_least=1),
     Option("seed", "int", 0, "training", "of everything random", at_least=0),
     Option("reproducible", "bool", False, "training", "bit-identical results on 1, 2, 4 and 8 ranks"),
+    Option("split", "int", 1, "training",
+           "adjacent ranks that hold one copy of the model together, each some outputs of every layer", at_least=1),
     # ---- strategies
     Option("period", "int", None, "training", "steps between two averages: 16 in averaging, 1 in gossip", "steps",
            at_least=1, of=("averaging", "gossip")),

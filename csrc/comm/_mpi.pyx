@@ -92,6 +92,7 @@ cdef extern from "comm/node/group.hpp" namespace "pyddl::comm::node" nogil:
         CppVectors(const string&, int64_t, int, int, Role) except +raise_comm_error
         void reserve() except +raise_comm_error
         float* mine()
+        float* of(int)
 
     struct Part "pyddl::comm::node::Group::Part":
         float* data
@@ -441,10 +442,12 @@ cdef class SharedVectors:
     cdef CppVectors* vectors
     cdef SharedChannel channel
     cdef int64_t bytes
+    cdef int node_size
 
     def __cinit__(self, SharedChannel channel not None, str name, bint creates, int node_rank, int node_size,
                   int64_t length):
         self.channel = channel
+        self.node_size = node_size
         self.bytes = length * <int64_t>sizeof(float)
         self.vectors = new CppVectors(name.encode(), length, node_rank, node_size,
                                       Role.creates if creates else Role.joins)
@@ -459,6 +462,11 @@ cdef class SharedVectors:
 
     def register(self, int32_t number):
         self.channel.group.add(number, self.vectors)
+
+    def of(self, int node_rank):
+        if not 0 <= node_rank < self.node_size:
+            raise CommError(f"the node has ranks 0 to {self.node_size - 1}, no rank {node_rank}")
+        return view_of(self, self.vectors.of(node_rank), self.bytes // <int64_t>sizeof(float), True)
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
         PyBuffer_FillInfo(buffer, self, self.vectors.mine(), self.bytes, False, flags)

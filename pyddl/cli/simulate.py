@@ -16,7 +16,7 @@ from pyddl.errors import ParameterError
 
 __all__ = ["command"]
 
-LEFT_OUT = ("reproducible", "patience")  # training options without a meaning here
+LEFT_OUT = ("reproducible", "patience", "split")  # training options without a meaning here
 HIDDEN, EPOCHS, BATCH = (32, 8), 5, 512  # smaller defaults than training's: hundreds of replicas in one process
 
 

@@ -126,7 +126,7 @@ def _train(settings: dict[str, Any]) -> int:
 
         tested = training_and_test(source, test, settings["validation"], settings["seed"])[1] or source
         vectors = (result.parameters, result.buffers)
-        drawn = [] if stopped else draw(out, model, *vectors, result.metrics, tested)
+        drawn = [] if stopped else draw(out, result.model, *vectors, result.metrics, tested)
         if not settings["quiet"]:
             click.echo("\n".join([table(result.summary), f"written to {out}", *(f"picture {path}" for path in drawn)]))
     if stopped and here.rank == 0:

@@ -85,6 +85,8 @@ class SharedVectors:
         """Allocate this rank's part; CommError where there is no space."""
     def register(self, number: int) -> None:
         """Let ``channel.sum`` know these vectors, under a number equal on all ranks."""
+    def of(self, node_rank: int) -> np.ndarray:
+        """What another rank of the node has in its own: to be read only."""
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class Region:

@@ -18,16 +18,18 @@ class Activity:
     doing : Operation or str
         The operation being carried out, or the name of what the rank does between two.
     number : int
-        How many things have been begun: as long as it grows, the rank makes progress.
+        How many things have been begun.
+    beats : int
+        How often it got further in one of them: as long as either grows, the rank makes progress.
     moves_bytes : bool
         Files are being written or read: their bytes count as progress too.
     """
 
-    __slots__ = ("doing", "moves_bytes", "number")
+    __slots__ = ("beats", "doing", "moves_bytes", "number")
 
     def __init__(self) -> None:
         self.doing: Operation | str = "the start"
-        self.number = 0
+        self.number = self.beats = 0
         self.moves_bytes = False
 
     def begin(self, doing: Operation | str) -> None:
@@ -35,8 +37,8 @@ class Activity:
         self.number += 1
 
     def beat(self) -> None:
-        """Still at the same, but further."""
-        self.number += 1
+        """Still at the same, but further: perhaps on this rank only."""
+        self.beats += 1
 
     @contextmanager
     def files(self, doing: str) -> Iterator[None]:

@@ -18,6 +18,8 @@ from pyddl.errors import CommError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from pyddl.comm._mpi import SharedVectors
+
 __all__ = ["SharedTransport", "check_room", "new_name", "together"]
 
 log = logging.getLogger("pyddl")
@@ -109,6 +111,41 @@ class SharedTransport(MPITransport):
         return made[0]
 
     def allocate(self, size: int, name: str = "vector") -> np.ndarray:
+        self._channel.before_allocation(size)
+        vectors = self._vectors(size, name, "sums copy it") if size else None
+        if vectors is None:
+            return super().allocate(size, name)
+        self._allocations += 1
+        vectors.register(self._allocations)
+        return np.frombuffer(memoryview(vectors), np.float32)
+
+    def allocate_in_sight(self, size: int, name: str = "vector") -> list[np.ndarray] | None:
+        """A new vector for each rank of the node, in their order: this rank's, and those of the others, to be read.
+
+        What another rank has written can be read after both have met, in a `barrier` or a sum. Collective.
+
+        Parameters
+        ----------
+        size : int
+            Elements, at least 1; the same on every rank.
+        name : str
+            For messages.
+
+        Returns
+        -------
+        list of ndarray of shape (size,), float32
+            None where the machine has no room.
+        """
+        self._channel.before_allocation(size)
+        vectors = self._vectors(size, name, "messages carry it")
+        if vectors is None:
+            return None
+        node = self._on_node
+        return [np.frombuffer(memoryview(vectors), np.float32) if rank == node.rank else vectors.of(rank)
+                for rank in range(node.size)]
+
+    def _vectors(self, size: int, name: str, instead: str) -> SharedVectors | None:
+        """One vector for each rank; None, and one line that says so, where shared memory has no room for them."""
         from pyddl.comm._mpi import SharedVectors
 
         node = self._on_node
@@ -116,19 +153,13 @@ class SharedTransport(MPITransport):
         def make(shared_name: str, creates: bool) -> SharedVectors:
             return SharedVectors(self._channel, shared_name, creates, node.rank, node.size, size)
 
-        self._channel.before_allocation(size)
-        if size == 0:
-            return super().allocate(size, name)
-        self._allocations += 1
         try:
-            vectors = self._share(self._mpi, 4 * size, make)
+            return self._share(self._mpi, 4 * size, make)
         except CommError as refused:
             if self.rank == 0:
-                log.warning("%s: no shared memory for %d bytes (%s); using private memory, and sums copy it",
-                            name, 4 * size, refused)
-            return super().allocate(size, name)
-        vectors.register(self._allocations)
-        return np.frombuffer(memoryview(vectors), np.float32)
+                log.warning("%s: no shared memory for %d bytes (%s); using private memory, and %s", name, 4 * size,
+                            refused, instead)
+            return None
 
     def travelling(self, vector: np.ndarray, slices: Iterable[tuple[int, int]]) -> Callable[[int, int], None] | None:
         if self._nodes == 1 or not self._channel.shares(vector):

@@ -20,7 +20,7 @@ from pyddl.errors import CommError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-__all__ = ["World", "use", "world"]
+__all__ = ["World", "part", "use", "world"]
 
 log = logging.getLogger("pyddl")
 
@@ -101,6 +101,26 @@ def use(comm: MPI.Intracomm) -> Iterator[World]:
         mine.Free()
 
 
+@contextmanager
+def part(here: World, colour: int) -> Iterator[World]:
+    """Those ranks of ``here`` that give the same colour, as a world of their own, within a ``with`` block.
+
+    It is not what `world` returns. Collective over ``here``, at the end only where no error ends the block.
+    """
+    if here.mpi is None:
+        yield here
+        return
+    mine: MPI.Intracomm = here.mpi.Split(colour, here.rank)  # type: ignore[assignment]
+    made = _describe(mine, here.node)
+    try:
+        yield made
+    except BaseException:
+        made.transport.leave()
+        raise
+    made.transport.close()
+    mine.Free()
+
+
 def _alone() -> World:
     return World(rank=0, size=1, node=0, nodes=1, node_rank=0, node_size=1, mpi=None, transport=Alone())
 
@@ -145,17 +165,20 @@ def _find() -> World:
     return found
 
 
-def _describe(mpi: MPI.Intracomm) -> World:
-    """The world over ``mpi``, which is pyddl's own. Collective."""
+def _describe(mpi: MPI.Intracomm, node_of_mine: int | None = None) -> World:
+    """The world over ``mpi``, which is pyddl's own; nodes are the machines, unless they are known. Collective."""
     from mpi4py import MPI
 
     mpi.Set_errhandler(MPI.ERRORS_RETURN)
-    on_node = mpi.Split_type(MPI.COMM_TYPE_SHARED)
-    pretended = int(os.environ.get("PYDDL_RANKS_PER_NODE", "0"))  # for tests: smaller nodes than there are
-    if pretended > 0:
-        whole = on_node
-        on_node = whole.Split(whole.rank // pretended)
-        whole.Free()
+    if node_of_mine is None:
+        on_node: MPI.Comm = mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        pretended = int(os.environ.get("PYDDL_RANKS_PER_NODE", "0"))  # for tests: smaller nodes than there are
+        if pretended > 0:
+            whole = on_node
+            on_node = whole.Split(whole.rank // pretended)
+            whole.Free()
+    else:
+        on_node = mpi.Split(node_of_mine)
     first_here = on_node.bcast(mpi.rank)
     first_ranks = sorted(set(mpi.allgather(first_here)))
     node, nodes = first_ranks.index(first_here), len(first_ranks)

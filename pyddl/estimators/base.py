@@ -308,7 +308,7 @@ class Estimator(Transformer):
         seed = here.transport.gather_objects(seed)[0]
         with agreement(here.transport):
             trainer = self._trainer(model, seed, (len(start.metrics) if start else 0) + 1 if again else None)
-        self.result_ = trainer.fit(source, start=start)
+        self.result_ = trainer.fit(source, start=start).whole()  # transform is no collective matter
         self.seed_, self._run = seed, None
         self._n_features_out = self._codes()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,11 +20,23 @@ from pyddl.layout import Layout, Slice
 from pyddl.models.initialisers import INITIALISERS, initialiser
 from pyddl.models.protocol import Ready
 
-__all__ = ["ACTIVATIONS", "DTYPES", "LOSSES", "Autoencoder"]
+if TYPE_CHECKING:
+    from pyddl.models.split import SplitAutoencoder
+
+__all__ = ["ACTIVATIONS", "DTYPES", "LOSSES", "Autoencoder", "Layer"]
 
 ACTIVATIONS = ("linear", "sigmoid", "relu", "leaky_relu", "tanh", "softplus")
 DTYPES = ("float32", "bfloat16")
 LOSSES = ("bce", "mse")
+
+
+class Layer(NamedTuple):
+    """One dense layer: its name in the layout, its sizes, and what follows the product."""
+
+    name: str
+    inputs: int
+    outputs: int
+    activation: str
 
 
 class Autoencoder:
@@ -52,6 +64,8 @@ class Autoencoder:
     ----------
     layout : Layout
         ``encoder.0.weight`` (outputs, inputs), ``encoder.0.bias`` (outputs,), ..., ``decoder.0.weight``, ...
+    layers : list of Layer
+        From the inputs to the reconstruction.
     """
 
     name = "autoencoder"
@@ -75,22 +89,21 @@ class Autoencoder:
             )
 
         units = [self.inputs, *self.hidden, *self.hidden[-2::-1], self.inputs]
-        layers = list(pairwise(units))
         depth = len(self.hidden)
-        self._names = [f"{'encoder' if i < depth else 'decoder'}.{i % depth}" for i in range(2 * depth)]
+        activations = [self.activation] * (2 * depth)
+        activations[depth - 1] = self.code_activation
+        activations[-1] = "linear"
+        self.layers = [Layer(f"{'encoder' if i < depth else 'decoder'}.{i % depth}", *sizes, activations[i])
+                       for i, sizes in enumerate(pairwise(units))]
         slices = []
-        for name, (fan_in, fan_out) in zip(self._names, layers, strict=True):
-            slices.append(Slice(f"{name}.weight", (fan_out, fan_in)))
-            slices.append(Slice(f"{name}.bias", (fan_out,), decay=False))
+        for layer in self.layers:
+            slices.append(Slice(f"{layer.name}.weight", (layer.outputs, layer.inputs)))
+            slices.append(Slice(f"{layer.name}.bias", (layer.outputs,), decay=False))
         self.layout = Layout(slices)
         self.buffers = Layout()
-        self._activations = [self.activation] * (2 * depth)
-        self._activations[depth - 1] = self.code_activation
-        self._activations[-1] = "linear"
         self._network = _core.DenseNetwork(
-            [(fan_in, fan_out, how, self.layout[f"{name}.weight"].begin, self.layout[f"{name}.bias"].begin)
-             for name, (fan_in, fan_out), how in zip(self._names, layers, self._activations, strict=True)],
-            dtype)
+            [(layer.inputs, layer.outputs, layer.activation, self.layout[f"{layer.name}.weight"].begin,
+              self.layout[f"{layer.name}.bias"].begin) for layer in self.layers], dtype)
         self.flops = self._network.flops
         self.input_range = (0.0, 1.0) if self.loss == "bce" else None
 
@@ -106,13 +119,25 @@ class Autoencoder:
 
     def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int) -> None:
         """Fill ``parameters`` for the start of training; the same for the same seed everywhere."""
-        views = self.layout.views(parameters)
-        for number, (name, how) in enumerate(zip(self._names, self._activations, strict=True)):
+        self.initialise_layers(self.layout, parameters, seed)
+
+    def initialise_layers(self, layout: Layout, parameters: np.ndarray, seed: int) -> None:
+        """The same for a ``layout`` that may hold some rows of each tensor only."""
+        views = layout.views(parameters)
+        for number, layer in enumerate(self.layers):
             rule = self.initialiser
             if rule == "auto":
-                rule = "he_uniform" if how in ("relu", "leaky_relu", "softplus") else "glorot_uniform"
-            initialiser(rule)(views[f"{name}.weight"], seed=seed, slice_number=number)
-            views[f"{name}.bias"][:] = 0
+                rule = "he_uniform" if layer.activation in ("relu", "leaky_relu", "softplus") else "glorot_uniform"
+            of_whole = {"fan_out": layer.outputs} if rule.startswith("glorot") else {}
+            initialiser(rule)(views[f"{layer.name}.weight"], seed=seed, slice_number=number,
+                              first_row=layout[f"{layer.name}.weight"].first, **of_whole)
+            views[f"{layer.name}.bias"][:] = 0
+
+    def split(self, part: int, parts: int) -> SplitAutoencoder:
+        """What rank ``part`` of ``parts`` holds where they hold the model together: some outputs of every layer."""
+        from pyddl.models.split import SplitAutoencoder
+
+        return SplitAutoencoder(self, part, parts)
 
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch,
                  ready: Ready | None = None) -> float:

@@ -40,6 +40,10 @@ class Model(Protocol):
     ``encode(parameters, buffers, rows) -> ndarray``, ``reconstruct(parameters, buffers, rows) -> ndarray``
     ``inputs`` : int
         Features of a row; ``input_range`` : (low, high) that the data must keep to. The trainer refuses others.
+    ``split(part, parts) -> Model``
+        The part of the model that rank ``part`` of ``parts`` holds where several hold it together: a model whose
+        layout says by ``first`` and ``of`` which rows of which tensors it has, under the same names. Its gradient and
+        evaluation speak to the other parts by ``batch.group``, and the losses of all parts add up to the loss.
     ``flops`` : int
         Floating-point operations of one gradient, per row, for the share of the machine's peak.
     """

@@ -15,12 +15,13 @@ from pyddl.strategies.elastic import Elastic
 from pyddl.strategies.gossip import Gossip
 from pyddl.strategies.local import Local
 from pyddl.strategies.sequential import Sequential
+from pyddl.strategies.split import Split
 
-__all__ = ["NAMES", "Allreduce", "Auto", "Averaging", "Elastic", "Gossip", "Local", "Me", "Sequential", "Steps",
-           "Strategy", "strategy"]
+__all__ = ["NAMES", "Allreduce", "Auto", "Averaging", "Elastic", "Gossip", "Local", "Me", "Sequential", "Split",
+           "Steps", "Strategy", "strategy"]
 
 _BY_NAME: dict[str, type[Strategy]] = {
-    s.name: s for s in (Local, Allreduce, Averaging, Elastic, Gossip, Sequential, Auto)}
+    s.name: s for s in (Local, Allreduce, Averaging, Elastic, Gossip, Sequential, Split, Auto)}
 NAMES = tuple(_BY_NAME)
 
 

@@ -96,6 +96,10 @@ class Strategy:
         Whether the workers train one model together: `settle` gives it, and losses of all of them count.
     needs : int
         The fewest workers it makes sense with.
+    splits : bool
+        Whether its workers may be model groups, several ranks each that hold one replica together.
+    one_group : bool
+        Whether all ranks are one model group, and so one worker.
     shards : bool
         Whether each worker keeps optimizer state for its share of the parameters only.
     sums_gradients : bool
@@ -114,6 +118,8 @@ class Strategy:
     replicated: ClassVar[bool] = False
     joint: ClassVar[bool] = True
     needs: ClassVar[int] = 1
+    splits: ClassVar[bool] = True
+    one_group: ClassVar[bool] = False
     locks: ClassVar[bool] = False
     sums_gradients: bool = False
     shards: bool = False

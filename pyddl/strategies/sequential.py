@@ -29,6 +29,7 @@ class Sequential(Strategy):
 
     name = "sequential"
     locks = True
+    splits = False  # ranks of a group would wait for the lock of another's ranks, each for the other
     replicas: int
 
     def __init__(self, replicas: int = 2):

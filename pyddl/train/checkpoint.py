@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,11 @@ from typing import Any
 
 import numpy as np
 
+from pyddl.comm.model_group import ModelGroup
 from pyddl.comm.transport import Transport
 from pyddl.errors import CheckpointError, DataError
+from pyddl.layout import Slice
+from pyddl.train.tensors import Parts, write_parts
 
 __all__ = ["Checkpoints", "Saved"]
 
@@ -40,10 +43,14 @@ log = logging.getLogger("pyddl")
 
 @dataclass
 class Saved:
-    """What a checkpoint holds: named tensors, and the books (plain values)."""
+    """What a checkpoint holds: named tensors, and the books (plain values).
 
-    tensors: dict[str, np.ndarray]
+    Of a split model the tensors are this rank's parts, and ``slices`` says which these are; the files hold whole ones.
+    """
+
+    tensors: Mapping[str, np.ndarray]
     books: dict[str, Any]
+    slices: Mapping[str, Slice] | None = None
 
 
 class Checkpoints:
@@ -54,13 +61,18 @@ class Checkpoints:
     out : str or Path
         The run directory.
     about : dict
-        What a resumed run must have in common with this one: plain values. ``replicas`` says how many ranks write
+        What a resumed run must have in common with this one: plain values. ``replicas`` says how many workers write
         tensors of their own.
+    number : int, optional
+        This rank's worker; each rank is one by default.
+    group : ModelGroup, optional
+        The ranks of this worker, where there are several. May be set later.
     """
 
-    def __init__(self, out: str | Path, about: dict[str, Any]):
+    def __init__(self, out: str | Path, about: dict[str, Any], number: int | None = None,
+                 group: ModelGroup | None = None):
         self.folder = Path(out) / "checkpoints"
-        self.about = about
+        self.about, self.number, self.group = about, number, group
 
     def save(self, saved: Saved, transport: Transport, *, best: bool = False) -> Path:
         """Write a checkpoint, move the pointers, remove those no longer kept. Collective.
@@ -80,8 +92,9 @@ class Checkpoints:
                 hidden.mkdir()
             if replicas > 1:
                 transport.barrier()  # the folder is there
-            if transport.rank < replicas:
-                self._write_tensors(hidden / _state_file(transport.rank, replicas), saved)
+            number = self._number(transport)
+            if number < replicas:
+                self._write_tensors(hidden / _state_file(number, replicas), saved)
             if replicas > 1:
                 transport.barrier()  # all files are there
             if transport.rank == 0:
@@ -92,10 +105,11 @@ class Checkpoints:
                 self._prune()
         return final
 
-    def newest(self, transport: Transport) -> Saved | None:
+    def newest(self, transport: Transport, slices: Mapping[str, Slice] | None = None) -> Saved | None:
         """The newest checkpoint that is whole; None where there is none at all. Collective.
 
-        A damaged one is named in the log and skipped. Every rank reads the files by itself.
+        A damaged one is named in the log and skipped. Every rank reads the files by itself; with ``slices`` its parts
+        of the tensors only.
 
         Raises
         ------
@@ -105,7 +119,7 @@ class Checkpoints:
             They are of another model, data set or batch size.
         """
         chosen = self._agreed(transport)
-        return None if chosen is None else self._read(self.folder / chosen, transport.rank)
+        return None if chosen is None else self._read(self.folder / chosen, self._number(transport), slices)
 
     def books(self, transport: Transport) -> dict[str, Any]:
         """The books of the newest checkpoint that is whole; empty where there is none at all. Collective.
@@ -129,6 +143,9 @@ class Checkpoints:
             raise failure
         return chosen
 
+    def _number(self, transport: Transport) -> int:
+        return transport.rank if self.number is None else self.number
+
     def _newest_whole(self) -> str | None:
         names = self._names()
         latest = self._pointed(LATEST)
@@ -150,10 +167,16 @@ class Checkpoints:
         from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
-        try:
-            save_file(saved.tensors, path, metadata={"format": "pt"})
-        except SafetensorError as error:  # a full disk, too
-            raise ValueError(error) from None
+        about = {"format": "pt"}
+        if saved.slices is not None and self.group is not None:
+            write_parts(path, saved.tensors, saved.slices, self.group, about)
+            if self.group.rank > 0:
+                return
+        else:
+            try:
+                save_file(dict(saved.tensors), path, metadata=about)
+            except SafetensorError as error:  # a full disk, too
+                raise ValueError(error) from None
         _flush(path)
 
     def _publish(self, hidden: Path, final: Path, saved: Saved) -> None:
@@ -214,13 +237,14 @@ class Checkpoints:
                 raise DataError(f"checkpoint {path} is of a run with {name} {theirs!r}, this one has {mine!r}; "
                                 "resume with the same, or choose another run directory")
 
-    def _read(self, path: Path, rank: int) -> Saved:
+    def _read(self, path: Path, number: int, slices: Mapping[str, Slice] | None) -> Saved:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         with _named(f"cannot read the checkpoint {path}"):
+            file = path / _state_file(number, self.about["replicas"])
             try:
-                tensors = load_file(path / _state_file(rank, self.about["replicas"]))
+                tensors = load_file(file) if slices is None else Parts(file, slices)
             except SafetensorError as error:
                 raise ValueError(error) from None
         return Saved(tensors, _read_books(path))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pyddl.comm.transport import Transport
-from pyddl.data.batch import Batch
+from pyddl.data.batch import Batch, ModelGroup
 from pyddl.data.source import Source
 from pyddl.models.protocol import Model
 
@@ -18,12 +18,14 @@ CHUNK = 500  # rows: each chunk is computed with its own shape by one rank, so i
 
 
 def evaluate(model: Model, parameters: np.ndarray, buffers: np.ndarray, source: Source,
-             transport: Transport | None = None, beat: Callable[[], None] = lambda: None) -> dict[str, float]:
+             transport: Transport | None = None, beat: Callable[[], None] = lambda: None,
+             group: ModelGroup | None = None, worker: tuple[int, int] | None = None) -> dict[str, float]:
     """Means over the rows of ``source`` of what the model evaluates: ``loss`` and perhaps ``squared_error``.
 
     Chunks go to the ranks of ``transport`` in turn and their sums are added exactly, so that the result is bit-
     identical on any number of ranks. Collective over ``transport``; without one, everything is computed here.
-    ``beat`` is called after each chunk.
+    ``beat`` is called after each chunk. A split model needs its ``group``, and that this rank's chunks are those of
+    ``worker`` (number, count); sums are over all parts on ``transport``.
 
     Returns
     -------
@@ -32,7 +34,7 @@ def evaluate(model: Model, parameters: np.ndarray, buffers: np.ndarray, source: 
     """
     if not hasattr(model, "evaluate"):
         return {}
-    rank, size = (transport.rank, transport.size) if transport else (0, 1)
+    rank, size = worker or ((transport.rank, transport.size) if transport else (0, 1))
     sums: dict[str, list[float]] = {}
     rows = np.empty((CHUNK, source.features), dtype=np.float32)
     names: list[str] = sorted(model.evaluate(parameters, buffers, Batch(rows[:0])))
@@ -40,7 +42,7 @@ def evaluate(model: Model, parameters: np.ndarray, buffers: np.ndarray, source: 
         index = np.arange(begin, min(begin + CHUNK, len(source)), dtype=np.int64)
         part = rows[: len(index)]
         source.read(index, part)
-        for name, value in model.evaluate(parameters, buffers, Batch(part, index)).items():
+        for name, value in model.evaluate(parameters, buffers, Batch(part, index, group=group)).items():
             sums.setdefault(name, []).append(value)
         beat()
     return {name: exact_sum(sums.get(name, []), transport) / len(source) for name in names}

@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ from typing import Any
 import numpy as np
 
 from pyddl import models
+from pyddl.comm.model_group import ModelGroup
 from pyddl.comm.transport import Alone
 from pyddl.errors import CheckpointError, DataError, ParameterError, PyddlError
 from pyddl.models.protocol import Model
 from pyddl.optim import optimizer
 from pyddl.train.checkpoint import Checkpoints
+from pyddl.train.tensors import write_parts
 
-__all__ = ["Run", "RunDirectory", "load_run"]
+__all__ = ["Run", "RunDirectory", "load_run", "write_model"]
 
 log = logging.getLogger("pyddl")
 
@@ -75,19 +77,6 @@ class RunDirectory:
         """Keep only ``lines``: later ones are of a session that ended after its last checkpoint."""
         self._replace(METRICS, "".join(json.dumps(line) + "\n" for line in lines))
 
-    def model(self, model: Model, parameters: np.ndarray, buffers: np.ndarray) -> None:
-        """Write ``model.safetensors``: every slice under its name."""
-        from safetensors.numpy import save_file
-
-        tensors = model.layout.views(parameters) | model.buffers.views(buffers)
-        about = {"format": "pt", "model": getattr(model, "name", type(model).__name__)}
-        if hasattr(model, "options"):
-            about["options"] = json.dumps(model.options())
-        temporary = self.path / (MODEL + ".part")
-        with _written(self.path / MODEL):
-            save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, temporary, metadata=about)
-            os.replace(temporary, self.path / MODEL)
-
     def summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
         self._replace(SUMMARY, json.dumps(summary, indent=2) + "\n")
@@ -97,6 +86,26 @@ class RunDirectory:
         with _written(self.path / name):
             temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, self.path / name)
+
+
+def write_model(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndarray,
+                group: ModelGroup | None = None) -> None:
+    """Write ``model.safetensors``: every slice under its name, whole. Collective over ``group``, where there is one."""
+    from safetensors.numpy import save_file
+
+    tensors = model.layout.views(parameters) | model.buffers.views(buffers)
+    about = {"format": "pt", "model": getattr(model, "name", type(model).__name__)}
+    if hasattr(model, "options"):
+        about["options"] = json.dumps(model.options())
+    path = Path(out) / MODEL
+    temporary = path.with_name(MODEL + ".part")
+    with _written(path):
+        if group is None:
+            save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, temporary, metadata=about)
+        else:
+            write_parts(temporary, tensors, {s.name: s for s in [*model.layout, *model.buffers]}, group, about)
+        if group is None or group.rank == 0:
+            os.replace(temporary, path)
 
 
 @contextmanager
@@ -143,7 +152,7 @@ class Run:
             log.warning("the optimizer starts anew: %s", error)
             return [], 0
 
-    def _vector(self, tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
+    def _vector(self, tensors: Mapping[str, np.ndarray], name: str) -> np.ndarray:
         vector = self.model.layout.zeros()
         for slice_name, view in self.model.layout.views(vector).items():
             view[...] = tensors[f"{name}.{slice_name}"]

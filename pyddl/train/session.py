@@ -18,19 +18,22 @@ from pyddl.comm.activity import Activity
 from pyddl.comm.checked import Checked
 from pyddl.comm.driver import drive
 from pyddl.comm.group import Groups
+from pyddl.comm.transport import Transport
 from pyddl.comm.world import World
 from pyddl.data import Source
 from pyddl.data.sampler import Sampler
 from pyddl.errors import DataError, ParameterError, ShapeError
+from pyddl.layout import Slice
 from pyddl.models.protocol import Model
 from pyddl.optim import MomentumSchedule, Optimizer, optimizer, schedule
 from pyddl.strategies import Strategy
 from pyddl.strategies.auto import Choice
 from pyddl.train.checkpoint import Checkpoints, Saved
+from pyddl.train.division import Division
 from pyddl.train.evaluation import evaluate, exact_sum
 from pyddl.train.progress import Progress
-from pyddl.train.run import RunDirectory
-from pyddl.train.stop import EarlyStopping, StopRequest
+from pyddl.train.run import RunDirectory, write_model
+from pyddl.train.stop import EarlyStopping, StopRequest, StopTogether
 from pyddl.train.timing import PARTS, TimeSplit
 from pyddl.train.watchdog import Watchdog, clear
 from pyddl.train.worker import SHARDS, Worker
@@ -73,11 +76,12 @@ class Session:
                  here: World, data: Source, test: Source | None, out: str | None, progress: Progress,
                  stop: StopRequest, config: dict[str, Any], start: Result | None = None,
                  choice: Choice | None = None):
-        self.model, self.strategy, self.options, self.world = model, strategy, options, here
-        self.transport, self.data, self.test = here.transport, data, test
+        self.strategy, self.options, self.world = strategy, options, here
+        self.division = Division(here, model, strategy, options)
+        self.whole_model, self.model = model, self.division.model
+        self.data, self.test = data, test
         self.activity = Activity()
-        if options["debug"]:
-            self.transport = Checked(here.transport, self._place)
+        self.transport = self._checked(here.transport)
         self.first = here.rank == 0
         self.progress = progress if self.first else Progress()
         self._check()
@@ -93,14 +97,18 @@ class Session:
         self.metrics: list[dict[str, Any]] = []
         self.seconds_before = dict.fromkeys(PARTS, 0.0)  # of earlier sessions of this run, mean over the ranks
         self.patience = EarlyStopping(options["patience"])
-        self.stop, self.start, self.choice = stop, start, choice
+        self.asked = stop
+        self.stop: StopRequest | StopTogether = stop
+        self.together: StopTogether | None = None
+        self.start, self.choice = start, choice
         self.directory: RunDirectory | None = None
         self.checkpoints: Checkpoints | None = None
         if out is not None:
             about = {"model": name_of(model), "rows": len(data), "features": data.features,
                      **{name: options[name] for name in ("batch_size", "seed", "reproducible")},
-                     "optimizer": self.optimizer.name, "replicas": 1 if strategy.replicated else here.size}
-            self.checkpoints = Checkpoints(out, about)
+                     "optimizer": self.optimizer.name,
+                     "replicas": 1 if strategy.replicated else self.division.count}
+            self.checkpoints = Checkpoints(out, about, self.division.number)
         self.out, self.config = out, config
 
     def open(self) -> None:
@@ -121,19 +129,27 @@ class Session:
             raise
 
     def _run(self) -> dict[str, Any]:
-        transport = self.transport
+        with self.division.connected(self.transport, self._checked) as self.between:
+            return self._train()
+
+    def _train(self) -> dict[str, Any]:
+        transport, group = self.transport, self.division.group
         worker = self.worker = self._worker()
+        if self.checkpoints is not None:
+            self.checkpoints.group = group
+        if group is not None:
+            self.stop = self.together = StopTogether(self.asked, group.any)
         self._start()
         self.first_step = self.step
         placements = transport.gather_objects(threads.here(self.world.rank, self.world.node, _core.threads()))
         self.progress.begin(self._title(placements), self.options["epochs"], self.steps_per_epoch, self.step)
-        with Groups(self.world, transport) as self.groups:
+        with Groups(self.division.lane, self.between) as self.groups:
             if self.strategy.locks:
                 self.groups.open_lock(None if self.out is None else Path(self.out))
             try:
                 with worker.open(self.data, self.step, max(0, self.steps - self.step)):
-                    self.clock = TimeSplit(worker, transport, self.groups)
-                    drive(self.strategy.worker(worker), worker, transport, self.stop, groups=self.groups,
+                    self.clock = TimeSplit(worker, self.between, self.groups, group)
+                    drive(self.strategy.worker(worker), worker, self.between, self.stop, groups=self.groups,
                           ordered=self.options["reproducible"], activity=self.activity)
                     self.clock.pause()
             finally:
@@ -145,10 +161,11 @@ class Session:
             self.state = self.whole_state()
             self.activity.begin("the summary")
             summary = self._summary(stopped)
-        if self.directory is not None:
+        if self.checkpoints is not None and self.division.number == 0:
             with self.activity.files("writing the model"):
-                self.directory.model(self.model, worker.parameters, worker.buffers)
-                self.directory.summary(summary)
+                write_model(self.checkpoints.folder.parent, self.model, worker.parameters, worker.buffers, group)
+        if self.directory is not None:
+            self.directory.summary(summary)
         if self.checkpoints is not None:
             transport.barrier()  # whoever goes on finds the run directory complete
         return summary
@@ -167,14 +184,16 @@ class Session:
                 raise ParameterError(
                     f"the {name} data reach from {source.minimum:g} to {source.maximum:g}; this model's loss needs "
                     f"values in [{low:g}, {high:g}]: scale the data, or use loss mse")
-        self.strategy.check(self.world.size, self.options["batch_size"])
-        ranks = self.world.size
-        if self.options["batch_size"] < ranks:
+        workers = self.division.count
+        if not self.strategy.one_group:
+            self.strategy.check(workers, self.options["batch_size"])
+        who = "ranks" if self.division.parts == 1 else f"groups of {self.division.parts} ranks"
+        if self.options["batch_size"] < workers:
             raise ParameterError(
                 f"batch_size is {self.options['batch_size']}, the samples of a step of all ranks together; "
-                f"{ranks} ranks would not all have work: give at least {ranks}, or use fewer ranks")
-        if len(self.data) < ranks:
-            raise DataError(f"the training data have {len(self.data)} rows for {ranks} ranks; expected at least one "
+                f"{workers} {who} would not all have work: give at least {workers}, or use fewer ranks")
+        if len(self.data) < workers:
+            raise DataError(f"the training data have {len(self.data)} rows for {workers} {who}; expected at least one "
                             "for each: use fewer ranks")
         if self.options["reproducible"] and SHARDS % self.world.size != 0:
             raise ParameterError(f"reproducible training runs on 1, 2, 4 or 8 ranks; this world has {self.world.size}")
@@ -192,6 +211,9 @@ class Session:
             with Watchdog(self.activity, folder, world.rank, world.size, limit):
                 yield
 
+    def _checked(self, transport: Transport) -> Transport:
+        return Checked(transport, self._place) if self.options["debug"] else transport
+
     def _place(self) -> int:
         """What debug mode compares besides the operation itself: only synchronous workers keep step."""
         return self.activity.number if self.strategy.synchronous else 0
@@ -200,30 +222,30 @@ class Session:
         """This rank's worker; what is summed over the ranks in each step lies in memory that they share. Collective."""
         synchronous, layout = self.strategy.synchronous, self.model.layout
         worker = Worker(
-            self.model, self.optimizer, self.sampler, number=self.world.rank, count=self.world.size,
+            self.model, self.optimizer, self.sampler, number=self.division.number, count=self.division.count,
             seed=self.options["seed"], reproducible=self.options["reproducible"], on_step=self._step_done,
             vectors=self.strategy.vectors, sharded=self.strategy.shards,
-            gradients=self.transport.allocate(layout.size, "gradients") if synchronous else None,
-            batch_sum=self._sum_over_batch if synchronous else None)
+            gradients=self.between.allocate(layout.size, "gradients") if synchronous else None,
+            batch_sum=self._sum_over_batch if synchronous else None, group=self.division.group)
         if self.strategy.sums_gradients and not self.options["reproducible"]:
-            worker.ready = self.transport.travelling(worker.gradients, [(s.begin, s.end) for s in layout])
+            worker.ready = self.between.travelling(worker.gradients, [(s.begin, s.end) for s in layout])
         if self.strategy.replicas is not None:
             worker.host(self.strategy.replicas)
         return worker
 
     def _start(self) -> None:
         """Give the vectors their first values: those of the newest checkpoint, or the model's own. Collective."""
-        worker, transport = self.worker, self.transport
+        worker = self.worker
         saved = None
         if self.checkpoints is not None and self.options["resume"]:
-            saved = self.checkpoints.newest(transport)
+            saved = self.checkpoints.newest(self.transport, self._slices())
         if saved is None and self.start is not None:
             self._go_on(self.start)
             return
         if saved is None:
             self.model.initialise(worker.parameters, worker.buffers, self.options["seed"])
-            transport.broadcast(worker.parameters)  # ranks on unlike processors may round differently
-            transport.broadcast(worker.buffers)
+            self.between.broadcast(worker.parameters)  # ranks on unlike processors may round differently
+            self.between.broadcast(worker.buffers)
             worker.merged[:] = worker.buffers
             return
         worker.restore(saved.tensors)
@@ -232,11 +254,12 @@ class Session:
         self.step, self.metrics, self.seconds_before = books["step"], books["metrics"], books["seconds"]
         if self.choice is None and books.get("auto") is not None:
             self.choice = Choice.recorded(books["auto"])
-        replica = 0 if self.strategy.replicated else self.world.rank
+        replica = 0 if self.strategy.replicated else self.division.number
         for each, updates in zip(worker.rows, books["updates"][replica], strict=True):
             each.updates = updates
         worker.counters = books["counters"][replica]
-        worker.losses[:] = books["losses"][replica] if self.first or not self.strategy.replicated else []
+        keeps = self.first or (not self.strategy.replicated and self.division.part == 0)
+        worker.losses[:] = books["losses"][replica] if keeps else []
         self.patience.restore(self.metrics)
         if self.directory is not None:
             self.directory.rewrite_metrics(self.metrics)
@@ -244,6 +267,8 @@ class Session:
     def _go_on(self, start: Result) -> None:
         """Give the vectors the values that an earlier training in this process left."""
         worker = self.worker
+        if self.division.group is not None:
+            start = start.cut(self.model.layout, self.model.buffers)
         if start.state and len(start.state) != len(worker.state):
             raise ParameterError(f"there are {len(start.state)} vectors of optimizer state to start from; "
                                  f"{self.optimizer.name} keeps {len(worker.state)}: use the optimizer that left them")
@@ -264,12 +289,14 @@ class Session:
 
     def _sum_over_batch(self, vector: np.ndarray) -> np.ndarray:
         self.activity.begin("Sum over the batch")
-        self.transport.sum(vector)
+        self.between.sum(vector)
         return vector
 
     def _step_done(self) -> None:
         self.step += 1
         self.progress.step(self.step)
+        if self.together is not None:
+            self.together.meet()
         if self.step % self.steps_per_epoch == 0:
             self._epoch_done()
 
@@ -279,16 +306,18 @@ class Session:
         self.activity.begin("the end of an epoch")
         clock.pause()
         seconds = clock.lap()
-        shared = self.transport if self.strategy.joint else None
-        rows = len(self.data) if shared else self._rows_of_this_rank()
+        joint, division = self.strategy.joint, self.division
+        of_worker = None if division.group is None else division.group.transport
+        shared = self.transport if joint else of_worker
+        rows = len(self.data) if joint else self._rows_of_this_worker()
         line: dict[str, Any] = {"epoch": self.step // self.steps_per_epoch,
                                 "train_loss": exact_sum(worker.losses, shared) / rows}
         worker.losses.clear()
         scores: dict[str, float] = {}
-        if self.test is not None and (shared or self.first):
+        if self.test is not None and (joint or division.number == 0):
             with self._settled():
-                scores = evaluate(self.model, worker.parameters, worker.buffers, self.test, shared,
-                                  self.activity.beat)
+                scores = evaluate(self.model, worker.parameters, worker.buffers, self.test, shared, self.activity.beat,
+                                  division.group, (division.number, division.count) if joint else (0, 1))
         line["test_loss"] = scores.get("loss")
         line["test_squared_error"] = scores.get("squared_error")
         line["samples_per_second"] = len(self.data) / seconds
@@ -301,7 +330,7 @@ class Session:
         clock.go_on()
 
     def _settle(self) -> None:
-        drive(self.strategy.settle(self.worker), self.worker, self.transport, groups=self.groups,
+        drive(self.strategy.settle(self.worker), self.worker, self.between, groups=self.groups,
               activity=self.activity)
 
     @contextmanager
@@ -340,13 +369,19 @@ class Session:
         assert self.checkpoints is not None
         worker, transport = self.worker, self.transport
         losses = [part.tolist() for part in transport.gather(np.asarray(worker.losses))]
-        if self.strategy.replicated:  # one replica, on however many ranks it goes on
-            losses = [[loss for part in losses for loss in part]]
+        of_one = len(losses) if self.strategy.replicated else self.division.parts  # ranks whose losses belong together
+        losses = [[loss for part in losses[first : first + of_one] for loss in part]
+                  for first in range(0, len(losses), of_one)]
         self.checkpoints.save(Saved(worker.tensors(self.whole_state()), {
             "step": self.step, "metrics": self.metrics,
-            "updates": transport.gather_objects([each.updates for each in worker.rows]),
-            "counters": transport.gather_objects(worker.counters), "losses": losses,
-            "seconds": self._seconds()[0], "auto": self.choice and self.choice.record()}), transport, best=best)
+            "updates": self.between.gather_objects([each.updates for each in worker.rows]),
+            "counters": self.between.gather_objects(worker.counters), "losses": losses,
+            "seconds": self._seconds()[0], "auto": self.choice and self.choice.record()},
+            self._slices()), transport, best=best)
+
+    def _slices(self) -> dict[str, Slice] | None:
+        """Which parts of the tensors this rank holds; None where it holds them whole."""
+        return None if self.division.group is None else self.worker.slices()
 
     def whole_state(self) -> list[np.ndarray]:
         """The optimizer's state vectors, also where each rank keeps a share. Collective."""
@@ -356,8 +391,9 @@ class Session:
                 self.groups["world"].gather_from_owners(vector)
         return state
 
-    def _rows_of_this_rank(self) -> int:
-        parts = (self.sampler.part(step, self.world.rank, self.world.size) for step in range(self.steps_per_epoch))
+    def _rows_of_this_worker(self) -> int:
+        number, count = self.division.number, self.division.count
+        parts = (self.sampler.part(step, number, count) for step in range(self.steps_per_epoch))
         return max(1, sum(end - begin for begin, end in parts))
 
     # ---- after --------------------------------------------------------------------------------------------
@@ -376,6 +412,8 @@ class Session:
         samples = self.sampler.consumed(self.step)
         samples_per_second = samples / sum(seconds.values()) if samples else None
         peak = reached = None
+        steps = max(1, self.step - self.first_step)
+        sent = float(np.mean([x[0] for x in self.transport.gather(np.array([self.clock.bytes_sent / steps]))]))
         if self.checkpoints is not None and getattr(model, "flops", None) and samples_per_second:
             self.transport.barrier()  # all ranks at once, as in training
             peak = float(sum(x[0] for x in self.transport.gather(
@@ -385,10 +423,11 @@ class Session:
         auto = self.choice and self.choice.beside(float(np.mean(np.sum(per_rank, axis=1))), trained, self.world.size)
         return {
             "model": name_of(model), "strategy": self.strategy.name, "ranks": self.world.size,
-            "threads": _core.threads(), "parameters": model.layout.count, "epochs": len(self.metrics),
+            "split": self.division.parts,
+            "threads": _core.threads(), "parameters": self.whole_model.layout.count, "epochs": len(self.metrics),
             "train_loss": last.get("train_loss"), "test_loss": last.get("test_loss"),
             "test_squared_error": last.get("test_squared_error"), "samples_per_second": samples_per_second,
-            "time": seconds, "auto": auto,
+            "time": seconds, "bytes_per_step": sent, "auto": auto,
             "time_per_rank": [dict(zip(PARTS, each.tolist(), strict=True)) for each in per_rank],
             "gflops": reached, "peak_gflops": peak, "machine": platform.node(),
             "simd_level": _core.simd_level(), "onednn": _core.onednn_version(), "stopped_early": self.patience.over,
@@ -404,13 +443,14 @@ class Session:
 
     def _title(self, placements: list[threads.Placement]) -> str:
         ranks = "1 rank" if self.world.size == 1 else f"{self.world.size} ranks"
+        groups = "" if self.division.parts == 1 else f", {self.division.parts} to each copy of the model"
         lines = [
-            f"{name_of(self.model)}, {self.model.layout.count:,} parameters, on {self.data.describe()}",
-            f"{self.strategy.name} on {ranks}, batches of {self.options['batch_size']}, {self.optimizer.name}",
+            f"{name_of(self.model)}, {self.whole_model.layout.count:,} parameters, on {self.data.describe()}",
+            f"{self.strategy.name} on {ranks}{groups}, batches of {self.options['batch_size']}, {self.optimizer.name}",
             *([self.choice.text()] if self.choice else []),
             *threads.describe(placements),
             *(f"warning: {text}" for text in threads.warnings(placements))]
-        idle = self.strategy.idle(self.world.size)
+        idle = self.strategy.idle(self.division.count)
         if idle:
             count = self.strategy.replicas
             lines.append(f"warning: {'ranks' if len(idle) > 1 else 'rank'} {', '.join(map(str, idle))} will be idle: "

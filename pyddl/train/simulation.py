@@ -79,8 +79,10 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
     Raises
     ------
     ParameterError
-        The strategy refuses so many workers, or the model needs sums over the whole batch.
+        The strategy refuses so many workers, or makes one of all; or the model needs sums over the whole batch.
     """
+    if strategy.one_group:
+        raise ParameterError(f"strategy {strategy.name} makes all ranks one worker; each simulated one has a model")
     strategy.check(workers, batch_size)
     sampler = Sampler(len(data), batch_size, seed)
     steps = epochs * sampler.steps_per_epoch

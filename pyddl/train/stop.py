@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["EarlyStopping", "StopRequest"]
+__all__ = ["EarlyStopping", "StopRequest", "StopTogether"]
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
@@ -51,6 +52,29 @@ class StopRequest:
         if number == signal.SIGINT and self.requested:
             raise KeyboardInterrupt
         self.requested = True
+
+
+class StopTogether:
+    """A request to stop, as ranks see it who have to stop after the same step, but speak to different others.
+
+    ``requested`` is what they found when they last met, so it is equal on all of them; ``agreed`` is the request's own.
+    """
+
+    def __init__(self, request: StopRequest, meet: Callable[[bool], bool]):
+        self.request, self._meet = request, meet
+        self.requested = False
+
+    @property
+    def agreed(self) -> bool:
+        return self.request.agreed
+
+    @agreed.setter
+    def agreed(self, value: bool) -> None:
+        self.request.agreed = value
+
+    def meet(self) -> None:
+        """Find out whether any of them was asked. Collective over them."""
+        self.requested = self._meet(self.request.requested)
 
 
 class EarlyStopping:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from pyddl.comm.transport import Transport
 from pyddl.comm.world import world
 from pyddl.data import Source, load
 from pyddl.data.joined import training_and_test
-from pyddl.errors import DataError, ShapeError
+from pyddl.errors import DataError, ParameterError, ShapeError
+from pyddl.layout import Layout
 from pyddl.models.protocol import Model
 from pyddl.optim import Optimizer
 from pyddl.strategies import Auto, Strategy, strategy
@@ -33,6 +35,8 @@ OF_EACH_RANK = ("threads", "quiet")  # options that may differ
 @dataclass
 class Result:
     """What training left: the same on every rank when the strategy keeps replicas equal.
+
+    Where the model was split, each rank has its part: see `whole`.
 
     Attributes
     ----------
@@ -56,6 +60,46 @@ class Result:
     summary: dict[str, Any]
     state: list[np.ndarray] = field(default_factory=list)
     updates: int = 0
+
+    def whole(self) -> Result:
+        """The same with the whole model and whole vectors, on every rank: those of the first that hold it together.
+
+        Collective over all ranks of the training, where the model was split. Every rank needs the memory.
+        """
+        parts = self.summary["split"]
+        if parts == 1:
+            return self
+        transport = world().transport
+        model = self.model.whole  # type: ignore[attr-defined]
+        layouts = [(model.layout, self.model.layout), (model.buffers, self.model.buffers),
+                   *[(model.layout, self.model.layout)] * len(self.state)]
+        vectors = [self.parameters, self.buffers, *self.state]
+        joined = [_joined(whole, part, vector, transport, parts)
+                  for (whole, part), vector in zip(layouts, vectors, strict=True)]
+        return replace(self, model=model, parameters=joined[0], buffers=joined[1], state=joined[2:])
+
+    def cut(self, layout: Layout, buffers: Layout) -> Result:
+        """The same with the vectors that belong to a part of the model, of these layouts."""
+        if self.model.layout == layout:
+            return self
+        mine = self.model
+        return replace(self, parameters=layout.cut(mine.layout, self.parameters),
+                       buffers=buffers.cut(mine.buffers, self.buffers),
+                       state=[layout.cut(mine.layout, vector) for vector in self.state])
+
+
+def _joined(whole: Layout, part: Layout, vector: np.ndarray, transport: Transport, parts: int) -> np.ndarray:
+    """The whole of the vector, of which the first ``parts`` ranks of ``transport`` have a part each. Collective."""
+    out = whole.zeros()
+    mine, views = part.views(vector), whole.views(out)
+    for s in whole:
+        firsts = [0] if part[s.name].of is None else transport.gather_objects(part[s.name].first)[:parts]
+        for root, (first, end) in enumerate(pairwise([*firsts, s.shape[0]])):
+            rows = views[s.name][first:end]
+            if transport.rank == root:
+                rows[...] = mine[s.name]
+            transport.broadcast(rows, root)
+    return out
 
 
 class Trainer:
@@ -161,13 +205,16 @@ class Trainer:
             session.open()
         summary = session.run()
         worker = session.worker
-        return Result(self.model, worker.parameters, worker.buffers, session.metrics, summary, session.state,
+        return Result(session.model, worker.parameters, worker.buffers, session.metrics, summary, session.state,
                       worker.updates)
 
     def _strategy(self) -> Strategy:
         if isinstance(self.strategy, Strategy):
             return self.strategy
-        return strategy(self.strategy, **options.of_strategy(self.strategy, self.options))
+        named = strategy(self.strategy, **options.of_strategy(self.strategy, self.options))
+        if isinstance(named, Auto) and self.options["split"] > 1:
+            raise ParameterError("strategy auto does not measure split models: name a strategy, or leave out split")
+        return named
 
     def _record(self, transport: Transport, start: Result | None) -> dict[str, Any] | None:
         """What an earlier session of this training says of its choice. Collective."""

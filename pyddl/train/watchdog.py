@@ -60,7 +60,7 @@ class Watchdog:
         self.activity, self.folder, self.rank, self.size, self.limit = activity, Path(folder), rank, size, limit
         self._end = end
         self._period = min(limit / LOOKS, LONGEST_PERIOD)
-        self._place: tuple[int, int] = (-1, -1)
+        self._place = (-1, -1, -1)
         self._idle = 0.0
         self._renewed = 0  # answers so far: a file that does not change is of a rank that has ended
         self._called = False  # this rank has called the roll
@@ -106,7 +106,7 @@ class Watchdog:
     def _look(self) -> None:
         now = time.monotonic()
         passed, self._looked = min(now - self._looked, 2 * self._period), now  # a suspended job has not waited
-        place = (self.activity.number, _bytes_moved() if self.activity.moves_bytes else 0)
+        place = (self.activity.number, self.activity.beats, _bytes_moved() if self.activity.moves_bytes else 0)
         self._idle = self._idle + passed if place == self._place else 0.0
         self._place = place
         self._arm()

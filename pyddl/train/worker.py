@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from math import isfinite
 from time import perf_counter
@@ -12,12 +12,14 @@ import numpy as np
 
 from pyddl import _core
 from pyddl.comm.group import shares
+from pyddl.comm.model_group import ModelGroup
 from pyddl.comm.operations import gather
 from pyddl.data.batch import Batch
 from pyddl.data.prefetch import Loader
 from pyddl.data.sampler import Sampler
 from pyddl.data.source import Source
 from pyddl.errors import DataError, NotFiniteError, ParameterError
+from pyddl.layout import Layout, Slice
 from pyddl.models.protocol import Model, Ready
 from pyddl.optim import Optimizer
 from pyddl.strategies import Steps
@@ -49,6 +51,8 @@ class Worker:
         Called without arguments after each finished step.
     vectors : sequence of str
         Names of the vectors that the strategy keeps.
+    group : ModelGroup, optional
+        Where ``model`` is a part of a split one: the ranks that hold the others, and act as one worker together.
     sharded : bool, default=False
         Keep optimizer state for this worker's share of the parameters only, and update only that.
 
@@ -79,6 +83,7 @@ class Worker:
         on_step: Callable[[], None] = lambda: None,
         vectors: Sequence[str] = (),
         sharded: bool = False,
+        group: ModelGroup | None = None,
     ):
         self.model, self.optimizer, self.sampler = model, optimizer, sampler
         self.loader: Loader
@@ -89,6 +94,7 @@ class Worker:
         self.buffers = model.buffers.zeros()
         self.merged = model.buffers.zeros()
         self.clips = optimizer.clip_norm is not None
+        self.group = group
         bounds = shares(model.layout.size, count).tolist() if sharded else [0, model.layout.size]
         self.share = slice(*bounds[number : number + 2]) if sharded else slice(*bounds)
         self.state = [model.layout.zeros()[self.share].copy() if sharded else model.layout.zeros()
@@ -142,6 +148,7 @@ class Worker:
             return False
         if self._batch_sum is not None:
             batch.sum = self._batch_sum
+        batch.group = self.group
         begin = perf_counter()
         self.samples = len(batch)
         if self._shards:
@@ -155,6 +162,8 @@ class Worker:
     def update(self, *, scale: float, squared_norm: float | None = None) -> None:
         """Move the parameters by the optimizer's rule, with ``scale * gradients`` as the gradient."""
         begin = perf_counter()
+        if self.clips and self.group is not None:
+            squared_norm = self.group.total(self.squared_norm() if squared_norm is None else squared_norm)
         self.optimizer.update(self.parameters[self.share], self.gradients[self.share], self.state, self._ranges,
                               scale=scale, step=self.updates, squared_norm=squared_norm)
         self.updates += 1
@@ -202,18 +211,25 @@ class Worker:
 
         ``state`` is the `whole_state`, filled from all shares.
         """
-        named = {f"parameters.{name}": view for name, view in self.layout.views(self.parameters).items()}
-        for vector, kept in zip(self.optimizer.state_names, state, strict=True):
-            named |= {f"{vector}.{name}": view for name, view in self.layout.views(kept).items()}
+        return {f"{vector}.{name}": view for vector, layout, values in self._kept(state)
+                for name, view in layout.views(values).items()}
+
+    def slices(self) -> dict[str, Slice]:
+        """What the `tensors` are slices of, under the same names and in the same order."""
+        return {f"{vector}.{s.name}": s for vector, layout, _ in self._kept(self.state) for s in layout}
+
+    def _kept(self, state: Sequence[np.ndarray]) -> Iterator[tuple[str, Layout, np.ndarray]]:
+        """Name, layout and values of every vector that a checkpoint holds."""
+        yield "parameters", self.layout, self.parameters
+        for name, vector in zip(self.optimizer.state_names, state, strict=True):
+            yield name, self.layout, vector
         for replica in self.replicas:
-            for vector, kept in zip(self.optimizer.state_names, replica.state, strict=True):
-                views = self.layout.views(kept).items()
-                named |= {f"replica.{replica.number}.{vector}.{name}": view for name, view in views}
-        for vector, kept in self.vectors.items():
-            named |= {f"strategy.{vector}.{name}": view for name, view in self.layout.views(kept).items()}
-        for vector, kept in (("buffers", self.buffers), ("merged", self.merged)):
-            named |= {f"{vector}.{name}": view for name, view in self.model.buffers.views(kept).items()}
-        return named
+            for name, vector in zip(self.optimizer.state_names, replica.state, strict=True):
+                yield f"replica.{replica.number}.{name}", self.layout, vector
+        for name, vector in self.vectors.items():
+            yield f"strategy.{name}", self.layout, vector
+        yield "buffers", self.model.buffers, self.buffers
+        yield "merged", self.model.buffers, self.merged
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Copy what `tensors` gave back into the vectors.
@@ -225,12 +241,13 @@ class Worker:
         """
         state = self.whole_state()
         for name, view in self.tensors(state).items():
-            if name not in tensors or tensors[name].shape != view.shape:
-                found = f"shape {tensors[name].shape}" if name in tensors else "no such tensor"
+            tensor = tensors.get(name)
+            if tensor is None or tensor.shape != view.shape:
+                found = "no such tensor" if tensor is None else f"shape {tensor.shape}"
                 raise DataError(
                     f"the checkpoint is of another model: {name} should have shape {view.shape}; found {found}"
                 )
-            view[...] = tensors[name]
+            view[...] = tensor
         if state is not self.state:
             for mine, whole in zip(self.state, state, strict=True):
                 mine[:] = whole[self.share]
