@@ -15,8 +15,10 @@ from pyddl.data import ArraySource
 from pyddl.data.sampler import Sampler
 from pyddl.models import Autoencoder
 from pyddl.optim import Adam
+from pyddl.strategies import Split
 from pyddl.strategies.auto import candidates, step_seconds
 from pyddl.train import Trainer
+from pyddl.train.division import Division
 from pyddl.train.rehearsal import rehearse
 
 __all__ = ["main"]
@@ -35,7 +37,9 @@ class _Peer:
     def predict(self) -> dict[str, float]:
         """Seconds of a step of all ranks, by strategy."""
         sampler = Sampler(len(self.source), self.batch)
-        figures = rehearse(self.model, Adam(), sampler, self.source, self.world)
+        options = {"batch_size": self.batch, "split": 1, "reproducible": False}
+        division = Division(self.world, self.model, Split(), options)
+        figures = rehearse(self.model, Adam(), sampler, self.source, self.world, division=division)
         return {name: step_seconds(each.strategy, figures) for name, each in self.candidates.items()}
 
     def measure(self, strategy: str) -> float:

@@ -16,6 +16,7 @@ from pyddl.strategies.elastic import Elastic
 from pyddl.strategies.gossip import Gossip
 from pyddl.strategies.local import Local
 from pyddl.strategies.sequential import Sequential
+from pyddl.strategies.split import Split
 
 __all__ = ["ALLOWED", "Auto", "Candidate", "Choice", "Figures", "Link", "candidates", "step_seconds"]
 
@@ -62,6 +63,8 @@ class Figures:
         The optimizer's share of a step.
     hidden : float
         Share of a sum of the gradients that is over when the backward pass ends: between nodes slices travel meanwhile.
+    split : float
+        A step of the model split over all ranks; not finite where it cannot be split.
     links : dict of Link
         ``sum``, of the gradients; ``average``; ``owners``, a sum to owners and a gather from them; ``exchange``, of
         pairs; ``pass``, one vector in memory added to another; and, where there are several nodes, ``node``, an average
@@ -78,6 +81,7 @@ class Figures:
     per_row: float
     update: float
     hidden: float
+    split: float
     links: Mapping[str, Link]
 
     def link(self, name: str) -> float:
@@ -97,8 +101,9 @@ class Figures:
         return max(self.apart + (rows - self.rows) * self.per_row, self.update) / self.crowding
 
     def record(self) -> dict[str, Any]:
-        """As plain values."""
-        return {**asdict(self), "links": {name: link._asdict() for name, link in self.links.items()}}
+        """As plain values; those that are not finite are left out."""
+        values = {name: value for name, value in asdict(self).items() if name != "split" or math.isfinite(value)}
+        return {**values, "links": {name: link._asdict() for name, link in self.links.items()}}
 
 
 # ---- what a step takes, by strategy ----------------------------------------------------------------------------------
@@ -131,13 +136,13 @@ def _gossip(s: Gossip, f: Figures) -> float:
 
 
 def _sequential(s: Sequential, f: Figures) -> float:
-    turn = f.alone(f.ranks * f.rows / s.replicas) + f.link("pass")
+    turn = f.alone(f.ranks * f.rows / s.replicas) * f.crowding + f.link("pass")  # who waits for others, polls
     return s.replicas * turn + f.link("average")
 
 
 _COSTS: dict[type[Strategy], Callable[[Any, Figures], float]] = {
     Local: _local, Allreduce: _allreduce, Averaging: _averaging, Elastic: _elastic, Gossip: _gossip,
-    Sequential: _sequential}
+    Sequential: _sequential, Split: lambda s, f: f.split}
 _NAMED: dict[str, Callable[..., Strategy]] = {each.name: each for each in _COSTS}
 
 
@@ -164,7 +169,7 @@ class Candidate(NamedTuple):
     def meaning(self) -> str:
         """What its result is, next to one process's."""
         if self.strategy.synchronous:
-            return "as one process"
+            return "as one process, in parts" if self.strategy.one_group else "as one process"
         return "another algorithm" if self.strategy.joint else "replicas apart"
 
 
@@ -174,7 +179,7 @@ def candidates(nodes: int) -> list[Candidate]:
         (Local, {}), (Allreduce, {}), (Allreduce, {"shard_optimizer": True}), (Averaging, {})]
     if nodes > 1:
         found.append((Averaging, {"node_period": 1}))
-    found += [(Elastic, {}), (Gossip, {}), (Sequential, {})]
+    found += [(Elastic, {}), (Gossip, {}), (Sequential, {}), (Split, {})]
     return [Candidate(each.name, own, each(**own)) for each, own in found]
 
 
@@ -250,7 +255,8 @@ class Auto(Strategy):
 
     A rehearsal on throwaway vectors measures gradient, update and the operations of all ranks; from these a step of
     every strategy is predicted, with its default options. Chosen is the fastest of those that give the result of one
-    process: `allreduce`, with or without ``shard_optimizer``. One rank trains by `local`.
+    process: `allreduce`, with or without ``shard_optimizer``. One rank trains by `local`. `split`, which leaves each
+    rank with a part of the model, is predicted but not chosen.
 
     Differences below 2 % are taken as none: then the simpler strategy wins.
 
@@ -273,7 +279,8 @@ class Auto(Strategy):
         """The best of what is ``offered``, which runs with these options on these ranks."""
         seconds = [step_seconds(each.strategy, figures) for each in offered]
         eligible = [(taken, each) for taken, each in zip(seconds, offered, strict=True)
-                    if each.strategy.synchronous or (self.allow == "any" and each.strategy.joint)]
+                    if not each.strategy.one_group
+                    and (each.strategy.synchronous or (self.allow == "any" and each.strategy.joint))]
         least = min(taken for taken, _ in eligible)
         predicted, best = next(pair for pair in eligible if pair[0] <= least * (1 + CLOSE))
         others = [pair for pair in eligible if pair[1] is not best]

@@ -35,19 +35,21 @@ def choose(auto: Auto, prepare: Callable[[Strategy], Session], here: World) -> C
         session = prepare(Local())
     if here.size == 1:
         return Choice("local", {}, "local, for there is one rank", 1)
-    offered = [each for each in candidates(here.nodes) if _accepted(each, prepare)]
+    sessions = {str(each): (each, _session(each, prepare)) for each in candidates(here.nodes)}
+    offered = [each for each, accepted in sessions.values() if accepted is not None]
+    split = sessions["split"][1]
     options = session.options
     figures = rehearse(session.model, session.optimizer, session.sampler, session.data, here, seed=options["seed"],
-                       reproducible=options["reproducible"])
+                       reproducible=options["reproducible"], division=None if split is None else split.division)
     return here.transport.gather_objects(auto.choose(figures, offered))[0]
 
 
-def _accepted(candidate: Candidate, prepare: Callable[[Strategy], Session]) -> bool:
+def _session(candidate: Candidate, prepare: Callable[[Strategy], Session]) -> Session | None:
+    """None where a session refuses the candidate."""
     try:
-        prepare(candidate.strategy)
+        return prepare(candidate.strategy)
     except ParameterError:
-        return False
-    return True
+        return None
 
 
 def recorded(record: Mapping[str, Any] | None, here: World) -> Choice | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 from time import perf_counter
 
@@ -11,6 +12,7 @@ from pyddl.comm import threads
 from pyddl.comm.driver import drive
 from pyddl.comm.operations import compute, step_done, sum_over_workers
 from pyddl.comm.probe import operation_seconds
+from pyddl.comm.transport import Transport
 from pyddl.comm.world import World
 from pyddl.data import Source
 from pyddl.data.batch import Batch
@@ -20,6 +22,7 @@ from pyddl.optim import Optimizer
 from pyddl.strategies import Allreduce, Local, Steps, Strategy
 from pyddl.strategies.auto import Figures, Link
 from pyddl.strategies.base import Me
+from pyddl.train.division import Division
 from pyddl.train.worker import Worker
 
 __all__ = ["rehearse"]
@@ -50,10 +53,11 @@ class InStep(Strategy):
 
 
 def rehearse(model: Model, optimizer: Optimizer, sampler: Sampler, source: Source, here: World, *, seed: int = 0,
-             reproducible: bool = False) -> Figures:
+             reproducible: bool = False, division: Division | None = None) -> Figures:
     """Measure, on all ranks at the same time, with the rows, threads and code that training will use. Collective.
 
-    It takes less than a second, or some two dozen steps where a step takes longer than `SECONDS`.
+    With ``division`` the model is also tried in its parts. It takes less than a second, or some two dozen steps where
+    these take longer.
     """
     transport = here.transport
     worker = Understudy(model, optimizer, sampler, number=here.rank, count=here.size, seed=seed,
@@ -74,15 +78,7 @@ def rehearse(model: Model, optimizer: Optimizer, sampler: Sampler, source: Sourc
         measured["summed"] = (Allreduce(), whole)
 
     def seconds(name: str, steps: int) -> float:
-        """Of one step: the slowest rank's mean."""
-        strategy, actor = measured[name]
-        actor.updates = 0
-        with actor.open(source, 0, steps):
-            transport.barrier()
-            begin = perf_counter()
-            drive(strategy.worker(actor), actor, transport, ordered=reproducible)
-            taken = perf_counter() - begin
-        return max(transport.gather_objects(taken)) / steps
+        return _step_seconds(*measured[name], source, here, steps, reproducible)
 
     rounds: dict[str, list[float]] = {name: [] for name in measured}
     counts = {}
@@ -110,7 +106,35 @@ def rehearse(model: Model, optimizer: Optimizer, sampler: Sampler, source: Sourc
     return Figures(
         ranks=here.size, nodes=here.nodes, crowding=max(1.0, *(each[1] for each in everyone)), rows=rows,
         nbytes=4 * model.layout.size, apart=apart, together=together, per_row=per_row,
-        update=min(max(each[0] for each in everyone), apart), hidden=min(max(1 - left, 0.0), 1.0), links=links)
+        update=min(max(each[0] for each in everyone), apart), hidden=min(max(1 - left, 0.0), 1.0),
+        split=math.inf if division is None else _split_seconds(division, worker, source, here), links=links)
+
+
+def _step_seconds(strategy: Strategy, actor: Worker, source: Source, here: World, steps: int, ordered: bool = False,
+                  transport: Transport | None = None) -> float:
+    """Of one step, over the first ``steps``: the slowest rank's mean. Collective."""
+    actor.updates = 0
+    with actor.open(source, 0, steps):
+        here.transport.barrier()
+        begin = perf_counter()
+        drive(strategy.worker(actor), actor, transport or here.transport, ordered=ordered)
+        taken = perf_counter() - begin
+    return max(here.transport.gather_objects(taken)) / steps
+
+
+def _split_seconds(division: Division, whole: Worker, source: Source, here: World) -> float:
+    """Of one step of the model that all ranks hold together. Collective."""
+    model = division.model
+    with division.connected(here.transport, lambda transport: transport) as between:
+        worker = Understudy(model, whole.optimizer, whole.sampler, number=division.number, count=division.count,
+                            seed=whole.seed, group=division.group)
+        model.initialise(worker.parameters, worker.buffers, whole.seed)
+
+        def seconds(steps: int) -> float:
+            return _step_seconds(Local(), worker, source, here, steps, transport=between)
+
+        seconds(1)
+        return seconds(int(min(max(ROUNDS * SECONDS / seconds(2), 1), MOST_STEPS)))
 
 
 def _update_seconds(worker: Worker, runs: int = 5) -> float:

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyddl.errors import ParameterError
-from pyddl.strategies import NAMES, Allreduce, Auto, Averaging, Elastic, Gossip, Local, Sequential
+from pyddl.strategies import NAMES, Allreduce, Auto, Averaging, Elastic, Gossip, Local, Sequential, Split
 from pyddl.strategies.auto import Choice, Figures, Link, candidates, step_seconds
 
 LINKS = {name: Link(1e-3, 1e9) for name in ("sum", "average", "owners", "exchange", "pass", "node")}
 FIGURES = Figures(ranks=4, nodes=1, crowding=1.0, rows=64, nbytes=2_000_000, apart=10e-3, together=12e-3,
-                  per_row=0.1e-3, update=2e-3, hidden=0.0, links=LINKS)
+                  per_row=0.1e-3, update=2e-3, hidden=0.0, split=20e-3, links=LINKS)
 MOVED = 3e-3  # of an operation on 2 MB by these links
 
 
@@ -44,13 +44,14 @@ def test_each_strategy_costs_what_its_operations_do():
     assert seconds(Averaging(period=4, outer="nesterov")) == pytest.approx(11e-3 + 7 * MOVED / 4)
     assert seconds(Averaging(period=4, node_period=1), nodes=2) == pytest.approx(12e-3 + MOVED / 4 + 0.75 * MOVED)
     assert seconds(Elastic(tau=4)) == pytest.approx(11e-3 + 8 * MOVED / 4)
+    assert seconds(Split()) == 20e-3
     assert seconds(Gossip(period=4)) == pytest.approx(11e-3 + 3 * MOVED / 4)
 
 
-def test_replicas_in_turn_have_the_cores_to_themselves():
+def test_replicas_take_turns():
     turn = 10e-3 + (128 - 64) * 0.1e-3  # 256 rows on two replicas, one at a time
     assert seconds(Sequential(replicas=2)) == pytest.approx(2 * (turn + MOVED) + MOVED)
-    assert seconds(Sequential(replicas=2), crowding=2.0) == pytest.approx(2 * (turn / 2 + MOVED) + MOVED)
+    assert seconds(Sequential(replicas=4), crowding=2.0) == pytest.approx(4 * (10e-3 + MOVED) + MOVED)
 
 
 def test_longer_periods_wait_less_for_the_slowest():
@@ -66,8 +67,8 @@ def test_every_strategy_is_offered_and_has_a_cost(nodes):
     assert all(step_seconds(each.strategy, FIGURES) > 0 for each in offered)
     assert (("averaging", {"node_period": 1}) in [each[:2] for each in offered]) == (nodes > 1)
     for each in offered:
-        assert each.meaning == {"allreduce": "as one process", "local": "replicas apart"}.get(
-            each.name, "another algorithm")
+        assert each.meaning == {"allreduce": "as one process", "local": "replicas apart",
+                                "split": "as one process, in parts"}.get(each.name, "another algorithm")
 
 
 def choose(allow="synchronous", offered=None, **changes):
@@ -88,6 +89,13 @@ def test_sharded_state_wins_where_updates_are_dear():
     choice = choose(update=8e-3)
     assert (choice.strategy, choice.options) == ("allreduce", {"shard_optimizer": True})
     assert choice.build().shards
+
+
+def test_what_leaves_ranks_with_parts_is_not_chosen():
+    choice = choose("any", split=1e-6)
+    assert choice.strategy != "split"
+    assert [row["milliseconds"] for row in choice.table if row["strategy"] == "split"] == [pytest.approx(1e-3)]
+    assert "split" not in replace(FIGURES, split=float("inf")).record()
 
 
 def test_replicas_apart_are_never_chosen():

@@ -79,6 +79,7 @@ def test_figures_are_measured_alike_on_all_ranks(world, reproducible):
     assert 0 < figures.update <= figures.apart <= figures.together
     assert 0 < figures.rows * world.size <= 50
     assert figures.per_row >= 0 and figures.crowding >= 1
+    assert figures.split == float("inf") and 0 <= figures.hidden <= 1
     assert all(link.latency >= 0 and link.bandwidth > 0 for link in figures.links.values())
     assert {"sum", "average", "owners", "exchange", "pass"} <= set(figures.links)
 
@@ -97,7 +98,7 @@ def test_training_is_that_of_the_strategy_chosen(world):
 @pytest.mark.mpi(min_size=2)
 def test_the_choice_stands_in_every_file(world, shared, measured):
     measured(update=1.0, apart=3.0, together=3.0)  # so sharding the optimizer must win
-    result = train(shared / "run")
+    result = train(shared / "run", Autoencoder(20, hidden=(8, 4)))
     if world.rank == 0:
         config = read_toml((shared / "run/config.toml").read_text())
         summary = json.loads((shared / "run/summary.json").read_text())
@@ -105,7 +106,8 @@ def test_the_choice_stands_in_every_file(world, shared, measured):
         assert config["shard_optimizer"] is True and "allow" not in config
         for record in (config["auto"], summary["auto"]):
             assert record["options"] == {"shard_optimizer": True} and record["ranks"] == world.size
-            assert {row["strategy"] for row in record["table"]} > {"allreduce", "averaging", "local"}
+            assert {row["strategy"] for row in record["table"]} > {"allreduce", "averaging", "local", "split"}
+            assert record["figures"]["split"] > 0
             assert record["figures"]["update"] == 1.0
         assert summary["auto"]["measured"] > 0 and "measured" not in config["auto"]
         assert "that auto predicted" in table(summary)
