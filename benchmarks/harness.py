@@ -192,11 +192,18 @@ def python_peer(
 
 
 def mpi_peer(
-    name: str, module: str, ranks: int, *, python: str | Path = sys.executable, patience: float = 60.0
+    name: str,
+    module: str,
+    ranks: int,
+    *,
+    python: str | Path = sys.executable,
+    patience: float = 60.0,
+    environ: Mapping[str, str] | None = None,
 ) -> Peer:
     """``module`` of `benchmarks.peers` on MPI ranks, by the launcher of the environment that ``python`` belongs to."""
     launch = [str(python), "-m", "pyddl.comm.launcher", "-n", str(ranks), "--threads", "1", "--"]
-    return Peer(name, [[*launch, str(python), "-m", f"benchmarks.peers.{module}"]], ranks, patience=patience)
+    line = [*launch, str(python), "-m", f"benchmarks.peers.{module}"]
+    return Peer(name, [line], ranks, patience=patience, environ=environ)
 
 
 # ---- timing

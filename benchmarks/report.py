@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 from benchmarks import harness
 from benchmarks.auto import NEAR
 from benchmarks.ranks import rates
+from benchmarks.server_latency import IDLE_AIM
 from benchmarks.step import NETWORKS
 
 __all__ = ["Aim", "aims", "main", "write"]
 
 Lines = list[dict[str, Any]]
-QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "auto")
+QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "auto")
 
 
 class Aim(NamedTuple):
@@ -122,6 +123,10 @@ def aims(lines: dict[str, Lines]) -> list[Aim]:
             found.append(Aim(f"`import {name}`, beyond NumPy", line["import_aim"], seconds, " s", most=True))
         what = f"first step of {line['ranks']} ranks on {line['data']}, from the launch"
         found.append(Aim(what, line["start_aim"], line["start"], " s", most=True))
+    for line in lines["server_latency"][:1]:  # the shortest vector
+        seconds, share = line["seconds"]["node, in a row"]["p50"], line["idle_share"]["node"]
+        found.append(Aim("server on a node, push to fetch", 1e6 * line["aim"], 1e6 * seconds, " us", most=True))
+        found.append(Aim("idle server on a node, of a core", 100 * IDLE_AIM, 100 * share, " %", most=True))
     for line in lines["auto"]:
         chosen = min(("allreduce", "allreduce, shard_optimizer"), key=lambda name: median(line["predicted"][name]))
         found.append(
@@ -243,6 +248,18 @@ def overhead_section(lines: Lines) -> Iterable[str]:
     yield harness.table(["part", "us"], [*rows, ["in all", f"{1e6 * line['total']:.1f}"]])
 
 
+def server_section(lines: Lines) -> Iterable[str]:
+    yield "\n### Parameter server, from a push to the end of the fetch of what it led to, microseconds\n"
+    rows = [
+        [f"{line['floats']:,}", name, *(f"{1e6 * seconds[what]:.1f}" for what in ("p50", "p95", "min"))]
+        for line in lines
+        for name, seconds in line["seconds"].items()
+    ]
+    yield harness.table(["floats", "way", "p50", "p95", "min"], rows)
+    shares = ", ".join(f"{100 * share:.2f} % of a core ({way})" for way, share in lines[0]["idle_share"].items())
+    yield f"\nAn idle server takes {shares}. `socket`: a byte there and back between two cores."
+
+
 def auto_section(lines: Lines) -> Iterable[str]:
     yield f"\n### {lines[0]['network']}, {lines[0]['batch']} rows per step: what auto predicts, ms per step\n"
     yield harness.table(
@@ -293,6 +310,7 @@ def write(path: Path, lines: dict[str, Lines]) -> None:
         ("ranks", ranks_section),
         ("sum", sum_section),
         ("overhead", overhead_section),
+        ("server_latency", server_section),
         ("auto", auto_section),
     )
     text += ["", "## Figures"]

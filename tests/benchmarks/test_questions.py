@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import auto, harness, overhead, ranks, report, start, step, sum
+from benchmarks import auto, harness, overhead, ranks, report, server_latency, start, step, sum
 from pyddl.comm import launcher
 from pyddl.errors import CommError
 
@@ -71,6 +71,15 @@ def test_sum_is_right_before_it_is_timed(out):
     record = sum.main([*SMALL, "--out", str(out)])
     assert [line["bytes"] for line in record.lines] == [4, 4004]
     assert all(positive(line["seconds"]) for line in record.lines)
+
+
+@needs_mpi
+def test_the_server_adds_up_before_it_is_timed(out):
+    record = server_latency.main([*SMALL, "--out", str(out)])
+    (line,) = record.lines
+    assert {name.split(",")[0] for name in line["seconds"]} == {"node", "messages", "socket"}
+    assert positive(line["seconds"])
+    assert all(0 <= share < 1 for share in line["idle_share"].values())
 
 
 @needs_mpi
