@@ -82,6 +82,7 @@ class DenseNetwork:
         targets: Floats,
         loss: str,
         ready: Any = None,
+        rounded: np.ndarray | None = None,
     ) -> float:
         """Overwrite the layers' slices of ``gradients`` with the sum over rows; return the sum of the losses.
 
@@ -95,6 +96,8 @@ class DenseNetwork:
         ready : callable or capsule, optional
             ``ready(begin, end)`` is called when a layer's range is final, last layer first. A capsule named
             ``pyddl.ready`` holds a pointer to a Ready (csrc/kernels/ready.hpp), called without the GIL.
+        rounded : ndarray of uint16, optional
+            ``parameters`` in bfloat16, where someone has them: with dtype bfloat16 they are not rounded again.
         """
 
     def evaluate(self, parameters: Floats, rows: Floats, targets: Floats, loss: str) -> tuple[float, float]:
@@ -233,7 +236,8 @@ reference_sum_of_squares = sum_of_squares
 reference_first_not_finite = first_not_finite
 
 # ---- optimizers.hpp; vectors are float32, state is zero at first, all arguments positional.
-# In this order: parameters, gradients, state..., ranges, learning_rate, scale, bound, the rule's own.
+# In this order: parameters, gradients, state..., ranges, learning_rate, scale, bound, the rule's own, and a uint16
+# vector that receives the parameters in bfloat16.
 
 class Ranges:
     """Which elements to update: (begin, end, weight_decay) of each range."""
@@ -247,6 +251,7 @@ def sgd(
     learning_rate: float,
     scale: float,
     bound: float,
+    rounded: np.ndarray | None = None,
     /,
 ) -> None: ...
 def momentum(
@@ -258,6 +263,7 @@ def momentum(
     scale: float,
     bound: float,
     momentum: float,
+    rounded: np.ndarray | None = None,
     /,
 ) -> None: ...
 def nesterov(
@@ -270,6 +276,7 @@ def nesterov(
     bound: float,
     momentum: float,
     next_momentum: float,
+    rounded: np.ndarray | None = None,
     /,
 ) -> None: ...
 def adagrad(
@@ -281,6 +288,7 @@ def adagrad(
     scale: float,
     bound: float,
     epsilon: float,
+    rounded: np.ndarray | None = None,
     /,
 ) -> None: ...
 def rmsprop(
@@ -293,6 +301,7 @@ def rmsprop(
     bound: float,
     decay: float,
     epsilon: float,
+    rounded: np.ndarray | None = None,
     /,
 ) -> None: ...
 def adadelta(
@@ -306,6 +315,7 @@ def adadelta(
     bound: float,
     decay: float,
     epsilon: float,
+    rounded: np.ndarray | None = None,
     /,
 ) -> None: ...
 def adam(
@@ -321,6 +331,7 @@ def adam(
     beta2: float,
     epsilon: float,
     step: int,
+    rounded: np.ndarray | None = None,
     /,
 ) -> None: ...
 def adamw(
@@ -336,6 +347,7 @@ def adamw(
     beta2: float,
     epsilon: float,
     step: int,
+    rounded: np.ndarray | None = None,
     /,
 ) -> None: ...
 

@@ -67,6 +67,7 @@ class Training:
             Sampler(rows, rows),
             number=0 if alone else self.world.rank,
             count=1 if alone else self.world.size,
+            updates_only=self.strategy.updates_only,
             gradients=None if alone else self.world.transport.allocate(model.layout.size, "gradients"),
         )
         self.worker.loader = loader

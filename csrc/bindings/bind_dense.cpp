@@ -126,17 +126,20 @@ void register_dense(py::module_& m) {
         .def(
             "gradient",
             [](DenseNetwork& self, const Array<float>& parameters, Array<float>& gradients, const Array<float>& rows,
-               const Array<float>& targets, const std::string& loss, py::object ready) {
+               const Array<float>& targets, const std::string& loss, py::object ready,
+               const std::optional<Array<std::uint16_t>>& rounded) {
                 const auto p = vector(parameters, "parameters");
                 const auto g = out_vector(gradients, "gradients");
                 const auto x = matrix(rows, "rows"), t = matrix(targets, "targets");
                 const auto l = kernels::loss_named(loss);
                 const kernels::Ready r = ready_of(ready);
+                const auto given = optional_vector(rounded, "rounded");
+                const std::span bits(reinterpret_cast<const kernels::Bfloat16*>(given.data()), given.size());
                 const py::gil_scoped_release no_gil;  // below, only call_python touches Python, with the GIL
-                return self.gradient(p, g, x, t, l, r);
+                return self.gradient(p, g, x, t, l, r, bits);
             },
             "parameters"_a.noconvert(), "gradients"_a.noconvert(), "rows"_a.noconvert(), "targets"_a.noconvert(),
-            "loss"_a, "ready"_a = py::none())
+            "loss"_a, "ready"_a = py::none(), "rounded"_a.noconvert().none(true) = py::none())
         .def(
             "evaluate",
             [](DenseNetwork& self, const Array<float>& parameters, const Array<float>& rows,

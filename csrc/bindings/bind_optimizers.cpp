@@ -1,6 +1,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -13,6 +14,7 @@ namespace pyddl::bindings {
 namespace {
 
 using Vector = Array<float>;
+using Rounded = Array<std::uint16_t>;  // bfloat16, which NumPy does not know
 using kernels::OptimizerTable;
 using kernels::UpdateOptions;
 
@@ -36,7 +38,7 @@ struct Ranges {
         }
     }
 
-    void check(const Vector& a, const char* name) const {
+    void check(const py::array& a, const char* name) const {
         if (a.ndim() != 1) wrong_dimensions(name, 1, a.ndim());
         if (a.size() < least_size)
             throw std::invalid_argument(std::string(name) + " has " + std::to_string(a.size()) +
@@ -50,13 +52,20 @@ struct Ranges {
         check(a, name);
         return a.mutable_data();
     }
+    kernels::Bfloat16* out(std::optional<Rounded>& a, const char* name) const {
+        if (!a) return nullptr;
+        check(*a, name);
+        return reinterpret_cast<kernels::Bfloat16*>(a->mutable_data());
+    }
 };
 
 // Arguments in one order: parameters, gradients, state..., ranges, learning rate, scale, bound, the rule's
-// own. All are positional, and all ranges go in one call, because a training step may last only some hundred
-// microseconds.
+// own, and what receives the parameters in bfloat16. All are positional, and all ranges go in one call, because a
+// training step may last only some hundred microseconds.
 
 py::arg array() { return std::move(py::arg().noconvert()); }
+
+py::arg_v rounded_vector() { return py::arg("rounded").noconvert().none(true) = py::none(); }
 
 template <class T>
 py::arg scalar() {
@@ -69,14 +78,16 @@ void define(py::module_& m, const std::string& name,
     m.def(
         name.c_str(),
         [rule](Vector& parameters, const Vector& gradients, const Ranges& ranges, float learning_rate, float scale,
-               float bound, Own... own) {
+               float bound, Own... own, std::optional<Rounded>& rounded) {
             float* const p = ranges.out(parameters, "parameters");
             const float* const g = ranges.in(gradients, "gradients");
+            kernels::Bfloat16* const r = ranges.out(rounded, "rounded");
             py::gil_scoped_release no_gil;  // below this line no Python object is touched
             for (const auto& [begin, end, decay] : ranges.ranges)
-                rule(p + begin, g + begin, end - begin, {learning_rate, scale, decay, bound}, own...);
+                rule(p + begin, g + begin, end - begin, {learning_rate, scale, decay, bound, r ? r + begin : nullptr},
+                     own...);
         },
-        array(), array(), py::arg(), py::arg(), py::arg(), py::arg(), scalar<Own>()...);
+        array(), array(), py::arg(), py::arg(), py::arg(), py::arg(), scalar<Own>()..., rounded_vector());
 }
 
 template <class... Own>
@@ -85,15 +96,17 @@ void define(py::module_& m, const std::string& name,
     m.def(
         name.c_str(),
         [rule](Vector& parameters, const Vector& gradients, Vector& state, const Ranges& ranges, float learning_rate,
-               float scale, float bound, Own... own) {
+               float scale, float bound, Own... own, std::optional<Rounded>& rounded) {
             float* const p = ranges.out(parameters, "parameters");
             const float* const g = ranges.in(gradients, "gradients");
             float* const s = ranges.out(state, "state[0]");
+            kernels::Bfloat16* const r = ranges.out(rounded, "rounded");
             py::gil_scoped_release no_gil;
             for (const auto& [begin, end, decay] : ranges.ranges)
-                rule(p + begin, g + begin, s + begin, end - begin, {learning_rate, scale, decay, bound}, own...);
+                rule(p + begin, g + begin, s + begin, end - begin,
+                     {learning_rate, scale, decay, bound, r ? r + begin : nullptr}, own...);
         },
-        array(), array(), array(), py::arg(), py::arg(), py::arg(), py::arg(), scalar<Own>()...);
+        array(), array(), array(), py::arg(), py::arg(), py::arg(), py::arg(), scalar<Own>()..., rounded_vector());
 }
 
 template <class... Own>
@@ -102,16 +115,18 @@ void define(py::module_& m, const std::string& name,
     m.def(
         name.c_str(),
         [rule](Vector& parameters, const Vector& gradients, Vector& state0, Vector& state1, const Ranges& ranges,
-               float learning_rate, float scale, float bound, Own... own) {
+               float learning_rate, float scale, float bound, Own... own, std::optional<Rounded>& rounded) {
             float* const p = ranges.out(parameters, "parameters");
             const float* const g = ranges.in(gradients, "gradients");
             float *const s = ranges.out(state0, "state[0]"), *const t = ranges.out(state1, "state[1]");
+            kernels::Bfloat16* const r = ranges.out(rounded, "rounded");
             py::gil_scoped_release no_gil;
             for (const auto& [begin, end, decay] : ranges.ranges)
-                rule(p + begin, g + begin, s + begin, t + begin, end - begin, {learning_rate, scale, decay, bound},
-                     own...);
+                rule(p + begin, g + begin, s + begin, t + begin, end - begin,
+                     {learning_rate, scale, decay, bound, r ? r + begin : nullptr}, own...);
         },
-        array(), array(), array(), array(), py::arg(), py::arg(), py::arg(), py::arg(), scalar<Own>()...);
+        array(), array(), array(), array(), py::arg(), py::arg(), py::arg(), py::arg(), scalar<Own>()...,
+        rounded_vector());
 }
 
 void define_all(py::module_& m, const std::string& prefix, const OptimizerTable& rules) {

@@ -126,22 +126,29 @@ T* DenseNetwork::activations(std::size_t layer, std::int64_t rows) {
     return static_cast<T*>(outputs_[layer].reserve(rows * layers_[layer].outputs * sizeof(T)));
 }
 
-/// Leaves the layer's weights as T in place for a backward pass. `out` holds T or float.
+/// The layer's weights as T: given, or rounded here, once per call.
 template <class T>
-void DenseNetwork::layer_forward(Shape& shape, std::size_t l, const float* parameters, const T* rows, void* out,
-                                 Element out_element) {
+const T* DenseNetwork::weights_of(std::size_t l, const float* parameters, const Bfloat16* rounded) {
+    const DenseLayer& layer = layers_[l];
+    if constexpr (std::is_same_v<T, Bfloat16>)
+        if (rounded != nullptr) return rounded + layer.weights;
+    return converted<T>(parameters + layer.weights, layer.outputs * layer.inputs, weights_[l]);
+}
+
+/// `out` holds T or float.
+template <class T>
+void DenseNetwork::layer_forward(Shape& shape, std::size_t l, const float* parameters, const T* weights, const T* rows,
+                                 void* out, Element out_element) {
     const DenseLayer& layer = layers_[l];
     const float* bias = layer.bias < 0 ? nullptr : parameters + layer.bias;
     const std::int64_t size = shape.rows * layer.outputs;
     if constexpr (std::is_same_v<T, float>) {
         if (suits_few_rows(shape.rows, layer.inputs)) {
             auto* y = static_cast<float*>(out);
-            best<FewRowsTable>().forward(rows, parameters + layer.weights, bias, y, shape.rows, layer.inputs,
-                                         layer.outputs);
+            best<FewRowsTable>().forward(rows, weights, bias, y, shape.rows, layer.inputs, layer.outputs);
             return best<ActivationTable<float>>().activate(layer.activation, y, size);
         }
     }
-    const T* weights = converted<T>(parameters + layer.weights, layer.outputs * layer.inputs, weights_[l]);
     LayerProducts& products = shape.layers[l];
     run(out_element == Element::float32 ? products.forward_to_float : products.forward,
         {.m = shape.rows,
@@ -162,12 +169,12 @@ void DenseNetwork::layer_forward(Shape& shape, std::size_t l, const float* param
 
 /// Runs layers [first, last - 1), keeping their outputs; returns the inputs of layer last - 1.
 template <class T>
-const T* DenseNetwork::hidden_forward(Shape& shape, const float* parameters, const float* rows, std::size_t first,
-                                      std::size_t last) {
+const T* DenseNetwork::hidden_forward(Shape& shape, const float* parameters, const Bfloat16* rounded, const float* rows,
+                                      std::size_t first, std::size_t last) {
     const T* input = converted<T>(rows, shape.rows * layers_[first].inputs, rows_);
     for (std::size_t l = first; l + 1 < last; ++l) {
         T* output = activations<T>(l, shape.rows);
-        layer_forward<T>(shape, l, parameters, input, output, element_of<T>);
+        layer_forward<T>(shape, l, parameters, weights_of<T>(l, parameters, rounded), input, output, element_of<T>);
         input = output;
     }
     return input;
@@ -177,26 +184,34 @@ template <class T>
 void DenseNetwork::forward_as(const float* parameters, MatrixView<const float> rows, float* out, std::size_t first,
                               std::size_t last) {
     Shape& shape = shape_for(rows.rows);
-    const T* input = hidden_forward<T>(shape, parameters, rows.data, first, last);
-    layer_forward<T>(shape, last - 1, parameters, input, out, Element::float32);
+    const T* input = hidden_forward<T>(shape, parameters, nullptr, rows.data, first, last);
+    layer_forward<T>(shape, last - 1, parameters, weights_of<T>(last - 1, parameters, nullptr), input, out,
+                     Element::float32);
 }
 
 template <class T>
 double DenseNetwork::gradient_as(const float* parameters, float* gradients, MatrixView<const float> rows,
-                                 const float* targets, Loss loss, const Ready& ready) {
+                                 const float* targets, Loss loss, const Ready& ready, const Bfloat16* rounded) {
     const std::int64_t B = rows.rows;
     const std::size_t count = layers_.size();
     Shape& shape = shape_for(B);
     const auto bias_gradient = [&](std::size_t l) {
         return layers_[l].bias < 0 ? nullptr : gradients + layers_[l].bias;
     };
+    // As the forward pass read them, where that was not in float32.
+    const auto weights_below = [&](std::size_t l) {
+        if constexpr (std::is_same_v<T, Bfloat16>)
+            if (rounded != nullptr) return rounded + layers_[l].weights;
+        return as<T>(parameters + layers_[l].weights, weights_[l]);
+    };
     const auto deltas_of = [&](std::size_t l) {
         return static_cast<T*>(deltas_[l % 2].reserve(B * widest_ * sizeof(T)));
     };
 
-    const T* input = hidden_forward<T>(shape, parameters, rows.data, 0, count);
+    const T* input = hidden_forward<T>(shape, parameters, rounded, rows.data, 0, count);
     auto* outputs = static_cast<float*>(last_outputs_.reserve(B * layers_.back().outputs * sizeof(float)));
-    layer_forward<T>(shape, count - 1, parameters, input, outputs, Element::float32);
+    layer_forward<T>(shape, count - 1, parameters, weights_of<T>(count - 1, parameters, rounded), input, outputs,
+                     Element::float32);
 
     T* delta;
     if constexpr (std::is_same_v<T, float>)
@@ -216,7 +231,7 @@ double DenseNetwork::gradient_as(const float* parameters, float* gradients, Matr
         T* below = deltas_of(l - 1);
         run(shape.layers[l].input_gradient,
             {.m = B, .k = layer.outputs, .n = layer.inputs, .in = element_of<T>, .out = element_of<T>}, delta,
-            as<T>(parameters + layer.weights, weights_[l]), nullptr, below);
+            weights_below(l), nullptr, below);
         best<ActivationTable<T>>().gradient(layers_[l - 1].activation, activations<T>(l - 1, B), below, B, layer.inputs,
                                             bias_gradient(l - 1));
         delta = below;
@@ -246,9 +261,10 @@ void DenseNetwork::forward(std::span<const float> parameters, MatrixView<const f
 
 double DenseNetwork::gradient(std::span<const float> parameters, std::span<float> gradients,
                               MatrixView<const float> rows, MatrixView<const float> targets, Loss loss,
-                              const Ready& ready) {
+                              const Ready& ready, std::span<const Bfloat16> rounded) {
     check(parameters, rows, targets, loss);
     check_size("gradients", gradients, parameters.size());
+    if (!rounded.empty()) check_size("rounded", rounded, parameters.size());
     const std::lock_guard lock(busy_);
     const ThreadScope scope;
     if (rows.rows == 0) {
@@ -260,8 +276,9 @@ double DenseNetwork::gradient(std::span<const float> parameters, std::span<float
         return 0.0;
     }
     return element_for(rows.rows) == Element::float32
-               ? gradient_as<float>(parameters.data(), gradients.data(), rows, targets.data, loss, ready)
-               : gradient_as<Bfloat16>(parameters.data(), gradients.data(), rows, targets.data, loss, ready);
+               ? gradient_as<float>(parameters.data(), gradients.data(), rows, targets.data, loss, ready, nullptr)
+               : gradient_as<Bfloat16>(parameters.data(), gradients.data(), rows, targets.data, loss, ready,
+                                       rounded.empty() ? nullptr : rounded.data());
 }
 
 LossSums DenseNetwork::evaluate(std::span<const float> parameters, MatrixView<const float> rows,

@@ -27,9 +27,9 @@ struct DenseLayer {
 
 /// Keeps oneDNN primitives by batch size and memory for activations, but no value from one call to the next.
 /// Calls from several threads wait for each other. A steady step allocates nothing.
-/// With Element::bfloat16, weights and rows are rounded once per call and hidden activations and deltas stored in
-/// bfloat16; products add up in float, and losses, sums and gradients are float. For batches of a few rows
-/// (few_rows.hpp) all is float32: rounding the weights would take longer than it saves.
+/// With Element::bfloat16, weights (unless they are given) and rows are rounded once per call and hidden activations
+/// and deltas stored in bfloat16; products add up in float, and losses, sums and gradients are float. For batches of a
+/// few rows (few_rows.hpp) all is float32: rounding the weights would take longer than it saves.
 class DenseNetwork {
   public:
     /// @throws std::invalid_argument when two layers do not fit together, an offset is negative, or
@@ -42,8 +42,10 @@ class DenseNetwork {
 
     /// Overwrites the layers' slices of `gradients` with the sum over rows; returns the sum of the losses.
     /// `ready` is told the range of each layer when it is final, last layer first. No rows at all: zeros.
+    /// @param rounded the parameters in bfloat16, where someone has them: then weights are not rounded here. Or empty.
     double gradient(std::span<const float> parameters, std::span<float> gradients, MatrixView<const float> rows,
-                    MatrixView<const float> targets, Loss loss, const Ready& ready);
+                    MatrixView<const float> targets, Loss loss, const Ready& ready,
+                    std::span<const Bfloat16> rounded = {});
 
     LossSums evaluate(std::span<const float> parameters, MatrixView<const float> rows, MatrixView<const float> targets,
                       Loss loss);
@@ -73,17 +75,19 @@ class DenseNetwork {
     template <class T>
     const T* converted(const float* from, std::int64_t size, Scratch& scratch);
     template <class T>
-    void layer_forward(Shape& shape, std::size_t layer, const float* parameters, const T* rows, void* out,
-                       Element out_element);
+    void layer_forward(Shape& shape, std::size_t layer, const float* parameters, const T* weights, const T* rows,
+                       void* out, Element out_element);
     template <class T>
-    const T* hidden_forward(Shape& shape, const float* parameters, const float* rows, std::size_t first,
-                            std::size_t last);
+    const T* weights_of(std::size_t layer, const float* parameters, const Bfloat16* rounded);
+    template <class T>
+    const T* hidden_forward(Shape& shape, const float* parameters, const Bfloat16* rounded, const float* rows,
+                            std::size_t first, std::size_t last);
     template <class T>
     void forward_as(const float* parameters, MatrixView<const float> rows, float* out, std::size_t first,
                     std::size_t last);
     template <class T>
     double gradient_as(const float* parameters, float* gradients, MatrixView<const float> rows, const float* targets,
-                       Loss loss, const Ready& ready);
+                       Loss loss, const Ready& ready, const Bfloat16* rounded);
     template <class T>
     T* activations(std::size_t layer, std::int64_t rows);
 
@@ -97,7 +101,7 @@ class DenseNetwork {
     std::int64_t end_ = 0;          ///< floats that a vector must have
     std::list<Shape> shapes_;       ///< the one used last comes first
     Scratch rows_;                  ///< the rows in bfloat16
-    std::vector<Scratch> weights_;  ///< of each layer in bfloat16
+    std::vector<Scratch> weights_;  ///< of each layer in bfloat16, where they are rounded here
     std::vector<Scratch> outputs_;  ///< of each layer but the last
     Scratch last_outputs_;          ///< in float
     Scratch deltas_[2];

@@ -19,7 +19,7 @@ constexpr std::int64_t bytes_of(Element e) { return e == Element::float32 ? size
 
 /// The vectorised pass; see simd.hpp.
 struct ConversionTable {
-    /// to[i] := from[i] to the nearest, ties to even; NaN stays NaN.
+    /// to[i] := from[i] to the nearest, ties to even; NaN stays NaN. Subnormal numbers may become zero.
     void (*to_bfloat16)(const float* from, Bfloat16* to, std::int64_t size);
 };
 

@@ -7,7 +7,8 @@
 ///     weight_decay)
 ///
 /// then applies the rule given at each member below, with e = learning_rate, and at last clamps p to
-/// [-bound, bound]. g is only read. Arrays do not overlap. NaN stays NaN.
+/// [-bound, bound]; where `rounded` is not null, it receives p in bfloat16, for products to read. g is only read.
+/// Arrays do not overlap. NaN stays NaN.
 ///
 /// Every element is computed by itself with IEEE operations that no compiler may contract, so a result does
 /// not depend on threads, on the SIMD level or on how a vector is cut into ranges. Results below the smallest
@@ -15,6 +16,8 @@
 /// allocation.
 #pragma once
 #include <cstdint>
+
+#include "kernels/element.hpp"
 
 namespace pyddl::kernels {
 
@@ -25,6 +28,7 @@ struct UpdateOptions {
     float scale;
     float weight_decay;
     float bound;
+    Bfloat16* rounded = nullptr;
 };
 
 struct OptimizerTable {

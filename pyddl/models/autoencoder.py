@@ -105,6 +105,7 @@ class Autoencoder:
             [(layer.inputs, layer.outputs, layer.activation, self.layout[f"{layer.name}.weight"].begin,
               self.layout[f"{layer.name}.bias"].begin) for layer in self.layers], dtype)
         self.flops = self._network.flops
+        self.takes_rounded = self.dtype == "bfloat16"
         self.input_range = (0.0, 1.0) if self.loss == "bce" else None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -140,9 +141,12 @@ class Autoencoder:
         return SplitAutoencoder(self, part, parts)
 
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch,
-                 ready: Ready | None = None) -> float:
-        """Overwrite ``gradients`` with the sum over the batch's rows; return the sum of their losses."""
-        return self._network.gradient(parameters, gradients, batch.rows, batch.rows, self.loss, ready)
+                 ready: Ready | None = None, rounded: np.ndarray | None = None) -> float:
+        """Overwrite ``gradients`` with the sum over the batch's rows; return the sum of their losses.
+
+        In bfloat16 weights are rounded here, unless ``rounded`` holds the parameters in bfloat16 already.
+        """
+        return self._network.gradient(parameters, gradients, batch.rows, batch.rows, self.loss, ready, rounded)
 
     def evaluate(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch) -> dict[str, float]:
         """Sums over the rows: ``loss`` (nats, or squared units) and ``squared_error`` (squared units)."""

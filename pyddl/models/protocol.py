@@ -44,6 +44,9 @@ class Model(Protocol):
         The part of the model that rank ``part`` of ``parts`` holds where several hold it together: a model whose
         layout says by ``first`` and ``of`` which rows of which tensors it has, under the same names. Its gradient and
         evaluation speak to the other parts by ``batch.group``, and the losses of all parts add up to the loss.
+    ``takes_rounded`` : bool
+        `gradient` takes ``rounded`` besides: the parameters in bfloat16 (a uint16 vector of their bits), or None where
+        the trainer does not have them. An optimizer writes them in the pass that moves the parameters.
     ``flops`` : int
         Floating-point operations of one gradient, per row, for the share of the machine's peak.
     """

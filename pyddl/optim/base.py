@@ -99,7 +99,7 @@ class Optimizer(ABC):
 
     def update(self, parameters: np.ndarray, gradients: np.ndarray, state: Sequence[np.ndarray],
                ranges: Sequence[Range], *, scale: float, step: int, squared_norm: float | None = None,
-               clock: int | None = None, rate: float = 1.0) -> None:
+               clock: int | None = None, rate: float = 1.0, rounded: np.ndarray | None = None) -> None:
         """Move ``parameters`` by one step, in place.
 
         Parameters
@@ -123,6 +123,8 @@ class Optimizer(ABC):
             Where schedules are: ``step`` by default. A server that updates with each push counts steps otherwise.
         rate : float, default=1
             Factor of the learning rate.
+        rounded : ndarray of shape (size,), uint16, optional
+            Receives the updated elements as bfloat16 (their bits), in the same pass.
 
         Raises
         ------
@@ -143,9 +145,9 @@ class Optimizer(ABC):
         kernel, own = self.rule(step, clock)
         try:
             kernel(parameters, gradients, *state, self._ranges, rate * at(self.learning_rate, clock), scale, bound,
-                   *own)
+                   *own, rounded)
         except (TypeError, ValueError):
-            self._check_vectors(parameters, gradients, state)  # says which one is wrong
+            self._check_vectors(parameters, gradients, state, rounded)  # says which one is wrong
             raise
 
     def _with_weight_decay(self, ranges: Sequence[Range]) -> _core.Ranges:
@@ -160,10 +162,13 @@ class Optimizer(ABC):
         return _core.Ranges(merged)
 
     def _check_vectors(self, parameters: np.ndarray, gradients: np.ndarray,
-                       state: Sequence[np.ndarray]) -> None:
+                       state: Sequence[np.ndarray], rounded: np.ndarray | None) -> None:
         size = getattr(parameters, "size", 0)
         _check.vector("parameters", parameters, size)
         _check.vector("gradients", gradients, size)
+        if rounded is not None and (rounded.dtype != np.uint16 or rounded.shape != (size,)):
+            raise ShapeError(f"rounded has shape {rounded.shape} and dtype {rounded.dtype}; expected ({size},) and "
+                             "uint16, which holds bfloat16")
         if len(state) != len(self.state_names):
             raise ShapeError(f"state has {len(state)} vectors; {self.name} keeps {len(self.state_names)}: "
                              f"{', '.join(self.state_names) or 'none'}")

@@ -38,7 +38,7 @@ class Allreduce(Strategy):
 
     def __init__(self, shard_optimizer: bool = False):
         self.shards = shard_optimizer
-        self.sums_gradients = not shard_optimizer
+        self.sums_gradients = self.updates_only = not shard_optimizer
 
     def worker(self, me: Me) -> Steps:
         while (yield compute()):

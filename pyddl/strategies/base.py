@@ -102,6 +102,9 @@ class Strategy:
         Whether all ranks are one model group, and so one worker.
     shards : bool
         Whether each worker keeps optimizer state for its share of the parameters only.
+    updates_only : bool
+        Whether in its steps nothing but ``me.update`` changes ``me.parameters``: then what an update writes besides,
+        the parameters in another type, stays true until the next one.
     sums_gradients : bool
         Whether what follows each `compute` is the sum of ``me.gradients``, as they are, over all workers: then finished
         slices may start to travel during the backward pass.
@@ -121,6 +124,7 @@ class Strategy:
     splits: ClassVar[bool] = True
     one_group: ClassVar[bool] = False
     locks: ClassVar[bool] = False
+    updates_only: bool = False
     sums_gradients: bool = False
     shards: bool = False
     replicas: int | None = None

@@ -18,6 +18,7 @@ class Local(Strategy):
 
     name = "local"
     joint = False
+    updates_only = True
 
     def worker(self, me: Me) -> Steps:
         while (yield compute()):

@@ -224,7 +224,7 @@ class Session:
         worker = Worker(
             self.model, self.optimizer, self.sampler, number=self.division.number, count=self.division.count,
             seed=self.options["seed"], reproducible=self.options["reproducible"], on_step=self._step_done,
-            vectors=self.strategy.vectors, sharded=self.strategy.shards,
+            vectors=self.strategy.vectors, updates_only=self.strategy.updates_only, sharded=self.strategy.shards,
             gradients=self.between.allocate(layout.size, "gradients") if synchronous else None,
             batch_sum=self._sum_over_batch if synchronous else None, group=self.division.group)
         if self.strategy.sums_gradients and not self.options["reproducible"]:

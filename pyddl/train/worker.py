@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from inspect import signature
 from math import isfinite
 from time import perf_counter
 from typing import Any
@@ -53,6 +54,9 @@ class Worker:
         Names of the vectors that the strategy keeps.
     group : ModelGroup, optional
         Where ``model`` is a part of a split one: the ranks that hold the others, and act as one worker together.
+    updates_only : bool, default=False
+        Nothing but `update` changes the parameters between `open` and the end of training. Then a model that takes
+        them in bfloat16 gets the copy that the latest update has written.
     sharded : bool, default=False
         Keep optimizer state for this worker's share of the parameters only, and update only that.
 
@@ -82,6 +86,7 @@ class Worker:
         batch_sum: Callable[[np.ndarray], np.ndarray] | None = None,
         on_step: Callable[[], None] = lambda: None,
         vectors: Sequence[str] = (),
+        updates_only: bool = False,
         sharded: bool = False,
         group: ModelGroup | None = None,
     ):
@@ -99,6 +104,10 @@ class Worker:
         self.share = slice(*bounds[number : number + 2]) if sharded else slice(*bounds)
         self.state = [model.layout.zeros()[self.share].copy() if sharded else model.layout.zeros()
                       for _ in optimizer.state_names]
+        self._rounded: np.ndarray | None = None  # the parameters in bfloat16
+        self._rounded_is_current = False
+        if updates_only and takes_rounded(model):
+            self._rounded = model.layout.zeros().view(np.uint16)[: model.layout.size]
         self.vectors = {name: model.layout.zeros() for name in vectors}
         self.counters: dict[str, int] = {}
         self.step = 0
@@ -130,7 +139,8 @@ class Worker:
         return self.replicas if self.hosts else (self,)
 
     def open(self, source: Source, first_step: int, steps: int, **options: Any) -> ExitStack:
-        """Start the loaders of all `rows`; the context closes them."""
+        """Start the loaders of all `rows`; the context closes them. Until then anyone may have set the parameters."""
+        self._rounded_is_current = False
         loaders = ExitStack()
         for each in self.rows:
             each.loader = loaders.enter_context(Loader(source, self.sampler, each.number, each.count,
@@ -165,7 +175,8 @@ class Worker:
         if self.clips and self.group is not None:
             squared_norm = self.group.total(self.squared_norm() if squared_norm is None else squared_norm)
         self.optimizer.update(self.parameters[self.share], self.gradients[self.share], self.state, self._ranges,
-                              scale=scale, step=self.updates, squared_norm=squared_norm)
+                              scale=scale, step=self.updates, squared_norm=squared_norm, rounded=self._rounded)
+        self._rounded_is_current = self._rounded is not None
         self.updates += 1
         self.compute_seconds += perf_counter() - begin
 
@@ -239,6 +250,7 @@ class Worker:
         DataError
             A tensor is missing or has another shape: it is of another model.
         """
+        self._rounded_is_current = False
         state = self.whole_state()
         for name, view in self.tensors(state).items():
             tensor = tensors.get(name)
@@ -277,7 +289,8 @@ class Worker:
         self._loss_of(shard, out)
 
     def _loss_of(self, batch: Batch, gradients: np.ndarray) -> None:
-        loss = self.model.gradient(self.parameters, gradients, self.buffers, batch, self.ready)
+        given = {"rounded": self._rounded} if self._rounded_is_current else {}
+        loss = self.model.gradient(self.parameters, gradients, self.buffers, batch, self.ready, **given)
         if not isfinite(loss):
             raise NotFiniteError(self._where_not_finite(loss, batch, gradients))
         self.losses.append(loss)
@@ -291,6 +304,11 @@ class Worker:
                 message += f"; the first bad value in {name} is in {inside[0] if inside else 'no slice'}"
                 break
         return message + ": lower the learning rate, or set clip_norm"
+
+
+def takes_rounded(model: Model) -> bool:
+    """Whether the model's gradient can be given ``rounded``: also a subclass may have written its own without."""
+    return getattr(model, "takes_rounded", False) and "rounded" in signature(model.gradient).parameters
 
 
 def _within(ranges: list[tuple[int, int, bool]], share: slice) -> list[tuple[int, int, bool]]:

@@ -483,6 +483,26 @@ def test_bfloat16_gradients_are_sums_of_rounded_deltas():
 
 
 @needs_bfloat16
+@pytest.mark.parametrize("batch", [0, 1, 13, 128])
+def test_weights_that_come_rounded_give_the_same_bits(batch):
+    layers, size = chain([65, 31, 5, 31, 65], ["relu", "linear", "tanh", "linear"])
+    parameters, rows, targets = random_case(layers, size, batch)
+    network = _core.DenseNetwork(layers, "bfloat16")
+    given = (rounded(parameters).view(np.uint32) >> 16).astype(np.uint16)
+    one, two = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    values = [
+        network.gradient(parameters, one, rows, targets, "mse"),
+        network.gradient(parameters, two, rows, targets, "mse", None, given),
+    ]
+    assert values[0] == values[1]
+    np.testing.assert_array_equal(one, two)
+    if batch > 12:  # fewer rows take float32, and leave them alone
+        assert network.gradient(parameters, two, rows, targets, "mse", None, np.zeros_like(given)) != values[0]
+    with pytest.raises(ValueError, match=f"rounded has {size - 1} elements; expected {size}"):
+        network.gradient(parameters, two, rows, targets, "mse", None, given[1:])
+
+
+@needs_bfloat16
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_bfloat16_keeps_nan_and_infinity(activation):
     layers, size = chain([40, 33, 40], [activation, "linear"])

@@ -167,6 +167,43 @@ def test_fast_equals_reference(name, n):
         assert n == 0 or np.abs(fast[0]).max() <= bound
 
 
+def to_bfloat16(x):
+    """Bits of the nearest, ties to even; a NaN keeps its upper half."""
+    bits = x.view(np.uint32)
+    near = (bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(x), bits >> 16 | 0x40, near).astype(np.uint16)
+
+
+@pytest.mark.parametrize("prefix", ["", "reference_"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 37, 1009, 70_001])
+def test_rounded_is_what_the_update_wrote(prefix, name, n):
+    given = vectors(n, 2 + len(OPTIMIZERS[name].state_names))
+    for s in given[2:]:
+        np.abs(s, out=s)
+    bad = [np.nan, -np.nan, np.inf, -np.inf, 3e38, 0.0, -0.0][:n]
+    given[0][:len(bad)] = bad
+    given[0][n // 2:][:1] = np.array([0x7F800001], np.uint32).view(np.float32)  # its upper half alone is infinity
+    rounded = np.full(n + 3, 0xABCD, np.uint16)
+    without = [v.copy() for v in given]
+    begin = n // 4
+    ranges = _core.Ranges([(begin, n // 3, 0.1), (n // 3, n, 0.0)])
+    rule = getattr(_core, prefix + name)
+    rule(*given, ranges, 0.01, 0.5, math.inf, *OWN[name], rounded)
+    rule(*without, ranges, 0.01, 0.5, math.inf, *OWN[name])
+    for a, b in zip(given, without, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(rounded[begin:n], to_bfloat16(given[0])[begin:])
+    assert (rounded[:begin] == 0xABCD).all() and (rounded[n:] == 0xABCD).all()
+
+
+@pytest.mark.parametrize("rounded", [np.zeros(9, np.uint16), np.zeros(10, np.float32), np.zeros((2, 5), np.uint16)])
+def test_a_wrong_vector_for_rounded_is_named(rounded):
+    p, g = vectors(10, 2)
+    with pytest.raises(ShapeError, match=r"rounded has shape .* expected \(10,\) and uint16"):
+        optimizer("sgd").update(p, g, [], [(0, 10, True)], scale=1.0, step=0, rounded=rounded)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_weight_decay_where_the_layout_says(name):
     layout = Layout([Slice("weight", (5, 3)), Slice("bias", (3,), decay=False), Slice("more", (20,))])
@@ -326,9 +363,10 @@ for name in OPTIMIZERS:
     rule = optimizer(name, weight_decay=0.01)
     p, g = np.random.default_rng(0).standard_normal((2, 100_003)).astype(np.float32)
     state = [np.zeros_like(p) for _ in rule.state_names]
+    rounded = np.zeros(len(p), np.uint16)
     for step in range(3):
-        rule.update(p, g, state, [(0, 99_999, True)], scale=0.3, step=step)
-    sha.update(p.tobytes())
+        rule.update(p, g, state, [(0, 99_999, True)], scale=0.3, step=step, rounded=rounded)
+    sha.update(p.tobytes() + rounded.tobytes())
 print(sha.hexdigest())
 """
 

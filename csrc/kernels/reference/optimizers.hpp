@@ -2,6 +2,7 @@
 /// in the order of the papers. Slow; the oracle of the tests.
 #pragma once
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 
@@ -16,8 +17,18 @@ inline float projected(double p, const UpdateOptions& o) {
     return static_cast<float>(std::isnan(p) ? p : std::clamp(p, -bound, bound));
 }
 
+/// The upper half of each p, rounded to the nearest, ties to even.
+inline void round(const float* p, std::int64_t n, const UpdateOptions& o) {
+    for (std::int64_t i = 0; i < n && o.rounded != nullptr; ++i) {
+        const auto bits = std::bit_cast<std::uint32_t>(p[i]);
+        const std::uint32_t up = (bits & 0xffffu) > 0x8000u || (bits & 0x1ffffu) == 0x18000u;
+        o.rounded[i].bits = static_cast<std::uint16_t>(std::isnan(p[i]) ? bits >> 16 | 0x40u : (bits >> 16) + up);
+    }
+}
+
 inline void sgd(float* p, const float* g, std::int64_t n, const UpdateOptions& o) {
     for (std::int64_t i = 0; i < n; ++i) p[i] = projected(p[i] - o.learning_rate * full_gradient(p[i], g[i], o), o);
+    round(p, n, o);
 }
 
 inline void momentum(float* p, const float* g, float* velocity, std::int64_t n, const UpdateOptions& o,
@@ -27,6 +38,7 @@ inline void momentum(float* p, const float* g, float* velocity, std::int64_t n, 
         velocity[i] = static_cast<float>(v);
         p[i] = projected(p[i] + v, o);
     }
+    round(p, n, o);
 }
 
 /// Goes back to theta, takes Sutskever's step there and looks ahead again.
@@ -38,6 +50,7 @@ inline void nesterov(float* p, const float* g, float* velocity, std::int64_t n, 
         velocity[i] = static_cast<float>(v);
         p[i] = projected((theta + v) + next_momentum * v, o);
     }
+    round(p, n, o);
 }
 
 inline void adagrad(float* p, const float* g, float* sum, std::int64_t n, const UpdateOptions& o, float epsilon) {
@@ -47,6 +60,7 @@ inline void adagrad(float* p, const float* g, float* sum, std::int64_t n, const 
         sum[i] = static_cast<float>(s);
         p[i] = projected(p[i] - o.learning_rate * gradient / (std::sqrt(s) + epsilon), o);
     }
+    round(p, n, o);
 }
 
 inline void rmsprop(float* p, const float* g, float* square, std::int64_t n, const UpdateOptions& o, double decay,
@@ -57,6 +71,7 @@ inline void rmsprop(float* p, const float* g, float* square, std::int64_t n, con
         square[i] = static_cast<float>(s);
         p[i] = projected(p[i] - o.learning_rate * gradient / (std::sqrt(s) + epsilon), o);
     }
+    round(p, n, o);
 }
 
 inline void adadelta(float* p, const float* g, float* square, float* change_square, std::int64_t n,
@@ -70,6 +85,7 @@ inline void adadelta(float* p, const float* g, float* square, float* change_squa
         change_square[i] = static_cast<float>(decay * change_square[i] + (1 - decay) * change * change);
         p[i] = projected(p[i] - o.learning_rate * change, o);
     }
+    round(p, n, o);
 }
 
 inline void adam_step(float* p, const float* g, float* first, float* second, std::int64_t n, const UpdateOptions& o,
@@ -86,6 +102,7 @@ inline void adam_step(float* p, const float* g, float* first, float* second, std
         const double m_hat = m / (1 - std::pow(beta1, t)), v_hat = v / (1 - std::pow(beta2, t));
         p[i] = projected(start - o.learning_rate * m_hat / (std::sqrt(v_hat) + epsilon), o);
     }
+    round(p, n, o);
 }
 
 inline void adam(float* p, const float* g, float* first, float* second, std::int64_t n, const UpdateOptions& o,
