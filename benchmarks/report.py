@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks import harness
+from benchmarks import harness, split
 from benchmarks.auto import NEAR
 from benchmarks.ranks import rates
 from benchmarks.server_latency import IDLE_AIM
@@ -19,7 +19,7 @@ from benchmarks.step import NETWORKS
 __all__ = ["Aim", "aims", "main", "write"]
 
 Lines = list[dict[str, Any]]
-QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "auto")
+QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "auto", "split")
 
 
 class Aim(NamedTuple):
@@ -278,6 +278,12 @@ def auto_section(lines: Lines) -> Iterable[str]:
     )
 
 
+def split_section(lines: Lines) -> Iterable[str]:
+    where = f"{lines[0]['ranks']} ranks on {lines[0]['nodes']} node{'s' if lines[0]['nodes'] > 1 else ''}"
+    yield f"\n### Split weights against gradients that are summed, {where}: MB sent per rank and step, ms per step\n"
+    yield harness.table(split.head(lines[0]), [split.rows_of(line) for line in lines])
+
+
 def when(header: dict[str, Any]) -> str:
     """When and on what a question was answered."""
     clock = ", in processor time" if header.get("clock") == "cpu" else ""
@@ -312,6 +318,7 @@ def write(path: Path, lines: dict[str, Lines]) -> None:
         ("overhead", overhead_section),
         ("server_latency", server_section),
         ("auto", auto_section),
+        ("split", split_section),
     )
     text += ["", "## Figures"]
     for question, section in sections:

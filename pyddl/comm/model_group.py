@@ -6,8 +6,7 @@ Letters: K ranks of the group, B rows of the batch, N columns of a layer in all;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -103,30 +102,26 @@ class ModelGroup:
         return self.transport.sum(NOTHING, int(flag)) > 0
 
     def _gather(self, block: np.ndarray, cuts: Sequence[int], out: np.ndarray) -> None:
-        with self._moving():
-            self._received = _at_least(out.size, self._received)
-            places, counts, starts = _places(cuts, len(out))
-            self._call("Allgatherv", [block, _float()], [self._received, counts, starts, _float()])
-            for place, (begin, end) in zip(places, pairwise(cuts), strict=True):
-                out[:, begin:end] = self._received[place].reshape(len(out), end - begin)
+        began = perf_counter()
+        self._received = _at_least(out.size, self._received)
+        places, counts, starts = _places(cuts, len(out))
+        self._call("Allgatherv", [block, _float()], [self._received, counts, starts, _float()])
+        for place, (begin, end) in zip(places, pairwise(cuts), strict=True):
+            out[:, begin:end] = self._received[place].reshape(len(out), end - begin)
+        self._moving_seconds += perf_counter() - began
 
     def _sum(self, whole: np.ndarray, cuts: Sequence[int], out: np.ndarray) -> None:
-        with self._moving():
-            self._packed = _at_least(whole.size, self._packed)
-            self._received = _at_least(self.size * out.size, self._received)
-            places, counts, starts = _places(cuts, len(whole))
-            for place, (begin, end) in zip(places, pairwise(cuts), strict=True):
-                self._packed[place].reshape(len(whole), end - begin)[...] = whole[:, begin:end]
-            mine = out.size * np.arange(self.size + 1)
-            self._call("Alltoallv", [self._packed, counts, starts, _float()],
-                       [self._received, np.diff(mine), mine[:-1], _float()])
-            _add([self._received[begin : begin + out.size].reshape(out.shape) for begin in mine[:-1]], out)
-
-    @contextmanager
-    def _moving(self) -> Iterator[None]:
-        begin = perf_counter()
-        yield
-        self._moving_seconds += perf_counter() - begin
+        began = perf_counter()
+        self._packed = _at_least(whole.size, self._packed)
+        self._received = _at_least(self.size * out.size, self._received)
+        places, counts, starts = _places(cuts, len(whole))
+        for place, (begin, end) in zip(places, pairwise(cuts), strict=True):
+            self._packed[place].reshape(len(whole), end - begin)[...] = whole[:, begin:end]
+        mine = out.size * np.arange(self.size + 1)
+        self._call("Alltoallv", [self._packed, counts, starts, _float()],
+                   [self._received, np.diff(mine), mine[:-1], _float()])
+        _add([self._received[begin : begin + out.size].reshape(out.shape) for begin in mine[:-1]], out)
+        self._moving_seconds += perf_counter() - began
 
     def _call(self, name: str, *arguments: Any) -> None:
         from mpi4py import MPI
@@ -158,23 +153,26 @@ class SharedModelGroup(ModelGroup):
         if not self._reserve(out.size):
             super()._gather(block, cuts, out)
             return
-        with self._moving():
-            self._of(self.rank, *block.shape)[...] = block
+        began = perf_counter()
+        self._of(self.rank, *block.shape)[...] = block
+        self._moving_seconds += perf_counter() - began
         self.transport.barrier()
-        with self._moving():
-            for rank, (begin, end) in enumerate(pairwise(cuts)):
-                out[:, begin:end] = self._of(rank, len(out), end - begin)
+        began = perf_counter()
+        for rank, (begin, end) in enumerate(pairwise(cuts)):
+            out[:, begin:end] = self._of(rank, len(out), end - begin)
         self._turn ^= 1
+        self._moving_seconds += perf_counter() - began
 
     def _sum(self, whole: np.ndarray, cuts: Sequence[int], out: np.ndarray) -> None:
         if not self._reserve(whole.size):
             super()._sum(whole, cuts, out)
             return
         self.transport.barrier()
-        with self._moving():
-            mine = slice(cuts[self.rank], cuts[self.rank + 1])
-            _add([self._of(rank, *whole.shape)[:, mine] for rank in range(self.size)], out)
+        began = perf_counter()
+        mine = slice(cuts[self.rank], cuts[self.rank + 1])
+        _add([self._of(rank, *whole.shape)[:, mine] for rank in range(self.size)], out)
         self._turn ^= 1
+        self._moving_seconds += perf_counter() - began
 
     def _reserve(self, wanted: int) -> bool:
         """Have halves of so many elements, equally many on all ranks; false where shared memory was refused."""

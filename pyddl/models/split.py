@@ -11,12 +11,13 @@ Source: Das et al. (2016), Distributed deep learning using synchronous stochasti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from pyddl import _core
-from pyddl.data.batch import Batch
+from pyddl.data.batch import Batch, ModelGroup
 from pyddl.errors import InternalError, ParameterError
 from pyddl.layout import Layout, Slice
 from pyddl.models.autoencoder import Autoencoder
@@ -69,7 +70,9 @@ class SplitAutoencoder:
             slices.append(Slice(f"{layer.name}.bias", (end - first,), decay=False, first=first, of=layer.outputs))
         self.layout = Layout(slices)
         self.buffers = Layout()
-        self._memory: dict[tuple[str, int], np.ndarray] = {}
+        pairs = [[self.layout[f"{layer.name}.{what}"] for what in ("weight", "bias")] for layer in whole.layers]
+        self._places = [(weight.begin, weight.end, bias.begin, bias.end) for weight, bias in pairs]
+        self._memory = Memory(0, [0], [0])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SplitAutoencoder, (self.whole, self.part, self.parts)
@@ -85,24 +88,25 @@ class SplitAutoencoder:
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch,
                  ready: Ready | None = None) -> float:
         """Overwrite ``gradients`` with the sum over the rows; return this part of the sum of their losses."""
-        if len(batch) == 0:
+        rows = len(batch)
+        if rows == 0:
             gradients[:] = 0
             return 0.0
-        group = _group_of(batch)
+        group, memory = _group_of(batch), self._memory_for(rows)
         weights, slopes = self._layers_of(parameters), self._layers_of(gradients)
-        inputs, outputs = self._forward(weights, batch)
-        last = len(outputs) - 1
-        deltas = outputs[last]
-        loss = _core.loss_gradient(outputs[last], self._targets(batch), self.whole.loss, "linear", deltas)
+        self._forward(weights, batch.rows, group, memory)
+        last = len(weights) - 1
+        deltas = memory.outputs[last]
+        loss = _core.loss_gradient(deltas, self._targets(batch.rows, memory), self.whole.loss, "linear", deltas)
         for i in range(last, -1, -1):
             layer = self.whole.layers[i]
-            below = group.room(len(batch), layer.inputs) if i > 0 else None
-            _core.dense_backward(inputs[i], weights[i][0], outputs[i], layer.activation, deltas, *slopes[i], below)
+            below = group.room(rows, layer.inputs) if i > 0 else None
+            inputs = memory.inputs[i - 1] if i > 0 else batch.rows
+            _core.dense_backward(inputs, weights[i][0], memory.outputs[i], layer.activation, deltas, *slopes[i], below)
             if ready is not None:
-                weight, bias = self.layout[f"{layer.name}.weight"], self.layout[f"{layer.name}.bias"]
-                ready(weight.begin, bias.end)
+                ready(self._places[i][0], self._places[i][-1])
             if below is not None:
-                deltas = self._array("deltas", i - 1, len(batch), outputs[i - 1].shape[1])
+                deltas = memory.deltas[i - 1]
                 group.sum_columns(below, self.cuts[i - 1], deltas)
         return loss
 
@@ -110,43 +114,55 @@ class SplitAutoencoder:
         """This part of the sums over the rows that the whole gives."""
         loss = squared_error = 0.0
         if len(batch):
-            _, outputs = self._forward(self._layers_of(parameters), batch)
-            loss, squared_error = _core.loss_sums(outputs[-1], self._targets(batch), self.whole.loss)
+            memory = self._memory_for(len(batch))
+            self._forward(self._layers_of(parameters), batch.rows, _group_of(batch), memory)
+            targets = self._targets(batch.rows, memory)
+            loss, squared_error = _core.loss_sums(memory.outputs[-1], targets, self.whole.loss)
         return {"loss": loss, "squared_error": squared_error}
 
-    def _forward(self, weights: list[tuple[np.ndarray, np.ndarray]],
-                 batch: Batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Inputs (B, I) of each layer, and this part of its outputs."""
-        inputs, outputs = [batch.rows], []
+    def _forward(self, weights: list[tuple[np.ndarray, np.ndarray]], rows: np.ndarray, group: ModelGroup,
+                 memory: Memory) -> None:
+        """Fill the memory's outputs of this part, and inputs of all."""
+        inputs = rows
         for i, (layer, (weight, bias)) in enumerate(zip(self.whole.layers, weights, strict=True)):
-            mine = self._array("outputs", i, len(batch), len(bias))
-            _core.dense_forward(inputs[i], weight, bias, layer.activation, mine)
-            outputs.append(mine)
+            _core.dense_forward(inputs, weight, bias, layer.activation, memory.outputs[i])
             if i + 1 < len(weights):
-                inputs.append(self._array("inputs", i + 1, len(batch), layer.outputs))
-                _group_of(batch).gather_columns(mine, self.cuts[i], inputs[i + 1])
-        return inputs, outputs
+                inputs = memory.inputs[i]
+                group.gather_columns(memory.outputs[i], self.cuts[i], inputs)
 
-    def _targets(self, batch: Batch) -> np.ndarray:
+    def _targets(self, rows: np.ndarray, memory: Memory) -> np.ndarray:
         """The columns of the rows that this part reconstructs."""
         first, end = self.cuts[-1][self.part : self.part + 2]
-        targets = self._array("targets", 0, len(batch), end - first)
-        targets[...] = batch.rows[:, first:end]
-        return targets
+        memory.targets[...] = rows[:, first:end]
+        return memory.targets
 
     def _layers_of(self, vector: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        views = self.layout.views(vector)
-        return [(views[f"{layer.name}.weight"], views[f"{layer.name}.bias"]) for layer in self.whole.layers]
+        """Weights and bias of each layer."""
+        return [(vector[begin:end].reshape(-1, layer.inputs), vector[bias_begin:bias_end])
+                for layer, (begin, end, bias_begin, bias_end) in zip(self.whole.layers, self._places, strict=True)]
 
-    def _array(self, what: str, layer: int, rows: int, columns: int) -> np.ndarray:
-        """Memory that is used again in the next step; it keeps no value."""
-        found = self._memory.get((what, layer))
-        if found is None or len(found) < rows:
-            found = self._memory[what, layer] = np.empty((rows, columns), dtype=np.float32)
-        return found[:rows]
+    def _memory_for(self, rows: int) -> Memory:
+        if len(self._memory.targets) != rows:
+            self._memory = Memory(rows, [cuts[-1] for cuts in self.cuts],
+                                  [cuts[self.part + 1] - cuts[self.part] for cuts in self.cuts])
+        return self._memory
 
 
-def _group_of(batch: Batch) -> Any:
+class Memory:
+    """What a step computes, for ``rows`` rows: used again by the next, and of no value between two.
+
+    ``inputs`` are those of the layers above the first, ``outputs`` and ``deltas`` of this part of each layer.
+    """
+
+    def __init__(self, rows: int, outputs: Sequence[int], mine: Sequence[int]):
+        def arrays(columns: Sequence[int]) -> list[np.ndarray]:
+            return [np.empty((rows, each), dtype=np.float32) for each in columns]
+
+        self.inputs, self.outputs, self.deltas = arrays(outputs[:-1]), arrays(mine), arrays(mine[:-1])
+        self.targets, = arrays(mine[-1:])
+
+
+def _group_of(batch: Batch) -> ModelGroup:
     if batch.group is None:
         raise InternalError("a part of a split model needs the ranks that hold the others: batch.group is None")
     return batch.group

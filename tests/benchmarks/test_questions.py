@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import auto, harness, overhead, ranks, report, server_latency, start, step, sum
+from benchmarks import auto, harness, overhead, ranks, report, server_latency, split, start, step, sum
 from pyddl.comm import launcher
 from pyddl.errors import CommError
 
@@ -89,6 +89,16 @@ def test_auto_predicts_what_is_then_measured(out):
     assert line["ranks"] == 2 and {"allreduce", "averaging", "local"} < set(line["ratio"])
     assert all(ratio > 0 for ratio in line["ratio"].values())
     assert all(len(rounds) == 2 for rounds in line["predicted"].values())
+
+
+@needs_mpi
+def test_split_sends_what_its_layers_are_wide(out):
+    record = split.main([*SMALL, "--out", str(out)])
+    (line,) = record.lines
+    hidden, parameters = 256 + 64 + 256, 2 * 784 * 256 + 2 * 256 * 64 + 256 + 64 + 256 + 784
+    assert line["bytes_per_step"] == {"allreduce": 4 * parameters, "split": 4 * line["batch"] * hidden}
+    assert line["difference"]["split"] < 1e-3
+    assert positive(line["seconds"])
 
 
 @pytest.mark.parametrize("floats", [1, 999, 1000, 1001, 2500])
