@@ -7,9 +7,10 @@ __version__ = "0.1.0"
 
 # Names appear on first use, so that `import pyddl` stays light: a thousand ranks may start from one file
 # system.
-_SUBMODULES = ("comm", "data", "estimators", "models", "optim", "strategies", "train")
-_HOME = {"Autoencoder": "pyddl.estimators", "Layout": "pyddl.layout", "Slice": "pyddl.layout",
-         "ZCA": "pyddl.estimators", "load": "pyddl.estimators", "use": "pyddl.comm", "world": "pyddl.comm"}
+_SUBMODULES = ("comm", "data", "estimators", "models", "optim", "server", "strategies", "train")
+_HOME = {"Autoencoder": "pyddl.estimators", "Layout": "pyddl.layout", "ParameterServer": "pyddl.server",
+         "Slice": "pyddl.layout", "ZCA": "pyddl.estimators", "load": "pyddl.estimators", "use": "pyddl.comm",
+         "world": "pyddl.comm"}
 
 
 def __getattr__(name: str) -> Any:

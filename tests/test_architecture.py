@@ -15,6 +15,7 @@ MAY_USE = {
     "strategies": {"strategies", "comm.operations", "optim"},
     "comm": {"comm", "_core"},
     "train": {"_core", "train", "models", "optim", "strategies", "comm", "data", "__version__"},
+    "server": {"server", "comm.abort", "comm.world", "data.sampler", "data.source"},
     "estimators": {"estimators", "train", "models", "data", "comm.world"},
     "cli": {"cli", "train", "models", "optim", "strategies", "comm", "data", "_core", "__version__"},
 }

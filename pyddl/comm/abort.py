@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from pyddl.errors import PeerLost
 
-__all__ = ["STOPPED", "OnAllRanks", "end_all", "install", "leave", "run_main"]
+__all__ = ["STOPPED", "OnAllRanks", "end_all", "end_without_mpi", "install", "leave", "run_main"]
 
 STOPPED = 75
 """Exit status of a run that was stopped on request and can be resumed: all ranks agree on it, so it is no
@@ -37,6 +37,7 @@ INTERRUPTED = 130  # as a shell reports SIGINT
 
 _abort: Callable[[int], Any] | None = None
 _name = ""
+_without_mpi = False
 
 
 def install(abort: Callable[[int], Any], rank: int, size: int) -> None:
@@ -105,6 +106,26 @@ def leave(status: object) -> None:
     _end(status if isinstance(status, int) and status not in (0, STOPPED) else 1)
 
 
+def end_without_mpi() -> None:
+    """Let this process end, when it does, without MPI_Finalize, which may wait for ever for a rank that has died.
+
+    Its exit status is then 0, or that of `run_main`, as Python does not tell at exit what was given to `sys.exit`.
+    """
+    global _without_mpi
+    if not _without_mpi:
+        _without_mpi = True
+        atexit.register(_end_now, 0)
+
+
+def _end_now(code: int) -> NoReturn:
+    atexit.unregister(_end_now)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
 def run_main(main: Callable[[], int | None]) -> NoReturn:
     """Run ``main`` and end this process with its exit status; where it fails on one rank, end all ranks.
 
@@ -135,6 +156,8 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     if code not in (0, STOPPED) and not isinstance(status, OnAllRanks) and _abort is not None:
         os.write(2, f"{_name}: exit status {code}; ending all ranks\n".encode())
         _end(code)
+    if _without_mpi:
+        _end_now(code)
     if code == STOPPED and _abort is not None:
         code = _one_says_stopped()
     sys.exit(code)
