@@ -1,6 +1,6 @@
 # make train   set everything up in .venv, then train an autoencoder on 2 MPI ranks
 # make test    set everything up in .venv, then run all tests, and those of several ranks on 1, 2, 3 and 4
-# More: setup, test-long, test-routes, bench, lint, format, clean. Examples: make train RANKS=4 EPOCHS=20, make test PYTHON=python3.12
+# More: setup, test-long, test-routes, bench, word2vec, lint, format, clean. Examples: make train RANKS=4 EPOCHS=20, make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +15,7 @@ LAUNCH := $(BIN)/python -m pyddl.comm.launcher
 CXX_FILES := $(shell find csrc tests/native -name '*.[hc]pp')
 NATIVE := $(filter csrc/%,$(CXX_FILES)) CMakeLists.txt $(shell find csrc -name CMakeLists.txt -o -name '*.pyx' -o -name '*.in' -o -name '*.cmake')
 
-.PHONY: train test test-long test-routes bench setup lint format clean
+.PHONY: train test test-long test-routes bench word2vec setup lint format clean
 
 train: setup
 	@data=$$($(BIN)/python -c 'from pyddl.data import find; print("mnist" if find("mnist") else "digits")') && \
@@ -41,6 +41,10 @@ test-routes:
 bench: setup $(VENV)-torch/.made $(VENV)-mpich/.made
 	$(BIN)/python -m benchmarks --size node
 
+# gensim's Word2Vec on a parameter server, in an environment that has gensim, and all of $(VENV) behind it.
+word2vec: setup $(VENV)-gensim/.made
+	$(LAUNCH) -n 4 --threads 1 -- $(VENV)-gensim/bin/python examples/word2vec.py
+
 lint: setup $(VENV)/.linters
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -52,7 +56,7 @@ format: setup $(VENV)/.linters
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf build $(VENV) $(VENV)-torch $(VENV)-mpich
+	rm -rf build $(VENV) $(VENV)-torch $(VENV)-mpich $(VENV)-gensim
 
 setup: $(VENV)/.built
 
@@ -95,6 +99,15 @@ $(VENV)-torch/.made $(VENV)-mpich/.made:
 	@echo 'setting up $(@D)'
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
+	@touch $@
+
+$(VENV)-gensim/.made: | $(VENV)/.built
+	@echo 'setting up $(@D)'
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check gensim==4.4.0
+	@packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	echo "import site; site.addsitedir('$$($(BIN)/python -c "$$packages")')" \
+	    >"$$($(@D)/bin/python -c "$$packages")/pyddl.pth"
 	@touch $@
 
 $(VENV)/.linters: $(VENV)/.built
