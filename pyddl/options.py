@@ -90,6 +90,7 @@ def parse_ints(name: str, text: str) -> tuple[int, ...]:
         raise ParameterError(f"{name} is {text!r}; expected whole numbers with commas, for example 256,64") from None
 
 
+_RULES = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw")
 _ACTIVATIONS = ("linear", "sigmoid", "relu", "leaky_relu", "tanh", "softplus")
 
 TABLE: tuple[Option, ...] = (
@@ -113,11 +114,10 @@ TABLE: tuple[Option, ...] = (
            choices=("float32", "bfloat16"), trainer=False),
     # ---- training
     Option("strategy", "str", "allreduce", "training", "how ranks work together",
-           choices=("local", "allreduce", "averaging", "elastic", "gossip", "sequential", "split", "auto")),
+           choices=("local", "allreduce", "averaging", "server", "elastic", "gossip", "sequential", "split", "auto")),
     Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),
     Option("batch_size", "int", 256, "training", "samples per step of all ranks together", "samples", at_least=1),
-    Option("optimizer", "str", "adam", "training", "update rule",
-           choices=("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw")),
+    Option("optimizer", "str", "adam", "training", "update rule", choices=_RULES),
     Option("learning_rate", "float", None, "training", "step size; each optimizer has its own default", also=("--lr",),
            above=0),
     Option("schedule", "str", "constant", "training", "of the learning rate", choices=("constant", "step", "cosine")),
@@ -154,8 +154,26 @@ TABLE: tuple[Option, ...] = (
            below=1, of=("averaging",)),
     Option("outer_rate", "float", None, "training", "step size of outer: 1 for momentum, 0.7 for nesterov", above=0,
            of=("averaging",)),
-    Option("mode", "str", "sync", "training", "sync: all workers meet at the same step", choices=("sync",),
-           of=("elastic",)),
+    Option("mode", "str", "sync", "training",
+           "sync: all workers meet at each step; ssp: none is more than bound ahead; async: each at its own pace",
+           choices=("sync", "ssp", "async"), of=("server", "elastic")),
+    Option("bound", "int", None, "training", "ssp: pushes that a worker may be ahead of the slowest; 3", "pushes",
+           at_least=0, of=("server",)),
+    Option("push_every", "int", 1, "training", "ssp, async: minibatches between two pushes", "minibatches", at_least=1,
+           of=("server",)),
+    Option("fetch_every", "int", 1, "training",
+           "ssp, async: minibatches between two fetches; between them the worker moves its own copy", "minibatches",
+           at_least=1, of=("server",)),
+    Option("server_optimizer", "str", None, "training", "update rule on the servers; by default that of the workers",
+           choices=_RULES, of=("server",)),
+    Option("servers", "int", 1, "training", "ranks that serve a share of the parameters each, and compute nothing",
+           at_least=1, of=("server",)),
+    Option("backup", "int", 0, "training", "sync: workers whose pushes a step does not wait for", "workers", at_least=0,
+           of=("server",)),
+    Option("solo_steps", "int", 0, "training", "async: steps that one worker takes alone at first", "steps", at_least=0,
+           of=("server",)),
+    Option("staleness", "str", "scaled", "training", "ssp, async: whether learning rates are divided by it",
+           choices=("scaled", "ignored"), of=("server",)),
     Option("tau", "int", 10, "training", "steps between two meetings with the centre", "steps", at_least=1,
            of=("elastic",)),
     Option("alpha", "float", None, "training", "share of its distance by which a worker moves; 0.9 / ranks", above=0,
@@ -190,6 +208,9 @@ TABLE: tuple[Option, ...] = (
     Option("bandwidth", "float", 1.2e9, "simulation", "between nodes", "bytes/s", above=0, trainer=False),
     Option("node_latency", "float", 2e-6, "simulation", "of a message within a node", "s", at_least=0, trainer=False),
     Option("node_bandwidth", "float", 10e9, "simulation", "within a node", "bytes/s", above=0, trainer=False),
+    Option("straggler", "float", 1.0, "simulation", "worker 0 computes so many times slower", above=0, trainer=False),
+    Option("update_bandwidth", "float", 1.5e9, "simulation", "a server's: parameters that it updates", "bytes/s",
+           above=0, trainer=False),
     Option("workers_per_node", "int", 1, "simulation", "how many share a node", at_least=1, trainer=False),
     # ---- output
     Option("out", "str", None, "output", "run directory; by default runs/MODEL-DATE-TIME"),

@@ -491,6 +491,7 @@ cdef extern from "comm/node/server.hpp" namespace "pyddl::comm::node" nogil:
     enum class EventKind "pyddl::comm::node::Server::Event::Kind":
         over "pyddl::comm::node::Server::Event::over"
         push "pyddl::comm::node::Server::Event::push"
+        finished "pyddl::comm::node::Server::Event::finished"
         left "pyddl::comm::node::Server::Event::left"
 
     struct About "pyddl::comm::node::Mailbox::Push":
@@ -660,7 +661,7 @@ cdef class Server:
             event = self.server.receive()
         if event.kind == EventKind.push:
             return event.worker, event.slot, event.about.samples, event.about.version, event.about.clock
-        if event.kind == EventKind.left:
+        if event.kind != EventKind.over:
             return event.worker, event.why.decode()
         return None
 

@@ -55,10 +55,12 @@ def command(model: str, out: str | None, **given: Any) -> int:
     click.echo(HEAD)
     for workers in settings["workers"]:
         for name in dict.fromkeys(("allreduce", settings["strategy"])):
-            own = options.of_strategy(name, settings) if name == settings["strategy"] else {}
-            run = simulate(built, source, test, strategy(name, **own), workers,
-                           optimizer_of(settings["optimizer"], settings, steps), epochs=settings["epochs"],
-                           batch_size=settings["batch_size"], seed=settings["seed"], machine=machine)
+            chosen = strategy(name, **(options.of_strategy(name, settings) if name == settings["strategy"] else {}))
+            rules = [optimizer_of(rule, settings, steps)
+                     for rule in (settings["optimizer"], chosen.server_optimizer or settings["optimizer"])]
+            run = simulate(built, source, test, chosen, workers, rules[0], epochs=settings["epochs"],
+                           batch_size=settings["batch_size"], seed=settings["seed"], machine=machine,
+                           server_optimizer=rules[1])
             runs.append(run)
             click.echo(_line(run))
     folder = Path(out or time.strftime("runs/simulate-%Y%m%d-%H%M%S"))

@@ -6,23 +6,34 @@ from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from pyddl.comm.activity import Activity
-from pyddl.comm.group import AloneGroup, Group
+from pyddl.comm.group import AloneGroup, Group, broadcast_shares
 from pyddl.comm.lock import NoLock
 from pyddl.comm.operations import (
+    Arrived,
     Average,
     Compute,
+    Epoch,
     Exchange,
+    Fetch,
     Gather,
     GatherFromOwners,
+    GatherFromServers,
+    Left,
     Lock,
+    NextEpoch,
     Operation,
+    Publish,
+    Push,
+    Receive,
     StepDone,
     Sum,
     SumToOwners,
     Unlock,
+    Version,
 )
+from pyddl.comm.server import ServerLink, ServerPort
 from pyddl.comm.transport import Transport
-from pyddl.errors import InternalError
+from pyddl.errors import InternalError, PeerLost
 
 __all__ = ["Actor", "Stop", "drive"]
 
@@ -36,6 +47,22 @@ class Actor(Protocol):
     def compute(self) -> bool: ...
 
     def step_done(self) -> None: ...
+
+
+class FencedActor(Protocol):
+    """What it asks of a worker or server besides, where there are servers."""
+
+    def next_epoch(self) -> Epoch | None: ...
+
+
+class WorkerActor(Actor, FencedActor, Protocol):
+    def fetched(self, version: Version) -> None: ...
+
+
+class ServerActor(FencedActor, Protocol):
+    def received(self, arrived: Arrived) -> None: ...
+
+    def published(self, version: int) -> None: ...
 
 
 class Stop(Protocol):
@@ -67,23 +94,24 @@ class Never:
     requested = agreed = False
 
 
-def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Transport, stop: Stop | None = None, *,
-          groups: Groups | None = None, ordered: bool = False, activity: Activity | None = None) -> None:
+def drive(strategy: Generator[Operation, Any, None], actor: Any, transport: Transport, stop: Stop | None = None, *,
+          groups: Groups | None = None, ordered: bool = False, activity: Activity | None = None,
+          end: ServerLink | ServerPort | None = None) -> None:
     """Run ``strategy`` to its end, or to the first step after which all ranks agree to stop.
 
     Collective, as the strategy is. With ``ordered``, sums follow one fixed tree, whatever the transport would prefer.
     Averages and exchanges are carried out by ``groups``, which one worker alone does not need. Each operation is noted
-    in ``activity``.
+    in ``activity``. Pushes and what belongs to them go through this rank's ``end``.
     """
     noted = activity or Activity()
     request: Stop = Never() if stop is None else stop
     group = _Alone() if groups is None else groups
-    compute, step_done, total = actor.compute, actor.step_done, transport.sum
+    total = transport.sum
 
     def gradient(operation: Compute) -> bool:
         if request.agreed:
             return False
-        return compute() if operation.replica is None else operation.replica.compute()
+        return actor.compute() if operation.replica is None else operation.replica.compute()
 
     def sum_and_agree(operation: Sum) -> int:
         count = operation.count + STOP if request.requested else operation.count
@@ -118,7 +146,7 @@ def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Tr
     def close_step(operation: StepDone) -> None:
         if request.requested and transport.size == 1:
             request.agreed = True
-        step_done()
+        actor.step_done()
 
     carry_out: dict[type, Callable[[Any], Any]] = {
         Compute: gradient,
@@ -132,6 +160,10 @@ def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Tr
         Unlock: lambda operation: group.lock.release(),
         StepDone: close_step,
     }
+    if isinstance(end, ServerLink):
+        carry_out |= _of_worker(end, actor, transport, request)
+    elif isinstance(end, ServerPort):
+        carry_out |= _of_server(end, actor, transport, request)
     advance = strategy.send
     answer = None
     while True:
@@ -146,3 +178,62 @@ def drive(strategy: Generator[Operation, Any, None], actor: Actor, transport: Tr
         noted.number += 1
         answer = handler(operation)
         noted.doing = STRATEGY
+
+
+Handlers = dict[type, Callable[[Any], Any]]
+
+
+def _of_worker(link: ServerLink, actor: WorkerActor, transport: Transport, request: Stop) -> Handlers:
+    """A worker's operations with servers. A stop that is asked for ends the epoch: no more tickets are given."""
+    within = False  # an epoch
+
+    def gradient(operation: Compute) -> bool:
+        if request.requested:
+            link.close_tickets()
+        return actor.compute()
+
+    def fetch(operation: Fetch) -> Version:
+        version = link.fetch(operation.out, operation.progress)
+        actor.fetched(version)
+        return version
+
+    def meet(operation: NextEpoch) -> Epoch | None:
+        nonlocal within
+        if within:
+            link.finish()
+        epoch = actor.next_epoch()
+        within = epoch is not None
+        return epoch
+
+    return {
+        Compute: gradient,
+        StepDone: lambda operation: actor.step_done(),
+        Push: lambda operation: link.push(operation.vector, operation.samples, operation.version),
+        Fetch: fetch,
+        NextEpoch: meet,
+        GatherFromServers: lambda operation: broadcast_shares(transport, operation.vector, link.servers),
+    }
+
+
+def _of_server(port: ServerPort, actor: ServerActor, transport: Transport, request: Stop) -> Handlers:
+    def receive(operation: Receive) -> Arrived | Left | None:
+        if request.requested:
+            port.close_tickets()
+        arrived = port.receive()
+        if isinstance(arrived, Arrived):
+            actor.received(arrived)
+        elif arrived is not None and arrived.why:
+            raise PeerLost(f"server {port.number}: {arrived.why}")
+        return arrived
+
+    def publish(operation: Publish) -> int:
+        version = port.publish(operation.progress)
+        actor.published(version)
+        return version
+
+    def gather(operation: GatherFromServers) -> None:
+        operation.vector[port.share] = port.current()
+        broadcast_shares(transport, operation.vector, port.servers)
+
+    return {Receive: receive, Publish: publish, GatherFromServers: gather,
+            NextEpoch: lambda operation: actor.next_epoch()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from pyddl.comm.transport import Transport
     from pyddl.comm.world import World
 
-__all__ = ["AloneGroup", "Group", "Groups", "MPIGroup", "SharedGroup", "mean_of", "shares", "tree_sum"]
+__all__ = ["AloneGroup", "Group", "Groups", "MPIGroup", "SharedGroup", "broadcast_shares", "mean_of", "shares",
+           "tree_sum"]
 
 FLAG = 1 << 48  # added to a count
 
@@ -343,6 +345,12 @@ def shares(n: int, count: int) -> np.ndarray:
     """Bounds of ``count`` shares of n elements, on cache lines: share i is [bounds[i], bounds[i + 1])."""
     lines = -(-n // ALIGNMENT)
     return np.minimum(np.arange(count + 1, dtype=np.int64) * lines // count * ALIGNMENT, n)
+
+
+def broadcast_shares(transport: Transport, vector: np.ndarray, count: int) -> None:
+    """``vector`` becomes what ranks 0 to ``count`` - 1 have in their shares of it. Collective."""
+    for rank, (begin, end) in enumerate(pairwise(shares(vector.size, count).tolist())):
+        transport.broadcast(vector[begin:end], rank)
 
 
 def _float() -> MPI.Datatype:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Average", "Compute", "Exchange", "Gather", "GatherFromOwners", "Lock", "Operation", "StepDone", "Sum",
-           "SumToOwners", "Unlock", "average", "average_replicas", "compute", "exchange", "gather",
-           "gather_from_owners", "lock", "step_done", "sum_over_workers", "sum_to_owners", "unlock"]
+__all__ = ["Arrived", "Average", "Compute", "Epoch", "Exchange", "Fetch", "Gather", "GatherFromOwners",
+           "GatherFromServers", "Left", "Lock", "NextEpoch", "Operation", "Publish", "Push", "Receive", "StepDone",
+           "Sum", "SumToOwners", "Unlock", "Version", "average", "average_replicas", "compute", "exchange", "fetch",
+           "gather", "gather_from_owners", "gather_from_servers", "lock", "next_epoch", "publish", "push", "receive",
+           "step_done", "sum_over_workers", "sum_to_owners", "unlock"]
+
+Version = int | tuple[int, ...]
+"""How many times a server has published; of each, where there are several."""
 
 
 class Operation:
@@ -101,10 +106,116 @@ class StepDone(Operation):
     __slots__ = ()
 
 
+# ---- workers and servers
+
+
+class Epoch(NamedTuple):
+    """What begins at a fence.
+
+    Attributes
+    ----------
+    number : int
+        Fences so far in this session, from 1.
+    step : int
+        Steps (of ``batch_size`` samples) before it, since training began.
+    steps : int
+        Steps in it.
+    """
+
+    number: int
+    step: int
+    steps: int
+
+
+class Arrived(NamedTuple):
+    """A push, as the server finds it.
+
+    Attributes
+    ----------
+    worker : int
+    samples : int
+        What the vector is a sum over.
+    version : int
+        Of this server's share, on which the vector was computed.
+    vector : ndarray, float32
+        This server's share; read only, valid until the next `receive`.
+    clock : int
+        Pushes of this worker before this one.
+    """
+
+    worker: int
+    samples: int
+    version: int
+    vector: np.ndarray
+    clock: int
+
+
+class Left(NamedTuple):
+    """A worker will push no more in this epoch.
+
+    Attributes
+    ----------
+    worker : int
+    why : str
+        How it has died; empty where it has come to the end of the epoch.
+    """
+
+    worker: int
+    why: str = ""
+
+
+class NextEpoch(Operation):
+    """All ranks meet, between two epochs. Answer: the `Epoch` that begins; None when training is over."""
+
+    __slots__ = ()
+
+
+@dataclass(slots=True, eq=False)
+class Push(Operation):
+    """Send ``vector``, the sum over ``samples`` rows, to the servers; it may be changed at once. Answer: None."""
+
+    vector: np.ndarray
+    samples: int
+    version: Version
+
+
+@dataclass(slots=True, eq=False)
+class Fetch(Operation):
+    """``out`` becomes the newest version whose ``progress`` is at least this; it is waited for. Answer: its `Version`.
+
+    What comes from one server is of one version, and the server has dealt with all that this worker has pushed before.
+    """
+
+    out: np.ndarray
+    progress: int
+
+
+class Receive(Operation):
+    """The next push. Answer: `Arrived`; `Left`; None when all workers have left this epoch and all pushes are read."""
+
+    __slots__ = ()
+
+
+@dataclass(slots=True, eq=False)
+class Publish(Operation):
+    """What the server has written becomes the current version, with this ``progress``. Answer: the version."""
+
+    progress: int
+
+
+@dataclass(slots=True, eq=False)
+class GatherFromServers(Operation):
+    """``vector`` becomes, on all ranks, servers too, what each server has published of its share. Answer: None."""
+
+    vector: np.ndarray
+
+
 _COMPUTE = Compute()
 _LOCK = Lock()
 _UNLOCK = Unlock()
 _STEP_DONE = StepDone()
+_NEXT_EPOCH = NextEpoch()
+_RECEIVE = Receive()
 
 
 def compute(replica: Any = None) -> Compute:
@@ -163,3 +274,33 @@ def gather_from_owners(vector: np.ndarray) -> GatherFromOwners:
 def gather(vector: np.ndarray) -> Gather:
     """The short ``vector`` of each worker: not for parameters."""
     return Gather(vector)
+
+
+def next_epoch() -> NextEpoch:
+    """Meet all ranks between two epochs: the answer is the `Epoch` that begins, or None. Every rank calls it."""
+    return _NEXT_EPOCH
+
+
+def push(vector: np.ndarray, samples: int, version: Version) -> Push:
+    """Send a sum over ``samples`` rows, computed on ``version``, to the servers."""
+    return Push(vector, samples, version)
+
+
+def fetch(out: np.ndarray, progress: int = 0) -> Fetch:
+    """Copy what the servers have published into ``out``, once they have come as far as ``progress``."""
+    return Fetch(out, progress)
+
+
+def receive() -> Receive:
+    """Wait for the next push of any worker: `Arrived`, `Left`, or None at the end of the epoch."""
+    return _RECEIVE
+
+
+def publish(progress: int = 0) -> Publish:
+    """Let workers see what the server has written, and ``progress``, a number that only grows."""
+    return Publish(progress)
+
+
+def gather_from_servers(vector: np.ndarray) -> GatherFromServers:
+    """Replace ``vector`` by what all servers have published. Every rank calls it, at a fence or after the last."""
+    return GatherFromServers(vector)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from pyddl.comm.group import shares
+from pyddl.comm.operations import Arrived, Left
 from pyddl.comm.shared import check_room, new_name, together
 from pyddl.comm.transport import Transport
 from pyddl.errors import CommError, ParameterError, ShapeError
@@ -21,35 +21,13 @@ if TYPE_CHECKING:
     from pyddl.comm._mpi import NetworkLink, NodeLink, Region, Server
     from pyddl.comm.world import World
 
-__all__ = ["Left", "Push", "ServerLink", "ServerPort", "serve"]
+__all__ = ["ServerLink", "ServerPort", "serve"]
 
 log = logging.getLogger("pyddl")
 
 Self = TypeVar("Self", bound="_End")
 
 CHUNK = 1 << 28  # elements in a message: a count of bytes fits an int, whatever MPI makes of it
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Push:
-    """What a worker has pushed."""
-
-    worker: int
-    samples: int
-    version: int
-    """That the vector was computed from, as the worker says."""
-    vector: np.ndarray
-    """The server's share, read only. Valid until the next `ServerPort.receive`."""
-    clock: int
-    """Pushes of this worker before this one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """A worker that comes to no more."""
-
-    worker: int
-    why: str
 
 
 class _End:
@@ -136,16 +114,16 @@ class ServerPort(_End):
         """
         return self._server.publish(progress)
 
-    def receive(self) -> Push | Left | None:
+    def receive(self) -> Arrived | Left | None:
         """Wait for the next push.
 
         Pushes of one worker come in its order; among workers it goes round.
 
         Returns
         -------
-        Push, Left or None
-            `Left` where a worker has died or gone, once for each, after its last push. None when the epoch is over: all
-            workers that are left have finished it, and nothing is in the mailboxes.
+        Arrived, Left or None
+            `Left` where a worker has finished the epoch, or died or gone, after its last push. None when the epoch is
+            over: all workers have left it, and nothing is in the mailboxes.
         """
         event = self._server.receive()
         if event is None:
@@ -153,7 +131,7 @@ class ServerPort(_End):
         if len(event) == 2:
             return Left(*event)
         worker, slot, samples, version, clock = event
-        return Push(worker, samples, version, self._pushed[worker][slot], clock)
+        return Arrived(worker, samples, version, self._pushed[worker][slot], clock)
 
     def begin_epoch(self, tickets: int = 0) -> None:
         """Let workers begin their next epoch, with this many tickets to claim. After the one before is over."""
@@ -219,6 +197,8 @@ class ServerLink(_End):
 
     def fetch(self, out: np.ndarray, progress: int = 0) -> int | tuple[int, ...]:
         """Wait until all servers have published this progress; copy the newest version of each share.
+
+        Each server is through with this worker's pushes before: what it published after them is in the copy.
 
         Parameters
         ----------

@@ -16,21 +16,27 @@ from typing import Any
 import numpy as np
 
 from pyddl import _check
-from pyddl.comm.driver import Actor
 from pyddl.comm.group import mean_of, shares, tree_sum
 from pyddl.comm.operations import (
     Average,
     Compute,
     Exchange,
+    Fetch,
     Gather,
     GatherFromOwners,
+    GatherFromServers,
     Lock,
+    NextEpoch,
     Operation,
+    Publish,
+    Push,
+    Receive,
     StepDone,
     Sum,
     SumToOwners,
     Unlock,
 )
+from pyddl.comm.simulated_servers import Published, SimulatedServers
 from pyddl.errors import CommError, InternalError
 from pyddl.random import SEEDS, STRATEGY
 
@@ -59,6 +65,11 @@ class Machine:
     node_latency, node_bandwidth : float
         Within a node.
     workers_per_node : int
+        In the order of ranks, of which servers are the first.
+    straggler : float
+        Worker 0 computes so many times slower than the others.
+    update_bandwidth : float
+        Of a server: bytes of parameters that it updates per second.
     seed : int
 
     References
@@ -75,12 +86,14 @@ class Machine:
     node_latency: float = 2e-6
     node_bandwidth: float = 10e9
     workers_per_node: int = 1
+    straggler: float = 1.0
+    update_bandwidth: float = 1.5e9
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("sample_seconds", "step_seconds", "jitter", "uneven", "latency", "node_latency"):
             _check.number(name, getattr(self, name), at_least=0)
-        for name in ("bandwidth", "node_bandwidth"):
+        for name in ("bandwidth", "node_bandwidth", "straggler", "update_bandwidth"):
             _check.number(name, getattr(self, name), above=0)
         _check.integer("workers_per_node", self.workers_per_node, at_least=1)
         _check.integer("seed", self.seed, at_least=0)
@@ -88,7 +101,15 @@ class Machine:
     def compute_seconds(self, worker: int, number: int, samples: int) -> float:
         """How long a worker's ``number``-th gradient takes."""
         return ((self.step_seconds + samples * self.sample_seconds) * self._factor(self.jitter, COMPUTE, worker, number)
-                * self._factor(self.uneven, WORKER, worker, 0))
+                * self._factor(self.uneven, WORKER, worker, 0) * (self.straggler if worker == 0 else 1))
+
+    def update_seconds(self, size: int) -> float:
+        """How long a server takes to update so many bytes."""
+        return size / self.update_bandwidth
+
+    def message(self, number: int, size: int, one: int, other: int) -> tuple[float, float]:
+        """Latency of rank ``one``'s ``number``-th communication, with ``other``; transfer time of so many bytes."""
+        return self.seconds(number, 1, 0, (one, other)), self.seconds(number, 0, size, (one, other))
 
     def seconds(self, number: int, messages: int, sent: float, workers: Sequence[int]) -> float:
         """How long the ``number``-th communication takes: so many messages and bytes in a row, among these workers."""
@@ -135,16 +156,30 @@ class Simulation:
 
     Attributes
     ----------
+    now : float
+        The virtual time.
     timelines : list of Timeline
-        One for each worker of the last `run`.
+        One for each rank of the last `run`: servers first, then workers.
+    actors : sequence of Actor
+        Of each: as in `pyddl.comm.driver`.
     """
 
     def __init__(self, machine: Machine | None = None):
         self.machine = machine or Machine()
         self.timelines: list[Timeline] = []
 
-    def run(self, strategies: Sequence[Generator[Operation, Any, None]], actors: Sequence[Actor]) -> None:
-        """Run all strategies to their ends. ``actors[w].samples``, where there are any, says how long a gradient takes.
+    def run(self, strategies: Sequence[Generator[Operation, Any, None]], actors: Sequence[Any],
+            served: Sequence[Published] = ()) -> None:
+        """Run all strategies to their ends.
+
+        Parameters
+        ----------
+        strategies : sequence of generator
+            Of each rank.
+        actors : sequence of Actor
+            ``samples``, where there are any, says how long a gradient takes.
+        served : sequence of Published
+            What the servers serve: so many of the ranks, the first ones, are servers.
 
         Raises
         ------
@@ -153,55 +188,83 @@ class Simulation:
         CommError
             The rest of the workers wait for one that has ended.
         """
-        self._strategies, self._actors = strategies, actors
+        self.actors, self._strategies = actors, strategies
         count = len(strategies)
+        self.now = 0.0
         self.timelines = [Timeline() for _ in range(count)]
         self._answers: list[Any] = [None] * count
         self._numbers = [0] * count
         self._meetings: dict[tuple[Any, ...], _Meeting] = {}
         self._locked: deque[int] = deque()  # who holds the lock, then who waits for it, in the order they came
-        self._queue = [(0.0, worker) for worker in range(count)]
-        carry_out: dict[type, Callable[[int, Any], None]] = {
+        self._events: list[tuple[float, int, int, Callable[[], None]]] = []  # when, whose, which: a heap
+        self._scheduled = 0
+        self._servers = servers = SimulatedServers(self, list(served), count - len(served))
+        self._carry_out_one: dict[type, Callable[[int, Any], None]] = {
             Compute: self._compute, StepDone: self._step_done, Exchange: self._exchange, Lock: self._lock,
-            Unlock: self._unlock,
-            **dict.fromkeys((Sum, Average, Gather, SumToOwners, GatherFromOwners), self._meet)}
-        while self._queue:
-            _, worker = heapq.heappop(self._queue)
-            try:
-                operation = strategies[worker].send(self._answers[worker])
-            except StopIteration:
-                continue
-            self._answers[worker] = None
-            handler = carry_out.get(type(operation))
-            if handler is None:
-                raise InternalError(f"the strategy yielded {operation!r}, which is no operation of the simulation")
-            handler(worker, operation)
+            Unlock: self._unlock, Push: servers.push, Fetch: servers.fetch, Receive: servers.receive,
+            Publish: servers.publish, NextEpoch: self._next_epoch,
+            **dict.fromkeys((Sum, Average, Gather, SumToOwners, GatherFromOwners, GatherFromServers), self._meet)}
+        for rank in range(count):
+            self.go_on(rank)
+        while self._events:
+            self.now, _, _, action = heapq.heappop(self._events)
+            action()
+        self._check_end()
+
+    def at(self, time: float, rank: int, action: Callable[[], None]) -> None:
+        """Do something at a time. What happens at the same time is done in the order of ranks."""
+        self._scheduled += 1
+        heapq.heappush(self._events, (time, rank, self._scheduled, action))
+
+    def go_on(self, rank: int, answer: Any = None) -> None:
+        """Give a rank the answer to its operation, at the time where its timeline is."""
+        self._answers[rank] = answer
+        self.at(self.timelines[rank].now, rank, lambda: self._advance(rank))
+
+    def next_number(self, rank: int) -> int:
+        """How many computes and messages of this rank there were before."""
+        self._numbers[rank] += 1
+        return self._numbers[rank] - 1
+
+    def _advance(self, rank: int) -> None:
+        try:
+            operation = self._strategies[rank].send(self._answers[rank])
+        except StopIteration:
+            return
+        handler = self._carry_out_one.get(type(operation))
+        if handler is None:
+            raise InternalError(f"the strategy yielded {operation!r}, which is no operation of the simulation")
+        handler(rank, operation)
+
+    def _check_end(self) -> None:
         for meeting in self._meetings.values():
             missing = sorted(set(meeting.members) - set(meeting.came))
             raise CommError(f"workers {sorted(meeting.came)} wait in {meeting.kind.__name__} for {missing}, who have "
-                            "ended or wait elsewhere")
-
+                            f"ended or wait elsewhere {self._servers.waiting()}".rstrip())
         if self._locked:
             holder, *waiting = self._locked
             raise CommError(f"worker {holder} has ended with the lock, for which {waiting} wait")
-
-    def _go_on(self, worker: int, answer: Any = None) -> None:
-        self._answers[worker] = answer
-        heapq.heappush(self._queue, (self.timelines[worker].now, worker))
+        if waits := self._servers.waiting():
+            raise CommError(f"{waits}, and nobody is left who could end that")
 
     def _compute(self, worker: int, operation: Compute) -> None:
-        actor = operation.replica or self._actors[worker]
+        actor = operation.replica or self.actors[worker]
         more = actor.compute()
         if more:
-            seconds = self.machine.compute_seconds(worker, self._numbers[worker], getattr(actor, "samples", 1))
-            self._numbers[worker] += 1
+            seconds = self.machine.compute_seconds(worker - self._servers.count, self.next_number(worker),
+                                                   getattr(actor, "samples", 1))
             self.timelines[worker].compute += seconds
             self.timelines[worker].now += seconds
-        self._go_on(worker, more)
+        self.go_on(worker, more)
 
     def _step_done(self, worker: int, operation: StepDone) -> None:
-        self._actors[worker].step_done()
-        self._go_on(worker)
+        self.actors[worker].step_done()
+        self.go_on(worker)
+
+    def _next_epoch(self, rank: int, operation: NextEpoch) -> None:
+        if rank >= self._servers.count:
+            self._servers.leave(rank)
+        self._meet(rank, operation)
 
     def _lock(self, worker: int, operation: Lock) -> None:
         self._locked.append(worker)
@@ -213,23 +276,23 @@ class Simulation:
             raise InternalError(f"worker {worker} yielded Unlock, but does not hold the lock")
         if self._locked:
             self._hand_over(self._locked[0], self.timelines[worker].now)
-        self._go_on(worker)
+        self.go_on(worker)
 
     def _hand_over(self, worker: int, now: float) -> None:
         timeline = self.timelines[worker]
-        seconds = self.machine.seconds(self._numbers[worker], 1, 0, range(len(self._actors)))
+        seconds = self.machine.seconds(self._numbers[worker], 1, 0, range(len(self.actors)))
         timeline.wait += now - timeline.now
         timeline.communication += seconds
         timeline.now = now + seconds
-        self._go_on(worker)
+        self.go_on(worker)
 
     def _meet(self, worker: int, operation: Operation) -> None:
         level = getattr(operation, "level", "world")
-        members: Sequence[int] = range(len(self._actors))
+        members: Sequence[int] = range(len(self.actors))
         if level == "node":
             size = self.machine.workers_per_node
             first = worker // size * size
-            members = range(first, min(first + size, len(self._actors)))
+            members = range(first, min(first + size, len(self.actors)))
         came = self._join((level, members[0]), worker, operation, members)
         if came is not None:
             self._carry_out(members, came)
@@ -268,6 +331,15 @@ class Simulation:
             return
         if isinstance(operations[0], (SumToOwners, GatherFromOwners)):
             self._by_owners(members, operations)
+            return
+        if isinstance(operations[0], NextEpoch):
+            epochs = [self.actors[member].next_epoch() for member in members]
+            self._servers.begin_epoch()
+            self._pass_time(members, 2 * rounds, 0, 0, epochs)
+            return
+        if isinstance(operations[0], GatherFromServers):
+            size = self._servers.gather(operations)
+            self._pass_time(members, rounds, size, 0, [None] * count)
             return
         if isinstance(operations[0], Sum):
             vectors = [operation.vector for operation in operations]
@@ -320,4 +392,4 @@ class Simulation:
             timeline.communication += seconds
             timeline.now = begin + seconds
             timeline.bytes_sent += sent if len(members) > 1 else 0
-            self._go_on(member, answer)
+            self.go_on(member, answer)

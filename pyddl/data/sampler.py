@@ -64,6 +64,10 @@ class Sampler:
         """Samples that all steps before ``step`` hold."""
         return self.epoch_of(step) * self.rows + self.rows_of(step)[0]
 
+    def reached(self, samples: int) -> int:
+        """How many whole steps so many samples are: the inverse of `consumed`."""
+        return samples // self.rows * self.steps_per_epoch + samples % self.rows // self.batch_size
+
     def part(self, step: int, worker: int, workers: int) -> tuple[int, int]:
         """Begin and end of one worker's positions in a step; none at all is legal.
 

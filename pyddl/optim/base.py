@@ -85,7 +85,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
-        """The kernel, and the arguments of its own that it takes after ``step`` updates, with schedules at ``clock``."""
+        """The kernel, and its own arguments after ``step`` updates, with schedules at ``clock``."""
 
     def options(self) -> dict[str, Any]:
         """Arguments as plain values, as they go into ``config.toml``; those that are None are left out."""

@@ -16,6 +16,7 @@ from pyddl.strategies.elastic import Elastic
 from pyddl.strategies.gossip import Gossip
 from pyddl.strategies.local import Local
 from pyddl.strategies.sequential import Sequential
+from pyddl.strategies.server import Server
 from pyddl.strategies.split import Split
 
 __all__ = ["ALLOWED", "Auto", "Candidate", "Choice", "Figures", "Link", "candidates", "step_seconds"]
@@ -135,6 +136,19 @@ def _gossip(s: Gossip, f: Figures) -> float:
     return f.step(s.period) + (f.link("exchange") + 2 * f.link("pass")) / s.period
 
 
+def _server(s: Server, f: Figures) -> float:
+    """Workers and servers at the same time: whichever takes longer. A vector pushed or fetched is one pass."""
+    workers = f.ranks - s.servers
+    rows = f.rows * f.ranks / workers
+    crowding = max(1.0, f.crowding * workers / f.ranks) / f.crowding  # servers mostly sleep
+    gradient = ((f.together if s.mode == "sync" else f.apart) + (rows - f.rows) * f.per_row - f.update) * crowding
+    update = (f.update + f.link("pass")) / s.servers  # from one buffer into another
+    moved = f.link("pass") * (1 / s.push_every + 1 / s.fetch_every)
+    if s.mode == "sync":
+        return gradient + moved + workers * f.link("pass") / s.servers + update
+    return max(gradient + moved + update / s.push_every, workers * (update + f.link("pass") / s.servers) / s.push_every)
+
+
 def _sequential(s: Sequential, f: Figures) -> float:
     turn = f.alone(f.ranks * f.rows / s.replicas) * f.crowding + f.link("pass")  # who waits for others, polls
     return s.replicas * turn + f.link("average")
@@ -142,7 +156,7 @@ def _sequential(s: Sequential, f: Figures) -> float:
 
 _COSTS: dict[type[Strategy], Callable[[Any, Figures], float]] = {
     Local: _local, Allreduce: _allreduce, Averaging: _averaging, Elastic: _elastic, Gossip: _gossip,
-    Sequential: _sequential, Split: lambda s, f: f.split}
+    Sequential: _sequential, Server: _server, Split: lambda s, f: f.split}
 _NAMED: dict[str, Callable[..., Strategy]] = {each.name: each for each in _COSTS}
 
 
@@ -179,6 +193,7 @@ def candidates(nodes: int) -> list[Candidate]:
         (Local, {}), (Allreduce, {}), (Allreduce, {"shard_optimizer": True}), (Averaging, {})]
     if nodes > 1:
         found.append((Averaging, {"node_period": 1}))
+    found.append((Server, {"mode": "async"}))  # in mode sync it is allreduce on fewer workers
     found += [(Elastic, {}), (Gossip, {}), (Sequential, {}), (Split, {})]
     return [Candidate(each.name, own, each(**own)) for each, own in found]
 

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from pyddl.comm.operations import Operation
+from pyddl.comm.operations import Arrived, Operation
 from pyddl.errors import ParameterError
 from pyddl.layout import Layout
 
-__all__ = ["Me", "Steps", "Strategy"]
+__all__ = ["Me", "Served", "Steps", "Strategy"]
 
 Steps = Generator[Operation, Any, None]
 
@@ -68,6 +68,9 @@ class Me(Protocol):
         ``squared_norm`` is of the whole of ``gradients``, for clipping a share.
         """
 
+    def restart(self) -> None:
+        """Forget the optimizer's state: the next `update` is its first."""
+
     def squared_norm(self) -> float:
         """Sum of squares of this worker's share of ``gradients``."""
 
@@ -78,8 +81,46 @@ class Me(Protocol):
         """
 
 
+class Served(Protocol):
+    """One server, as its strategy sees it: a share of the vector that workers fetch, in versions.
+
+    `update` and `add` write the next version, whole, beside the current one, which workers may be reading; the
+    operation `publish` puts it in its place, or, where nothing was written, only makes the progress known.
+
+    Attributes
+    ----------
+    workers : int
+        How many push to it.
+    version : int
+        The current one: how many have been published.
+    steps : int
+        Whole steps' worth of samples that have arrived since training began.
+    gradients : ndarray, float32
+        Memory for a sum, as long as the share.
+    """
+
+    workers: int
+    version: int
+    gradients: np.ndarray
+
+    @property
+    def steps(self) -> int: ...
+
+    def update(self, vector: np.ndarray, *, scale: float, rate: float = 1.0) -> None:
+        """The next version is the current one, moved by the optimizer with ``scale * vector`` as the gradient.
+
+        ``rate`` multiplies the learning rate.
+        """
+
+    def add(self, vector: np.ndarray) -> None:
+        """The next version is the current one plus ``vector``."""
+
+    def drop(self, arrived: Arrived) -> None:
+        """This push will not be used: it is counted."""
+
+
 class Strategy:
-    """Base of all strategies: a name, and a generator for the worker's side.
+    """Base of all strategies: a name, a generator for the worker's side, and perhaps one for the server's.
 
     A strategy's constructor takes its own options. One object serves every worker of a simulation: what belongs to a
     worker is in ``me``.
@@ -91,7 +132,8 @@ class Strategy:
     synchronous : bool
         Whether all workers are in the same step at the same time, so that statistics of the whole batch have a meaning.
     replicated : bool
-        Whether the whole state is equal on all workers after each step, so that any one stands for all.
+        Whether the whole state is equal on all workers after each step (with servers: once it is settled after an
+        epoch), so that any one stands for all.
     joint : bool
         Whether the workers train one model together: `settle` gives it, and losses of all of them count.
     needs : int
@@ -114,6 +156,15 @@ class Strategy:
         How many replicas all ranks together have, replica r on rank r mod P. None: each rank is one.
     vectors : tuple of str
         Names of the vectors that the strategy keeps for each worker.
+    servers : int
+        How many ranks, the first ones, are servers and no workers.
+    tickets : bool
+        Whether rows are handed out as *tickets*: ticket t of an epoch is slice t mod `slices` of its step t div
+        `slices`, and goes to whichever worker is free. Otherwise worker w has slice w of each step.
+    optimizes : bool
+        Whether workers call `Me.update`.
+    server_optimizer : str or None
+        The rule that servers update by; None: the workers'.
     """
 
     name: ClassVar[str]
@@ -129,20 +180,32 @@ class Strategy:
     shards: bool = False
     replicas: int | None = None
     vectors: tuple[str, ...] = ()
+    servers: int = 0
+    tickets: bool = False
+    optimizes: bool = True
+    server_optimizer: str | None = None
 
-    def check(self, workers: int, batch_size: int) -> None:
-        """Raise `ParameterError` where the strategy makes no sense on so many workers. Not collective."""
-        if workers < self.needs:
-            raise ParameterError(f"strategy {self.name} needs {self.needs} ranks, and there is {workers}: choose "
+    def check(self, ranks: int, batch_size: int) -> None:
+        """Raise `ParameterError` where the strategy makes no sense on so many ranks. Not collective."""
+        if ranks < self.needs:
+            raise ParameterError(f"strategy {self.name} needs {self.needs} ranks, and there is {ranks}: choose "
                                  f"strategy local, or start more ranks (pyddl train --ranks {self.needs})")
 
     def idle(self, workers: int) -> range:
         """The workers that have nothing to compute."""
         return range(0)
 
+    def slices(self, workers: int) -> int:
+        """Into how many slices a step is cut."""
+        return workers
+
     def worker(self, me: Me) -> Steps:
         """What one worker does, as operations."""
         raise TypeError(f"{type(self).__name__} lacks its worker side")
+
+    def server(self, me: Served) -> Steps:
+        """What one server does, as operations."""
+        raise TypeError(f"{type(self).__name__} lacks its server side")
 
     def settle(self, me: Me) -> Steps:
         """Operations that give ``me.parameters`` the values that training stands for: to evaluate, and at the end.

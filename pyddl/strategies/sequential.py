@@ -35,7 +35,7 @@ class Sequential(Strategy):
     def __init__(self, replicas: int = 2):
         self.replicas = _check.integer("replicas", replicas, at_least=1)
 
-    def check(self, workers: int, batch_size: int) -> None:
+    def check(self, ranks: int, batch_size: int) -> None:
         if self.replicas > batch_size:
             raise ParameterError(f"replicas is {self.replicas}, but a batch has {batch_size} rows; each replica needs "
                                  f"at least one: give at most {batch_size}, or a larger batch_size")

@@ -103,7 +103,7 @@ def _parts(ranks: int, strategy: Strategy, options: Mapping[str, Any]) -> int:
 
 def _check(workers: int, parts: int, strategy: Strategy, options: Mapping[str, Any]) -> None:
     """Raise `ParameterError` where a split model cannot be trained like this."""
-    if not strategy.splits:
+    if not strategy.splits or strategy.servers:
         raise ParameterError(f"strategy {strategy.name} cannot train a split model: leave out split, or choose another "
                              "strategy (averaging with period 1 has the results of sequential)")
     if not strategy.one_group and workers < strategy.needs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +26,15 @@ from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.layout import Slice
 from pyddl.models.protocol import Model
 from pyddl.optim import MomentumSchedule, Optimizer, optimizer, schedule
-from pyddl.strategies import Strategy
+from pyddl.strategies import Steps, Strategy
 from pyddl.strategies.auto import Choice
 from pyddl.train.checkpoint import Checkpoints, Saved
 from pyddl.train.division import Division
 from pyddl.train.evaluation import evaluate, exact_sum
 from pyddl.train.progress import Progress
 from pyddl.train.run import RunDirectory, write_model
+from pyddl.train.server import Server
+from pyddl.train.serving import Serving
 from pyddl.train.stop import EarlyStopping, StopRequest, StopTogether
 from pyddl.train.timing import PARTS, TimeSplit
 from pyddl.train.watchdog import Watchdog, clear
@@ -93,6 +95,8 @@ class Session:
             raise ParameterError("with shard_optimizer clip_norm adds up the squares of the ranks' shares, which are "
                                  "others on another number of ranks: leave out reproducible, clip_norm or "
                                  "shard_optimizer")
+        self.serving = Serving(self, optimizer_of(strategy.server_optimizer or given_optimizer, options, self.steps)
+                               ) if strategy.servers else None
         self.step = 0
         self.metrics: list[dict[str, Any]] = []
         self.seconds_before = dict.fromkeys(PARTS, 0.0)  # of earlier sessions of this run, mean over the ranks
@@ -106,7 +110,7 @@ class Session:
         if out is not None:
             about = {"model": name_of(model), "rows": len(data), "features": data.features,
                      **{name: options[name] for name in ("batch_size", "seed", "reproducible")},
-                     "optimizer": self.optimizer.name,
+                     "optimizer": self.optimizer.name if self.serving is None else self.serving.optimizer.name,
                      "replicas": 1 if strategy.replicated else self.division.count}
             self.checkpoints = Checkpoints(out, about, self.division.number)
         self.out, self.config = out, config
@@ -134,7 +138,8 @@ class Session:
 
     def _train(self) -> dict[str, Any]:
         transport, group = self.transport, self.division.group
-        worker = self.worker = self._worker()
+        worker: Worker | Server = self._worker() if self.serving is None else self.serving.replica
+        self.worker = worker
         if self.checkpoints is not None:
             self.checkpoints.group = group
         if group is not None:
@@ -147,20 +152,24 @@ class Session:
             if self.strategy.locks:
                 self.groups.open_lock(None if self.out is None else Path(self.out))
             try:
-                with worker.open(self.data, self.step, max(0, self.steps - self.step)):
-                    self.clock = TimeSplit(worker, self.between, self.groups, group)
-                    drive(self.strategy.worker(worker), worker, self.between, self.stop, groups=self.groups,
-                          ordered=self.options["reproducible"], activity=self.activity)
+                with self._opened():
+                    end = None if self.serving is None else self.serving.end
+                    carriers = [self.between, self.groups, *([] if end is None else [end])]
+                    self.clock = TimeSplit(worker, carriers, group)
+                    drive(self._role(), worker, self.between, self.stop, groups=self.groups,
+                          ordered=self.options["reproducible"], activity=self.activity, end=end)
                     self.clock.pause()
             finally:
                 self.progress.end()
             stopped = self.step < self.steps and not self.patience.over
             if stopped:
                 self._save()
-            self._settle()
+            self.settle()
             self.state = self.whole_state()
             self.activity.begin("the summary")
             summary = self._summary(stopped)
+            if self.serving is not None:
+                self.serving.close()
         if self.checkpoints is not None and self.division.number == 0:
             with self.activity.files("writing the model"):
                 write_model(self.checkpoints.folder.parent, self.model, worker.parameters, worker.buffers, group)
@@ -184,9 +193,9 @@ class Session:
                 raise ParameterError(
                     f"the {name} data reach from {source.minimum:g} to {source.maximum:g}; this model's loss needs "
                     f"values in [{low:g}, {high:g}]: scale the data, or use loss mse")
-        workers = self.division.count
         if not self.strategy.one_group:
-            self.strategy.check(workers, self.options["batch_size"])
+            self.strategy.check(self.division.count, self.options["batch_size"])
+        workers = self.division.count - self.strategy.servers
         who = "ranks" if self.division.parts == 1 else f"groups of {self.division.parts} ranks"
         if self.options["batch_size"] < workers:
             raise ParameterError(
@@ -195,6 +204,9 @@ class Session:
         if len(self.data) < workers:
             raise DataError(f"the training data have {len(self.data)} rows for {workers} {who}; expected at least one "
                             "for each: use fewer ranks")
+        if self.options["reproducible"] and self.strategy.servers:
+            raise ParameterError(f"reproducible has no meaning with strategy {self.strategy.name} on servers, which "
+                                 "add as workers come: leave it out, or choose strategy allreduce")
         if self.options["reproducible"] and SHARDS % self.world.size != 0:
             raise ParameterError(f"reproducible training runs on 1, 2, 4 or 8 ranks; this world has {self.world.size}")
 
@@ -217,6 +229,20 @@ class Session:
     def _place(self) -> int:
         """What debug mode compares besides the operation itself: only synchronous workers keep step."""
         return self.activity.number if self.strategy.synchronous else 0
+
+    def _role(self) -> Steps:
+        """What this rank does."""
+        if isinstance(self.worker, Server):
+            return self.strategy.server(self.worker)
+        assert isinstance(self.worker, Worker)
+        return self.strategy.worker(self.worker)
+
+    def _opened(self) -> AbstractContextManager[Any]:
+        """This rank's loader, and the servers, where there are any. Collective."""
+        if self.serving is not None:
+            return self.serving.open()
+        assert isinstance(self.worker, Worker)
+        return self.worker.open(self.data, self.step, max(0, self.steps - self.step))
 
     def _worker(self) -> Worker:
         """This rank's worker; what is summed over the ranks in each step lies in memory that they share. Collective."""
@@ -260,6 +286,12 @@ class Session:
         worker.counters = books["counters"][replica]
         keeps = self.first or (not self.strategy.replicated and self.division.part == 0)
         worker.losses[:] = books["losses"][replica] if keeps else []
+        row = books.get("row", 0)
+        if self.serving is not None:
+            self.serving.row = row
+        if row % self.options["batch_size"] and not self.strategy.tickets:
+            raise ParameterError(f"the run was stopped within a step, after row {row} of an epoch, where only strategy "
+                                 "server in modes ssp and async and elastic in mode async can go on: resume with one")
         self.patience.restore(self.metrics)
         if self.directory is not None:
             self.directory.rewrite_metrics(self.metrics)
@@ -269,10 +301,11 @@ class Session:
         worker = self.worker
         if self.division.group is not None:
             start = start.cut(self.model.layout, self.model.buffers)
-        if start.state and len(start.state) != len(worker.state):
+        if start.state and worker.kept and len(start.state) != len(worker.state):
             raise ParameterError(f"there are {len(start.state)} vectors of optimizer state to start from; "
                                  f"{self.optimizer.name} keeps {len(worker.state)}: use the optimizer that left them")
-        state = [vector[worker.share] for vector in start.state] or worker.state  # zero where unknown
+        state = [vector[worker.share] for vector in start.state] if worker.kept else []
+        state = state or worker.state  # zero where unknown
         for mine, theirs in zip([worker.parameters, worker.buffers, *worker.state],
                                 [start.parameters, start.buffers, *state], strict=True):
             if mine.shape != theirs.shape:
@@ -298,10 +331,13 @@ class Session:
         if self.together is not None:
             self.together.meet()
         if self.step % self.steps_per_epoch == 0:
-            self._epoch_done()
+            self.epoch_done(len(self.data))
 
-    def _epoch_done(self) -> None:
-        """Close the epoch's books: means over all ranks where replicas are equal, rank 0's own otherwise."""
+    def epoch_done(self, samples: int) -> None:
+        """Close the books of an epoch in which so many samples were trained on. Collective.
+
+        They hold means over all ranks where replicas are equal, rank 0's own otherwise.
+        """
         worker, clock = self.worker, self.clock
         self.activity.begin("the end of an epoch")
         clock.pause()
@@ -320,7 +356,7 @@ class Session:
                                   division.group, (division.number, division.count) if joint else (0, 1))
         line["test_loss"] = scores.get("loss")
         line["test_squared_error"] = scores.get("squared_error")
-        line["samples_per_second"] = len(self.data) / seconds
+        line["samples_per_second"] = samples / seconds
         line["seconds"] = seconds
         self.metrics.append(line)
         if self.directory is not None:
@@ -329,9 +365,11 @@ class Session:
         self._stop_or_go_on(line)
         clock.go_on()
 
-    def _settle(self) -> None:
-        drive(self.strategy.settle(self.worker), self.worker, self.between, groups=self.groups,
-              activity=self.activity)
+    def settle(self) -> None:
+        """Let this rank's vectors be what training stands for. Collective."""
+        me: Any = self.worker  # settling asks for what servers have, too
+        drive(self.strategy.settle(me), me, self.between, groups=self.groups, activity=self.activity,
+              end=None if self.serving is None else self.serving.end)
 
     @contextmanager
     def _settled(self) -> Iterator[None]:
@@ -341,7 +379,7 @@ class Session:
             yield
             return
         kept = [(vector, vector.copy()) for vector in (worker.parameters, worker.buffers, worker.merged)]
-        self._settle()
+        self.settle()
         yield
         for vector, values in kept:
             vector[:] = values
@@ -373,7 +411,7 @@ class Session:
         losses = [[loss for part in losses[first : first + of_one] for loss in part]
                   for first in range(0, len(losses), of_one)]
         self.checkpoints.save(Saved(worker.tensors(self.whole_state()), {
-            "step": self.step, "metrics": self.metrics,
+            "step": self.step, "row": 0 if self.serving is None else self.serving.row, "metrics": self.metrics,
             "updates": self.between.gather_objects([each.updates for each in worker.rows]),
             "counters": self.between.gather_objects(worker.counters), "losses": losses,
             "seconds": self._seconds()[0], "auto": self.choice and self.choice.record()},
@@ -384,7 +422,9 @@ class Session:
         return None if self.division.group is None else self.worker.slices()
 
     def whole_state(self) -> list[np.ndarray]:
-        """The optimizer's state vectors, also where each rank keeps a share. Collective."""
+        """The optimizer's state vectors, also where each rank keeps a share, or the servers do. Collective."""
+        if self.serving is not None and self.strategy.replicated:
+            return self.serving.state()
         state = self.worker.whole_state()
         if self.strategy.shards:
             for vector in state:
@@ -409,7 +449,7 @@ class Session:
         last: dict[str, Any] = self.metrics[-1] if self.metrics else {}
         model = self.model
         seconds, per_rank = self._seconds()
-        samples = self.sampler.consumed(self.step)
+        samples = self.sampler.consumed(self.step) if self.serving is None else self.serving.trained()
         samples_per_second = samples / sum(seconds.values()) if samples else None
         peak = reached = None
         steps = max(1, self.step - self.first_step)
@@ -430,6 +470,7 @@ class Session:
             "time": seconds, "bytes_per_step": sent, "auto": auto,
             "time_per_rank": [dict(zip(PARTS, each.tolist(), strict=True)) for each in per_rank],
             "gflops": reached, "peak_gflops": peak, "machine": platform.node(),
+            "server": None if self.serving is None else self.serving.summary(),
             "simd_level": _core.simd_level(), "onednn": _core.onednn_version(), "stopped_early": self.patience.over,
             "finished": None if stopped else datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
@@ -450,6 +491,8 @@ class Session:
             *([self.choice.text()] if self.choice else []),
             *threads.describe(placements),
             *(f"warning: {text}" for text in threads.warnings(placements))]
+        if self.serving is not None:
+            lines.append(self.serving.title())
         idle = self.strategy.idle(self.division.count)
         if idle:
             count = self.strategy.replicas

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from pyddl.comm.operations import Epoch
 from pyddl.comm.simulated import Machine, Simulation, Timeline
+from pyddl.comm.simulated_servers import Published
 from pyddl.data import Source
+from pyddl.data.prefetch import Loader
 from pyddl.data.sampler import Sampler
+from pyddl.data.tickets import SliceLoader, TicketLoader, Tickets
 from pyddl.errors import ParameterError
 from pyddl.models.protocol import Model
 from pyddl.optim import Optimizer
-from pyddl.strategies import Strategy
+from pyddl.strategies import Steps, Strategy
 from pyddl.train.evaluation import evaluate
+from pyddl.train.replica import Replica
+from pyddl.train.server import Server
 from pyddl.train.worker import Worker
+
+R = TypeVar("R", bound=Replica)
 
 __all__ = ["Simulated", "simulate"]
 
@@ -37,9 +46,11 @@ class Simulated:
         ``step``, virtual ``seconds``, ``samples``; of the settled model ``test_loss`` and perhaps
         ``test_squared_error``.
     timelines : list of Timeline
-        Of each worker.
+        Of each rank: of servers, then of workers.
     parameters : ndarray
         As all workers have them at the end.
+    servers : list of dict
+        What each server has received, as `pyddl.train.server.Books` sums it up.
     """
 
     strategy: str
@@ -48,6 +59,7 @@ class Simulated:
     curve: list[dict[str, Any]]
     timelines: list[Timeline]
     parameters: np.ndarray
+    servers: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -55,16 +67,21 @@ class Simulated:
 
     def share(self, part: str) -> float:
         """Mean share of the workers' time: ``compute``, ``wait`` or ``communication``."""
-        return float(np.mean([getattr(timeline, part) for timeline in self.timelines])) / self.seconds
+        return float(np.mean([getattr(timeline, part) for timeline in self._of_workers])) / self.seconds
 
     @property
     def bytes_per_step(self) -> float:
         """Sent by a worker, in the mean."""
-        return float(np.mean([timeline.bytes_sent for timeline in self.timelines])) / self.steps
+        return float(np.mean([timeline.bytes_sent for timeline in self._of_workers])) / self.steps
+
+    @property
+    def _of_workers(self) -> list[Timeline]:
+        return self.timelines[len(self.timelines) - self.workers :]
 
 
 def simulate(model: Model, data: Source, test: Source, strategy: Strategy, workers: int, optimizer: Optimizer, *,
-             epochs: int = 1, batch_size: int = 256, seed: int = 0, machine: Machine | None = None) -> Simulated:
+             epochs: int = 1, batch_size: int = 256, seed: int = 0, machine: Machine | None = None,
+             server_optimizer: Optimizer | None = None) -> Simulated:
     """Train ``model`` with as many workers as wanted in this process.
 
     Rows, batches, seeds and results are those of so many MPI ranks; times are the machine's.
@@ -72,9 +89,12 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
     Parameters
     ----------
     workers : int
-        With 512 of them 512 copies of all vectors are kept: take a small model.
+        Servers, where the strategy has any, are besides. With 512 workers 512 copies of all vectors are kept: take a
+        small model.
     batch_size : int
         Samples per step of all workers together.
+    server_optimizer : Optimizer, optional
+        What servers update by; the workers' by default.
 
     Raises
     ------
@@ -83,62 +103,160 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
     """
     if strategy.one_group:
         raise ParameterError(f"strategy {strategy.name} makes all ranks one worker; each simulated one has a model")
-    strategy.check(workers, batch_size)
+    servers = strategy.servers
+    strategy.check(servers + workers, batch_size)
     sampler = Sampler(len(data), batch_size, seed)
     steps = epochs * sampler.steps_per_epoch
-    snapshots = _Snapshots(model, test, strategy, max(1, steps // POINTS), sampler)
     simulation = Simulation(machine)
-    everyone = []
+    everyone = _Everyone(strategy, workers)
+    snapshots = _Snapshots(model, test, everyone, max(1, steps // POINTS), sampler, simulation)
+    rule = server_optimizer or optimizer
+    fences = _Fences(everyone, sampler, epochs)
+    for number in range(servers):
+        server = Server(model, rule, sampler, number=number, count=servers, workers=workers, seed=seed)
+        server.on_publish = partial(snapshots.see_server, server)
+        everyone.servers.append(server)
     for number in range(workers):
         worker = Worker(model, optimizer, sampler, number=number, count=workers, seed=seed, batch_sum=_no_sum,
                         vectors=strategy.vectors, sharded=strategy.shards)
-        worker.on_step = partial(snapshots.see, worker, simulation)
-        model.initialise(worker.parameters, worker.buffers, seed)
-        worker.merged[:] = worker.buffers
+        if servers == 0:
+            worker.on_step = partial(snapshots.see, worker)
         if strategy.replicas is not None:
             worker.host(strategy.replicas)
-        worker.open(data, 0, steps, buffer_bytes=LOADER_BYTES, background=False)
-        everyone.append(worker)
-    simulation.run([strategy.worker(worker) for worker in everyone], everyone)
+        if strategy.tickets:
+            worker.loader = TicketLoader(data, sampler, strategy.slices(workers), fences.claim)
+        else:
+            worker.open(data, 0, steps, buffer_bytes=LOADER_BYTES, background=False)
+            if servers:
+                worker.loader = SliceLoader(cast(Loader, worker.loader), fences.claim)
+        everyone.workers.append(worker)
+    for each in everyone:
+        model.initialise(each.parameters, each.buffers, seed)
+        each.merged[:] = each.buffers
+        each.on_epoch = partial(fences.pass_one, each)
+    simulation.run(everyone.roles(), list(everyone), everyone.serve())
     timelines = simulation.timelines
-    _settle(strategy, everyone)
-    return Simulated(strategy.name, workers, steps, snapshots.curve, timelines, everyone[0].parameters)
+    everyone.settle()
+    first, books = everyone.workers[0], [server.books.summary(server.version) for server in everyone.servers]
+    return Simulated(strategy.name, workers, steps, snapshots.curve, timelines, first.parameters, books)
+
+
+class _Everyone:
+    """Servers, then workers."""
+
+    def __init__(self, strategy: Strategy, count: int):
+        self.strategy, self.count = strategy, count
+        self.servers: list[Server] = []
+        self.workers: list[Worker] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([*self.servers, *self.workers])
+
+    def roles(self) -> list[Steps]:
+        """What each does."""
+        return [*map(self.strategy.server, self.servers), *map(self.strategy.worker, self.workers)]
+
+    def serve(self) -> list[Published]:
+        """The servers' ports, with their first version."""
+        ports = [Published(server.parameters[server.share]) for server in self.servers]
+        for server, port in zip(self.servers, ports, strict=True):
+            server.serve(port)
+            port.publish(0)
+            server.version = port.version
+        return ports
+
+    def copy(self) -> _Everyone:
+        """Copies of what settling changes."""
+        twins = _Everyone(self.strategy, self.count)
+        twins.servers, twins.workers = list(map(_copy, self.servers)), list(map(_copy, self.workers))
+        return twins
+
+    def settle(self) -> None:
+        """Give all of them the values that training stands for."""
+        ports = [Published(server.port.current()) for server in self.servers]
+        Simulation().run([self.strategy.settle(me) for me in self], list(self), ports)
+
+
+class _Fences:
+    """Epochs and tickets, where there are servers."""
+
+    def __init__(self, everyone: _Everyone, sampler: Sampler, epochs: int):
+        self.everyone, self.sampler, self.epochs = everyone, sampler, epochs
+        self.slices = everyone.strategy.slices(everyone.count)
+        self._number = 0
+        self._passed = 0
+        self._left = 0
+        self._given = 0
+
+    def pass_one(self, replica: Replica) -> Epoch | None:
+        """One rank passes the fence; all do before any goes on."""
+        if self._passed == 0:
+            self._number += 1
+            self._left = Tickets(self.sampler, self.slices).count
+            self._given = 0
+        self._passed = (self._passed + 1) % (len(self.everyone.servers) + self.everyone.count)
+        if self._number > self.epochs:
+            return None
+        if isinstance(replica, Worker):
+            cast(TicketLoader, replica.loader).begin_epoch(self._number - 1)
+        else:
+            cast(Server, replica).consumed = (self._number - 1) * self.sampler.rows
+        per_epoch = self.sampler.steps_per_epoch
+        return Epoch(self._number, (self._number - 1) * per_epoch, per_epoch)
+
+    def claim(self) -> int | None:
+        """The next ticket of this epoch."""
+        if self._given == self._left:
+            return None
+        self._given += 1
+        return self._given - 1
 
 
 class _Snapshots:
-    """Copies of all workers after the same step, each made when that worker was there, and what they are worth."""
+    """Copies of all workers after the same step, each made when that worker was there, and what they are worth.
 
-    def __init__(self, model: Model, test: Source, strategy: Strategy, every: int, sampler: Sampler):
-        self.model, self.test, self.strategy, self.every, self.sampler = model, test, strategy, every, sampler
+    Where there are servers: of what they serve when so many steps' samples have arrived.
+    """
+
+    def __init__(self, model: Model, test: Source, everyone: _Everyone, every: int, sampler: Sampler,
+                 simulation: Simulation):
+        self.model, self.test, self.everyone, self.every, self.sampler = model, test, everyone, every, sampler
+        self.simulation = simulation
         self.curve: list[dict[str, Any]] = []
         self._waiting: dict[int, list[tuple[float, Worker]]] = {}
 
-    def see(self, worker: Worker, simulation: Simulation) -> None:
+    def see(self, worker: Worker) -> None:
         if worker.step % self.every:
             return
         there = self._waiting.setdefault(worker.step, [])
-        there.append((simulation.timelines[worker.number].now, _copy(worker)))
+        there.append((self.simulation.timelines[worker.number].now, _copy(worker)))
         if len(there) < worker.count:
             return
-        workers = sorted((each for _, each in self._waiting.pop(worker.step)), key=lambda each: each.number)
-        _settle(self.strategy, workers)
-        scores = evaluate(self.model, workers[0].parameters, workers[0].buffers, self.test)
-        self.curve.append({"step": worker.step, "seconds": max(when for when, _ in there),
-                           "samples": self.sampler.consumed(worker.step),
+        twins = _Everyone(self.everyone.strategy, worker.count)
+        twins.workers = sorted((each for _, each in self._waiting.pop(worker.step)), key=lambda each: each.number)
+        self._judge(twins, worker.step, max(when for when, _ in there))
+
+    def see_server(self, server: Server) -> None:
+        """Server 0 has published."""
+        last = self.curve[-1]["step"] if self.curve else 0
+        if server.number == 0 and server.steps // self.every > last // self.every:
+            self._judge(self.everyone.copy(), server.steps, self.simulation.now)
+
+    def _judge(self, twins: _Everyone, step: int, seconds: float) -> None:
+        twins.settle()
+        first = twins.workers[0]
+        scores = evaluate(self.model, first.parameters, first.buffers, self.test)
+        self.curve.append({"step": step, "seconds": seconds, "samples": self.sampler.consumed(step),
                            **{f"test_{name}": value for name, value in scores.items()}})
 
 
-def _copy(worker: Worker) -> Worker:
-    twin = copy.copy(worker)
+def _copy(replica: R) -> R:
+    twin = copy.copy(replica)
     for name in ("parameters", "buffers", "merged"):
-        setattr(twin, name, getattr(worker, name).copy())
-    twin.vectors = {name: vector.copy() for name, vector in worker.vectors.items()}
-    twin.counters = dict(worker.counters)
+        setattr(twin, name, getattr(replica, name).copy())
+    twin.vectors = {name: vector.copy() for name, vector in replica.vectors.items()}
+    twin.counters = dict(replica.counters)
     return twin
-
-
-def _settle(strategy: Strategy, workers: list[Worker]) -> None:
-    Simulation().run([strategy.settle(worker) for worker in workers], workers)
 
 
 def _no_sum(vector: np.ndarray) -> np.ndarray:

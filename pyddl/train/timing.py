@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import perf_counter
+from typing import Protocol
 
-from pyddl.comm.group import Groups
 from pyddl.comm.model_group import ModelGroup
-from pyddl.comm.transport import Transport
-from pyddl.train.worker import Worker
 
 __all__ = ["PARTS", "TimeSplit"]
 
 PARTS = ("compute", "communication", "wait", "data", "other")
+
+
+class Replica(Protocol):
+    def seconds(self) -> tuple[float, float]:
+        """Spent so far in computing, and in waiting for data."""
+
+
+class Carrier(Protocol):
+    """What moves vectors: a transport, groups, a link to a server."""
+
+    @property
+    def communication_seconds(self) -> float: ...
+
+    @property
+    def wait_seconds(self) -> float: ...
+
+    @property
+    def bytes_sent(self) -> int: ...
 
 
 class TimeSplit:
@@ -28,8 +45,8 @@ class TimeSplit:
         What this rank had to send, by the algorithm.
     """
 
-    def __init__(self, worker: Worker, transport: Transport, groups: Groups, model_group: ModelGroup | None = None):
-        self._worker, self._transport, self._groups, self._model_group = worker, transport, groups, model_group
+    def __init__(self, replica: Replica, carriers: Sequence[Carrier], model_group: ModelGroup | None = None):
+        self._replica, self._carriers, self._model_group = replica, carriers, model_group
         self.bytes_sent = 0
         self._at, self._sent_before = self._counters(), self._sent()
         self._begin = perf_counter()
@@ -59,15 +76,15 @@ class TimeSplit:
         self._begin = perf_counter()
 
     def _counters(self) -> tuple[float, ...]:
-        transport, groups, model_group = self._transport, self._groups, self._model_group
-        compute, data = self._worker.seconds()
-        moving = transport.communication_seconds + groups.communication_seconds
-        waiting = transport.wait_seconds + groups.wait_seconds
-        if model_group is not None:  # which works within a gradient
-            moving += model_group.communication_seconds
-            waiting += model_group.wait_seconds
-            compute -= model_group.communication_seconds + model_group.wait_seconds
+        compute, data = self._replica.seconds()
+        moving = sum(each.communication_seconds for each in self._carriers)
+        waiting = sum(each.wait_seconds for each in self._carriers)
+        if self._model_group is not None:  # which works within a gradient
+            moving += self._model_group.communication_seconds
+            waiting += self._model_group.wait_seconds
+            compute -= self._model_group.communication_seconds + self._model_group.wait_seconds
         return compute, moving, waiting, data
 
     def _sent(self) -> int:
-        return sum(each.bytes_sent for each in (self._transport, self._groups, self._model_group) if each is not None)
+        group = 0 if self._model_group is None else self._model_group.bytes_sent
+        return group + sum(each.bytes_sent for each in self._carriers)

@@ -11,7 +11,8 @@ import support
 from support import assert_on_all_ranks
 
 from pyddl.comm import server as module
-from pyddl.comm.server import Push, ServerPort, serve
+from pyddl.comm.operations import Arrived, Left
+from pyddl.comm.server import ServerPort, serve
 from pyddl.errors import CommError, ParameterError, ShapeError
 
 
@@ -24,6 +25,19 @@ def servers(request, world):
 
 def per_server(version, servers):
     return version if isinstance(version, tuple) else (version,) * servers
+
+
+def pushes(server):
+    """What a server receives to the end of the epoch, but for the news that workers have finished it."""
+    finished = []
+    while (event := server.receive()) is not None:
+        if isinstance(event, Left):
+            assert event.why == ""
+            finished.append(event.worker)
+        else:
+            assert event.worker not in finished
+            yield event
+    assert sorted(finished) == list(range(server.workers))
 
 
 # ---- pushes, versions, tickets: the same whatever carries the bytes --------------------------------------------------
@@ -39,7 +53,7 @@ def test_every_ticket_is_given_once_and_its_push_arrives_once(world, servers, si
             arrived = []
             if isinstance(end, ServerPort):
                 end.begin_epoch(tickets)
-                while (event := end.receive()) is not None:
+                for event in pushes(end):
                     same = event.vector.size == 0 or (event.vector == event.vector[0]).all()
                     assert event.vector.size == end.share.stop - end.share.start
                     assert same and not event.vector.flags.writeable
@@ -72,7 +86,7 @@ def test_a_fetched_share_is_one_version(world, servers, size):
             end.begin_epoch()
             end.free()[:] = 0
             version = end.publish(0)
-            while (event := end.receive()) is not None:
+            for event in pushes(end):
                 for _ in range(3):  # more versions than readers can follow
                     fresh = end.free()
                     assert fresh is not end.current()
@@ -105,13 +119,13 @@ def test_a_fetch_waits_for_its_progress(world, servers):
             end.free()[:] = 7
             assert end.publish(3) == 0
             for _ in range(workers):
-                assert isinstance(end.receive(), Push)
+                assert isinstance(end.receive(), Arrived)
             assert end.publish(4) == 0  # the progress alone
             for _ in range(workers):
                 assert end.receive().version == 0
             end.free()[:] = 8
             assert end.publish(9) == 1
-            assert end.receive() is None
+            assert not list(pushes(end))
         else:
             out = np.zeros(64, np.float32)
             assert set(per_server(end.fetch(out, 3), servers)) == {0}
@@ -131,9 +145,7 @@ def test_a_worker_is_two_pushes_ahead_at_most(world):
     with serve(world, world.transport, servers=1, size=1000) as end:
         if isinstance(end, ServerPort):
             end.begin_epoch(10**6)
-            received = 0
-            while (event := end.receive()) is not None:
-                received += 1
+            for received, event in enumerate(pushes(end), 1):
                 assert end.claimed <= received - 1 + 2 * (world.size - 1), event
         else:
             for _ in range(30):
@@ -150,7 +162,7 @@ def test_no_tickets_are_given_after_somebody_closed_them(world, by_server):
         if isinstance(end, ServerPort):
             end.begin_epoch(10**9)
             total = 0
-            while (event := end.receive()) is not None:
+            for event in pushes(end):
                 total += event.samples
                 if by_server:
                     end.close_tickets()
@@ -200,7 +212,7 @@ def test_large_vectors_travel_in_chunks(world, servers, monkeypatch):
             end.begin_epoch()
             end.free()[:] = np.arange(size)[end.share]
             end.publish()
-            while (event := end.receive()) is not None:
+            for event in pushes(end):
                 assert (event.vector == 2 * np.arange(size)[end.share]).all()
         else:
             out = np.zeros(size, np.float32)
@@ -242,10 +254,10 @@ def test_messages_where_shared_memory_is_refused(mpirun):
                 end.finish()
             else:
                 end.begin_epoch()
-                print(end.receive().vector.sum(), end.receive())
+                print(end.receive().vector.sum(), end.receive(), end.receive())
     """)
     assert done.code == 0, done.err
-    assert "1000.0 None" in done.out
+    assert "1000.0 Left(worker=0, why='') None" in done.out
     assert done.err.count("parameter server: no shared memory (node 0: ") == 1, done.err
 
 
@@ -253,7 +265,8 @@ def test_messages_where_shared_memory_is_refused(mpirun):
 
 TRAIN = """
     import os, sys, time, numpy as np, pyddl
-    from pyddl.comm.server import Left, serve
+    from pyddl.comm.operations import Left
+    from pyddl.comm.server import serve
     victim, size = int(sys.argv[1]), int(sys.argv[2])
     world = pyddl.world()
     end = serve(world, world.transport, servers=1, size=size)
@@ -268,7 +281,8 @@ TRAIN = """
             pushes = 0
             while (event := end.receive()) is not None:
                 if isinstance(event, Left):
-                    print(f"left: {event.worker}: {event.why}", flush=True)
+                    if event.why:
+                        print(f"left: {event.worker}: {event.why}", flush=True)
                     continue
                 pushes += 1
                 if pushes == 50 and victim == 0:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyddl.errors import ParameterError
-from pyddl.strategies import NAMES, Allreduce, Auto, Averaging, Elastic, Gossip, Local, Sequential, Split
+from pyddl.strategies import NAMES, Allreduce, Auto, Averaging, Elastic, Gossip, Local, Sequential, Server, Split
 from pyddl.strategies.auto import Choice, Figures, Link, candidates, step_seconds
 
 LINKS = {name: Link(1e-3, 1e9) for name in ("sum", "average", "owners", "exchange", "pass", "node")}
@@ -45,6 +45,9 @@ def test_each_strategy_costs_what_its_operations_do():
     assert seconds(Averaging(period=4, node_period=1), nodes=2) == pytest.approx(12e-3 + MOVED / 4 + 0.75 * MOVED)
     assert seconds(Elastic(tau=4)) == pytest.approx(11e-3 + 8 * MOVED / 4)
     assert seconds(Split()) == 20e-3
+    gradient = 10e-3 + (256 / 3 - 64) * 0.1e-3 - 2e-3  # on three workers, who do not update
+    assert seconds(Server(mode="async")) == pytest.approx(max(gradient + 2 * MOVED + 5e-3, 3 * 8e-3))
+    assert seconds(Server(mode="async"), update=0.0) == pytest.approx(gradient + 2e-3 + 3 * MOVED)
     assert seconds(Gossip(period=4)) == pytest.approx(11e-3 + 3 * MOVED / 4)
 
 

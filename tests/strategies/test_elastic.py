@@ -65,5 +65,5 @@ def test_bad_options_are_named(options, message):
 def test_an_alpha_that_is_too_large_for_the_ranks_is_refused():
     chosen = strategy("elastic", alpha=0.4)
     chosen.check(2, 100)
-    with pytest.raises(ParameterError, match=r"alpha is 0.4 on 4 ranks.*expected at most 1 / ranks = 0.25"):
+    with pytest.raises(ParameterError, match=r"alpha is 0.4 with 4 workers.*expected at most 1 / workers = 0.25"):
         chosen.check(4, 100)

@@ -2,21 +2,20 @@
 
 import numpy as np
 import pytest
+from small_runs import ROWS, TEST, Buffered, StopAfter, same_everywhere, train
 
 from pyddl.data import ArraySource
 from pyddl.data.sampler import Sampler
 from pyddl.errors import ParameterError
-from pyddl.layout import ALIGNMENT, Layout, Slice
+from pyddl.layout import ALIGNMENT
 from pyddl.models import Autoencoder
 from pyddl.optim import optimizer
 from pyddl.strategies import strategy
-from pyddl.train import StopRequest, Trainer
+from pyddl.train import StopRequest
 from pyddl.train.progress import Progress
 from pyddl.train.simulation import simulate
 from pyddl.train.worker import Worker
 
-ROWS = np.random.default_rng(5).random((203, 20), dtype=np.float32)
-TEST = np.random.default_rng(6).random((101, 20), dtype=np.float32)
 STRATEGIES = [
     {"strategy": "averaging", "period": 3},
     {"strategy": "averaging", "period": 4, "sync_steps": 3, "node_period": 2, "outer": "nesterov"},
@@ -29,31 +28,6 @@ STRATEGIES = [
 
 def name(options):
     return "-".join(str(value) for value in options.values())
-
-
-def train(out=None, model=None, stop=None, test=TEST, **options):
-    options = {"batch_size": 50, "epochs": 4, "seed": 4, **options}
-    model = model or Autoencoder(20, hidden=(8, 3))
-    trainer = Trainer(model, out=None if out is None else str(out), stop=stop, **options)
-    return trainer.fit(ROWS, test)
-
-
-class StopAfter(Autoencoder):
-    """Asks for a stop within a step, as a signal would."""
-
-    def __init__(self, stop, step):
-        super().__init__(20, hidden=(8, 3))
-        self.stop, self.step = stop, step
-
-    def gradient(self, parameters, gradients, buffers, batch, ready=None):
-        if batch.step == self.step:
-            self.stop.requested = True
-        return super().gradient(parameters, gradients, buffers, batch, ready)
-
-
-def same_everywhere(world, vector):
-    everywhere = world.transport.gather(vector.astype(np.float64))
-    return all(np.array_equal(each, everywhere[0]) for each in everywhere)
 
 
 @pytest.fixture
@@ -90,29 +64,6 @@ def test_a_resumed_run_is_the_uninterrupted_one_and_evaluation_disturbs_nothing(
     longer = train(epochs=4, test=None, **options)
     assert np.array_equal(longer.parameters, whole.parameters)
     assert without.metrics[0]["test_loss"] == whole.metrics[0]["test_loss"]
-
-
-class Buffered:
-    """Counts what it sees in buffers of all three kinds."""
-
-    phases = ("all",)
-
-    def __init__(self):
-        self.layout = Layout([Slice("w", (20,))])
-        self.buffers = Layout([Slice("mean", (2,)), Slice("seen", (1,), merge="sum"), Slice("top", (1,), merge="max")])
-
-    def initialise(self, parameters, buffers, seed):
-        parameters[:] = 0
-        self.buffers.views(buffers)["seen"][:] = 1000
-
-    def gradient(self, parameters, gradients, buffers, batch, ready=None):
-        views = self.buffers.views(buffers)
-        gradients[:] = 0
-        if len(batch):
-            views["mean"][:] = batch.rows.mean()
-            views["seen"] += len(batch)
-            views["top"][:] = max(views["top"][0], batch.index.max())
-        return float(batch.rows.sum(dtype=np.float64))
 
 
 @pytest.mark.mpi(min_size=2)

@@ -239,6 +239,9 @@ void Worker::push(const float* vector, std::int64_t samples, std::int64_t versio
 }
 
 void Worker::request(float* out, std::int64_t progress) {
+    const double began = now();
+    while (taken_ < pushes_) receive_taken();
+    wait_seconds_ += now() - began;
     receive_vector(comm_, server_, out, length_, chunk_, fetched_);
     send({network::fetch, progress, 0, 0});
 }

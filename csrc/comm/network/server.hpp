@@ -126,7 +126,8 @@ class Worker {
            int (*look)());
 
     void push(const float* vector, std::int64_t samples, std::int64_t version);
-    /// Ask for the vector; then wait for it. `out` must stay where it is.
+    /// Once the server is through with this worker's pushes, ask for the vector; then wait for it. `out` must stay
+    /// where it is.
     void request(float* out, std::int64_t progress);
     std::int64_t fetch();
     std::int64_t claim();

@@ -29,6 +29,10 @@ bool Mailbox::has_room() const { return slots_[slot_of(clock_)].state.poll() == 
 
 Futex& Mailbox::emptied() { return slots_[slot_of(clock_)].state; }
 
+bool Mailbox::all_used() const { return slots_[slot_of(clock_ + slots - 1)].state.poll() == empty; }
+
+Futex& Mailbox::latest() { return slots_[slot_of(clock_ + slots - 1)].state; }
+
 void Mailbox::post(std::int64_t samples, std::int64_t version) {
     Slot& slot = slots_[slot_of(clock_)];
     slot.push = {samples, version, clock_++};

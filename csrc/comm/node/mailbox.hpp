@@ -34,6 +34,9 @@ class Mailbox {
     /// Whether the slot of the next push is empty; changes `emptied` when it becomes so.
     bool has_room() const;
     Futex& emptied();
+    /// Whether the server is through with all pushes; changes `latest` when it becomes so.
+    bool all_used() const;
+    Futex& latest();
     float* next() const { return vector(slot_of(clock_)); }
     /// Hand over next() as the next push.
     void post(std::int64_t samples, std::int64_t version);

@@ -112,9 +112,12 @@ Server::Event Server::receive() {
         });
         for (int w = 0; w < workers; ++w) {
             Member& member = members_[static_cast<std::size_t>(w)];
-            if (!member.is_news() || member.mailbox.full() != nullptr) continue;
-            member.told = true;
-            return {Event::left, w, 0, {}, member.name + member.gone};
+            const bool gone = member.is_news();
+            const bool finished = member.gone.empty() && member.finished(epoch) && member.told_of < epoch;
+            if ((!gone && !finished) || member.mailbox.full() != nullptr) continue;
+            member.told = gone;
+            member.told_of = epoch;
+            return {gone ? Event::left : Event::finished, w, 0, {}, gone ? member.name + member.gone : ""};
         }
         for (int step = 0; step < workers; ++step) {
             const int w = (next_ + step) % workers;
@@ -212,6 +215,7 @@ void Worker::push(const float* vector, std::int64_t samples, std::int64_t versio
 
 std::int64_t Worker::fetch(float* out, std::int64_t progress) {
     Published& published = shard_.published;
+    wait(mailbox_.latest(), [&] { return mailbox_.all_used(); });
     const double began = wait(published.published(), [&] { return published.progress() >= progress; });
     const Published::Pinned pinned = published.pin(number_);
     const std::int64_t bytes = shard_.shape.length * static_cast<std::int64_t>(sizeof(float));

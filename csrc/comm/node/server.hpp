@@ -6,7 +6,7 @@
 ///
 ///     operation   bytes moved            waits while
 ///     push        4 n, into the mailbox  both slots of the mailbox are full
-///     fetch       4 n, out of a buffer   the progress asked for has not been published
+///     fetch       4 n, out of a buffer   the worker's own pushes are in use, or the progress has not been published
 ///     claim       -                      the epoch has not begun
 #pragma once
 #include <atomic>
@@ -66,7 +66,7 @@ class Server {
         virtual void released(int worker) = 0;  ///< a slot of the worker's mailbox is empty again
     };
     struct Event {
-        enum Kind { over, push, left } kind;
+        enum Kind { over, push, finished, left } kind;
         int worker;
         int slot;             ///< of a push, see vector
         Mailbox::Push about;  ///< of a push
@@ -94,9 +94,9 @@ class Server {
     /// only the progress changes.
     std::int64_t publish(std::int64_t progress);
 
-    /// The next push, or the news that a worker has died, or left before it had finished the epoch, or that the epoch
-    /// is over: all who are left have finished it, and no mailbox holds a push. A push's vector stays until the next
-    /// call.
+    /// The next push; or the news that a worker has finished the epoch, or that it has died or left before it had; or
+    /// that the epoch is over: all who are left have finished it, and no mailbox holds a push. A push's vector stays
+    /// until the next call.
     Event receive();
     float* vector(int worker, int slot) const {
         return members_[static_cast<std::size_t>(worker)].mailbox.vector(slot);
@@ -124,8 +124,9 @@ class Server {
         std::string name;
         bool mate;
         Process process;
-        std::string gone;   ///< why, or nothing
-        bool told = false;  ///< it is no news
+        std::string gone;           ///< why, or nothing
+        bool told = false;          ///< it is no news
+        std::uint32_t told_of = 0;  ///< the latest epoch that it is known to have finished
 
         bool finished(std::uint32_t epoch) const { return seat->finished.load() >= epoch; }
         bool is_news() const { return !gone.empty() && !told; }
@@ -166,7 +167,8 @@ class Worker {
     void watch() { process_.watch(shard_.server.process.load()); }
 
     void push(const float* vector, std::int64_t samples, std::int64_t version);
-    /// Copy the newest version once the progress is reached; the version.
+    /// Copy the newest version once the server is through with this worker's pushes and the progress is reached; the
+    /// version.
     std::int64_t fetch(float* out, std::int64_t progress);
     std::int64_t claim();
     void close_tickets() { shard_.tickets.close(); }

@@ -1,0 +1,218 @@
+"""Training with servers: modes, books, stops, resumes, and what goes wrong."""
+
+import json
+
+import numpy as np
+import pytest
+from small_runs import ROWS, TEST, Buffered, StopAfter, same_everywhere, train
+
+from pyddl.comm import use
+from pyddl.comm.operations import Arrived
+from pyddl.data.batch import Batch
+from pyddl.data.sampler import Sampler
+from pyddl.errors import NotFiniteError, ParameterError
+from pyddl.models import Autoencoder
+from pyddl.optim import optimizer
+from pyddl.train import StopRequest
+from pyddl.train.server import Server
+
+MODES = {
+    "sync": {"mode": "sync"},
+    "backup": {"mode": "sync", "backup": 1},
+    "ssp": {"mode": "ssp", "bound": 1},
+    "async": {"mode": "async"},
+    "Downpour": {"mode": "async", "push_every": 2, "fetch_every": 3, "server_optimizer": "adagrad", "solo_steps": 7},
+    "two servers": {"mode": "async", "servers": 2},
+    "two servers in step": {"mode": "sync", "servers": 2},
+    "elastic": {"strategy": "elastic", "mode": "async", "tau": 2},
+}
+
+
+@pytest.fixture
+def shared(world, tmp_path):
+    """A folder of this test that all ranks share."""
+    return world.transport.gather_objects(tmp_path)[0]
+
+
+def options_of(world, name):
+    """The options of a mode; skipped on too few ranks."""
+    options = {"strategy": "server", **MODES[name]}
+    if world.size - options.get("servers", 1) - options.get("backup", 0) < 1:
+        pytest.skip("needs more ranks")
+    return options
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("name", MODES)
+def test_all_ranks_end_with_the_model_that_is_served(world, name):
+    result = train(**options_of(world, name))
+    assert same_everywhere(world, result.parameters)
+    losses = [line["test_loss"] for line in result.metrics]
+    assert len(losses) == 4 and losses[-1] < losses[0]
+    model = Autoencoder(20, hidden=(8, 3))
+    assert losses[-1] == pytest.approx(served_loss(model, result), rel=1e-5)
+
+
+def served_loss(model, result):
+    return model.evaluate(result.parameters, result.buffers, Batch(TEST))["loss"] / len(TEST)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("name", MODES)
+def test_the_books_have_every_row(world, name):
+    options = options_of(world, name)
+    result = train(**options)
+    books = result.summary["server"]
+    samples = sum(worker["samples"] for worker in books["workers"]) + books["dropped_samples"]
+    pushes = sum(worker["pushes"] for worker in books["workers"])
+    assert pushes == books["pushes"] == sum(books["staleness"].values())
+    if name != "elastic":  # what came after the last meeting of an epoch is pushed with the next one
+        assert samples == 4 * len(ROWS)
+    assert (books["dropped"] > 0) <= (name == "backup")
+    if name in ("sync", "two servers in step"):
+        assert books["staleness"] == {"0": pushes}
+    if options.get("servers", 1) > 1:
+        assert len(books["versions"]) == 2 and all(len(each) == 2 for each in books["last_fetched"])
+    assert [line["train_loss"] for line in result.metrics] == sorted(
+        (line["train_loss"] for line in result.metrics), reverse=True)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"optimizer": "nesterov", "momentum_schedule": "sutskever", "clip_norm": 1.0,
+                                          "learning_rate": 1e-3, "schedule": "cosine"}], ids=["adam", "schedules"])
+def test_in_step_it_is_allreduce_on_as_many_workers(world, servers, options):
+    if world.size <= servers or (servers > 1 and "clip_norm" in options):
+        pytest.skip("needs more ranks, or clips each share by itself")
+    served = train(strategy="server", mode="sync", servers=servers, **options)
+    alone = train_alone(world, **options)
+    np.testing.assert_allclose(served.parameters, alone.parameters, rtol=2e-3, atol=2e-5)
+    assert [line["train_loss"] for line in served.metrics] == pytest.approx(
+        [line["train_loss"] for line in alone.metrics], rel=1e-5)
+
+
+def train_alone(world, **options):
+    """Each rank for itself, as a world of one."""
+    with use(world.mpi.Split(world.rank)):
+        return train(strategy="allreduce", **options)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_one_worker_is_never_stale(world):
+    with use(world.mpi.Split(world.rank // 2)) as pair:
+        if pair.size < 2:
+            return
+        served = train(strategy="server", mode="async")
+        assert served.summary["server"]["staleness"] == {"0": 20}
+        if pair.rank == 0:
+            assert served.summary["server"]["versions"] == 20
+
+
+@pytest.mark.mpi(min_size=3)
+@pytest.mark.parametrize("bound", [0, 2])
+def test_nobody_is_further_ahead_than_the_bound(world, bound):
+    books = train(strategy="server", mode="ssp", bound=bound, epochs=2).summary["server"]
+    workers = world.size - 1
+    # a fetch has the pushes of all others but the last bound + 1 (those of this clock), and may miss as many ahead
+    assert max(map(int, books["staleness"])) <= (workers - 1) * (2 * bound + 1)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("name", MODES)
+def test_a_stop_within_an_epoch_loses_no_row(world, shared, name):
+    options = options_of(world, name)
+    stop = StopRequest()
+    in_step = options["mode"] == "sync" and name != "backup"  # there the last rank has rows of every step
+    asked = StopAfter(stop, 6) if world.rank == world.size - 1 or not in_step else None
+    first = train(shared / "run", asked, stop, **options)
+    assert first.summary["finished"] is None and 1 <= len(first.metrics) < 4
+    second = train(shared / "run", resume=True, **options)
+    assert second.summary["finished"] and len(second.metrics) == 4
+    if name not in ("elastic", "backup"):
+        assert trained(first) + trained(second) == 4 * len(ROWS)
+    if name == "sync":
+        whole = train(**options)
+        np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-3, atol=2e-5)
+        assert [m["train_loss"] for m in second.metrics] == pytest.approx([m["train_loss"] for m in whole.metrics])
+
+
+def trained(result):
+    return sum(worker["samples"] for worker in result.summary["server"]["workers"])
+
+
+@pytest.mark.mpi(min_size=3)
+def test_it_resumes_on_another_number_of_ranks_and_servers(world, shared):
+    train(shared / "run", strategy="server", mode="sync", epochs=2)
+    halves = world.mpi.Split(world.rank == 0)
+    with use(halves) as rest:
+        if world.rank > 0 and rest.size > 1:
+            second = train(shared / "run", resume=True, strategy="server", mode="sync", servers=rest.size - 1)
+            whole = train(strategy="server", mode="sync")
+            np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-3, atol=2e-5)
+    world.transport.barrier()
+
+
+@pytest.mark.mpi(min_size=2)
+def test_another_strategy_goes_on_with_the_servers_state(world, shared):
+    train(shared / "run", strategy="server", mode="sync", epochs=2)
+    second = train(shared / "run", resume=True, strategy="allreduce")
+    np.testing.assert_allclose(second.parameters, train(strategy="allreduce").parameters, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_buffers_are_merged_by_their_rules(world, mode):
+    model = Buffered()
+    result = train(model=model, optimizer="sgd", epochs=3, strategy="server", mode=mode)
+    views = model.buffers.views(result.buffers)
+    assert views["seen"][0] == 1000 + 3 * len(ROWS)
+    assert views["top"][0] == len(ROWS) - 1
+    assert same_everywhere(world, result.buffers)
+
+
+def test_the_server_refuses_what_is_not_finite():
+    server = Server(Autoencoder(20, hidden=(8, 3)), optimizer("adam"), Sampler(100, 10), number=0, count=1, workers=2)
+    vector = np.zeros(server.layout.size, dtype=np.float32)
+    server.received(Arrived(0, 5, 0, vector, 0))
+    vector[5] = np.inf
+    with pytest.raises(NotFiniteError, match=r"step 0, rank 2: it pushed a vector whose first bad value is inf, in "):
+        server.received(Arrived(1, 5, 0, vector, 0))
+
+
+@pytest.mark.mpi(min_size=2)
+def test_the_run_directory_tells_who_served(world, shared):
+    train(shared / "run", strategy="server", mode="async")
+    summary = json.loads((shared / "run/summary.json").read_text())
+    assert summary["server"]["versions"] == summary["server"]["pushes"] > 0
+    assert len(summary["server"]["workers"]) == world.size - 1
+    assert summary["samples_per_second"] > 0
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize(("options", "message"), [
+    ({"servers": 9}, r"servers is 9 on \d ranks, which leaves no worker; expected at most"),
+    ({"backup": 4}, r"backup is 4 with \d workers?; expected fewer backup workers than workers"),
+    ({"reproducible": True}, "reproducible has no meaning with strategy server"),
+])
+def test_what_these_ranks_cannot_do_is_named(world, options, message):
+    with pytest.raises(ParameterError, match=message):
+        train(strategy="server", **options)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({}, "needs 2 ranks, a server and a worker, and there is 1: choose strategy local"),
+    ({"mode": "ssp", "bound": -1}, "bound is -1; expected a whole number at least 0"),
+    ({"mode": "sync", "bound": 2}, "bound belongs to mode ssp; the mode here is sync"),
+    ({"mode": "async", "backup": 1}, "backup belongs to mode sync; the mode here is async"),
+    ({"mode": "sync", "push_every": 2}, "push_every belongs to mode ssp and async"),
+    ({"mode": "sync", "fetch_every": 2}, "fetch_every belongs to mode ssp and async"),
+    ({"mode": "ssp", "solo_steps": 2}, "solo_steps belongs to mode async"),
+    ({"mode": "ssp", "bound": 1, "push_every": 2, "fetch_every": 4}, "fetch_every is 4, .*expected at most 3"),
+    ({"backup": 1, "servers": 2}, "backup is 1 with 2 servers"),
+    ({"server_optimizer": "adagard"}, "did you mean 'adagrad'"),
+    ({"mode": "asinc"}, "did you mean 'async'"),
+    ({"staleness": "none"}, "staleness is 'none'"),
+])
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ParameterError, match=message):
+        train(strategy="server", **options)
