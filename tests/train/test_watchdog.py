@@ -88,31 +88,40 @@ class Ended(threading.Event):
         self.set()
 
 
-class Busy(Activity):
-    """Has made progress whenever someone looks, however busy the machine is, until it stops."""
+class Clock:
+    """Stands for the module ``time``: seconds pass only when someone sleeps."""
 
-    looks, stopped = 0, False
+    now = 0.0
 
-    @property
-    def beats(self):
-        self.looks += not self.stopped
-        return self.looks
+    def monotonic(self):
+        return self.now
 
-    @beats.setter
-    def beats(self, value):
-        pass
+    def sleep(self, seconds):
+        self.now += seconds
 
 
-def test_progress_of_one_rank_keeps_all_from_being_stuck(tmp_path, capfd):
-    ended = Ended()
-    idle, busy = Activity(), Busy()
-    with Watchdog(idle, tmp_path, 0, 2, 0.3, ended), Watchdog(busy, tmp_path, 1, 2, 0.3, ended):
-        idle.begin(sum_over_workers(np.zeros(3, np.float32)))
-        while busy.looks < 100:
-            assert not ended.wait(0.1)
-        busy.begin(compute())
-        busy.stopped = True
-        assert ended.wait(30) and ended.code == 1
+def test_progress_of_one_rank_keeps_all_from_being_stuck(tmp_path, capfd, monkeypatch):
+    clock, ended = Clock(), Ended()
+    monkeypatch.setattr("pyddl.train.watchdog.time", clock)
+    idle, busy = Activity(), Activity()
+    dogs = [Watchdog(activity, tmp_path, rank, 2, 1.0, ended) for rank, activity in enumerate([idle, busy])]
+    for dog in dogs:
+        dog._looked = clock.now
+
+    def pass_a_tenth_of_a_second():
+        clock.sleep(0.1)
+        for dog in dogs:
+            dog._look()
+
+    idle.begin(sum_over_workers(np.zeros(3, np.float32)))
+    for _ in range(50):
+        busy.beat()
+        pass_a_tenth_of_a_second()
+    assert not ended.is_set()
+    busy.begin(compute())
+    for _ in range(30):
+        pass_a_tenth_of_a_second()
+    assert ended.is_set() and ended.code == 1
     said = capfd.readouterr().err
     assert "rank 0 in Sum of" in said and "rank 1 in Compute (number 1)" in said
     assert (tmp_path / "rank-1.txt").read_text().startswith("rank 1, process")
