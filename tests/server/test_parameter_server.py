@@ -1,6 +1,8 @@
 """Training by callbacks: the same program on one process and on several ranks."""
 
+import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -363,3 +365,10 @@ def test_a_failing_descent_says_which_update_it_was():
     if hasattr(failure.value, "__notes__"):  # Python 3.11
         assert "update of rank 0 for items 0 to 1 of epoch 1, a dictionary of 'items'" in failure.value.__notes__[0]
 
+
+
+def test_the_program_in_the_documentation_runs(capsys):
+    page = Path(__file__).parents[2] / "docs/callbacks.md"
+    program = re.search(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[1]
+    exec(compile(program, str(page), "exec"), {})
+    assert capsys.readouterr().out.startswith("[1. 2. 3.] Report(updates=340, items=20000, ")
