@@ -57,7 +57,7 @@ def script(*, gradient="pass", descent="pass", server="", before="", epochs=1, r
     ("gradient", "sys.exit(0)", "rank 2 of 3: sys.exit(0) while the other ranks go on"),
     ("gradient", "os.kill(os.getpid(), signal.SIGKILL)", ""),
     ("descent", "os.kill(os.getpid(), signal.SIGKILL)", ""),
-    ("gradient", "os._exit(0)", ""),
+    ("gradient", "os._exit(3)", ""),
 ])
 def test_one_rank_s_failure_soon_ends_all(mpirun, where, failure, said):
     done = mpirun(3, script(**{where: failure}))
