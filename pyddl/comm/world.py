@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pyddl.comm import abort
-from pyddl.comm.environment import Started, started
+from pyddl.comm.environment import Started, outlives, started
 from pyddl.comm.transport import Alone, MPITransport, Transport
 from pyddl.errors import CommError
 
@@ -52,6 +52,35 @@ class World:
     node_size: int
     mpi: MPI.Intracomm | None
     transport: Transport
+
+    def shrink(self) -> World:
+        """This world without the ranks that have died; itself where none has. Collective over those that live.
+
+        Ranks keep their order. From now on `world` gives the new one. Vectors of the old transport stay as they are; to
+        the new one they are private memory.
+
+        Raises
+        ------
+        CommError
+            This MPI ends with the rank that dies (`pyddl.comm.environment.outlives`).
+        """
+        if self.mpi is None:
+            return self
+        if not outlives():
+            raise CommError("the ranks were not started to outlive one of them: start them by pyddl's launcher "
+                            "(--on-failure continue, or python -m pyddl.comm.launcher --outlive), or by "
+                            "mpirun --with-ft ulfm of Open MPI 5")
+        left: MPI.Intracomm = self.mpi.Shrink()  # type: ignore[assignment]
+        if left.size == self.size:
+            left.Free()
+            return self
+        self.transport.leave()  # closing it, or freeing its communicators, would wait for the dead
+        smaller = _describe(left, self.node)
+        for i, known in enumerate(_worlds):
+            if known is self:
+                _worlds[i] = smaller
+        atexit.register(smaller.transport.leave)
+        return smaller
 
 
 _worlds: list[World] = []  # the world, then what `use` narrowed it to, innermost last
@@ -97,8 +126,10 @@ def use(comm: MPI.Intracomm) -> Iterator[World]:
     try:
         yield _worlds[-1]
     finally:
-        _worlds.pop().transport.close()
-        mine.Free()
+        narrow = _worlds.pop()
+        narrow.transport.close()
+        if narrow.mpi is not None:
+            narrow.mpi.Free()
 
 
 @contextmanager

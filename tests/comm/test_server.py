@@ -13,7 +13,7 @@ from support import assert_on_all_ranks
 from pyddl.comm import server as module
 from pyddl.comm.operations import Arrived, Left
 from pyddl.comm.server import ServerPort, serve
-from pyddl.errors import CommError, ParameterError, ShapeError
+from pyddl.errors import ParameterError, ShapeError
 
 
 @pytest.fixture(params=[1, 2])
@@ -307,20 +307,11 @@ TRAIN = """
 """
 
 
-def outliving(mpirun, *arguments, environ=None):
-    from pyddl.comm import launcher
-
-    try:
-        launcher.command(1, ["x"], environ={}, outlive=True)
-    except CommError as refused:
-        pytest.skip(str(refused))
-    return mpirun(3, TRAIN, *map(str, arguments), outlive=True, environ=environ)
-
-
 @pytest.mark.parametrize("per_node", ["3", "2", "1"])
 @pytest.mark.parametrize("size", [10, 200_000])
 def test_the_server_learns_that_a_worker_has_died_and_the_others_go_on(mpirun, per_node, size):
-    done = outliving(mpirun, 2, size, environ={"PYDDL_RANKS_PER_NODE": per_node})
+    support.outliving()
+    done = mpirun(3, TRAIN, "2", str(size), outlive=True, environ={"PYDDL_RANKS_PER_NODE": per_node})
     assert len(re.findall(r"left: 1: worker 1 \(rank 2\) died", done.out)) == 1, done
     pushes = int(re.search(r"server: (\d+) pushes, 300 claimed", done.out)[1])
     assert "worker 0: 290 pushes" in done.out
@@ -330,7 +321,8 @@ def test_the_server_learns_that_a_worker_has_died_and_the_others_go_on(mpirun, p
 
 @pytest.mark.parametrize("per_node", ["3", "2", "1"])
 def test_workers_learn_that_their_server_has_died(mpirun, per_node):
-    done = outliving(mpirun, 0, 1000, environ={"PYDDL_RANKS_PER_NODE": per_node})
+    support.outliving()
+    done = mpirun(3, TRAIN, "0", "1000", outlive=True, environ={"PYDDL_RANKS_PER_NODE": per_node})
     for worker in (0, 1):
         assert re.search(rf"lost: server 0 \(rank 0\) died.*, while worker {worker} waits for it", done.out), done
 

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from support import assert_on_all_ranks
+from support import assert_on_all_ranks, outliving
 
 import pyddl.comm
 
@@ -152,3 +152,62 @@ def test_launcher_of_another_mpi_is_refused_with_both_numbers(mpirun):
     """)
     assert "started 3 ranks" in done.out
     assert "sees 2" in done.out
+
+
+# ---- ranks that die ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_node", ["4", "2", "1"])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_those_who_outlive_a_rank_go_on_in_a_smaller_world(mpirun, per_node, narrow):
+    outliving()
+    done = mpirun(4, f"""
+        import contextlib, os, numpy as np, pyddl
+        from mpi4py import MPI
+        from pyddl.comm.operations import Arrived
+        from pyddl.comm.server import serve
+        pyddl.world()
+        with pyddl.use(MPI.COMM_WORLD) if {narrow} else contextlib.nullcontext():
+            world = pyddl.world()
+            assert world.shrink() is world
+            kept = world.transport.allocate(2000)
+            kept[:] = world.rank
+            world.transport.barrier()
+            if world.rank == 1:
+                os.kill(os.getpid(), 9)
+            left = world.shrink()
+            assert left is pyddl.world() and left.size == 3 and left.node == world.node - (world.node > 0) * (
+                {per_node} == 1), left
+            assert left.rank == world.rank - (world.rank > 1)
+            left.transport.sum(kept)
+            fresh = left.transport.allocate(2000)
+            fresh[:] = world.rank
+            left.transport.sum(fresh)
+            assert (kept == 5).all() and (fresh == 5).all(), (kept[0], fresh[0])
+            with serve(left, left.transport, servers=1, size=100) as end:
+                if left.rank == 0:
+                    end.begin_epoch(0)
+                    pushes = 0
+                    while (event := end.receive()) is not None:
+                        pushes += isinstance(event, Arrived)
+                    assert pushes == 2
+                else:
+                    end.push(np.zeros(100, np.float32), 1, 0)
+                    end.finish()
+            assert left.shrink() is left
+            left.transport.barrier()
+            os.write(1, b"right\\n")
+    """, outlive=True, environ={"PYDDL_RANKS_PER_NODE": per_node})
+    assert done.out.count("right") == 3 and done.code is not None, done
+
+
+def test_a_world_that_was_not_started_to_outlive_a_rank_does_not_shrink(mpirun):
+    done = mpirun(2, """
+        import pyddl
+        try:
+            pyddl.world().shrink()
+        except pyddl.errors.CommError as error:
+            print(error)
+    """)
+    assert done.code == 0, done.err
+    assert done.out.count("python -m pyddl.comm.launcher --outlive") == 2
