@@ -9,7 +9,8 @@ import numpy as np
 
 from benchmarks.peers.line import mpi_name, serve
 from pyddl.comm import world
-from pyddl.comm.server import Push, ServerLink, ServerPort
+from pyddl.comm.operations import Arrived
+from pyddl.comm.server import ServerLink, ServerPort
 from pyddl.comm.server import serve as start_server
 
 __all__ = ["main"]
@@ -50,7 +51,8 @@ class _Peer:
         if isinstance(end, ServerPort):
             end.begin_epoch()
             while (event := end.receive()) is not None:
-                assert isinstance(event, Push), event
+                if not isinstance(event, Arrived):
+                    continue  # the worker has finished
                 self.progress += 1
                 np.add(end.current(), event.vector, out=end.free())
                 end.publish(self.progress)
@@ -71,7 +73,8 @@ class _Peer:
         if isinstance(self.end, ServerPort):
             self.end.begin_epoch()
             cpu, wall = time.process_time(), time.perf_counter()
-            self.end.receive()
+            while self.end.receive() is not None:
+                pass
             return (time.process_time() - cpu) / (time.perf_counter() - wall)
         if self.end is not None:
             time.sleep(seconds)

@@ -97,6 +97,7 @@ void serve(Server& server, int workers, std::int64_t length, std::int64_t ticket
         for (;;) {
             const Server::Event event = server.receive();
             if (event.kind == Server::Event::over) break;
+            if (event.kind == Server::Event::finished) continue;
             expect(event.kind == Server::Event::push, "nobody has left, but: " + event.why);
             const auto worker = static_cast<std::size_t>(event.worker);
             expect(event.about.clock == clocks[worker]++, "pushes come in order");
@@ -197,7 +198,7 @@ void one_leaves(int workers, std::int64_t length) {
         if (event.kind == Server::Event::left) {
             expect(event.worker == 0 && event.why == "worker 0 (rank 0) has ended", "one has left: " + event.why);
             ++left;
-        } else {
+        } else if (event.kind == Server::Event::push) {
             ++pushes;
         }
         publish();
@@ -257,6 +258,7 @@ void dies(int round, std::int64_t length) {
             ++pushes;
             continue;
         }
+        if (event.kind == Server::Event::finished) continue;
         ++left;
         expect(event.worker == round % workers && event.why.find(" died (process ") != std::string::npos, event.why);
     }
