@@ -59,12 +59,17 @@ class ModelGroup:
 
     @property
     def wait_seconds(self) -> float:
-        """As in `pyddl.comm.transport.Transport`, as are the next two."""
+        """As in `pyddl.comm.transport.Transport`."""
         return self.transport.wait_seconds
 
     @property
     def communication_seconds(self) -> float:
         return self._moving_seconds + self.transport.communication_seconds
+
+    @property
+    def seconds(self) -> float:
+        """Both together."""
+        return self.wait_seconds + self.communication_seconds
 
     @property
     def bytes_sent(self) -> int:

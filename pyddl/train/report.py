@@ -37,6 +37,8 @@ def table(summary: dict[str, Any]) -> str:
             ("test squared error", f"{summary['test_squared_error']:.4f}  (sum over features, mean over rows)")
         )
     lines.append(("samples/s", f"{summary['samples_per_second']:,.0f}"))
+    if summary["bytes_per_step"]:
+        lines.append(("sent per step", f"{summary['bytes_per_step'] / 1e6:.3g} MB per rank"))
     if summary["gflops"] is not None and summary["peak_gflops"]:
         share = summary["gflops"] / summary["peak_gflops"]
         lines.append(

@@ -79,10 +79,9 @@ class TimeSplit:
         compute, data = self._replica.seconds()
         moving = sum(each.communication_seconds for each in self._carriers)
         waiting = sum(each.wait_seconds for each in self._carriers)
-        if self._model_group is not None:  # which works within a gradient
+        if self._model_group is not None:
             moving += self._model_group.communication_seconds
             waiting += self._model_group.wait_seconds
-            compute -= self._model_group.communication_seconds + self._model_group.wait_seconds
         return compute, moving, waiting, data
 
     def _sent(self) -> int:

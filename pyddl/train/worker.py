@@ -124,26 +124,30 @@ class Worker(Replica):
         if self._batch_sum is not None:
             batch.sum = self._batch_sum
         batch.group = self.group
-        begin = perf_counter()
+        begin = self._clock()
         self.samples = len(batch)
         if self._shards:
             first = self.number * self._shards
             self._gradient_of_shards(batch, first, first + self._shards, self.gradients)
         else:
             self._loss_of(batch, self.gradients)
-        self.compute_seconds += perf_counter() - begin
+        self.compute_seconds += self._clock() - begin
         return True
 
     def update(self, *, scale: float, squared_norm: float | None = None) -> None:
         """Move the parameters by the optimizer's rule, with ``scale * gradients`` as the gradient."""
-        begin = perf_counter()
+        begin = self._clock()
         if self.clips and self.group is not None:
             squared_norm = self.group.total(self.squared_norm() if squared_norm is None else squared_norm)
         self.optimizer.update(self.parameters[self.share], self.gradients[self.share], self.state, self._ranges,
                               scale=scale, step=self.updates, squared_norm=squared_norm, rounded=self._rounded)
         self._rounded_is_current = self._rounded is not None
         self.updates += 1
-        self.compute_seconds += perf_counter() - begin
+        self.compute_seconds += self._clock() - begin
+
+    def _clock(self) -> float:
+        """Seconds, without those that a model group takes within a gradient or an update."""
+        return perf_counter() - (0.0 if self.group is None else self.group.seconds)
 
     def restart(self) -> None:
         """Forget the optimizer's state."""
