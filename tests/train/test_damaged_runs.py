@@ -1,5 +1,6 @@
 """Damaged run directories: a named error, or what the files say; never half of it, never another exception."""
 
+import functools
 import logging
 
 import numpy as np
@@ -47,20 +48,24 @@ class Swapped:
         self.path.write_bytes(self.content)
 
 
+@functools.cache
+def intact(whole):
+    return Checkpoints(whole, {"replicas": 1}).newest(Alone())
+
+
 def check_checkpoint(whole, random):
     checkpoint, = (whole / "checkpoints").glob("step-*")
     files = sorted(checkpoint.iterdir())
-    checkpoints = Checkpoints(whole, {"replicas": 1})
-    intact = checkpoints.newest(Alone())
+    expected = intact(whole)
     with Swapped(files[random.integers(len(files))]) as file:
         file.path.write_bytes(damaged(random, file.content, JSON))
         try:
-            found = checkpoints.newest(Alone())
+            found = Checkpoints(whole, {"replicas": 1}).newest(Alone())
         except (CheckpointError, DataError) as error:
             assert str(checkpoint.parent) in str(error)
             return
-    assert found.books == intact.books
-    assert all(np.array_equal(found.tensors[name], x) for name, x in intact.tensors.items())
+    assert found.books == expected.books
+    assert all(np.array_equal(found.tensors[name], x) for name, x in expected.tensors.items())
 
 
 def check_run(whole, random):
