@@ -1,8 +1,9 @@
 """How fast do several ranks train together, against PyTorch's DDP over gloo, and against that many times one rank?
 
 The autoencoder 784-256-64-256-784 with 32, 128 and 512 rows per rank (weak scaling), one thread per rank. pyddl's ranks
-run ``allreduce``, and ``local``, which sends nothing: what is left of the machine when all its cores work. Before
-anything is timed, all must give the same losses from the same weights over 20 steps.
+run ``allreduce``, and ``local``, which sends nothing: what is left of the machine when all its cores work. On several
+nodes, a third training lets no slice of the gradient travel during the backward pass. Before anything is timed, all
+must give the same losses from the same weights over 20 steps.
 
     python -m benchmarks.ranks [--size quick|node|cluster] [--ranks 2] [--batches 32,128]
 """
@@ -23,6 +24,7 @@ from benchmarks.step import NETWORKS, Case
 __all__ = ["main"]
 
 TOGETHER = {how: {"dtype": "float32", "strategy": how} for how in ("allreduce", "local")}
+WAITING = {"waiting": {**TOGETHER["allreduce"], "travels": False}}
 ALONE = {"local": TOGETHER["local"]}
 EAGER = {"eager": {"dtype": "float32", "compiled": False}}
 
@@ -57,7 +59,8 @@ def measure(
     seconds: float,
 ) -> None:
     """Verify, then time one batch size per rank; one record."""
-    case.prepare(many, TOGETHER)
+    several = many.about["nodes"] > 1
+    case.prepare(many, TOGETHER | WAITING if several else TOGETHER)
     for peer in torch:
         case.prepare(peer, EAGER)
     checked = {"pyddl": (many, "allreduce")} | ({"DDP": (torch[0], "eager")} if torch else {})
@@ -68,10 +71,16 @@ def measure(
         "pyddl local": many.timer("local"),
         "pyddl 1 rank": one.timer("local"),
     }
+    if several:
+        competitors["pyddl, slices wait"] = many.timer("waiting")
     if torch:
         competitors |= {"DDP": torch[0].timer("eager"), "PyTorch 1 process": torch[1].timer("eager")}
     timings = harness.in_turn(competitors, rounds, seconds)
-    faster = {"DDP": harness.speed_up(timings["pyddl"], timings["DDP"])} if torch else {}
+    faster = {
+        name: harness.speed_up(timings["pyddl"], timings[name])
+        for name in ("DDP", "pyddl, slices wait")
+        if name in timings
+    }
     scaling = harness.speed_up(timings["pyddl"], timings["pyddl 1 rank"])
     of_local = harness.speed_up(timings["pyddl"], timings["pyddl local"])
     record.add(

@@ -19,7 +19,7 @@ from benchmarks.step import NETWORKS
 __all__ = ["Aim", "aims", "main", "write"]
 
 Lines = list[dict[str, Any]]
-QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "auto", "split")
+QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "auto", "split", "threads")
 
 
 class Aim(NamedTuple):
@@ -284,6 +284,23 @@ def split_section(lines: Lines) -> Iterable[str]:
     yield harness.table(split.head(lines[0]), [split.rows_of(line) for line in lines])
 
 
+def threads_section(lines: Lines) -> Iterable[str]:
+    yield f"\n### One rank on {lines[0]['threads']} threads, microseconds per step\n"
+    names = list(lines[0]["seconds"])
+    yield harness.table(
+        ["network", "batch", *names, *(f"{name}: faster" for name in lines[0]["speed_up"])],
+        [
+            [
+                line["network"],
+                line["batch"],
+                *(f"{1e6 * line['seconds'][name]['p50']:.0f}" for name in names),
+                *(f"{value:.2f}x" for value in line["speed_up"].values()),
+            ]
+            for line in lines
+        ],
+    )
+
+
 def when(header: dict[str, Any]) -> str:
     """When and on what a question was answered."""
     clock = ", in processor time" if header.get("clock") == "cpu" else ""
@@ -301,7 +318,7 @@ def write(path: Path, lines: dict[str, Lines]) -> None:
         "",
         f"{header['cpu']}, {header['cores']} cores, x86-64-v{header.get('simd_level', '?')}, oneDNN "
         f"{header.get('onednn', '?')}, PyTorch {header.get('torch', 'not installed')}, {header.get('mpi', 'no MPI')}; "
-        "one thread per rank.",
+        "one thread per rank, unless said.",
         "Written by `make bench`. Medians; quotients are medians of pairs measured in turn; results were "
         "verified before anything was timed.",
         "",
@@ -319,6 +336,7 @@ def write(path: Path, lines: dict[str, Lines]) -> None:
         ("server_latency", server_section),
         ("auto", auto_section),
         ("split", split_section),
+        ("threads", threads_section),
     )
     text += ["", "## Figures"]
     for question, section in sections:

@@ -57,8 +57,19 @@ class Slices:
 class Training:
     """A worker that can be run for some steps at a time."""
 
-    def __init__(self, model: Any, optimizer: Any, loader: Any, how: str = "local", rows: int = 1):
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        loader: Any,
+        how: str = "local",
+        rows: int = 1,
+        *,
+        travels: bool = True,
+        threads: int = 1,
+    ):
         self.world = world()
+        self.threads = threads
         alone = how == "local"
         self.loader, self.strategy = loader, strategy(how)
         self.worker = Worker(
@@ -71,9 +82,13 @@ class Training:
             gradients=None if alone else self.world.transport.allocate(model.layout.size, "gradients"),
         )
         self.worker.loader = loader
+        if travels and self.strategy.sums_gradients:
+            slices = [(s.begin, s.end) for s in model.layout]
+            self.worker.ready = self.world.transport.travelling(self.worker.gradients, slices)
 
     def run(self, steps: int) -> None:
         self.worker.losses.clear()
+        _core.set_threads(self.threads)
         self.loader.allow(steps)
         drive(self.strategy.worker(self.worker), self.worker, self.world.transport)
 
@@ -113,20 +128,20 @@ def memory_bandwidth(nbytes: int, seconds: float = 0.1) -> float:
 class _Peer:
     def __init__(self) -> None:
         self.world = world()
-        _core.set_threads(1)
         self.trainings: dict[str, Training] = {}
 
     def prepare(
-        self, units: list[int], batch: int, rows: str, weights: str, modes: dict[str, dict[str, str]]
+        self, units: list[int], batch: int, rows: str, weights: str, modes: dict[str, dict[str, Any]]
     ) -> dict[str, Any]:
-        """Make a training for each mode: ``dtype`` and ``strategy``. All start from the same weights."""
+        """Make a training for each mode, of ``dtype``, ``strategy``, ``travels``, ``threads``: the same weights."""
         everything = np.load(rows, mmap_mode="r")[:]
         depth = (len(units) - 1) // 2
         self.trainings.clear()
         for name, how in modes.items():
             model = Autoencoder(units[0], units[1 : depth + 1], dtype=how["dtype"])
             loader = Slices(everything, batch, self.world.rank, self.world.size)
-            training = Training(model, Adam(), loader, how["strategy"])
+            options = {name: how[name] for name in ("travels", "threads") if name in how}
+            training = Training(model, Adam(), loader, how["strategy"], **options)
             views = model.layout.views(training.worker.parameters)
             for view, given in zip(views.values(), np.load(weights).values(), strict=True):
                 view[:] = given
@@ -155,7 +170,8 @@ class _Peer:
         return parts
 
     def peak(self, dtype: str, seconds: float) -> float:
-        """The machine's product peak, in flop per second."""
+        """The product peak of one thread, in flop per second."""
+        _core.set_threads(1)
         return _core.product_peak(dtype, seconds) * 1e9
 
     def bandwidth(self, nbytes: int) -> float:
@@ -169,6 +185,7 @@ def main(address: str) -> None:
         "onednn": _core.onednn_version(),
         "dtypes": [dtype for dtype in ("float32", "bfloat16") if _trains_in(dtype)],
         "ranks": peer.world.size,
+        "nodes": peer.world.nodes,
         "threads": _core.threads(),
         "mpi": mpi_version() if peer.world.size > 1 else None,
     }

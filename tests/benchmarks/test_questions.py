@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import auto, harness, overhead, ranks, report, server_latency, split, start, step, sum
+from benchmarks import auto, harness, overhead, ranks, report, server_latency, split, start, step, sum, threads
 from pyddl.comm import launcher
 from pyddl.errors import CommError
 
@@ -64,6 +64,21 @@ def test_ranks_give_the_losses_of_one(out):
     assert line["difference"]["pyddl"] < 1e-3
     assert set(line["seconds"]) == {"pyddl", "pyddl local", "pyddl 1 rank"}
     assert positive(line["seconds"])
+
+
+def test_several_threads_give_the_losses_of_one(out):
+    record = threads.main([*SMALL, "--threads", "2", "--out", str(out)])
+    (line,) = record.lines
+    assert list(line["speed_up"]) == [f"{dtype}, 2 threads" for dtype in record.header["dtypes"]]
+    assert len(line["seconds"]) == 2 * len(line["speed_up"]) and positive(line["seconds"])
+
+
+@needs_mpi
+def test_ranks_on_several_nodes_also_let_slices_wait(out, monkeypatch):
+    monkeypatch.setenv("PYDDL_RANKS_PER_NODE", "1")
+    record = ranks.main([*SMALL, "--peer", "none", "--out", str(out / "nodes")])
+    (line,) = record.lines
+    assert "pyddl, slices wait" in line["seconds"] and line["speed_up"]["pyddl, slices wait"] > 0
 
 
 @needs_mpi
