@@ -67,6 +67,7 @@ class _Server:
     mailbox: deque[Arrived | Left] = field(default_factory=deque)  # in the order of arrival
     held: dict[int, int] = field(default_factory=dict)  # by worker: slots in use
     clocks: dict[int, int] = field(default_factory=dict)  # by worker: pushes so far
+    latest: dict[int, float] = field(default_factory=dict)  # by worker: when the last that it has sent arrives
     reading: int | None = None  # whose slot the server reads
     waits: bool = False
     here: int = 0  # workers that have not left the epoch
@@ -127,7 +128,7 @@ class SimulatedServers:
         timeline.now = end
         arrived = Arrived(worker, operation.samples, version, share, server.clocks.get(worker, 0))
         server.clocks[worker] = arrived.clock + 1
-        self._simulation.at(end + latency, s, lambda: self._deliver(s, arrived))
+        self._send(s, arrived, end + latency)
         self._simulation.at(end, rank, lambda: self._push_to(s + 1, rank, vector, operation))
 
     def fetch(self, rank: int, operation: Fetch) -> None:
@@ -139,6 +140,7 @@ class SimulatedServers:
                 self._fetch_from(s + 1, rank, operation, got)
                 return
             answer: Version = versions[0] if self.count == 1 else tuple(versions[i] for i in range(self.count))
+            self._simulation.actors[rank].fetched(answer)
             self._simulation.go_on(rank, answer)
 
         self._fetch_from(0, rank, operation, got)
@@ -189,8 +191,13 @@ class SimulatedServers:
             return
         for s in range(self.count):
             latency, _ = self._simulation.machine.message(self._simulation.next_number(rank), 0, rank, s)
-            self._simulation.at(self._simulation.timelines[rank].now + latency, s,
-                                partial(self._deliver, s, Left(rank - self.count)))
+            self._send(s, Left(rank - self.count), self._simulation.timelines[rank].now + latency)
+
+    def _send(self, s: int, arrived: Arrived | Left, when: float) -> None:
+        """Have something arrive at server s, not before what this worker has sent it before."""
+        latest = self._servers[s].latest
+        latest[arrived.worker] = when = max(when, latest.get(arrived.worker, 0.0))
+        self._simulation.at(when, s, partial(self._deliver, s, arrived))
 
     # ---- servers
 

@@ -99,6 +99,7 @@ class Elastic(Strategy):
                 yield from (self._meet_all(me, x) if self.mode == "sync" else self._meet_centre(me, x))
             if me.samples:
                 me.update(scale=1 / me.samples)
+            me.counters["samples"] = me.counters.get("samples", 0) + me.samples
             if self.momentum:
                 velocity = np.subtract(me.parameters, x, out=me.vectors["velocity"])
                 x[:] = me.parameters
@@ -120,7 +121,9 @@ class Elastic(Strategy):
         np.subtract(x, force, out=force)
         force *= self._rate(me)
         self._move(me, x, -force)
-        yield push(force, 0, version)
+        samples = me.counters.get("samples", 0)
+        yield push(force, samples - me.counters.get("pushed", 0), version)
+        me.counters["pushed"] = samples
 
     def _rate(self, me: Me) -> float:
         return MOVING_RATE / me.count if self.alpha is None else self.alpha
@@ -143,4 +146,4 @@ class Elastic(Strategy):
             yield from me.merge_buffers([1])
         else:
             yield gather_from_servers(me.parameters)
-            yield from me.merge_buffers([min(1, me.step)])  # of those who have seen rows
+            yield from me.merge_buffers([min(1, me.counters.get("samples", 0))])  # of those who have seen rows

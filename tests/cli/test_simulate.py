@@ -36,6 +36,14 @@ def test_it_shows_each_strategy_at_each_number_of_workers(simulate):
     assert (out / "loss.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_it_knows_servers(simulate):
+    done, out = simulate("--strategy", "server", "--mode", "ssp", "--bound", "1", "--servers", "2", "--workers", "3",
+                         "--straggler", "4", "--server-optimizer", "adagrad")
+    assert done.exit_code == 0, done.output
+    assert [line.split()[:2] for line in (out / "table.txt").read_text().splitlines()[1:]] == [
+        ["allreduce", "3"], ["server", "3"]]
+
+
 def test_the_seed_replays_it(simulate):
     outputs = [simulate("--workers", "4", "--seed", seed)[0].output for seed in ("1", "1", "2")]
     assert outputs[0] == outputs[1] != outputs[2]

@@ -1,11 +1,28 @@
 """The simulated transport: clocks that add up, runs that can be replayed, errors instead of waits for ever."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from golden import Worker, assert_same, by_simulation
 
-from pyddl.comm.operations import average, compute, exchange, gather, step_done, sum_over_workers
+from pyddl.comm.operations import (
+    Arrived,
+    Epoch,
+    average,
+    compute,
+    exchange,
+    fetch,
+    gather,
+    next_epoch,
+    publish,
+    push,
+    receive,
+    step_done,
+    sum_over_workers,
+)
 from pyddl.comm.simulated import Machine, Simulation
+from pyddl.comm.simulated_servers import Published
 from pyddl.errors import CommError, InternalError, ParameterError
 from pyddl.strategies import strategy
 
@@ -78,6 +95,112 @@ def test_who_is_faster_goes_first():
     assert order == [1, 0, 1, 1, 0]
 
 
+# Between nodes: half a second of latency, 2 s for 4 floats; an update of them takes 4 s.
+LINKED = Machine(sample_seconds=1.0, step_seconds=0.0, jitter=0, latency=0.5, bandwidth=8.0, update_bandwidth=4.0)
+
+
+class Fenced(Actor):
+    """Passes one epoch; as a server notes what it receives."""
+
+    def __init__(self, *work):
+        super().__init__(*work)
+        self.epochs, self.arrived, self.versions = iter([Epoch(1, 0, 1)]), [], []
+
+    def next_epoch(self):
+        return next(self.epochs, None)
+
+    def fetched(self, version):
+        self.versions.append(version)
+
+    def received(self, arrived):
+        self.arrived.append((arrived.worker, arrived.samples, arrived.version, arrived.clock, arrived.vector.copy()))
+
+    def published(self, version):
+        self.versions.append(version)
+
+
+def serve(machine, workers, server, worker):
+    """Run a server and workers; their timelines and actors."""
+    simulation, port = Simulation(machine), Published(np.zeros(4, dtype=np.float32))
+    actors = [Fenced(), *(Fenced(*work) for work in workers)]
+    simulation.run([server(port), *(worker(number) for number in range(len(workers)))], actors, [port])
+    return simulation.timelines, actors
+
+
+def add_up(port):
+    assert (yield next_epoch()).number == 1
+    while (arrived := (yield receive())) is not None:
+        if isinstance(arrived, Arrived):
+            port.free()[:] = port.current() + arrived.vector
+            yield publish(port.version + 1)
+    assert (yield next_epoch()) is None
+
+
+def push_and_fetch(number):
+    vector, out = np.full(4, number + 1, dtype=np.float32), np.zeros(4, dtype=np.float32)
+    yield next_epoch()
+    version = yield fetch(out)
+    while (yield compute()):
+        yield push(vector, 10, version)
+        version = yield fetch(out)
+        vector += out
+    yield next_epoch()
+
+
+def test_a_push_and_a_fetch_take_latency_link_and_update():
+    timelines, (server, worker) = serve(LINKED, [[3]], add_up, push_and_fetch)
+    fence = 2 * 0.5  # of two ranks
+    fetched = fence + 0.5 + 2 + 0.5
+    pushed = fetched + 3 + 2
+    updated = pushed + 0.5 + 4
+    again = updated + 2 + 0.5  # it had asked before, and waited
+    assert timelines[1].now == pytest.approx(again + fence + 0.5)  # the server sees its end half a second later
+    assert timelines[1].wait == pytest.approx((updated - pushed - 0.5) + 0.5)
+    assert timelines[1].bytes_sent == 16 and timelines[0].compute == 4
+    assert worker.versions == [0, 1] and server.versions == [1]
+    (who, samples, version, clock, vector), = server.arrived
+    assert (who, samples, version, clock) == (0, 10, 0, 0) and (vector == 1).all()
+    assert all(t.compute + t.wait + t.communication == pytest.approx(t.now) for t in timelines)
+
+
+def test_a_servers_link_carries_one_vector_at_a_time():
+    one, many = (serve(LINKED, [[3]] * workers, add_up, push_and_fetch)[0][1].now for workers in (1, 4))
+    assert many >= one + 3 * 4 + 2  # updates one after another, after the fetches, which are so too
+
+
+def test_a_worker_waits_while_both_slots_of_its_mailbox_are_full():
+    def busy(number):
+        yield next_epoch()
+        for clock in range(4):
+            yield push(np.full(4, clock, dtype=np.float32), 1, 0)
+        yield next_epoch()
+
+    slow = replace(LINKED, update_bandwidth=0.16)  # an update takes 100 s
+    timelines, (server, _) = serve(slow, [[]], add_up, busy)
+    assert [clock for *_, clock, _ in server.arrived] == [0, 1, 2, 3]
+    assert [vector[0] for *_, vector in server.arrived] == [0, 1, 2, 3]
+    assert timelines[1].wait > 2 * 100
+
+
+def test_a_fetch_for_which_nobody_publishes_is_an_error():
+    def hopes(number):
+        yield next_epoch()
+        yield fetch(np.zeros(4, dtype=np.float32), 7)
+
+    with pytest.raises(CommError, match=r"ranks \[1\] wait for progress, servers \[0\] wait for pushes"):
+        serve(LINKED, [[]], add_up, hopes)
+
+
+def test_progress_may_only_grow():
+    def shrinks(port):
+        yield next_epoch()
+        yield publish(5)
+        yield publish(4)
+
+    with pytest.raises(InternalError, match="published progress 4 after 5"):
+        serve(LINKED, [], shrinks, push_and_fetch)
+
+
 def test_gathered_vectors_are_in_the_order_of_workers():
     def program(number, answers):
         answers.append((yield gather(np.array([number]))))
@@ -137,6 +260,8 @@ def test_an_unknown_operation_is_named():
     ({"latency": -1}, "latency is -1"),
     ({"bandwidth": 0}, "bandwidth is 0"),
     ({"workers_per_node": 0}, "workers_per_node is 0"),
+    ({"straggler": 0}, "straggler is 0"),
+    ({"update_bandwidth": 0}, "update_bandwidth is 0"),
 ])
 def test_bad_machines_are_named(options, message):
     with pytest.raises(ParameterError, match=message):

@@ -1,8 +1,22 @@
-"""Elastic averaging: golden trajectories against a loop written from equations 5 and 6 and algorithm 2 of the paper."""
+"""Elastic averaging: golden trajectories against loops written from equations 5 and 6 and algorithms 1 and 2."""
 
+from functools import cache
+
+import golden_servers
 import numpy as np
 import pytest
-from golden import MEMBERS, RATE, STEPS, assert_follows, assert_same, by_mpi, by_simulation, mean_gradient
+from golden import (
+    MEMBERS,
+    RATE,
+    STEPS,
+    assert_follows,
+    assert_same,
+    by_mpi,
+    by_simulation,
+    gradient_sum,
+    mean_gradient,
+    samples_of,
+)
 
 from pyddl.errors import ParameterError
 from pyddl.strategies import strategy
@@ -49,6 +63,68 @@ def test_it_follows_the_paper_in_the_simulation(workers, kind):
     everyone = by_simulation(strategy("elastic", **KINDS[kind]), workers)
     for me, expected in zip(everyone, reference(workers, **KINDS[kind]), strict=True):
         assert_follows(me, expected)
+
+
+def follow_algorithm_1(chosen, server, workers):
+    """Who met the centre in which order, and on which version, is the run's; the values are the paper's."""
+    alpha = 0.9 / len(workers) if chosen.alpha is None else chosen.alpha
+    met, numbers = [], {}
+    for worker, version, _ in server.log:
+        numbers[worker] = numbers.get(worker, -1) + 1
+        met.append((worker, numbers[worker], version))
+    versions = {(worker, number): version for worker, number, version in met}
+
+    @cache
+    def centre(version):
+        return centre(version - 1) + force(*met[version - 1][:2]) if version else np.zeros(len(MEMBERS))
+
+    def force(worker, number):
+        return alpha * (clock(worker, chosen.tau * number)[0] - centre(versions[worker, number]))
+
+    @cache
+    def clock(worker, t):
+        """x and v before a worker's clock is t."""
+        if t == 0:
+            return np.zeros(len(MEMBERS)), np.zeros(len(MEMBERS))
+        x, v = clock(worker, t - 1)
+        _, step, part, *_ = workers[worker].log[t - 1]
+        v = chosen.momentum * v - RATE * gradient_sum(point(worker, t - 1), step, part) / samples_of(step, part)
+        pull = force(worker, (t - 1) // chosen.tau) if (t - 1) % chosen.tau == 0 else 0
+        return x - pull + v, v
+
+    def point(worker, t):
+        x, v = clock(worker, t)
+        return x + chosen.momentum * v
+
+    assert len(server.history) == len(met) + 1
+    for version, got in enumerate(server.history):
+        golden_servers.assert_follows(got[MEMBERS], centre(version), f"version {version}")
+    for worker in workers:
+        assert worker.points and numbers[worker.number] == (len(worker.points) - 1) // chosen.tau
+        for t, got in enumerate(worker.points):
+            golden_servers.assert_follows(got, point(worker.number, t), f"worker {worker.number}, clock {t}")
+    for me in (server, *workers):
+        golden_servers.assert_follows(me.parameters[MEMBERS], centre(len(met)), "the settled centre")
+
+
+ASYNC = [{"mode": "async", **KINDS[kind]} for kind in ("EASGD", "EASGD every third step", "EAMSGD")]
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("options", ASYNC)
+def test_async_follows_algorithm_1_on_every_rank(world, options):
+    chosen = strategy("elastic", **options)
+    (server,), workers = golden_servers.by_mpi(world, chosen)
+    if all(worker.points for worker in workers):
+        follow_algorithm_1(chosen, server, workers)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+@pytest.mark.parametrize("options", ASYNC)
+def test_async_follows_algorithm_1_in_the_simulation(workers, options):
+    chosen = strategy("elastic", **options)
+    (server,), everyone, _ = golden_servers.by_simulation(chosen, workers)
+    follow_algorithm_1(chosen, server, everyone)
 
 
 @pytest.mark.parametrize(("options", "message"), [

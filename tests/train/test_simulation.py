@@ -57,6 +57,47 @@ def test_sending_less_often_sends_less():
     assert simulated("local", 4).bytes_per_step == 0
 
 
+SERVED = [("server", {"mode": "sync"}), ("server", {"mode": "sync", "backup": 2}), ("server", {"mode": "ssp"}),
+          ("server", {"mode": "async", "servers": 2, "push_every": 2, "fetch_every": 2}),
+          ("elastic", {"mode": "async", "tau": 2})]
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_server_in_step_gives_what_as_many_ranks_give(world):
+    run = simulated("server", world.size - 1, mode="sync")
+    real = Trainer(Autoencoder(20, hidden=(8, 3)), strategy="server", epochs=3, batch_size=50, seed=4).fit(ROWS, TEST)
+    np.testing.assert_allclose(run.parameters, real.parameters, rtol=1e-3, atol=2e-5)
+    assert run.servers[0]["workers"] == real.summary["server"]["workers"]
+
+
+@pytest.mark.parametrize(("name", "options"), SERVED, ids=str)
+def test_servers_at_many_workers(name, options):
+    run, again = (simulated(name, 40, machine=Machine(seed=1, jitter=0.5, straggler=3), **options) for _ in range(2))
+    assert run.curve == again.curve and run.seconds == again.seconds and run.servers == again.servers
+    assert np.array_equal(run.parameters, again.parameters)
+    assert run.curve[-1]["test_loss"] < run.curve[0]["test_loss"]
+    assert [point["step"] for point in run.curve] == sorted({point["step"] for point in run.curve})
+    for each in run.timelines:
+        assert each.compute + each.wait + each.communication == pytest.approx(each.now)
+    books = run.servers[0]
+    if name == "server":
+        assert sum(worker["samples"] for worker in books["workers"]) + books["dropped_samples"] == 3 * len(ROWS)
+        assert (books["dropped"] > 0) == ("backup" in options)
+
+
+def test_in_step_a_server_is_allreduce():
+    served, plain = simulated("server", 5, mode="sync"), simulated("allreduce", 5)
+    np.testing.assert_allclose(served.parameters, plain.parameters, rtol=1e-3, atol=2e-5)
+
+
+def test_512_workers_on_8_servers():
+    chosen = strategy("server", mode="async", servers=8)
+    run = simulate(Autoencoder(20, hidden=(4,)), ArraySource(ROWS), ArraySource(TEST), chosen, 512, optimizer("adam"),
+                   epochs=1, batch_size=203)
+    assert sum(worker["samples"] for worker in run.servers[0]["workers"]) == len(ROWS)
+    assert max(map(int, run.servers[0]["staleness"])) > 100  # nearly all begin with the first version
+
+
 def test_what_it_cannot_do_is_refused():
     with pytest.raises(ParameterError, match="needs 2 ranks, and there is 1"):
         simulated("gossip", 1)
