@@ -89,6 +89,9 @@ class SharedVectors:
         """What another rank of the node has in its own: to be read only."""
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+class View:
+    """A buffer somewhere in the memory that another object keeps; not to be made here."""
+
 class Region:
     """The memory that one server shares with its mates: the workers of its node.
 
