@@ -76,6 +76,8 @@ class Option:
         if self.kind == "ints":
             if isinstance(value, str):
                 value = parse_ints(self.name, value)
+            elif not isinstance(value, Iterable):
+                raise ParameterError(f"{self.name} is {value!r}; expected whole numbers, for example [256, 64]")
             return tuple(_check.integer(self.name, v, at_least=1) for v in value)
         if not isinstance(value, str):
             raise ParameterError(f"{self.name} is {value!r}; expected text")

@@ -41,6 +41,7 @@ def test_defaults_pass_their_own_checks():
     ({"optimizer": "adm"}, "did you mean 'adam'"),
     ({"strategy": "alreduce"}, "did you mean 'allreduce'"),
     ({"hidden": "256,x"}, "expected whole numbers with commas"),
+    ({"hidden": 64}, "hidden is 64; expected whole numbers, for example"),
     ({"hidden": (256, 0)}, "hidden is 0"),
     ({"reproducible": "yes"}, "expected true or false"),
     ({"data": 3}, "expected text"),
