@@ -195,6 +195,8 @@ TABLE: tuple[Option, ...] = (
            at_least=1),
     Option("timeout", "float", 600.0, "machine",
            "end the job when no rank has made progress for so long; 0: wait for ever", "seconds", at_least=0),
+    Option("on_failure", "str", "end", "machine", "when a rank dies: end all, or let the others go on without it",
+           choices=("end", "continue")),
     Option("debug", "bool", False, "machine", "before each collective, compare what the ranks are about to do"),
     # ---- simulation
     Option("workers", "ints", (4, 16, 64), "simulation", "how many to simulate; several numbers with commas",

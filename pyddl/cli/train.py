@@ -84,7 +84,7 @@ def _start(settings: dict[str, Any]) -> int:
     from pyddl.comm import launcher
 
     line, environment = launcher.command(settings["ranks"], [sys.executable, "-m", "pyddl", *sys.argv[1:]],
-                                         threads=settings["threads"])
+                                         threads=settings["threads"], outlive=settings["on_failure"] == "continue")
     if not settings["quiet"]:
         click.echo(launcher.shown(line, environment), err=True)
     return launcher.supervise(line, environment)

@@ -96,12 +96,13 @@ class Never:
 
 def drive(strategy: Generator[Operation, Any, None], actor: Any, transport: Transport, stop: Stop | None = None, *,
           groups: Groups | None = None, ordered: bool = False, activity: Activity | None = None,
-          end: ServerLink | ServerPort | None = None) -> None:
+          end: ServerLink | ServerPort | None = None, outlive: bool = False) -> None:
     """Run ``strategy`` to its end, or to the first step after which all ranks agree to stop.
 
     Collective, as the strategy is. With ``ordered``, sums follow one fixed tree, whatever the transport would prefer.
     Averages and exchanges are carried out by ``groups``, which one worker alone does not need. Each operation is noted
-    in ``activity``. Pushes and what belongs to them go through this rank's ``end``.
+    in ``activity``. Pushes and what belongs to them go through this rank's ``end``. To ``outlive`` a worker, a server
+    that learns of its death goes on.
     """
     noted = activity or Activity()
     request: Stop = Never() if stop is None else stop
@@ -163,7 +164,7 @@ def drive(strategy: Generator[Operation, Any, None], actor: Any, transport: Tran
     if isinstance(end, ServerLink):
         carry_out |= _of_worker(end, actor, transport, request)
     elif isinstance(end, ServerPort):
-        carry_out |= _of_server(end, actor, transport, request)
+        carry_out |= _of_server(end, actor, transport, request, outlive)
     advance = strategy.send
     answer = None
     while True:
@@ -215,14 +216,14 @@ def _of_worker(link: ServerLink, actor: WorkerActor, transport: Transport, reque
     }
 
 
-def _of_server(port: ServerPort, actor: ServerActor, transport: Transport, request: Stop) -> Handlers:
+def _of_server(port: ServerPort, actor: ServerActor, transport: Transport, request: Stop, outlive: bool) -> Handlers:
     def receive(operation: Receive) -> Arrived | Left | None:
         if request.requested:
             port.close_tickets()
         arrived = port.receive()
         if isinstance(arrived, Arrived):
             actor.received(arrived)
-        elif arrived is not None and arrived.why:
+        elif arrived is not None and arrived.why and not outlive:
             raise PeerLost(f"server {port.number}: {arrived.why}")
         return arrived
 

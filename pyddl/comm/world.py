@@ -53,6 +53,20 @@ class World:
     mpi: MPI.Intracomm | None
     transport: Transport
 
+    def check_outlives(self) -> None:
+        """Raise `CommError` where the death of a rank ends the others, too."""
+        if self.mpi is not None and not outlives():
+            raise CommError("the ranks were not started to outlive one of them: start them by pyddl train --ranks N "
+                            "--on-failure continue, by python -m pyddl.comm.launcher --outlive, or by mpirun --with-ft "
+                            "ulfm of Open MPI 5")
+
+    def missing(self, smaller: World) -> list[int]:
+        """The ranks that are not in a `smaller` one, which `shrink` gave."""
+        if self.mpi is None or smaller.mpi is None:
+            return []
+        there = self.mpi.group.Translate_ranks(list(range(self.size)), smaller.mpi.group)
+        return [rank for rank in range(self.size) if not 0 <= there[rank] < smaller.size]
+
     def shrink(self) -> World:
         """This world without the ranks that have died; itself where none has. Collective over those that live.
 
@@ -66,10 +80,7 @@ class World:
         """
         if self.mpi is None:
             return self
-        if not outlives():
-            raise CommError("the ranks were not started to outlive one of them: start them by pyddl's launcher "
-                            "(--on-failure continue, or python -m pyddl.comm.launcher --outlive), or by "
-                            "mpirun --with-ft ulfm of Open MPI 5")
+        self.check_outlives()
         left: MPI.Intracomm = self.mpi.Shrink()  # type: ignore[assignment]
         if left.size == self.size:
             left.Free()

@@ -20,6 +20,9 @@ class Progress:
     def epoch(self, line: dict[str, Any]) -> None:
         """An epoch is done; ``line`` is its line of ``metrics.jsonl``."""
 
+    def note(self, text: str) -> None:
+        """Something has happened that people should know."""
+
     def end(self) -> None:
         """Training is over, or failed."""
 
@@ -43,6 +46,9 @@ class PlainProgress(Progress):
 
     def epoch(self, line: dict[str, Any]) -> None:
         print(_epoch_text(line, self._epochs), flush=True)
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
 
 
 class LiveProgress(Progress):
@@ -79,6 +85,9 @@ class LiveProgress(Progress):
     def epoch(self, line: dict[str, Any]) -> None:
         self._bars.update(self._task, completed=line["epoch"] * self._steps_per_epoch)
         self._console.print(_epoch_text(line, self._epochs), highlight=False)
+
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False)
 
     def end(self) -> None:
         if hasattr(self, "_bars"):

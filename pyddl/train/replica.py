@@ -69,6 +69,7 @@ class Replica:
         self.samples = 0
         self.updates = 0
         self.losses: list[float] = []
+        self.rows_seen = 0  # those of the losses
         self.on_epoch: Callable[[], Epoch | None] = lambda: None
         self._ranges = _within(model.layout.decayed_ranges(), self.share)
 

@@ -96,10 +96,11 @@ class Serving:
         """The fence: close the books of the epoch that has ended; the one that begins, or None after the last."""
         session = self.session
         session.activity.begin("a fence between epochs")
+        session.outlive()
         if self._began is not None:
             self._close(self._began)
-        if session.stop.agreed or session.step >= session.steps:
-            return None
+        if session.stop.agreed or session.step >= session.steps or session.smaller:
+            return None  # in a smaller world, another session goes on
         number, per_epoch = 1 + (self._began.number if self._began else 0), session.steps_per_epoch
         epoch = session.step // per_epoch
         self._began = Epoch(number, session.step, (epoch + 1) * per_epoch - session.step)
@@ -163,8 +164,9 @@ class Serving:
                 - sum(session.transport.gather_objects(self._dropped_samples())))
 
     def close(self) -> None:
-        """End the service."""
-        self.end.close()
+        """End the service. Where somebody has died nobody waits for them."""
+        if not self.session.smaller:
+            self.end.close()
 
     def summary(self) -> dict[str, Any]:
         """What ``summary.json`` says under ``server``."""

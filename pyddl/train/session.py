@@ -22,7 +22,7 @@ from pyddl.comm.transport import Transport
 from pyddl.comm.world import World
 from pyddl.data import Source
 from pyddl.data.sampler import Sampler
-from pyddl.errors import DataError, ParameterError, ShapeError
+from pyddl.errors import DataError, ParameterError, PeerLost, ShapeError
 from pyddl.layout import Slice
 from pyddl.models.protocol import Model
 from pyddl.optim import MomentumSchedule, Optimizer, optimizer, schedule
@@ -114,6 +114,8 @@ class Session:
                      "replicas": 1 if strategy.replicated else self.division.count}
             self.checkpoints = Checkpoints(out, about, self.division.number)
         self.out, self.config = out, config
+        self.smaller = False  # some ranks have died in this session
+        self.deaths: list[dict[str, Any]] = []
 
     def open(self) -> None:
         """Make the run directory, on rank 0. To be called once no rank has found a fault."""
@@ -157,11 +159,16 @@ class Session:
                     carriers = [self.between, self.groups, *([] if end is None else [end])]
                     self.clock = TimeSplit(worker, carriers, group)
                     drive(self._role(), worker, self.between, self.stop, groups=self.groups,
-                          ordered=self.options["reproducible"], activity=self.activity, end=end)
+                          ordered=self.options["reproducible"], activity=self.activity, end=end,
+                          outlive=self._continues)
                     self.clock.pause()
             finally:
                 self.progress.end()
             stopped = self.step < self.steps and not self.patience.over
+            if self.goes_on:
+                self.settle()
+                self.state = self.whole_state()
+                return {"time": self._seconds()[0], "split": 1}
             if stopped:
                 self._save()
             self.settle()
@@ -193,6 +200,12 @@ class Session:
                 raise ParameterError(
                     f"the {name} data reach from {source.minimum:g} to {source.maximum:g}; this model's loss needs "
                     f"values in [{low:g}, {high:g}]: scale the data, or use loss mse")
+        if self._continues:
+            if not (self.strategy.servers and self.strategy.tickets):
+                raise ParameterError(f"on_failure is continue, but workers of strategy {self.strategy.name} as given "
+                                     "wait for one another: choose strategy server with mode ssp or async, or elastic "
+                                     "with mode async; or leave on_failure out")
+            self.world.check_outlives()
         if not self.strategy.one_group:
             self.strategy.check(self.division.count, self.options["batch_size"])
         workers = self.division.count - self.strategy.servers
@@ -346,9 +359,12 @@ class Session:
         of_worker = None if division.group is None else division.group.transport
         shared = self.transport if joint else of_worker
         rows = len(self.data) if joint else self._rows_of_this_worker()
+        if self.smaller:  # the losses of those who died are lost, too
+            rows = max(1, sum(self.transport.gather_objects(worker.rows_seen)))
         line: dict[str, Any] = {"epoch": self.step // self.steps_per_epoch,
                                 "train_loss": exact_sum(worker.losses, shared) / rows}
         worker.losses.clear()
+        worker.rows_seen = 0
         scores: dict[str, float] = {}
         if self.test is not None and (joint or division.number == 0):
             with self._settled():
@@ -364,6 +380,51 @@ class Session:
         self.progress.epoch(line)
         self._stop_or_go_on(line)
         clock.go_on()
+
+    # ---- when ranks die -----------------------------------------------------------------------------------
+
+    @property
+    def _continues(self) -> bool:
+        return self.options["on_failure"] == "continue"
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether ranks have died, and another session of those that are left has to go on."""
+        return self.smaller and self.step < self.steps and not self.stop.agreed
+
+    def outlive(self) -> None:
+        """Leave those behind who have died, where that is wanted. Collective over all who live.
+
+        The session ends with the epoch, whose books are still closed here, over the ranks that are left.
+
+        Raises
+        ------
+        PeerLost
+            A server has died, or all workers have.
+        """
+        if not self._continues:
+            return
+        before, left = self.world, self.world.shrink()
+        if left is before:
+            return
+        dead, servers = before.missing(left), self.strategy.servers
+        who = f"rank{'s' if len(dead) > 1 else ''} {', '.join(map(str, dead))} died"
+        if dead[0] < servers or left.size <= servers:
+            raise PeerLost(f"{who}: {'a server' if dead[0] < servers else 'no worker is left'}, without which nothing "
+                           "goes on; start again with resume")
+        self.world, self.smaller = left, True
+        self.transport = self.between = self._checked(left.transport)
+        self.division = Division(left, self.whole_model, self.strategy, self.options)
+        self.division.lane = left
+        self.groups = Groups(left, self.between)
+        epoch = self.step // self.steps_per_epoch + 1
+        self.deaths.append({"epoch": epoch, "ranks": dead, "of": before.size})
+        self.progress.note(f"{who} in epoch {epoch}; going on with {left.size} of {before.size} ranks")
+
+    def carry_on(self, before: Session) -> None:
+        """Go on in the place of a session some of whose ranks have died."""
+        self.directory, self.deaths = before.directory, before.deaths
+        self.options = {**self.options, "resume": False}  # the start is newer than any checkpoint
 
     def settle(self) -> None:
         """Let this rank's vectors be what training stands for. Collective."""
@@ -470,7 +531,7 @@ class Session:
             "time": seconds, "bytes_per_step": sent, "auto": auto,
             "time_per_rank": [dict(zip(PARTS, each.tolist(), strict=True)) for each in per_rank],
             "gflops": reached, "peak_gflops": peak, "machine": platform.node(),
-            "server": None if self.serving is None else self.serving.summary(),
+            "server": None if self.serving is None else self.serving.summary(), "deaths": self.deaths,
             "simd_level": _core.simd_level(), "onednn": _core.onednn_version(), "stopped_early": self.patience.over,
             "finished": None if stopped else datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }

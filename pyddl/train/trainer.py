@@ -11,7 +11,7 @@ import numpy as np
 from pyddl import _core, options
 from pyddl.comm import threads
 from pyddl.comm.transport import Transport
-from pyddl.comm.world import world
+from pyddl.comm.world import World, world
 from pyddl.data import Source, load
 from pyddl.data.joined import training_and_test
 from pyddl.errors import DataError, ParameterError, ShapeError
@@ -186,7 +186,9 @@ class Trainer:
             source, tested = training_and_test(load(data), None if test is None else load(test),
                                                self.options["validation"], self.options["seed"])
         self._compare(here.transport, source, tested)
-        def prepare(chosen: Strategy, choice: Choice | None = None) -> Session:
+
+        def prepare(chosen: Strategy, choice: Choice | None = None, start: Result | None = start,
+                    here: World = here) -> Session:
             given = self.options
             if choice is not None:  # what was chosen is as if it had been given
                 own = options.defaults_of(choice.strategy) | choice.options
@@ -203,10 +205,16 @@ class Trainer:
             session = prepare(chosen, choice)
         with agreement(here.transport):  # only once no rank has found a fault
             session.open()
-        summary = session.run()
-        worker = session.worker
-        return Result(session.model, worker.parameters, worker.buffers, session.metrics, summary, session.state,
-                      worker.updates)
+        while True:
+            summary, worker = session.run(), session.worker
+            result = Result(session.model, worker.parameters, worker.buffers, session.metrics, summary, session.state,
+                            worker.updates)
+            if not session.goes_on:
+                return result
+            with agreement(session.transport):
+                following = prepare(chosen, choice, result, session.world)
+            following.carry_on(session)
+            session = following
 
     def _strategy(self) -> Strategy:
         if isinstance(self.strategy, Strategy):

@@ -126,6 +126,7 @@ class Worker(Replica):
         batch.group = self.group
         begin = self._clock()
         self.samples = len(batch)
+        self.rows_seen += self.samples
         if self._shards:
             first = self.number * self._shards
             self._gradient_of_shards(batch, first, first + self._shards, self.gradients)
