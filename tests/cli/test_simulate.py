@@ -51,6 +51,8 @@ def test_the_seed_replays_it(simulate):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--reproducible"], "reproducible has no meaning in a simulation"),
+    (["--split", "2"], "split has no meaning in a simulation"),
+    (["--strategy", "split"], "strategy split makes all ranks one worker"),
     (["--strategy", "gossip", "--workers", "1"], "needs 2 ranks"),
     (["--tau", "3"], "tau is an option of strategy elastic; the strategy here is allreduce"),
 ])
