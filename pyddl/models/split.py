@@ -7,8 +7,8 @@ ranks; each then needs only the columns of the sum that it has computed forward.
 the reconstruction, whose loss is a sum over its columns.
 
 Cutting a narrow layer after a wide one by its inputs (Shoeybi et al. 2019, Megatron-LM, arXiv:1909.08053) would save
-the wide layer's gather: a third of the bytes of 784-256-64-256-784. Cut by outputs alone, every part of a tensor is some
-of its rows, in vectors as in files.
+the wide layer's gather: a third of the bytes of 784-256-64-256-784. Cut by outputs alone, every part of a tensor is
+some of its rows, in vectors as in files.
 
 Source: Das et al. (2016), Distributed deep learning using synchronous stochastic gradient descent, arXiv:1602.06709.
 """
