@@ -45,8 +45,8 @@ test-routes:
 test-routes-quick: setup
 	VENV=$(VENV) ROUTES=$(VENV)-routes tests/routes/quick
 
-# Its competitors live in environments of their own: PyTorch, and MPICH beside Open MPI.
-bench: setup $(VENV)-torch/.made $(VENV)-mpich/.made
+# Its competitors live in environments of their own: PyTorch, TensorFlow, and MPICH beside Open MPI.
+bench: setup $(VENV)-torch/.made $(VENV)-tensorflow/.made $(VENV)-mpich/.made
 	$(BIN)/python -m benchmarks --size node
 
 # gensim's Word2Vec on a parameter server, in an environment that has gensim, and all of $(VENV) behind it.
@@ -64,7 +64,7 @@ format: setup $(VENV)/.linters
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf build $(VENV) $(VENV)-torch $(VENV)-mpich $(VENV)-gensim $(VENV)-routes $(VENV)-sanitized
+	rm -rf build $(VENV) $(VENV)-torch $(VENV)-tensorflow $(VENV)-mpich $(VENV)-gensim $(VENV)-routes $(VENV)-sanitized
 
 setup: $(VENV)/.built
 
@@ -102,8 +102,9 @@ $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	@touch $@
 
 $(VENV)-torch/.made: PACKAGES := numpy torch==2.13.0
+$(VENV)-tensorflow/.made: PACKAGES := numpy tensorflow-cpu==2.21.0
 $(VENV)-mpich/.made: PACKAGES := numpy mpi4py mpich
-$(VENV)-torch/.made $(VENV)-mpich/.made:
+$(VENV)-torch/.made $(VENV)-tensorflow/.made $(VENV)-mpich/.made:
 	@echo 'setting up $(@D)'
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)

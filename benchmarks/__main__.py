@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks import auto, harness, overhead, ranks, report, server_latency, split, start, step, sum, threads
+from benchmarks import auto, harness, overhead, ranks, report, server, server_latency, split, start, step, sum, threads
 
 
 def main() -> None:
     options = harness.arguments(__doc__)
     shared = ["--size", options.size, "--out", str(options.out)]
-    for question in (start, overhead, sum, server_latency, auto, split, ranks, threads, step):
+    for question in (start, overhead, sum, server_latency, server, auto, split, ranks, threads, step):
         question.main(shared)
     report.main(shared)
 

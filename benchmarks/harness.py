@@ -29,6 +29,7 @@ __all__ = [
     "RESULTS",
     "ROOT",
     "SIZES",
+    "TENSORFLOW",
     "TORCH",
     "Peer",
     "Record",
@@ -51,6 +52,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SIZES = ("quick", "node", "cluster")
 TORCH = Path(f"{sys.prefix}-torch") / "bin" / "python"  # as the Makefile names them
+TENSORFLOW = Path(f"{sys.prefix}-tensorflow") / "bin" / "python"
 MPICH = Path(f"{sys.prefix}-mpich") / "bin" / "python"
 
 # ---- competitors

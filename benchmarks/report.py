@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 from benchmarks import harness, split
 from benchmarks.auto import NEAR
 from benchmarks.ranks import rates
+from benchmarks.server import AIM as SERVER_AIM
 from benchmarks.server_latency import IDLE_AIM
 from benchmarks.step import NETWORKS
 
 __all__ = ["Aim", "aims", "main", "write"]
 
 Lines = list[dict[str, Any]]
-QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "auto", "split", "threads")
+QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "server", "auto", "split", "threads")
 
 
 class Aim(NamedTuple):
@@ -127,6 +128,16 @@ def aims(lines: dict[str, Lines]) -> list[Aim]:
         seconds, share = line["seconds"]["node, in a row"]["p50"], line["idle_share"]["node"]
         found.append(Aim("server on a node, push to fetch", 1e6 * line["aim"], 1e6 * seconds, " us", most=True))
         found.append(Aim("idle server on a node, of a core", 100 * IDLE_AIM, 100 * share, " %", most=True))
+    for line in lines["server"]:
+        found += [
+            Aim(
+                f"asynchronous server, {line['workers']} workers, {line['network']}: against {name}",
+                SERVER_AIM,
+                faster,
+                why=f"{line['share_of_local']:.0%} of what {line['workers']} ranks reach that send nothing",
+            )
+            for name, faster in line["speed_up"].items()
+        ]
     for line in lines["auto"]:
         chosen = min(("allreduce", "allreduce, shard_optimizer"), key=lambda name: median(line["predicted"][name]))
         found.append(
@@ -260,6 +271,24 @@ def server_section(lines: Lines) -> Iterable[str]:
     yield f"\nAn idle server takes {shares}. `socket`: a byte there and back between two cores."
 
 
+def asynchronous_section(lines: Lines) -> Iterable[str]:
+    workers, batch = lines[0]["workers"], lines[0]["batch"]
+    yield f"\n### Asynchronous server, {workers} workers with {batch} rows each, samples/s\n"
+    names = list(lines[0]["seconds"])
+    yield harness.table(
+        ["network", *names, *(f"pyddl / {name}" for name in lines[0]["speed_up"]), "pyddl / pyddl local"],
+        [
+            [
+                line["network"],
+                *(f"{workers * batch / line['seconds'][name]['p50']:,.0f}" for name in names),
+                *(f"{faster:.2f}x" for faster in line["speed_up"].values()),
+                f"{line['share_of_local']:.0%}",
+            ]
+            for line in lines
+        ],
+    )
+
+
 def auto_section(lines: Lines) -> Iterable[str]:
     yield f"\n### {lines[0]['network']}, {lines[0]['batch']} rows per step: what auto predicts, ms per step\n"
     yield harness.table(
@@ -317,7 +346,8 @@ def write(path: Path, lines: dict[str, Lines]) -> None:
         "# Results of the benchmarks",
         "",
         f"{header['cpu']}, {header['cores']} cores, x86-64-v{header.get('simd_level', '?')}, oneDNN "
-        f"{header.get('onednn', '?')}, PyTorch {header.get('torch', 'not installed')}, {header.get('mpi', 'no MPI')}; "
+        f"{header.get('onednn', '?')}, PyTorch {header.get('torch', 'not installed')}, TensorFlow "
+        f"{header.get('tensorflow', 'not installed')}, {header.get('mpi', 'no MPI')}; "
         "one thread per rank, unless said.",
         "Written by `make bench`. Medians; quotients are medians of pairs measured in turn; results were "
         "verified before anything was timed.",
@@ -337,6 +367,7 @@ def write(path: Path, lines: dict[str, Lines]) -> None:
         ("auto", auto_section),
         ("split", split_section),
         ("threads", threads_section),
+        ("server", asynchronous_section),
     )
     text += ["", "## Figures"]
     for question, section in sections:

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from time import perf_counter, process_time
 from typing import Any
 
-__all__ = ["CLOCK", "clocked", "mpi_name", "now", "serve"]
+__all__ = ["CLOCK", "CPU", "clocked", "mpi_name", "now", "serve"]
 
 CLOCK = "PYDDL_BENCH_CLOCK"
 """Setting of the environment: ``cpu`` counts the processor time of this process, for one thread on a machine that is
 busy with other work; else the wall's clock counts."""
 
-now = process_time if os.environ.get(CLOCK) == "cpu" else perf_counter
+CPU = os.environ.get(CLOCK) == "cpu"
+now = process_time if CPU else perf_counter
 
 
 def serve(address: str, rank: int, about: dict[str, Any], handlers: dict[str, Callable[..., Any]]) -> None:
