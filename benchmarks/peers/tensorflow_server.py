@@ -36,8 +36,8 @@ RATE, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-8
 class Training:
     """Variables and their optimizer state on the parameter server, and steps that workers take."""
 
-    def __init__(self, coordinator: Any, units: list[int], batch: int, rows: np.ndarray, weights: list[np.ndarray]):
-        self.coordinator, self.rows = coordinator, rows
+    def __init__(self, coordinator: Any, units: list[int], batch: int, rows: str, weights: list[np.ndarray]):
+        self.coordinator, self.rows = coordinator, np.load(rows)
         self.code, self.last = (len(units) - 1) // 2 - 1, len(units) - 2
         with coordinator.strategy.scope():
             self.parameters = [tf.Variable(w.T.copy() if w.ndim == 2 else w) for w in weights]
@@ -45,8 +45,11 @@ class Training:
             self.powers = [tf.Variable(BETA1), tf.Variable(BETA2)]
 
         def batches() -> Any:
-            ready = tf.data.Dataset.from_tensor_slices(rows).shuffle(len(rows), reshuffle_each_iteration=False)
-            ready = ready.batch(batch, drop_remainder=True).cache().repeat().prefetch(2)
+            header = Path(rows).stat().st_size - self.rows.nbytes
+            stored = tf.data.FixedLengthRecordDataset(rows, self.rows.itemsize * units[0], header_bytes=header)
+            mixed = stored.shuffle(len(self.rows), reshuffle_each_iteration=False).batch(batch, drop_remainder=True)
+            ready = mixed.map(lambda texts: tf.io.decode_raw(texts, tf.float32))
+            ready = ready.map(lambda x: tf.ensure_shape(x, (batch, units[0]))).cache().repeat().prefetch(2)
             options = tf.data.Options()
             options.threading.private_threadpool_size = 1
             options.threading.max_intra_op_parallelism = 1
@@ -125,7 +128,7 @@ class _Peer:
         given = list(np.load(weights).values())
         assert len(given) == 2 * (len(units) - 1)
         assert all(w.shape == (b, a) for w, (a, b) in zip(given[::2], pairwise(units), strict=True))
-        self.training = Training(self.coordinator, units, batch, np.load(rows), given)
+        self.training = Training(self.coordinator, units, batch, rows, given)
         return {"parameters": sum(w.size for w in given)}
 
     def loss(self, setup: str) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 from pyddl import _core
 from pyddl.comm.environment import started
 from pyddl.comm.group import Groups
+from pyddl.comm.server import ServerPort, serve
 from pyddl.comm.shared import memory_available
 from pyddl.comm.threads import Placement, cores, default_threads, here, limit_numpy, numpy_threads
 from pyddl.comm.transport import Transport
@@ -158,7 +159,8 @@ def operation_seconds(world: World, floats: int, *, ordered: bool = False, secon
     -------
     dict
         ``sum``; ``average``; ``owners``, a sum to owners and a gather from them; ``exchange``, of all pairs at once;
-        ``pass``, a vector added to another on each rank; ``node``, an average within each of several nodes.
+        ``pass``, a vector added to another on each rank; ``served``, a push to rank 0 and a fetch of what it then
+        publishes, of all others at once (not on one rank); ``node``, an average within each of several nodes.
     """
     transport = world.transport
     shared = transport.allocate(floats)
@@ -184,7 +186,32 @@ def operation_seconds(world: World, floats: int, *, ordered: bool = False, secon
         for name, operation in operations.items():
             once = _slowest(transport, operation, 1)
             taken[name] = _slowest(transport, operation, int(min(max(seconds / once, 3), 200)), warm=0)
+    if world.size > 1:
+        once = _served_seconds(world, vector, other, 3)
+        taken["served"] = _served_seconds(world, vector, other, int(min(max(seconds / once, 3), 200)))
     return taken
+
+
+def _served_seconds(world: World, vector: np.ndarray, out: np.ndarray, runs: int) -> float:
+    """Seconds of a push to rank 0 and a fetch of what it then publishes: the slowest worker's median. Collective."""
+    transport, times = world.transport, np.zeros(runs)
+    with serve(world, transport, servers=1, size=vector.size) as end:
+        if isinstance(end, ServerPort):
+            version = end.publish()
+            transport.barrier()
+            end.begin_epoch()
+            while end.receive() is not None:
+                end.free()
+                version = end.publish(version + 1)
+        else:
+            transport.barrier()
+            for run in range(runs):
+                start = time.perf_counter()
+                end.push(vector, 1, 0)
+                end.fetch(out)
+                times[run] = time.perf_counter() - start
+            end.finish()
+        return float(np.max([np.median(each) for each in transport.gather(times)]))
 
 
 def _slowest(transport: Transport, operation: Callable[[], object], runs: int, warm: int = 3) -> float:

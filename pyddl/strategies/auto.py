@@ -68,8 +68,8 @@ class Figures:
         A step of the model split over all ranks; not finite where it cannot be split.
     links : dict of Link
         ``sum``, of the gradients; ``average``; ``owners``, a sum to owners and a gather from them; ``exchange``, of
-        pairs; ``pass``, one vector in memory added to another; and, where there are several nodes, ``node``, an average
-        within each.
+        pairs; ``pass``, one vector in memory added to another; ``served``, a push to rank 0 and a fetch of what it then
+        publishes, of all others at once; and, where there are several nodes, ``node``, an average within each.
     """
 
     ranks: int
@@ -101,6 +101,12 @@ class Figures:
         """A step of ``rows`` rows on one rank while the others are idle."""
         return max(self.apart + (rows - self.rows) * self.per_row, self.update) / self.crowding
 
+    def minibatch(self, workers: int) -> float:
+        """The gradient of a worker where so many share the rows of a step."""
+        rows = self.ranks * self.rows / workers
+        relief = max(1.0, self.crowding * workers / self.ranks) / self.crowding  # servers leave cores to workers
+        return max(self.apart - self.update + (rows - self.rows) * self.per_row, 0.0) * relief
+
     def record(self) -> dict[str, Any]:
         """As plain values; those that are not finite are left out."""
         values = {name: value for name, value in asdict(self).items() if name != "split" or math.isfinite(value)}
@@ -128,6 +134,10 @@ def _averaging(s: Averaging, f: Figures) -> float:
 
 
 def _elastic(s: Elastic, f: Figures) -> float:
+    if s.servers:
+        workers = f.ranks - s.servers
+        meeting = f.link("served") + 3 * f.link("pass")
+        return max(f.minibatch(workers) + f.update + meeting / s.tau, workers * f.link("pass") / s.tau)
     own = 5 * f.link("pass") if s.momentum else 0.0
     return f.step(s.tau) + own + (f.link("average") + 7 * f.link("pass")) / s.tau
 
@@ -137,16 +147,15 @@ def _gossip(s: Gossip, f: Figures) -> float:
 
 
 def _server(s: Server, f: Figures) -> float:
-    """Workers and servers at the same time: whichever takes longer. A vector pushed or fetched is one pass."""
+    """Workers and servers at the same time: whichever takes longer."""
     workers = f.ranks - s.servers
-    rows = f.rows * f.ranks / workers
-    crowding = max(1.0, f.crowding * workers / f.ranks) / f.crowding  # servers mostly sleep
-    gradient = ((f.together if s.mode == "sync" else f.apart) + (rows - f.rows) * f.per_row - f.update) * crowding
     update = (f.update + f.link("pass")) / s.servers  # from one buffer into another
-    moved = f.link("pass") * (1 / s.push_every + 1 / s.fetch_every)
+    moved = f.link("served") * (1 / s.push_every + 1 / s.fetch_every) / 2
     if s.mode == "sync":
-        return gradient + moved + workers * f.link("pass") / s.servers + update
-    return max(gradient + moved + update / s.push_every, workers * (update + f.link("pass") / s.servers) / s.push_every)
+        waiting = f.together - f.apart
+        return f.minibatch(workers) + waiting + moved + workers * f.link("pass") / s.servers + update
+    turn = f.minibatch(workers) + moved + update / s.push_every
+    return max(turn, workers * (update + f.link("pass") / s.servers) / s.push_every)
 
 
 def _sequential(s: Sequential, f: Figures) -> float:
@@ -180,9 +189,15 @@ class Candidate(NamedTuple):
                                        for key, value in self.options.items())])
 
     @property
+    def as_one(self) -> bool:
+        """Whether it gives the result of one process, to rounding."""
+        each = self.strategy
+        return each.synchronous or (isinstance(each, Server) and each.mode == "sync" and not each.backup)
+
+    @property
     def meaning(self) -> str:
         """What its result is, next to one process's."""
-        if self.strategy.synchronous:
+        if self.as_one:
             return "as one process, in parts" if self.strategy.one_group else "as one process"
         return "another algorithm" if self.strategy.joint else "replicas apart"
 
@@ -193,8 +208,8 @@ def candidates(nodes: int) -> list[Candidate]:
         (Local, {}), (Allreduce, {}), (Allreduce, {"shard_optimizer": True}), (Averaging, {})]
     if nodes > 1:
         found.append((Averaging, {"node_period": 1}))
-    found.append((Server, {"mode": "async"}))  # in mode sync it is allreduce on fewer workers
-    found += [(Elastic, {}), (Gossip, {}), (Sequential, {}), (Split, {})]
+    found += [(Elastic, {}), (Gossip, {}), (Sequential, {}), (Server, {}), (Server, {"mode": "ssp"}),
+              (Server, {"mode": "async"}), (Elastic, {"mode": "async"}), (Split, {})]
     return [Candidate(each.name, own, each(**own)) for each, own in found]
 
 
@@ -270,8 +285,8 @@ class Auto(Strategy):
 
     A rehearsal on throwaway vectors measures gradient, update and the operations of all ranks; from these a step of
     every strategy is predicted, with its default options. Chosen is the fastest of those that give the result of one
-    process: `allreduce`, with or without ``shard_optimizer``. One rank trains by `local`. `split`, which leaves each
-    rank with a part of the model, is predicted but not chosen.
+    process: `allreduce`, with or without ``shard_optimizer``, and `server` in mode sync. One rank trains by `local`.
+    `split`, which leaves each rank with a part of the model, is predicted but not chosen.
 
     Differences below 2 % are taken as none: then the simpler strategy wins.
 
@@ -295,7 +310,7 @@ class Auto(Strategy):
         seconds = [step_seconds(each.strategy, figures) for each in offered]
         eligible = [(taken, each) for taken, each in zip(seconds, offered, strict=True)
                     if not each.strategy.one_group
-                    and (each.strategy.synchronous or (self.allow == "any" and each.strategy.joint))]
+                    and (each.as_one or (self.allow == "any" and each.strategy.joint))]
         least = min(taken for taken, _ in eligible)
         predicted, best = next(pair for pair in eligible if pair[0] <= least * (1 + CLOSE))
         others = [pair for pair in eligible if pair[1] is not best]

@@ -8,7 +8,7 @@ from typing import Any
 from pyddl.comm.world import World
 from pyddl.errors import ParameterError
 from pyddl.strategies import Auto, Local, Strategy
-from pyddl.strategies.auto import Candidate, Choice, candidates
+from pyddl.strategies.auto import Choice, candidates
 from pyddl.train.agreement import agreement
 from pyddl.train.rehearsal import rehearse
 from pyddl.train.session import Session
@@ -35,21 +35,19 @@ def choose(auto: Auto, prepare: Callable[[Strategy], Session], here: World) -> C
         session = prepare(Local())
     if here.size == 1:
         return Choice("local", {}, "local, for there is one rank", 1)
-    sessions = {str(each): (each, _session(each, prepare)) for each in candidates(here.nodes)}
-    offered = [each for each, accepted in sessions.values() if accepted is not None]
-    split = sessions["split"][1]
+    offered, division = [], None
+    for each in candidates(here.nodes):
+        try:
+            tried = prepare(each.strategy)
+        except ParameterError:
+            continue
+        offered.append(each)
+        if each.strategy.one_group:
+            division = tried.division
     options = session.options
     figures = rehearse(session.model, session.optimizer, session.sampler, session.data, here, seed=options["seed"],
-                       reproducible=options["reproducible"], division=None if split is None else split.division)
+                       reproducible=options["reproducible"], division=division)
     return here.transport.gather_objects(auto.choose(figures, offered))[0]
-
-
-def _session(candidate: Candidate, prepare: Callable[[Strategy], Session]) -> Session | None:
-    """None where a session refuses the candidate."""
-    try:
-        return prepare(candidate.strategy)
-    except ParameterError:
-        return None
 
 
 def recorded(record: Mapping[str, Any] | None, here: World) -> Choice | None:

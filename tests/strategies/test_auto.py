@@ -10,7 +10,7 @@ from pyddl.errors import ParameterError
 from pyddl.strategies import NAMES, Allreduce, Auto, Averaging, Elastic, Gossip, Local, Sequential, Server, Split
 from pyddl.strategies.auto import Choice, Figures, Link, candidates, step_seconds
 
-LINKS = {name: Link(1e-3, 1e9) for name in ("sum", "average", "owners", "exchange", "pass", "node")}
+LINKS = {name: Link(1e-3, 1e9) for name in ("sum", "average", "owners", "exchange", "pass", "served", "node")}
 FIGURES = Figures(ranks=4, nodes=1, crowding=1.0, rows=64, nbytes=2_000_000, apart=10e-3, together=12e-3,
                   per_row=0.1e-3, update=2e-3, hidden=0.0, split=20e-3, links=LINKS)
 MOVED = 3e-3  # of an operation on 2 MB by these links
@@ -45,9 +45,6 @@ def test_each_strategy_costs_what_its_operations_do():
     assert seconds(Averaging(period=4, node_period=1), nodes=2) == pytest.approx(12e-3 + MOVED / 4 + 0.75 * MOVED)
     assert seconds(Elastic(tau=4)) == pytest.approx(11e-3 + 8 * MOVED / 4)
     assert seconds(Split()) == 20e-3
-    gradient = 10e-3 + (256 / 3 - 64) * 0.1e-3 - 2e-3  # on three workers, who do not update
-    assert seconds(Server(mode="async")) == pytest.approx(max(gradient + 2 * MOVED + 5e-3, 3 * 8e-3))
-    assert seconds(Server(mode="async"), update=0.0) == pytest.approx(gradient + 2e-3 + 3 * MOVED)
     assert seconds(Gossip(period=4)) == pytest.approx(11e-3 + 3 * MOVED / 4)
 
 
@@ -55,6 +52,19 @@ def test_replicas_take_turns():
     turn = 10e-3 + (128 - 64) * 0.1e-3  # 256 rows on two replicas, one at a time
     assert seconds(Sequential(replicas=2)) == pytest.approx(2 * (turn + MOVED) + MOVED)
     assert seconds(Sequential(replicas=4), crowding=2.0) == pytest.approx(4 * (10e-3 + MOVED) + MOVED)
+
+
+def test_servers_serve_fewer_workers_with_more_rows():
+    gradient = 8e-3 + (256 / 3 - 64) * 0.1e-3  # of one of three workers, who do not update
+    update = 2e-3 + MOVED
+    assert seconds(Server()) == pytest.approx(gradient + 2e-3 + MOVED + 3 * MOVED + update)
+    for mode in ("ssp", "async"):
+        assert seconds(Server(mode=mode), update=0.0) == pytest.approx(gradient + 2e-3 + 2 * MOVED)
+    assert seconds(Server(mode="async"), update=9e-3) == pytest.approx(3 * (9e-3 + 2 * MOVED))  # server behind
+    rare = Server(mode="async", push_every=4, fetch_every=4)
+    assert seconds(rare) == pytest.approx(gradient + MOVED / 4 + update / 4)
+    assert seconds(rare, crowding=2.0) == pytest.approx(gradient * 1.5 / 2 + MOVED / 4 + update / 4)
+    assert seconds(Elastic(mode="async", tau=4)) == pytest.approx(gradient + 2e-3 + 4 * MOVED / 4)
 
 
 def test_longer_periods_wait_less_for_the_slowest():
@@ -69,9 +79,11 @@ def test_every_strategy_is_offered_and_has_a_cost(nodes):
     assert {each.name for each in offered} == set(NAMES) - {"auto"}
     assert all(step_seconds(each.strategy, FIGURES) > 0 for each in offered)
     assert (("averaging", {"node_period": 1}) in [each[:2] for each in offered]) == (nodes > 1)
-    for each in offered:
-        assert each.meaning == {"allreduce": "as one process", "local": "replicas apart",
-                                "split": "as one process, in parts"}.get(each.name, "another algorithm")
+    meanings = {str(each): each.meaning for each in offered}
+    assert {name for name, meaning in meanings.items() if meaning == "as one process"} == {
+        "allreduce", "allreduce, shard_optimizer", "server"}
+    assert (meanings["local"], meanings["split"]) == ("replicas apart", "as one process, in parts")
+    assert meanings["server, mode async"] == meanings["elastic, mode async"] == "another algorithm"
 
 
 def choose(allow="synchronous", offered=None, **changes):
@@ -79,7 +91,7 @@ def choose(allow="synchronous", offered=None, **changes):
 
 
 def test_only_the_result_of_one_process_is_chosen_unless_told_otherwise():
-    dear = {**LINKS, "sum": Link(1.0, 1e9), "owners": Link(2.0, 1e9)}
+    dear = {**LINKS, "sum": Link(1.0, 1e9), "owners": Link(2.0, 1e9), "served": Link(3.0, 1e9)}
     choice = choose(links=dear)
     assert (choice.strategy, choice.options) == ("allreduce", {})
     assert choice.predicted == pytest.approx(12e-3 + 1.002)

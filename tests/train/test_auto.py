@@ -14,7 +14,7 @@ from pyddl.errors import DataError, ParameterError
 from pyddl.models import Autoencoder
 from pyddl.optim import SGD, Adam
 from pyddl.strategies import Auto
-from pyddl.strategies.auto import Figures
+from pyddl.strategies.auto import Figures, Link
 from pyddl.train import StopRequest, Trainer, auto, rehearsal
 from pyddl.train.progress import Progress
 from pyddl.train.rehearsal import rehearse
@@ -50,16 +50,20 @@ def shared(world, tmp_path):
     return world.transport.gather_objects(tmp_path)[0]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def measured(monkeypatch):
-    """Figures that decide as the test wants, in the place of the clock's."""
+    """Figures that decide as the test wants, in the place of the clock's; at first servers are far away."""
 
-    def fix(**changes):
+    def fix(latencies=None, **changes):
+        links = {name: Link(latency, 1e12) for name, latency in (latencies or {"served": 1e3}).items()}
+
         def fixed(*given, **named):
-            return replace(rehearse(*given, **named), **changes)
+            figures = rehearse(*given, **named)
+            return replace(figures, **changes, links={**figures.links, **links})
 
         monkeypatch.setattr(auto, "rehearse", fixed)
 
+    fix()
     return fix
 
 
@@ -179,9 +183,16 @@ def test_what_a_session_refuses_is_not_offered(world):
 def test_any_strategy_may_win_when_allowed(world, measured):
     measured(apart=1e-3, together=10.0)  # waiting for the slowest in every step would be a disaster
     assert train().summary["strategy"] == "allreduce"
-    result = train(strategy=Auto(allow="any"))
-    assert result.summary["strategy"] == "server"  # whose workers do not wait
-    assert train(allow="any").summary["strategy"] == result.summary["strategy"]
+    assert train(strategy=Auto(allow="any")).summary["strategy"] == "sequential"
+    assert train(allow="any").summary["strategy"] == "sequential"
+
+
+@pytest.mark.mpi(min_size=2)
+def test_servers_are_chosen_where_they_are_near(world, measured):
+    measured({"served": 0.0, "sum": 1e3, "owners": 1e3})
+    result = train()
+    assert result.summary["strategy"] == "server"
+    assert result.summary["auto"]["options"] == {} and len(result.metrics) == 3
 
 
 @pytest.mark.mpi
