@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import auto, harness, overhead, ranks, report, server_latency, split, start, step, sum, threads
+from benchmarks import auto, harness, overhead, ranks, report, server, server_latency, split, start, step, sum, threads
 from pyddl.comm import launcher
 from pyddl.errors import CommError
 
@@ -95,6 +95,15 @@ def test_the_server_adds_up_before_it_is_timed(out):
     assert {name.split(",")[0] for name in line["seconds"]} == {"node", "messages", "socket"}
     assert positive(line["seconds"])
     assert all(0 <= share < 1 for share in line["idle_share"].values())
+
+
+@needs_mpi
+def test_a_server_learns_before_it_is_timed(out):
+    record = server.main([*SMALL, "--peer", "none", "--out", str(out)])
+    (line,) = record.lines
+    first, last = line["losses"]["pyddl"]
+    assert last < server.FALLEN * first
+    assert set(line["seconds"]) == {"pyddl", "pyddl local"} and positive(line["seconds"])
 
 
 @needs_mpi
