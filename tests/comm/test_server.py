@@ -247,7 +247,7 @@ def test_messages_where_shared_memory_is_refused(mpirun):
         from pyddl.comm import server, shared
         logging.basicConfig(format="%(message)s")
         world = pyddl.world()
-        shared._available = lambda: 1000
+        shared.memory_available = lambda: 1000
         with server.serve(world, world.transport, servers=1, size=1000) as end:
             if world.rank:
                 end.push(np.ones(1000, np.float32), 1, 0)
