@@ -82,7 +82,7 @@ class Serving:
     served : Served
     links : dict of int to Link
         To the workers, by rank. Those that are lost are taken out.
-    on_failure : {"stop", "continue"}
+    on_failure : {"end", "continue"}
     timeout : float
         Seconds; 0 for ever.
     """
@@ -171,7 +171,7 @@ class Serving:
         try:
             return call(*arguments)
         except PeerLost as lost:
-            if self.on_failure == "stop":
+            if self.on_failure == "end":
                 raise
             self.links.pop(rank).abandon()
             self.absent.discard(rank)

@@ -48,7 +48,7 @@ class ParameterServer:
     parameters : callable, optional
         ``parameters(model)`` gives the arrays that change: one, or a dictionary, also of dictionaries. Then these alone
         travel, and are moved in place in every rank's model; updates are checked against them, by name and shape.
-    on_failure : {"stop", "continue"}, default="stop"
+    on_failure : {"end", "continue"}, default="end"
         Whether to go on when a worker dies, whose work others then do. The launcher must leave the others alive: Open
         MPI 5 does with ``mpirun --with-ft ulfm``. After a loss nothing else that is collective works.
     timeout : float, default=600
@@ -85,12 +85,12 @@ class ParameterServer:
     (40, [3.0])
     """
 
-    def __init__(self, model: Any, *, parameters: Callable[[Any], Any] | None = None, on_failure: str = "stop",
+    def __init__(self, model: Any, *, parameters: Callable[[Any], Any] | None = None, on_failure: str = "end",
                  timeout: float = 600):
         if parameters is not None:
             _require_callable("parameters", parameters)
         self.parameters = parameters
-        self.on_failure = _check.one_of("on_failure", on_failure, ("stop", "continue"))
+        self.on_failure = _check.one_of("on_failure", on_failure, ("end", "continue"))
         self.timeout = _check.number("timeout", timeout, at_least=0)
         self.model, self.version = model, 0
         self._epochs = 0  # trained so far
