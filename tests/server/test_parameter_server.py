@@ -345,7 +345,7 @@ def test_callbacks_are_callable():
 
 
 def test_arguments_of_the_server_are_checked():
-    with pytest.raises(ParameterError, match="on_failure is 'go'; expected one of continue, stop"):
+    with pytest.raises(ParameterError, match="on_failure is 'go'; expected one of continue, end"):
         pyddl.ParameterServer(None, on_failure="go")
     with pytest.raises(ParameterError, match="timeout is -1"):
         pyddl.ParameterServer(None, timeout=-1)
