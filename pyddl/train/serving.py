@@ -12,6 +12,7 @@ from pyddl.comm.operations import Epoch
 from pyddl.comm.server import ServerLink, ServerPort, serve
 from pyddl.data.prefetch import Loader
 from pyddl.data.tickets import SliceLoader, TicketLoader, Tickets
+from pyddl.errors import CommError
 from pyddl.optim import Optimizer
 from pyddl.train.server import Server
 from pyddl.train.worker import Worker
@@ -122,6 +123,11 @@ class Serving:
         told = session.transport.gather_objects((row, dropped, session.stop.requested))
         row, dropped, _ = told[0]
         session.stop.agreed |= any(requested for _, _, requested in told)
+        if row < session.sampler.rows and not session.stop.agreed:
+            error = CommError(f"an epoch has ended after row {row} of {session.sampler.rows}: its next step lacks the "
+                              "push of a worker, who has come to the end without it")
+            error.on_all_ranks = True
+            raise error
         if session.strategy.replicated:
             session.settle()
         if isinstance(self.replica, Worker) and isinstance(self.replica.loader, SliceLoader):
@@ -133,7 +139,7 @@ class Serving:
         trained = row - self.row - dropped
         self.row = row % session.sampler.rows
         session.step = session.sampler.reached(done)
-        if self.row == 0:
+        if row == session.sampler.rows:
             session.epoch_done(trained)
 
     def _done(self, epoch: Epoch) -> int:

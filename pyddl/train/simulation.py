@@ -81,7 +81,7 @@ class Simulated:
 
 def simulate(model: Model, data: Source, test: Source, strategy: Strategy, workers: int, optimizer: Optimizer, *,
              epochs: int = 1, batch_size: int = 256, seed: int = 0, machine: Machine | None = None,
-             server_optimizer: Optimizer | None = None) -> Simulated:
+             server_optimizer: Optimizer | None = None, points: int = POINTS) -> Simulated:
     """Train ``model`` with as many workers as wanted in this process.
 
     Rows, batches, seeds and results are those of so many MPI ranks; times are the machine's.
@@ -95,6 +95,8 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
         Samples per step of all workers together.
     server_optimizer : Optimizer, optional
         What servers update by; the workers' by default.
+    points : int, default=16
+        Of the curve, at the least.
 
     Raises
     ------
@@ -109,7 +111,7 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
     steps = epochs * sampler.steps_per_epoch
     simulation = Simulation(machine)
     everyone = _Everyone(strategy, workers)
-    snapshots = _Snapshots(model, test, everyone, max(1, steps // POINTS), sampler, simulation)
+    snapshots = _Snapshots(model, test, everyone, max(1, steps // points), sampler, simulation)
     rule = server_optimizer or optimizer
     fences = _Fences(everyone, sampler, epochs)
     for number in range(servers):
@@ -136,6 +138,7 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
         each.on_epoch = partial(fences.pass_one, each)
     simulation.run(everyone.roles(), list(everyone), everyone.serve())
     timelines = simulation.timelines
+    snapshots.finish(steps, max(timeline.now for timeline in timelines))
     everyone.settle()
     first, books = everyone.workers[0], [server.books.summary(server.version) for server in everyone.servers]
     return Simulated(strategy.name, workers, steps, snapshots.curve, timelines, first.parameters, books)
@@ -241,6 +244,11 @@ class _Snapshots:
         last = self.curve[-1]["step"] if self.curve else 0
         if server.number == 0 and server.steps // self.every > last // self.every:
             self._judge(self.everyone.copy(), server.steps, self.simulation.now)
+
+    def finish(self, steps: int, seconds: float) -> None:
+        """All is over: where servers were seldom told of samples, the last point is still missing."""
+        if not self.curve or self.curve[-1]["step"] < steps:
+            self._judge(self.everyone.copy(), steps, seconds)
 
     def _judge(self, twins: _Everyone, step: int, seconds: float) -> None:
         twins.settle()

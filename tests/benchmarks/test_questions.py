@@ -2,7 +2,21 @@
 
 import pytest
 
-from benchmarks import auto, harness, overhead, ranks, report, server, server_latency, split, start, step, sum, threads
+from benchmarks import (
+    asynchronous,
+    auto,
+    harness,
+    overhead,
+    ranks,
+    report,
+    server,
+    server_latency,
+    split,
+    start,
+    step,
+    sum,
+    threads,
+)
 from pyddl.comm import launcher
 from pyddl.errors import CommError
 
@@ -53,6 +67,18 @@ def test_step_against_the_plain_one(out):
         assert positive(line["seconds"])
         assert line["limits"]["float32"]["limit"] > line["limits"]["float32"]["products"] > 0
         assert line["parts"]["float32"]["gradient"] > 0
+    assert record.path.with_suffix(".png").stat().st_size > 1000
+
+
+def test_asynchronous_training_is_simulated_with_and_without_a_straggler(out):
+    record = asynchronous.main([*SMALL, "--out", str(out)])
+    slow = {line["name"]: line["slow"]["whole"] / line["alike"]["whole"] for line in record.lines
+            if line["table"] == "straggler"}
+    assert set(slow) == set(asynchronous.STRAGGLER)
+    assert slow["server sync"] > 2 > slow["server sync, 1 backup"]  # of a worker 3 times slower
+    assert slow["server async"] < 1.5 and slow["allreduce"] > 2
+    ages = [line["staleness"] for line in record.lines if line["table"] == "staleness" and line["name"] == "async"]
+    assert ages == sorted(ages) and ages[0] == 0
     assert record.path.with_suffix(".png").stat().st_size > 1000
 
 

@@ -1,20 +1,22 @@
 """Training with servers: modes, books, stops, resumes, and what goes wrong."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from small_runs import ROWS, TEST, Buffered, StopAfter, same_everywhere, train
 
 from pyddl.comm import use
-from pyddl.comm.operations import Arrived
+from pyddl.comm.operations import Arrived, compute, next_epoch
 from pyddl.data.batch import Batch
 from pyddl.data.sampler import Sampler
-from pyddl.errors import NotFiniteError, ParameterError
+from pyddl.errors import CommError, NotFiniteError, ParameterError
 from pyddl.models import Autoencoder
 from pyddl.optim import optimizer
+from pyddl.strategies import Server
 from pyddl.train import StopRequest
-from pyddl.train.server import Server
+from pyddl.train import server as trained_server
 
 MODES = {
     "sync": {"mode": "sync"},
@@ -171,12 +173,60 @@ def test_buffers_are_merged_by_their_rules(world, mode):
 
 
 def test_the_server_refuses_what_is_not_finite():
-    server = Server(Autoencoder(20, hidden=(8, 3)), optimizer("adam"), Sampler(100, 10), number=0, count=1, workers=2)
+    server = trained_server.Server(Autoencoder(20, hidden=(8, 3)), optimizer("adam"), Sampler(100, 10), number=0,
+                                   count=1, workers=2)
     vector = np.zeros(server.layout.size, dtype=np.float32)
     server.received(Arrived(0, 5, 0, vector, 0))
     vector[5] = np.inf
     with pytest.raises(NotFiniteError, match=r"step 0, rank 2: it pushed a vector whose first bad value is inf, in "):
         server.received(Arrived(1, 5, 0, vector, 0))
+
+
+def test_what_is_not_finite_ends_all_ranks_with_the_workers_name(mpirun):
+    done = mpirun(3, """
+        import numpy as np
+        from pyddl.models import Autoencoder
+        from pyddl.train import Trainer
+
+        class Broken(Autoencoder):
+            def gradient(self, parameters, gradients, buffers, batch, ready=None):
+                loss = super().gradient(parameters, gradients, buffers, batch, ready)
+                if batch.step == 3:
+                    gradients[5] = np.nan
+                return loss
+
+        rows = np.random.default_rng(5).random((203, 20), dtype=np.float32)
+        Trainer(Broken(20, hidden=(8, 3)), strategy="server", mode="async", batch_size=50).fit(rows)
+    """)
+    assert done.code not in (0, None), done
+    assert "it pushed a vector whose first bad value is nan, in encoder.0.weight: lower the learning" in done.err
+    assert re.search(r"NotFiniteError: step [1-4], rank [12]: ", done.err), done.err
+
+
+class Silent(Server):
+    """Its worker 0 computes, and never pushes."""
+
+    def worker(self, me):
+        if me.number > 0:
+            yield from super().worker(me)
+            return
+        while (yield next_epoch()) is not None:
+            while (yield compute()):
+                pass
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("mode", ["ssp", "async"])
+def test_a_worker_that_never_pushes_holds_up_nobody(world, mode):
+    result = train(strategy=Silent(mode=mode, bound=1 if mode == "ssp" else None))
+    books = result.summary["server"]
+    assert len(result.metrics) == 4 and books["workers"][0] == {"pushes": 0, "samples": 0}
+
+
+@pytest.mark.mpi(min_size=2)
+def test_in_step_a_worker_that_never_pushes_ends_the_run(world):
+    with pytest.raises(CommError, match="an epoch has ended after row 0 of 203: its next step lacks the push of a"):
+        train(strategy=Silent(mode="sync"))
 
 
 @pytest.mark.mpi(min_size=2)
