@@ -61,8 +61,8 @@ class Replica:
         self.clips = optimizer.clip_norm is not None
         bounds = shares(model.layout.size, count).tolist() if sharded else [0, model.layout.size]
         self.share = slice(*bounds[number : number + 2]) if sharded else slice(*bounds)
-        self.state = [model.layout.zeros()[self.share].copy() if sharded else model.layout.zeros()
-                      for _ in optimizer.state_names]
+        # Pages of other shares are never touched, so they take no memory; copies would all begin alike in a page.
+        self.state = [model.layout.zeros()[self.share] for _ in optimizer.state_names]
         self.vectors = {name: model.layout.zeros() for name in vectors}
         self.counters: dict[str, int] = {}
         self.step = 0
