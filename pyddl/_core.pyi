@@ -93,9 +93,8 @@ class DenseNetwork:
             over features and rows.
         targets : ndarray of shape (B, O)
             May be ``rows`` itself. No rows at all is legal: zeros, 0.0.
-        ready : callable or capsule, optional
-            ``ready(begin, end)`` is called when a layer's range is final, last layer first. A capsule named
-            ``pyddl.ready`` holds a pointer to a Ready (csrc/kernels/ready.hpp), called without the GIL.
+        ready : callable, optional
+            ``ready(begin, end)`` is called when a layer's range is final, last layer first.
         rounded : ndarray of uint16, optional
             ``parameters`` in bfloat16, where someone has them: with dtype bfloat16 they are not rounded again.
         """

@@ -38,17 +38,10 @@ void call_python(void* context, std::int64_t begin, std::int64_t end) {
     (*static_cast<py::object*>(context))(begin, end);
 }
 
-/// None, a callable, or a capsule "pyddl.ready". The result refers to `ready`, which must outlive it.
+/// None or a callable. The result refers to `ready`, which must outlive it.
 kernels::Ready ready_of(py::object& ready) {
     if (ready.is_none()) return {};
-    if (py::isinstance<py::capsule>(ready)) {
-        const py::capsule capsule(ready);
-        if (!capsule.name() || std::string_view(capsule.name()) != "pyddl.ready")
-            throw py::type_error("ready is a capsule of another kind; expected one named pyddl.ready");
-        return *capsule.get_pointer<kernels::Ready>();
-    }
-    if (!PyCallable_Check(ready.ptr()))
-        throw py::type_error("ready is neither None, nor callable, nor a capsule named pyddl.ready");
+    if (!PyCallable_Check(ready.ptr())) throw py::type_error("ready is neither None nor callable");
     return {call_python, &ready};
 }
 

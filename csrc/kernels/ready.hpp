@@ -5,7 +5,7 @@
 namespace pyddl::kernels {
 
 /// `announce(context, begin, end)`: gradients[begin, end) is final. Called on the computing thread, without
-/// the GIL. A PyCapsule named "pyddl.ready" holds a pointer to one of these.
+/// the GIL.
 struct Ready {
     void (*announce)(void* context, std::int64_t begin, std::int64_t end) = nullptr;
     void* context = nullptr;

@@ -195,31 +195,12 @@ def test_ready_announces_separate_slices_where_the_bias_lies_elsewhere():
     assert seen == [(64, 70), (16, 18), (32, 44), (0, 3)]
 
 
-def test_ready_as_capsule():
-    class Ready(ctypes.Structure):
-        _fields_ = [("announce", ctypes.c_void_p), ("context", ctypes.c_void_p)]
-
-    seen = []
-    announce = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
-        lambda context, begin, end: seen.append((context, begin, end))
-    )
-    record = Ready(ctypes.cast(announce, ctypes.c_void_p), 42)
-    new = ctypes.pythonapi.PyCapsule_New
-    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+def test_ready_must_be_callable():
     layers, size = chain([4, 3], ["linear"])
     parameters, rows, targets = random_case(layers, size, 2)
     network = _core.DenseNetwork(layers)
-    gradients = np.zeros(size, np.float32)
-    network.gradient(
-        parameters, gradients, rows, targets, "mse", new(ctypes.addressof(record), b"pyddl.ready", None)
-    )
-    assert seen == [(42, 0, 19)]
-    with pytest.raises(TypeError, match=r"pyddl\.ready"):
-        network.gradient(
-            parameters, gradients, rows, targets, "mse", new(ctypes.addressof(record), b"other", None)
-        )
     with pytest.raises(TypeError, match="callable"):
-        network.gradient(parameters, gradients, rows, targets, "mse", 3)
+        network.gradient(parameters, np.zeros(size, np.float32), rows, targets, "mse", 3)
 
 
 def test_an_error_in_ready_reaches_the_caller_and_leaves_the_network_usable():
