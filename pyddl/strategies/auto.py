@@ -49,7 +49,7 @@ class Figures:
     ----------
     ranks, nodes : int
     crowding : float
-        Threads of all ranks of a node per core, 1 at least: gradients of fewer ranks at a time are faster by it.
+        How much faster a rank's step is while the others are idle, 1 at least: what they take of cores and memory.
     rows : float
         Of one rank in one step.
     nbytes : int

@@ -7,8 +7,6 @@ import math
 import statistics
 from time import perf_counter
 
-from pyddl import _core
-from pyddl.comm import threads
 from pyddl.comm.driver import drive
 from pyddl.comm.operations import compute, step_done, sum_over_workers
 from pyddl.comm.probe import operation_seconds
@@ -28,7 +26,7 @@ from pyddl.train.worker import Worker
 __all__ = ["rehearse"]
 
 ROUNDS = 3  # in which the measurements take turns: other work on the machine disturbs all alike
-SECONDS = 0.05  # of one measurement in one round, or one step where that takes longer
+SECONDS = 0.03  # of one measurement in one round, or one step where that takes longer
 MOST_STEPS = 500
 SHORT = 16  # floats: a cache line, whose operations are all latency
 
@@ -70,7 +68,8 @@ def rehearse(model: Model, optimizer: Optimizer, sampler: Sampler, source: Sourc
     larger = copy.copy(worker)
     larger.sampler = double
     measured: dict[str, tuple[Strategy, Worker]] = {
-        "apart": (Local(), worker), "together": (InStep(), joint), "double": (Local(), larger)}
+        "apart": (Local(), worker), "solo": (Local(), worker), "together": (InStep(), joint),
+        "double": (Local(), larger)}
     travels = None if reproducible else transport.travelling(worker.gradients, [(s.begin, s.end) for s in model.layout])
     if travels is not None:
         whole = copy.copy(joint)
@@ -78,7 +77,7 @@ def rehearse(model: Model, optimizer: Optimizer, sampler: Sampler, source: Sourc
         measured["summed"] = (Allreduce(), whole)
 
     def seconds(name: str, steps: int) -> float:
-        return _step_seconds(*measured[name], source, here, steps, reproducible)
+        return _step_seconds(*measured[name], source, here, steps, reproducible, idle=name == "solo" and here.rank > 0)
 
     rounds: dict[str, list[float]] = {name: [] for name in measured}
     counts = {}
@@ -95,26 +94,22 @@ def rehearse(model: Model, optimizer: Optimizer, sampler: Sampler, source: Sourc
     floats = max(model.layout.size, 2 * SHORT)
     short, long = (operation_seconds(here, n, ordered=reproducible, seconds=SECONDS / 2) for n in (SHORT, floats))
     links = {name: Link.through((4 * SHORT, short[name]), (4 * floats, long[name])) for name in long}
-    update = _update_seconds(worker)
-    placements = transport.gather_objects((here.node, _core.threads(), threads.cores()))
-    of_node = [place for place in placements if place[0] == here.node]
-    crowding = sum(place[1] for place in of_node) / len(set().union(*(place[2] for place in of_node)))
-    everyone = transport.gather_objects((update, crowding))
+    update = max(transport.gather_objects(_update_seconds(worker)))
     per_row = max(twice - apart, 0.0) / (more - rows) if more > rows else apart / rows
     together = max(apart, medians["together"] - links["sum"].latency)
     left = (medians["summed"] - together) / long["sum"] if travels is not None else 1.0
     return Figures(
-        ranks=here.size, nodes=here.nodes, crowding=max(1.0, *(each[1] for each in everyone)), rows=rows,
+        ranks=here.size, nodes=here.nodes, crowding=max(1.0, apart / medians["solo"]), rows=rows,
         nbytes=4 * model.layout.size, apart=apart, together=together, per_row=per_row,
-        update=min(max(each[0] for each in everyone), apart), hidden=min(max(1 - left, 0.0), 1.0),
+        update=min(update, apart), hidden=min(max(1 - left, 0.0), 1.0),
         split=math.inf if division is None else _split_seconds(division, worker, source, here), links=links)
 
 
 def _step_seconds(strategy: Strategy, actor: Worker, source: Source, here: World, steps: int, ordered: bool = False,
-                  transport: Transport | None = None) -> float:
-    """Of one step, over the first ``steps``: the slowest rank's mean. Collective."""
+                  transport: Transport | None = None, idle: bool = False) -> float:
+    """Of one step, over the first ``steps``: the slowest rank's mean; one may be ``idle``. Collective."""
     actor.updates = 0
-    with actor.open(source, 0, steps):
+    with actor.open(source, 0, 0 if idle else steps):
         here.transport.barrier()
         begin = perf_counter()
         drive(strategy.worker(actor), actor, transport or here.transport, ordered=ordered)
@@ -134,7 +129,8 @@ def _split_seconds(division: Division, whole: Worker, source: Source, here: Worl
             return _step_seconds(Local(), worker, source, here, steps, transport=between)
 
         seconds(1)
-        return seconds(int(min(max(ROUNDS * SECONDS / seconds(2), 1), MOST_STEPS)))
+        count = int(min(max(SECONDS / seconds(2), 1), MOST_STEPS))
+        return statistics.median(seconds(count) for _ in range(ROUNDS))
 
 
 def _update_seconds(worker: Worker, runs: int = 5) -> float:
