@@ -302,7 +302,7 @@ class Estimator(Transformer):
             if start is not None and self._run is not None:
                 state, updates = load_run(self._run).optimizer_state()
                 start = replace(start, state=state, updates=updates)
-        if start is not None:
+        if start is not None and self._run is not None:
             require_same(here.transport, "optimizer states to go on from", (len(start.state), start.updates),
                          cure="Every rank must see the run directory")
         seed = here.transport.gather_objects(seed)[0]

@@ -153,13 +153,14 @@ class Serving:
                                                                           session.steps_per_epoch)
 
     def state(self) -> list[np.ndarray]:
-        """The servers' optimizer state, of the layout's size, on all ranks."""
+        """The servers' optimizer state, of the layout's size, on all ranks, who also learn of its updates."""
         if isinstance(self.replica, Server):
             state = self.replica.whole_state()
         else:
             state = [self.replica.layout.zeros() for _ in self.optimizer.state_names]
         for vector in state:
             broadcast_shares(self.session.transport, vector, self.servers)
+        self.replica.updates = self.session.transport.gather_objects(self.replica.updates)[0]
         return state
 
     def trained(self) -> int:

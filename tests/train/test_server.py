@@ -12,6 +12,7 @@ from pyddl.comm.operations import Arrived, compute, next_epoch
 from pyddl.data.batch import Batch
 from pyddl.data.sampler import Sampler
 from pyddl.errors import CommError, NotFiniteError, ParameterError
+from pyddl.estimators import Autoencoder as Estimator
 from pyddl.models import Autoencoder
 from pyddl.optim import optimizer
 from pyddl.strategies import Server
@@ -266,3 +267,18 @@ def test_what_these_ranks_cannot_do_is_named(world, options, message):
 def test_bad_options_are_named(options, message):
     with pytest.raises(ParameterError, match=message):
         train(strategy="server", **options)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("options", [{"mode": "sync"}, {"mode": "async", "fetch_every": 2},
+                                     {"strategy": "elastic", "mode": "async", "tau": 2}], ids=str)
+def test_an_estimator_goes_on_where_it_ended(world, options):
+    given = {"hidden": (8, 3), "strategy": "server", "batch_size": 50, "random_state": 4, **options}
+    given |= {"learning_rate": 0.01}
+    whole = Estimator(epochs=2, **given).fit(ROWS)
+    passes = Estimator(epochs=1, **given).partial_fit(ROWS).partial_fit(ROWS)
+    assert len(passes.metrics_) == 2 and passes.loss_curve_[1] < passes.loss_curve_[0]
+    assert same_everywhere(world, passes.result_.parameters)
+    if options["mode"] == "sync":
+        np.testing.assert_allclose(passes.result_.parameters, whole.result_.parameters, rtol=1e-3, atol=2e-5)
+    assert np.isfinite(passes.transform(ROWS)).all()
