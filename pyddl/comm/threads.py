@@ -16,6 +16,10 @@ __all__ = ["BLAS_VARIABLES", "Placement", "cores", "default_threads", "describe"
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 """With one of these a user says how many threads NumPy's matrix products have."""
 
+WORK_OF_A_THREAD = 500e6
+"""Floating-point operations of a step that a thread beyond the first is worth. Measured with 2 threads: they break even
+between 330 and 540 million, whatever the network (docs/benchmarks.md)."""
+
 
 class Placement(NamedTuple):
     """Where one rank runs."""
@@ -38,8 +42,10 @@ def cores() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0)))
 
 
-def default_threads(node_masks: Sequence[Sequence[int]], node_rank: int) -> int:
+def default_threads(node_masks: Sequence[Sequence[int]], node_rank: int, work: float | None = None) -> int:
     """``OMP_NUM_THREADS`` where it is set; else this rank's share of the cores it may run on, at least 1.
+
+    A small step takes fewer threads, since they would wait for each other's cache lines longer than they compute.
 
     Parameters
     ----------
@@ -48,6 +54,8 @@ def default_threads(node_masks: Sequence[Sequence[int]], node_rank: int) -> int:
         divided by the ranks that may run there.
     node_rank : int
         This rank among them.
+    work : float, optional
+        Floating-point operations of a step of this rank; enough for all cores by default.
 
     Raises
     ------
@@ -61,7 +69,8 @@ def default_threads(node_masks: Sequence[Sequence[int]], node_rank: int) -> int:
         return int(wanted)
     mine = set(node_masks[node_rank])
     sharing = sum(1 for mask in node_masks if mine & set(mask))
-    return max(1, len(mine) // sharing)
+    threads = max(1, len(mine) // sharing)
+    return threads if work is None else min(threads, 1 + int(work / WORK_OF_A_THREAD))
 
 
 def limit_numpy() -> None:

@@ -179,8 +179,10 @@ class Trainer:
         here = world()
         masks = here.transport.gather_objects((here.node, threads.cores()))
         with agreement(here.transport):  # nothing collective inside: a rank may leave it at any line
+            flops = getattr(self.model, "flops", None)
             _core.set_threads(self.options["threads"] or threads.default_threads(
-                [mask for node, mask in masks if node == here.node], here.node_rank))
+                [mask for node, mask in masks if node == here.node], here.node_rank,
+                work=flops and flops * self.options["batch_size"] / here.size))
             if here.size > 1:
                 threads.limit_numpy()
             source, tested = training_and_test(load(data), None if test is None else load(test),

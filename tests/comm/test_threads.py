@@ -22,9 +22,15 @@ def test_threads_are_a_fair_share_of_the_mask(masks, expected, monkeypatch):
     assert default_threads(masks, 0) == expected
 
 
+@pytest.mark.parametrize(("work", "expected"), [(0, 1), (4.9e8, 1), (5e8, 2), (1.4e9, 3), (1e12, 4), (None, 4)])
+def test_a_small_step_takes_fewer_threads(work, expected, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert default_threads([[0, 1, 2, 3]], 0, work) == expected
+
+
 def test_omp_num_threads_is_honoured(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7,2")
-    assert default_threads([[0]], 0) == 7
+    assert default_threads([[0]], 0, work=1e6) == 7
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
     with pytest.raises(ParameterError, match="OMP_NUM_THREADS is 'many'"):
         default_threads([[0]], 0)
