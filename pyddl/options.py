@@ -191,8 +191,8 @@ TABLE: tuple[Option, ...] = (
     # ---- machine
     Option("ranks", "int", None, "machine", "start this many MPI ranks on this machine; by default train where started",
            at_least=1, trainer=False),
-    Option("threads", "int", None, "machine", "threads per rank; by default OMP_NUM_THREADS, else cores / ranks, or fewer for small steps",
-           at_least=1),
+    Option("threads", "int", None, "machine",
+           "threads per rank; by default OMP_NUM_THREADS, else cores / ranks, or fewer for small steps", at_least=1),
     Option("timeout", "float", 600.0, "machine",
            "end the job when no rank has made progress for so long; 0: wait for ever", "seconds", at_least=0),
     Option("on_failure", "str", "end", "machine", "when a rank dies: end all, or let the others go on without it",
