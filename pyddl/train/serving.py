@@ -12,7 +12,7 @@ from pyddl.comm.operations import Epoch
 from pyddl.comm.server import ServerLink, ServerPort, serve
 from pyddl.data.prefetch import Loader
 from pyddl.data.tickets import SliceLoader, TicketLoader, Tickets
-from pyddl.errors import CommError
+from pyddl.errors import CommError, ParameterError
 from pyddl.optim import Optimizer
 from pyddl.train.server import Server
 from pyddl.train.worker import Worker
@@ -49,6 +49,9 @@ class Serving:
     def __init__(self, session: Session, optimizer: Optimizer):
         self.session, self.optimizer = session, optimizer
         self.servers = session.strategy.servers
+        if self.servers > 1 and optimizer.clip_norm is not None:
+            raise ParameterError(f"clip_norm is by the norm of the whole gradient, of which each of {self.servers} "
+                                 "servers has a share only: use one server, or leave out clip_norm")
         self.workers = session.world.size - self.servers
         self.slices = session.strategy.slices(self.workers)
         self.row = 0

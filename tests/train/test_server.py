@@ -86,7 +86,7 @@ def test_the_books_have_every_row(world, name):
                                           "learning_rate": 1e-3, "schedule": "cosine"}], ids=["adam", "schedules"])
 def test_in_step_it_is_allreduce_on_as_many_workers(world, servers, options):
     if world.size <= servers or (servers > 1 and "clip_norm" in options):
-        pytest.skip("needs more ranks, or clips each share by itself")
+        pytest.skip("needs more ranks, or one server")
     served = train(strategy="server", mode="sync", servers=servers, **options)
     alone = train_alone(world, **options)
     np.testing.assert_allclose(served.parameters, alone.parameters, rtol=2e-3, atol=2e-5)
@@ -248,6 +248,12 @@ def test_the_run_directory_tells_who_served(world, shared):
 def test_what_these_ranks_cannot_do_is_named(world, options, message):
     with pytest.raises(ParameterError, match=message):
         train(strategy="server", **options)
+
+
+@pytest.mark.mpi(min_size=3)
+def test_norms_of_shares_are_not_clipped(world):
+    with pytest.raises(ParameterError, match="of which each of 2 servers has a share only"):
+        train(strategy="server", servers=2, clip_norm=1.0)
 
 
 @pytest.mark.parametrize(("options", "message"), [
