@@ -134,7 +134,8 @@ def staleness(bench: Bench, record: Record) -> None:
                            staleness=ages[-1], seconds=statistics.median(run.seconds for run in runs))
             by_value = dict(errors)
             rows.append([name, *(f"{by_value[v]:.2f}" if v in by_value else "-" for v in OVER[panel])])
-            panels.setdefault(panel, {})[name] = ([float(v) for v, _ in errors], [e for _, e in errors])
+            drawn = [(float(v), e) for v, e in errors if v > 0]  # the axis is logarithmic
+            panels.setdefault(panel, {})[name] = ([v for v, _ in drawn], [e for _, e in drawn])
             if any(ages):
                 rows.append(["  mean staleness", *("" for _ in range(len(OVER[panel]) - len(ages))),
                              *(f"{age:.1f}" for age in ages if age is not None)])
