@@ -230,7 +230,7 @@ class Session:
         if limit == 0 or world.size == 1:  # nobody waits for a rank alone
             yield
             return
-        with tempfile.TemporaryDirectory(prefix="pyddl-") as spare:
+        with tempfile.TemporaryDirectory(prefix="pyddl-", ignore_cleanup_errors=True) as spare:  # others may be writing
             folder = spare if self.checkpoints is None else Path(self.checkpoints.folder.parent, "log").absolute()
             folder = self.transport.gather_objects(folder)[0]
             with Watchdog(self.activity, folder, world.rank, world.size, limit):
