@@ -191,9 +191,9 @@ def from_table(model: type) -> Callable[[type], type]:
         kind = {"ints": "sequence of int"}.get(option.kind, option.kind)
         kind = "{" + ", ".join(repr(choice) for choice in option.choices) + "}" if option.choices else kind
         unit = f" Unit: {option.unit}." if option.unit else ""
-        lines.append(f"{name} : {kind}, default={default!r}\n        {text[0].upper()}{text[1:]}.{unit}")
+        lines.append(f"{name} : {kind}, default={default!r}\n    {text[0].upper()}{text[1:]}.{unit}")
     parameters.append(inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=0))
-    lines.append("verbose : int, default=0\n        Above 0, rank 0 prints a line per epoch.")
+    lines.append("verbose : int, default=0\n    Above 0, rank 0 prints a line per epoch.")
     signature = inspect.Signature(parameters)
 
     def __init__(self: Any, **params: Any) -> None:
@@ -209,7 +209,7 @@ def from_table(model: type) -> Callable[[type], type]:
         cls.__init__ = __init__  # type: ignore[misc]
         cls.__signature__ = signature  # type: ignore[attr-defined]
         cls._model = model  # type: ignore[attr-defined]
-        cls.__doc__ = (cls.__doc__ or "").replace("{parameters}", "\n    ".join(lines))
+        cls.__doc__ = inspect.cleandoc(cls.__doc__ or "").replace("{parameters}", "\n".join(lines))
         return cls
 
     return decorate

@@ -229,7 +229,7 @@ def test_a_rank_that_is_gone_ends_the_others(mpirun, end):
         import os, sys, numpy as np, pyddl
         world = pyddl.world()
         x = world.transport.allocate(100_000)
-        print(f"<{os.getpid()}>", flush=True)
+        print(f"<{{os.getpid()}}>", flush=True)
         for step in range(10**9):
             if step == 50 and world.rank == 1:
                 {end}

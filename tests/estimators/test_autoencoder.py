@@ -51,7 +51,7 @@ def test_the_option_table_is_the_home_of_names_order_and_defaults():
     assert list(pyddl.Autoencoder().get_params().items()) == list(expected.items())
     assert list(inspect.signature(pyddl.Autoencoder.__init__).parameters) == ["self", *expected]
     for name in expected:
-        assert f"\n    {name} : " in pyddl.Autoencoder.__doc__
+        assert f"\n{name} : " in pyddl.Autoencoder.__doc__
     assert set(inspect.signature(pyddl.models.Autoencoder).parameters) - {"inputs"} <= set(expected)
 
 
