@@ -1,9 +1,9 @@
 """How fast do several ranks train together, against PyTorch's DDP over gloo, and against that many times one rank?
 
 The autoencoder 784-256-64-256-784 with 32, 128 and 512 rows per rank (weak scaling), one thread per rank. pyddl's ranks
-run ``allreduce``, and ``local``, which sends nothing: what is left of the machine when all its cores work. On several
-nodes, a third training lets no slice of the gradient travel during the backward pass. Before anything is timed, all
-must give the same losses from the same weights over 20 steps.
+run ``allreduce``, the same with ``--shard-optimizer``, and ``local``, which sends nothing: what is left of the machine
+when all its cores work. On several nodes, a further training lets no slice of the gradient travel during the backward
+pass. Before anything is timed, all must give the same losses from the same weights over 20 steps.
 
     python -m benchmarks.ranks [--size quick|node|cluster] [--ranks 2] [--batches 32,128]
 """
@@ -24,6 +24,7 @@ from benchmarks.step import NETWORKS, Case
 __all__ = ["main"]
 
 TOGETHER = {how: {"dtype": "float32", "strategy": how} for how in ("allreduce", "local")}
+TOGETHER["sharded"] = {**TOGETHER["allreduce"], "shard_optimizer": True}
 WAITING = {"waiting": {**TOGETHER["allreduce"], "travels": False}}
 ALONE = {"local": TOGETHER["local"]}
 EAGER = {"eager": {"dtype": "float32", "compiled": False}}
@@ -63,11 +64,12 @@ def measure(
     case.prepare(many, TOGETHER | WAITING if several else TOGETHER)
     for peer in torch:
         case.prepare(peer, EAGER)
-    checked = {"pyddl": (many, "allreduce")} | ({"DDP": (torch[0], "eager")} if torch else {})
+    checked = {"pyddl": (many, "allreduce"), "pyddl sharded": (many, "sharded")} | ({"DDP": (torch[0], "eager")} if torch else {})
     difference = verify(case, checked, one)
     about = case.prepare(one, ALONE)
     competitors = {
         "pyddl": many.timer("allreduce"),
+        "pyddl sharded": many.timer("sharded"),
         "pyddl local": many.timer("local"),
         "pyddl 1 rank": one.timer("local"),
     }
@@ -81,8 +83,9 @@ def measure(
         for name in ("DDP", "pyddl, slices wait")
         if name in timings
     }
-    scaling = harness.speed_up(timings["pyddl"], timings["pyddl 1 rank"])
-    of_local = harness.speed_up(timings["pyddl"], timings["pyddl local"])
+    ways = ("pyddl", "pyddl sharded")
+    scaling = {name: harness.speed_up(timings[name], timings["pyddl 1 rank"]) for name in ways}
+    of_local = {name: harness.speed_up(timings[name], timings["pyddl local"]) for name in ways}
     record.add(
         timings,
         network=case.network,
@@ -96,8 +99,8 @@ def measure(
     said = [
         f"{ranks} ranks x {case.batch:>3} rows",
         f"pyddl {ranks * case.batch / timings['pyddl'].median:,.0f}/s",
-        f"{scaling:.0%} of {ranks} x one rank",
-        f"{of_local:.0%} of {ranks} ranks that send nothing",
+        f"{scaling['pyddl']:.0%} of {ranks} x one rank ({scaling['pyddl sharded']:.0%} with sharded optimizer state)",
+        f"{of_local['pyddl']:.0%} of {ranks} ranks that send nothing",
     ]
     said += [f"{value:.2f}x {name}" for name, value in faster.items()]
     harness.show("; ".join(said))

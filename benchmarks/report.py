@@ -21,6 +21,7 @@ __all__ = ["Aim", "aims", "main", "write"]
 
 Lines = list[dict[str, Any]]
 QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "server", "auto", "split", "threads")
+RANKS = {"pyddl": "allreduce", "pyddl sharded": "allreduce with --shard-optimizer"}
 
 
 class Aim(NamedTuple):
@@ -80,16 +81,18 @@ def aims(lines: dict[str, Lines]) -> list[Aim]:
     for line in lines["ranks"]:
         name = f"{line['ranks']} ranks with {line['batch']} rows each"
         if line["ranks"] == 2:
-            found.append(
-                Aim(
-                    f"{name}: share of 2 x one rank",
-                    97,
-                    100 * line["scaling"],
-                    " %",
-                    why=f"two ranks that send nothing reach {line['scaling'] / line['share_of_local']:.0%}, the sum "
-                    f"and its wait leave {line['share_of_local']:.0%} of that",
+            for way, scaling in line["scaling"].items():
+                of_local = line["share_of_local"][way]
+                found.append(
+                    Aim(
+                        f"{name}, {RANKS[way]}: share of 2 x one rank",
+                        97,
+                        100 * scaling,
+                        " %",
+                        why=f"two ranks that send nothing reach {scaling / of_local:.0%}, what is sent and waited for "
+                        f"leaves {of_local:.0%} of that",
+                    )
                 )
-            )
         wanted_of_ddp = {32: 4.0, 128: 2.5}
         if "DDP" in line["speed_up"] and line["batch"] in wanted_of_ddp:
             found.append(Aim(f"{name}: against DDP", wanted_of_ddp[line["batch"]], line["speed_up"]["DDP"]))
@@ -219,7 +222,7 @@ def ranks_section(lines: Lines) -> Iterable[str]:
                 line["ranks"],
                 line["batch"],
                 *(f"{rate[name]:,.0f}" for name in names),
-                f"{line['scaling']:.0%}",
+                *(f"{scaling:.0%}" for scaling in line["scaling"].values()),
                 *(f"{faster:.2f}x" for faster in line["speed_up"].values()),
             ]
         )
@@ -228,7 +231,7 @@ def ranks_section(lines: Lines) -> Iterable[str]:
             "ranks",
             "rows per rank",
             *names,
-            "pyddl / ranks x one",
+            *(f"{way} / ranks x one" for way in lines[0]["scaling"]),
             *(f"pyddl / {name}" for name in lines[0]["speed_up"]),
         ],
         rows,

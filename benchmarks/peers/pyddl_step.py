@@ -16,6 +16,7 @@ from benchmarks.peers.line import clocked, mpi_name, now, serve
 from pyddl import _core
 from pyddl.comm import world
 from pyddl.comm.driver import drive
+from pyddl.comm.group import Groups
 from pyddl.data.batch import Batch
 from pyddl.data.sampler import Sampler
 from pyddl.models import Autoencoder
@@ -67,11 +68,14 @@ class Training:
         *,
         travels: bool = True,
         threads: int = 1,
+        **options: Any,
     ):
         self.world = world()
         self.threads = threads
         alone = how == "local"
-        self.loader, self.strategy = loader, strategy(how)
+        allocate = self.world.transport.allocate
+        self.loader, self.strategy = loader, strategy(how, **options)
+        self.groups = Groups(self.world)
         self.worker = Worker(
             model,
             optimizer,
@@ -79,7 +83,9 @@ class Training:
             number=0 if alone else self.world.rank,
             count=1 if alone else self.world.size,
             updates_only=self.strategy.updates_only,
-            gradients=None if alone else self.world.transport.allocate(model.layout.size, "gradients"),
+            sharded=self.strategy.shards,
+            gradients=None if alone else allocate(model.layout.size, "gradients"),
+            parameters=allocate(model.layout.size, "parameters") if self.strategy.shards else None,
         )
         self.worker.loader = loader
         if travels and self.strategy.sums_gradients:
@@ -90,7 +96,7 @@ class Training:
         self.worker.losses.clear()
         _core.set_threads(self.threads)
         self.loader.allow(steps)
-        drive(self.strategy.worker(self.worker), self.worker, self.world.transport)
+        drive(self.strategy.worker(self.worker), self.worker, self.world.transport, groups=self.groups)
 
     def parts(self, steps: int) -> dict[str, float]:
         """Seconds per step in the model's gradient, in the optimizer's update, and in Python around them."""
@@ -133,14 +139,14 @@ class _Peer:
     def prepare(
         self, units: list[int], batch: int, rows: str, weights: str, modes: dict[str, dict[str, Any]]
     ) -> dict[str, Any]:
-        """Make a training for each mode, of ``dtype``, ``strategy``, ``travels``, ``threads``: the same weights."""
+        """Make a training for each mode, of ``dtype``, ``strategy`` and what `Training` takes: the same weights."""
         everything = np.load(rows, mmap_mode="r")[:]
         depth = (len(units) - 1) // 2
         self.trainings.clear()
         for name, how in modes.items():
             model = Autoencoder(units[0], units[1 : depth + 1], dtype=how["dtype"])
             loader = Slices(everything, batch, self.world.rank, self.world.size)
-            options = {name: how[name] for name in ("travels", "threads") if name in how}
+            options = {name: value for name, value in how.items() if name not in ("dtype", "strategy")}
             training = Training(model, Adam(), loader, how["strategy"], **options)
             views = model.layout.views(training.worker.parameters)
             for view, given in zip(views.values(), np.load(weights).values(), strict=True):

@@ -108,6 +108,8 @@ cdef extern from "comm/node/group.hpp" namespace "pyddl::comm::node" nogil:
         void add(int32_t, const CppVectors*) except +raise_comm_error
         void forget(const CppVectors*)
         int64_t sum(float*, int64_t, int64_t) except +raise_comm_error
+        int64_t sum_to_owners(float*, int64_t, int64_t) except +raise_comm_error
+        void gather_from_owners(float*, int64_t) except +raise_comm_error
         Part begin_sum(float*, int64_t, int64_t, int) except +raise_comm_error
         int64_t count()
         int64_t finish_sum(float*, int64_t, Part, int64_t) except +raise_comm_error
@@ -294,6 +296,25 @@ cdef class SharedChannel(Channel):
                 count = self.sum_over_nodes(data, n, count, &arrived)
             self.account(began, arrived, now(), n)
         return count
+
+    def sum_to_owners(self, vector not None, int64_t count=0):  # no-cython-lint: shadows vector
+        cdef float[::1] x = floats(vector)
+        cdef int64_t n = x.shape[0]
+        cdef double began
+        with nogil:
+            began = now()
+            count = self.group.sum_to_owners(&x[0], n, count)
+            self.account(began, self.group.arrived_at(), now(), n // 2)
+        return count
+
+    def gather_from_owners(self, vector not None):  # no-cython-lint: shadows vector
+        cdef float[::1] x = floats(vector)
+        cdef int64_t n = x.shape[0]
+        cdef double began
+        with nogil:
+            began = now()
+            self.group.gather_from_owners(&x[0], n)
+            self.account(began, self.group.arrived_at(), now(), n // 2)
 
     cdef int64_t sum_over_nodes(self, float* x, int64_t n, int64_t count, double* arrived) except? -1 nogil:
         """Each rank adds its part inside the node, then over the nodes, and hands it round in the node."""

@@ -43,6 +43,10 @@ class SharedChannel(Channel):
         """Use ``lane``: the ranks of this one's number on all nodes. Each node has ranks for ``lanes``."""
     def shares(self, vector: np.ndarray) -> bool:
         """Whether it lies in memory that the ranks of this node share."""
+    def sum_to_owners(self, vector: np.ndarray, count: int = 0) -> int:
+        """As `sum`, but each rank gets its share of the sum only. Of one node; the vector is one that it `shares`."""
+    def gather_from_owners(self, vector: np.ndarray) -> None:
+        """The vector becomes what each rank has in its share. Of one node; the vector is one that it `shares`."""
     def leave(self) -> None:
         """Mark this rank as ended: others that wait for it raise. Not collective."""
     def before_objects(self) -> None:

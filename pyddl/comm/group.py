@@ -246,8 +246,14 @@ class SharedGroup(MPIGroup):
         return total, flagged
 
     def sum_to_owners(self, vector: np.ndarray, count: int = 0, flag: bool = False) -> tuple[int, bool]:
-        total = self._transport.sum(vector, count + FLAG if flag else count)
+        total = self._transport.sum_to_owners(vector, count + FLAG if flag else count)
         return total % FLAG, total >= FLAG
+
+    def gather_from_owners(self, vector: np.ndarray) -> None:
+        if self._transport.shares(vector):
+            self._transport.gather_from_owners(vector)
+        else:
+            super().gather_from_owners(vector)
 
 
 class Groups:

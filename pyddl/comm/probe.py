@@ -163,15 +163,15 @@ def operation_seconds(world: World, floats: int, *, ordered: bool = False, secon
         publishes, of all others at once (not on one rank); ``node``, an average within each of several nodes.
     """
     transport = world.transport
-    shared = transport.allocate(floats)
+    shared, sharded = transport.allocate(floats), transport.allocate(floats)
     vector, other = np.zeros(floats, np.float32), np.zeros(floats, np.float32)
     partner = world.rank ^ 1
     with Groups(world) as groups:
         group = groups["world"]
 
         def owners() -> None:
-            group.sum_to_owners(vector)
-            group.gather_from_owners(vector)
+            group.sum_to_owners(shared)
+            group.gather_from_owners(sharded)
 
         def exchange() -> None:
             if partner < world.size:

@@ -14,6 +14,7 @@ import numpy as np
 
 from pyddl.comm.transport import MPITransport
 from pyddl.errors import CommError
+from pyddl.layout import staggered
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -112,12 +113,28 @@ class SharedTransport(MPITransport):
 
     def allocate(self, size: int, name: str = "vector") -> np.ndarray:
         self._channel.before_allocation(size)
-        vectors = self._vectors(size, name, "sums copy it") if size else None
+        skip = staggered(self._allocations)
+        vectors = self._vectors(size, name, "sums copy it", skip) if size else None
         if vectors is None:
             return super().allocate(size, name)
         self._allocations += 1
         vectors.register(self._allocations)
-        return np.frombuffer(memoryview(vectors), np.float32)
+        return np.frombuffer(memoryview(vectors), np.float32)[skip:]
+
+    def sum_to_owners(self, vector: np.ndarray, count: int = 0) -> int:
+        """Each rank's share of ``vector`` becomes its sum over the ranks of this one node; the rest as in `sum`.
+
+        Other elements are lost. Shares are those of `pyddl.comm.group.shares`. Collective.
+        """
+        return self._channel.sum_to_owners(vector, count) if self.shares(vector) else self.sum(vector, count)
+
+    def gather_from_owners(self, vector: np.ndarray) -> None:
+        """``vector``, one that the ranks of this one node share, becomes what each has in its share. Collective."""
+        self._channel.gather_from_owners(vector)
+
+    def shares(self, vector: np.ndarray) -> bool:
+        """Whether a vector lies in memory that the ranks of this node share, from `allocate`."""
+        return self._channel.shares(vector)
 
     def allocate_in_sight(self, size: int, name: str = "vector") -> list[np.ndarray] | None:
         """A new vector for each rank of the node, in their order: this rank's, and those of the others, to be read.
@@ -144,17 +161,18 @@ class SharedTransport(MPITransport):
         return [np.frombuffer(memoryview(vectors), np.float32) if rank == node.rank else vectors.of(rank)
                 for rank in range(node.size)]
 
-    def _vectors(self, size: int, name: str, instead: str) -> SharedVectors | None:
-        """One vector for each rank; None, and one line that says so, where shared memory has no room for them."""
+    def _vectors(self, size: int, name: str, instead: str, skip: int = 0) -> SharedVectors | None:
+        """One vector for each rank, behind ``skip`` elements more; None, and one line that says so, where shared memory
+        has no room for them."""
         from pyddl.comm._mpi import SharedVectors
 
         node = self._on_node
 
         def make(shared_name: str, creates: bool) -> SharedVectors:
-            return SharedVectors(self._channel, shared_name, creates, node.rank, node.size, size)
+            return SharedVectors(self._channel, shared_name, creates, node.rank, node.size, skip + size)
 
         try:
-            return self._share(self._mpi, 4 * size, make)
+            return self._share(self._mpi, 4 * (skip + size), make)
         except CommError as refused:
             if self.rank == 0:
                 log.warning("%s: no shared memory for %d bytes (%s); using private memory, and %s", name, 4 * size,
@@ -162,7 +180,7 @@ class SharedTransport(MPITransport):
             return None
 
     def travelling(self, vector: np.ndarray, slices: Iterable[tuple[int, int]]) -> Callable[[int, int], None] | None:
-        if self._nodes == 1 or not self._channel.shares(vector):
+        if self._nodes == 1 or not self.shares(vector):
             return None
         return super().travelling(vector, slices)
 

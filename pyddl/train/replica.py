@@ -35,8 +35,8 @@ class Replica:
     kept : bool, default=True
         Whether checkpoints hold this one's optimizer state and the strategy's vectors; else they are worth nothing
         between two epochs.
-    gradients : ndarray, optional
-        Memory for the vector that travels: zeros, of the layout's size. Private memory by default.
+    gradients, parameters : ndarray, optional
+        Memory for vectors that travel: zeros, of the layout's size. Private memory by default.
 
     Attributes
     ----------
@@ -50,11 +50,11 @@ class Replica:
 
     def __init__(self, model: Model, optimizer: Optimizer, *, number: int = 0, count: int = 1, seed: int = 0,
                  vectors: Sequence[str] = (), sharded: bool = False, kept: bool = True,
-                 gradients: np.ndarray | None = None):
+                 gradients: np.ndarray | None = None, parameters: np.ndarray | None = None):
         self.model, self.optimizer = model, optimizer
         self.number, self.count, self.seed, self.kept = number, count, seed, kept
         self.layout = model.layout
-        self.parameters = model.layout.zeros()
+        self.parameters = model.layout.zeros() if parameters is None else parameters
         self.gradients = model.layout.zeros() if gradients is None else gradients
         self.buffers = model.buffers.zeros()
         self.merged = model.buffers.zeros()

@@ -265,6 +265,7 @@ class Session:
             seed=self.options["seed"], reproducible=self.options["reproducible"], on_step=self._step_done,
             vectors=self.strategy.vectors, updates_only=self.strategy.updates_only, sharded=self.strategy.shards,
             gradients=self.between.allocate(layout.size, "gradients") if synchronous else None,
+            parameters=self.between.allocate(layout.size, "parameters") if self.strategy.shards else None,
             batch_sum=self._sum_over_batch if synchronous else None, group=self.division.group)
         if self.strategy.sums_gradients and not self.options["reproducible"]:
             worker.ready = self.between.travelling(worker.gradients, [(s.begin, s.end) for s in layout])

@@ -10,6 +10,7 @@ import pytest
 from support import assert_on_all_ranks
 
 import pyddl.comm
+from pyddl.comm.group import Groups, shares
 
 LENGTHS = [1, 15, 1023, 1024, 1025, 5000, 32_768, 32_769, 100_003]
 
@@ -45,6 +46,28 @@ def test_sum_in_a_node_has_the_bits_of_the_tree(world, n, shared):
         assert_on_all_ranks(world, count == sum(range(world.size)), count)
         same = np.array_equal(x, expected) if world.nodes == 1 else np.allclose(x, expected, atol=1e-5)
         assert_on_all_ranks(world, same, np.flatnonzero(x != expected)[:5])
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("shared", [True, False])
+def test_owners_get_their_share_of_the_sum_and_give_it_to_all(world, n, shared):
+    sums, shown = (world.transport.allocate(n) if shared else np.zeros(n, np.float32) for _ in range(2))
+    total = tree_sum([part(rank, n) for rank in range(world.size)])
+    with Groups(world) as groups:
+        group, bounds = groups["world"], shares(n, world.size)
+        mine = slice(bounds[world.rank], bounds[world.rank + 1])
+        for turn in range(3):
+            sums[:] = part(world.rank, n)
+            count, flagged = group.sum_to_owners(sums, world.rank, flag=world.rank == turn)
+            assert_on_all_ranks(world, count == sum(range(world.size)) and flagged == (turn < world.size), count)
+            same = np.array_equal if world.nodes == 1 else np.allclose
+            assert_on_all_ranks(world, same(sums[mine], total[mine]), np.flatnonzero(sums[mine] != total[mine])[:5])
+            shown[:] = np.nan
+            shown[mine] = turn * total[mine]
+            group.gather_from_owners(shown)
+            assert_on_all_ranks(world, np.array_equal(shown, turn * total), np.flatnonzero(shown != turn * total)[:5])
+            shown[:] = np.nan  # nobody may see this who has not yet taken the values before
 
 
 @pytest.mark.mpi
@@ -272,6 +295,7 @@ def test_the_others_learn_that_a_rank_has_left(mpirun):
     ("t.sum(x)", "t.sum(x[:1999])", "1999 elements"),
     ("t.sum(x)", "t.sum(np.ones(2000, np.float32))", "of private memory"),
     ("t.sum(x)", "t.sum(y)", "of vector 2"),
+    ("t.sum_to_owners(x)", "t.gather_from_owners(x)", "calls gather from owners of 2000 elements of vector 1"),
     ("t.gather_objects(1)", "t.gather(np.ones(1))", "calls gather_objects"),
     ("t.allocate(10)", "t.allocate(20)", "calls allocate of 20 elements"),
 ])

@@ -1,5 +1,5 @@
-/// Sums over the ranks of a node, at many lengths, in private and in shared memory, by ranks that come at different
-/// times. Usage: sums RANKS STEPS.
+/// Sums over the ranks of a node, whole or in owners' shares that are gathered then, at many lengths, in private and in
+/// shared memory, by ranks that come at different times. Usage: sums RANKS STEPS.
 #include <unistd.h>
 
 #include <algorithm>
@@ -63,6 +63,12 @@ void run(Node& node, int rank, int steps) {
         const bool right = count == node.size * (node.size - 1) / 2 &&
                            std::all_of(x, x + n, [&](float value) { return value == expected; });
         if (!right) ++wrong;
+        if (x != own.data() && draw() % 2 == 0) {
+            std::fill(x, x + n, static_cast<float>(rank + step % 100));
+            group.sum_to_owners(x, n, 0);
+            group.gather_from_owners(x, n);
+            if (!std::all_of(x, x + n, [&](float value) { return value == expected; })) ++wrong;
+        }
         if (draw() % 4 == 0) group.meet(Operation::barrier, 0);
     }
     group.meet(Operation::barrier, 0);

@@ -49,6 +49,8 @@ def train(model, out=None, **options):
     ({"strategy": "elastic", "tau": 2}, False),
 ])
 def test_training_has_the_bits_of_a_model_that_rounds_by_itself(world, options, given):
+    if world.size == 1 and options["strategy"] in ("averaging", "elastic"):
+        pytest.skip("needs two ranks")
     model = Counting()
     got, expected = train(model, ranks=world.size, **options), train(Plain(), ranks=world.size, **options)
     assert np.array_equal(got.parameters, expected.parameters)

@@ -16,10 +16,13 @@ std::int64_t meeting_bytes(int size) { return whole_pages(Meeting::bytes(size));
 
 std::string told(int rank, const Message& message) {
     const char* const names[] = {"nothing",        "sum",       "barrier",  "gather",
-                                 "gather_objects", "broadcast", "allocate", "sum"};
+                                 "gather_objects", "broadcast", "allocate", "sum",
+                                 "sum to owners",  "gather from owners"};
     std::string text = "rank " + std::to_string(rank) + " of this node calls " + names[message.operation];
     if (message.length > 0) text += " of " + std::to_string(message.length) + " elements";
-    if (message.operation == static_cast<std::int32_t>(Operation::sum))
+    const auto operation = static_cast<Operation>(message.operation);
+    if (operation == Operation::sum || operation == Operation::sum_to_owners ||
+        operation == Operation::gather_from_owners)
         text += message.vectors == 0 ? " of private memory"
                                      : " of vector " + std::to_string(message.vectors) + ", from element " +
                                            std::to_string(message.offset);
@@ -118,6 +121,11 @@ std::int64_t Group::begin_of(int part, int parts, std::int64_t n) {
     return n * part / parts / line * line;
 }
 
+std::int64_t Group::share_begin(int share, int shares, std::int64_t n) {
+    const std::int64_t lines = (n + line - 1) / line;
+    return std::min(lines * share / shares * line, n);
+}
+
 std::int64_t Group::sum(float* x, std::int64_t n, std::int64_t count) {
     const Place place = place_of(x, n);
     if (n <= small) {
@@ -151,6 +159,30 @@ std::int64_t Group::sum(float* x, std::int64_t n, std::int64_t count) {
         copy(x + at, staging(rank_, turn_), length);
     }
     return total;
+}
+
+std::int64_t Group::sum_to_owners(float* x, std::int64_t n, std::int64_t count) {
+    const Place place = place_of(x, n);
+    const std::int64_t total = arrive(Operation::sum_to_owners, place, n, count);
+    arrived_at_ = now();
+    locate(place);
+    const std::int64_t begin = share_begin(rank_, size_, n), end = share_begin(rank_ + 1, size_, n);
+    tree_.in_one(vectors_.data(), begin, end, x + begin);
+    arrive(Operation::written, place, n, 0);  // none may write to what another still reads
+    return total;
+}
+
+void Group::gather_from_owners(float* x, std::int64_t n) {
+    const Place place = place_of(x, n);
+    arrive(Operation::gather_from_owners, place, n, 0);
+    arrived_at_ = now();
+    locate(place);
+    for (int step = 1; step < size_; ++step) {  // each begins with another owner
+        const int owner = (rank_ + step) % size_;
+        const std::int64_t begin = share_begin(owner, size_, n), end = share_begin(owner + 1, size_, n);
+        copy(x + begin, vectors_[static_cast<std::size_t>(owner)] + begin, end - begin);
+    }
+    arrive(Operation::written, place, n, 0);
 }
 
 std::int64_t Group::at_a_time(const float* x, std::int64_t n) const { return is_shared(x, n) ? n : chunk; }

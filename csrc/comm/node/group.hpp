@@ -6,6 +6,8 @@
 ///     sum, vector in shared memory     2          reads 4 n, writes 4 n
 ///     sum, small private vector        1          writes 4 n, reads P 4 n
 ///     sum, large private vector        2 a chunk  copies in and out on top of the first line
+///     sum to owners, shared memory     2          reads 4 n, writes 4 n / P
+///     gather from owners, the same     2          reads and writes 4 n (P-1) / P
 ///
 /// Each rank adds up its part of all vectors and writes the sum into all of them: no byte is copied anywhere.
 #pragma once
@@ -27,7 +29,18 @@ struct Mismatch : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-enum class Operation : std::int32_t { none, sum, barrier, gather, gather_objects, broadcast, allocate, written };
+enum class Operation : std::int32_t {
+    none,
+    sum,
+    barrier,
+    gather,
+    gather_objects,
+    broadcast,
+    allocate,
+    written,
+    sum_to_owners,
+    gather_from_owners
+};
 
 /// One vector per rank, in one piece of shared memory; what a rank's NumPy views keep alive.
 class Vectors {
@@ -81,6 +94,11 @@ class Group {
     /// is one node.
     std::int64_t sum(float* x, std::int64_t n, std::int64_t count);
 
+    /// The same, of x in shared vectors, in this rank's share alone; what others then have in theirs stays there.
+    std::int64_t sum_to_owners(float* x, std::int64_t n, std::int64_t count);
+    /// Each share of x, in shared vectors, becomes what its owner has there.
+    void gather_from_owners(float* x, std::int64_t n);
+
     /// The steps of a sum over several nodes. x lies in one chunk of staging memory or in shared vectors.
     struct Part {
         float* data;  ///< the sum over the node, of this rank's part
@@ -122,6 +140,8 @@ class Group {
     void locate(const Place& place);
     void copy_to_others(Part part);
     static std::int64_t begin_of(int part, int parts, std::int64_t n);
+    /// The same for shares, as pyddl/comm/group.py cuts a vector of any length.
+    static std::int64_t share_begin(int share, int shares, std::int64_t n);
 
     int rank_;
     int size_;
