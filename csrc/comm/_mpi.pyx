@@ -5,7 +5,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, int64_t
 from libcpp cimport bool as bool_t
-from libcpp.memory cimport make_shared, shared_ptr
+from libcpp.memory cimport shared_ptr
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
@@ -76,6 +76,7 @@ cdef extern from "comm/node/wait.hpp" namespace "pyddl::comm::node" nogil:
 cdef extern from "comm/node/group.hpp" namespace "pyddl::comm::node" nogil:
     enum class Role "pyddl::comm::node::SharedMemory::Role":
         creates
+        creates_named
         joins
 
     void unlink "pyddl::comm::node::SharedMemory::unlink"(const string&)
@@ -91,6 +92,7 @@ cdef extern from "comm/node/group.hpp" namespace "pyddl::comm::node" nogil:
     cppclass CppVectors "pyddl::comm::node::Vectors":
         CppVectors(const string&, int64_t, int, int, Role) except +raise_comm_error
         void reserve() except +raise_comm_error
+        string place() except +raise_comm_error
         float* mine()
         float* of(int)
 
@@ -101,6 +103,7 @@ cdef extern from "comm/node/group.hpp" namespace "pyddl::comm::node" nogil:
     cppclass Group:
         Group(const string&, int, int, Role, int (*)() noexcept nogil) except +raise_comm_error
         void reserve() except +raise_comm_error
+        string place() except +raise_comm_error
         void enter() except +raise_comm_error
         void watch() except +raise_comm_error
         void leave()
@@ -240,6 +243,10 @@ cdef int look() noexcept nogil:
         return PyErr_CheckSignals()
 
 
+cdef Role role_of(str role):
+    return Role.creates if role == "creates" else Role.creates_named if role == "creates_named" else Role.joins
+
+
 cdef class SharedChannel(Channel):
     """The same in shared memory inside a node, and by MPI between nodes. See pyddl/comm/_mpi.pyi."""
 
@@ -248,9 +255,8 @@ cdef class SharedChannel(Channel):
     cdef int lanes      # ranks of each node that speak to other nodes
     cdef int nodes
 
-    def __cinit__(self, comm, str name, bint creates, int node_rank, int node_size):
-        cdef Role role = Role.creates if creates else Role.joins
-        self.group = new Group(name.encode(), node_rank, node_size, role, look)
+    def __cinit__(self, comm, str name, str role, int node_rank, int node_size):
+        self.group = new Group(name.encode(), node_rank, node_size, role_of(role), look)
 
     def __init__(self, MPI.Comm comm not None, *place):
         super().__init__(comm)
@@ -258,6 +264,10 @@ cdef class SharedChannel(Channel):
 
     def __dealloc__(self):
         del self.group
+
+    @property
+    def place(self):
+        return self.group.place().decode()
 
     def reserve(self):
         self.group.reserve()
@@ -465,18 +475,20 @@ cdef class SharedVectors:
     cdef int64_t bytes
     cdef int node_size
 
-    def __cinit__(self, SharedChannel channel not None, str name, bint creates, int node_rank, int node_size,
-                  int64_t length):
+    def __cinit__(self, SharedChannel channel not None, str name, str role, int node_rank, int node_size, int64_t length):
         self.channel = channel
         self.node_size = node_size
         self.bytes = length * <int64_t>sizeof(float)
-        self.vectors = new CppVectors(name.encode(), length, node_rank, node_size,
-                                      Role.creates if creates else Role.joins)
+        self.vectors = new CppVectors(name.encode(), length, node_rank, node_size, role_of(role))
 
     def __dealloc__(self):
         if self.vectors is not NULL:
             self.channel.group.forget(self.vectors)
             del self.vectors
+
+    @property
+    def place(self):
+        return self.vectors.place().decode()
 
     def reserve(self):
         self.vectors.reserve()
@@ -500,6 +512,7 @@ cdef extern from "comm/node/server.hpp" namespace "pyddl::comm::node" nogil:
         SharedMemory(const string&, int64_t, Role) except +raise_comm_error
         SharedMemory(int64_t) except +raise_comm_error
         void reserve(int64_t, int64_t) except +raise_comm_error
+        string place() except +raise_comm_error
         int64_t bytes()
 
     struct Shape "pyddl::comm::node::Shard::Shape":
@@ -608,20 +621,23 @@ cdef class Region:
     cdef shared_ptr[SharedMemory] memory
     cdef Shape shape
 
-    def __cinit__(self, str name, bint creates, int64_t length, int workers, int mates):
+    def __cinit__(self, str name, str role, int64_t length, int workers, int mates):
         self.shape.length, self.shape.workers, self.shape.mates = length, workers, mates
         cdef int64_t size = shard_bytes(self.shape)
         if name is None:
-            self.memory = make_shared[SharedMemory](size)
+            self.memory.reset(new SharedMemory(size))
         else:
-            self.memory = make_shared[SharedMemory](<string>name.encode(), size,
-                                                    Role.creates if creates else Role.joins)
+            self.memory.reset(new SharedMemory(<string>name.encode(), size, role_of(role)))
 
     @staticmethod
     def bytes(int64_t length, int workers, int mates):
         cdef Shape shape
         shape.length, shape.workers, shape.mates = length, workers, mates
         return shard_bytes(shape)
+
+    @property
+    def place(self):
+        return self.memory.get().place().decode()
 
     def reserve(self):
         self.memory.get().reserve(0, self.memory.get().bytes())

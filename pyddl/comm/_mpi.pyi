@@ -2,9 +2,14 @@
 library."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 from mpi4py import MPI
+
+# What a rank does with a shared object: "creates" it, with no name that others could find, and names its `place`;
+# "creates_named" where others do not see this process in /proc; or "joins" it, by either of the two.
+Role = Literal["creates", "creates_named", "joins"]
 
 class Channel:
     """Collective operations on ``comm``, which must not be freed before; the GIL is released while bytes
@@ -32,10 +37,12 @@ class SharedChannel(Channel):
     """The same operations in shared memory among the ranks of a node, and by MPI between nodes.
 
     Made in steps, each when all ranks have done the one before: construct (the first rank of the node creates
-    the shared object ``name``), `reserve` memory, `enter`, `watch`; `connect` where there are several nodes.
+    the shared object, others join it), `reserve` memory, `enter`, `watch`; `connect` where there are several nodes.
     """
 
-    def __init__(self, comm: MPI.Comm, name: str, creates: bool, node_rank: int, node_size: int) -> None: ...
+    place: str  # of the object, until memory is reserved
+
+    def __init__(self, comm: MPI.Comm, name: str, role: Role, node_rank: int, node_size: int) -> None: ...
     def reserve(self) -> None: ...
     def enter(self) -> None: ...
     def watch(self) -> None: ...
@@ -75,15 +82,16 @@ class SharedVectors:
     ----------
     channel : SharedChannel
     name : str
-        Of the shared object.
-    creates : bool
-        Whether this rank creates it.
+        Of the shared object, or its place.
+    role : Role
     node_rank, node_size : int
     length : int
         Elements, at least 1.
     """
 
-    def __init__(self, channel: SharedChannel, name: str, creates: bool, node_rank: int, node_size: int,
+    place: str  # of the object, until memory is reserved
+
+    def __init__(self, channel: SharedChannel, name: str, role: Role, node_rank: int, node_size: int,
                  length: int) -> None: ...
     def reserve(self) -> None:
         """Allocate this rank's part; CommError where there is no space."""
@@ -102,16 +110,17 @@ class Region:
     Parameters
     ----------
     name : str or None
-        Of the shared object; None for memory of this process alone.
-    creates : bool
-        Whether this rank creates the object.
+        Of the shared object, or its place; None for memory of this process alone.
+    role : Role
     length : int
         Elements of the server's share.
     workers, mates : int
         How many.
     """
 
-    def __init__(self, name: str | None, creates: bool, length: int, workers: int, mates: int) -> None: ...
+    place: str  # of the object, until memory is reserved
+
+    def __init__(self, name: str | None, role: Role, length: int, workers: int, mates: int) -> None: ...
     @staticmethod
     def bytes(length: int, workers: int, mates: int) -> int: ...
     def reserve(self) -> None:

@@ -11,14 +11,14 @@ import numpy as np
 
 from pyddl.comm.group import shares
 from pyddl.comm.operations import Arrived, Left
-from pyddl.comm.shared import check_room, new_name, together
+from pyddl.comm.shared import check_room, create_and_join, together
 from pyddl.comm.transport import Transport
 from pyddl.errors import CommError, ParameterError, ShapeError
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from pyddl.comm._mpi import NetworkLink, NodeLink, Region, Server
+    from pyddl.comm._mpi import NetworkLink, NodeLink, Region, Role, Server
     from pyddl.comm.world import World
 
 __all__ = ["ServerLink", "ServerPort", "serve"]
@@ -333,38 +333,34 @@ def _regions(mpi: MPI.Intracomm, node: int, mates: list[list[bool]], size: int) 
     CommError
         On all ranks, if it failed on one.
     """
-    from pyddl.comm._mpi import Region, unlink_shared_memory
+    from pyddl.comm._mpi import Region
 
     servers = len(mates)
     bounds = shares(size, servers).tolist()
-    name = new_name() if mpi.rank < servers and any(mates[mpi.rank]) else None
-    names = mpi.allgather(name)
     made: dict[int, Region] = {}
 
-    def make(server: int, creates: bool) -> None:
+    def make(server: int, name: str | None, role: Role) -> None:
         length, workers, here = bounds[server + 1] - bounds[server], len(mates[server]), sum(mates[server])
-        if creates and names[server]:
+        if name is not None and role != "joins":
             check_room(Region.bytes(length, workers, here))
-        made[server] = Region(names[server], creates, length, workers, here)
+        made[server] = Region(name, role, length, workers, here)
 
-    def create() -> None:
+    shares_memory = mpi.rank < servers and any(mates[mpi.rank])
+
+    def create(name: str, role: Role) -> str | None:
         if mpi.rank < servers:
-            make(mpi.rank, True)
+            make(mpi.rank, name if shares_memory else None, role)
+        return made[mpi.rank].place if shares_memory else None
 
-    def join() -> None:
+    def join(places: Sequence[str | None]) -> None:
         for server in range(servers if mpi.rank >= servers else 0):
             if mates[server][mpi.rank - servers]:
-                make(server, False)
+                make(server, places[server], "joins")
 
     def reserve() -> None:
-        if name is not None:
+        if shares_memory:
             made[mpi.rank].reserve()
 
-    try:
-        together(mpi, node, create)
-        together(mpi, node, join)
-    finally:
-        if name is not None:
-            unlink_shared_memory(name)  # before memory is reserved: a killed rank leaves nothing
+    create_and_join(mpi, node, create, join)
     together(mpi, node, reserve)
     return made

@@ -6,7 +6,8 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,9 +20,9 @@ from pyddl.layout import staggered
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from pyddl.comm._mpi import SharedVectors
+    from pyddl.comm._mpi import Role, SharedVectors
 
-__all__ = ["SharedTransport", "check_room", "new_name", "together"]
+__all__ = ["SharedTransport", "check_room", "create_and_join", "together"]
 
 log = logging.getLogger("pyddl")
 
@@ -55,8 +56,8 @@ class SharedTransport(MPITransport):
         self._nodes = nodes
         self._allocations = 0
 
-        def make(name: str, creates: bool) -> SharedChannel:
-            return SharedChannel(mpi, name, creates, on_node.rank, on_node.size)
+        def make(name: str, role: Role) -> SharedChannel:
+            return SharedChannel(mpi, name, role, on_node.rank, on_node.size)
 
         channel = self._share(mpi, 1 << 20, make)
         channel.enter()
@@ -69,10 +70,10 @@ class SharedTransport(MPITransport):
             channel.connect(self._lane if on_node.rank < lanes else None, lanes, nodes)
         super().__init__(mpi, channel)
 
-    def _share(self, mpi: MPI.Intracomm, size: int, make: Callable[[str, bool], T]) -> T:
-        """Let the first rank of each node create an object by ``make(name, True)``, and the others join it.
+    def _share(self, mpi: MPI.Intracomm, size: int, make: Callable[[str, Role], T]) -> T:
+        """Let the first rank of each node create an object by ``make``, and the others join it. Collective over all.
 
-        On return all ranks have mapped it, its memory is reserved and its name is gone. Collective over all.
+        On return all ranks have mapped it, and its memory is reserved.
 
         Parameters
         ----------
@@ -85,30 +86,23 @@ class SharedTransport(MPITransport):
             On all ranks, if it failed on one.
         """
         node = self._on_node
-        name = node.bcast(new_name())
         made: list[T] = []
+        leader = node.bcast(mpi.rank)
 
-        def create() -> None:
-            if node.rank == 0:
-                check_room(size * node.size)
-                made.append(make(name, True))
+        def create(name: str, role: Role) -> str | None:
+            made.clear()
+            if node.rank:
+                return None
+            check_room(size * node.size)
+            made.append(make(name, role))
+            return made[0].place  # type: ignore[attr-defined]
 
-        def join() -> None:
-            if node.rank != 0:
-                made.append(make(name, False))
+        def join(places: Sequence[str | None]) -> None:
+            if node.rank:
+                made.append(make(str(places[leader]), "joins"))
 
-        def reserve() -> None:
-            made[0].reserve()  # type: ignore[attr-defined]
-
-        try:
-            together(mpi, self._node, create)
-            together(mpi, self._node, join)
-        finally:
-            if made and node.rank == 0:
-                from pyddl.comm._mpi import unlink_shared_memory
-
-                unlink_shared_memory(name)  # before memory is reserved: a killed rank leaves nothing
-        together(mpi, self._node, reserve)
+        create_and_join(mpi, self._node, create, join)
+        together(mpi, self._node, lambda: made[0].reserve())  # type: ignore[attr-defined]
         return made[0]
 
     def allocate(self, size: int, name: str = "vector") -> np.ndarray:
@@ -168,8 +162,8 @@ class SharedTransport(MPITransport):
 
         node = self._on_node
 
-        def make(shared_name: str, creates: bool) -> SharedVectors:
-            return SharedVectors(self._channel, shared_name, creates, node.rank, node.size, skip + size)
+        def make(shared_name: str, role: Role) -> SharedVectors:
+            return SharedVectors(self._channel, shared_name, role, node.rank, node.size, skip + size)
 
         try:
             return self._share(self._mpi, 4 * (skip + size), make)
@@ -199,9 +193,43 @@ class SharedTransport(MPITransport):
         self._on_node.Free()
 
 
-def new_name() -> str:
-    """For a shared object that this process creates."""
-    return f"/pyddl-{os.getpid()}-{secrets.token_hex(8)}"
+def create_and_join(mpi: MPI.Comm, node: int, create: Callable[[str, Role], str | None],
+                    join: Callable[[Sequence[str | None]], None]) -> None:
+    """Let ranks create shared objects, and others of their nodes join them. Collective.
+
+    At first without a name in /dev/shm, so that a rank that is killed leaves nothing there. Ranks that do not see each
+    other in /proc, as those of several containers, need the name, for as long as it takes.
+
+    Parameters
+    ----------
+    create : callable
+        Given a new name and a role, creates this rank's object, if it has one, and returns its place, or None.
+    join : callable
+        Given those places, or names, of all ranks.
+
+    Raises
+    ------
+    CommError
+        On all ranks, if it failed on one.
+    """
+    with suppress(CommError):
+        return _create_and_join(mpi, node, create, join, "creates")
+    _create_and_join(mpi, node, create, join, "creates_named")
+
+
+def _create_and_join(mpi: MPI.Comm, node: int, create: Callable[[str, Role], str | None],
+                     join: Callable[[Sequence[str | None]], None], role: Role) -> None:
+    from pyddl.comm._mpi import unlink_shared_memory
+
+    name, made = f"/pyddl-{os.getpid()}-{secrets.token_hex(8)}", []
+    try:
+        together(mpi, node, lambda: made.append(create(name, role)))
+        place, = made
+        places = mpi.allgather(name if place and role == "creates_named" else place)
+        together(mpi, node, lambda: join(places))
+    finally:
+        if role == "creates_named":
+            unlink_shared_memory(name)  # before memory is reserved, which takes longest
 
 
 def together(mpi: MPI.Comm, node: int, step: Callable[[], None]) -> None:

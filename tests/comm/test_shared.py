@@ -243,6 +243,67 @@ def test_nothing_is_left_in_dev_shm_while_vectors_live(world):
     assert len(x) == 1000
 
 
+def test_a_rank_killed_while_others_join_its_memory_leaves_nothing(mpirun):
+    done = mpirun(2, """
+        import os, pyddl
+        from pyddl.comm import shared
+        transport = pyddl.world().transport
+        print(f"<{os.getpid()}>", flush=True)
+        together, steps = shared.together, []
+        def until_created(*given):
+            together(*given)
+            steps.append(1)
+            if transport.rank == 0:
+                print("created", flush=True)
+                os.kill(os.getpid(), 9)
+        shared.together = until_created
+        transport.allocate(5000)
+    """)
+    assert "created" in done.out and done.code not in (None, 0), done
+    pids = re.findall(r"<(\d+)>", done.out)
+    assert not [name for name in leftovers() if name.name.split("-")[1] in pids]
+
+
+def test_ranks_that_do_not_see_each_other_in_proc_share_memory_by_its_name(mpirun):
+    done = mpirun(3, """
+        import os, pyddl
+        from pyddl.comm import _mpi
+        transport = pyddl.world().transport
+        shared_vectors, names = _mpi.SharedVectors, []
+        def without_proc(channel, name, role, *size):
+            names.append(name)
+            if transport.rank == 2 and "/proc/" in name:
+                raise pyddl.errors.CommError("open: no such process here")
+            return shared_vectors(channel, name, role, *size)
+        _mpi.SharedVectors = without_proc
+        x = transport.allocate(5000)
+        x[:] = 1
+        transport.sum(x)
+        left = [name for name in os.listdir("/dev/shm") if f"/{name}" in names]
+        print((x == 3).all(), len(names), type(x.base).__name__, left)
+    """)
+    assert done.code == 0, done.err
+    assert done.out.count("True 2 memoryview []") == 3, done.out
+
+
+def test_a_file_that_another_container_calls_alike_is_not_taken_for_the_memory(mpirun):
+    done = mpirun(1, """
+        import pyddl
+        pyddl.comm.world()
+        import mpi4py.MPI
+        from pyddl.comm._mpi import Region
+        mine = Region("/pyddl-of-a-test", "creates", 100, 1, 1)
+        identity, path = mine.place.split("@")
+        Region(mine.place, "joins", 100, 1, 1)
+        try:
+            Region(f"1{identity}@{path}", "joins", 100, 1, 1)
+        except pyddl.errors.CommError as error:
+            print(error)
+    """)
+    assert done.code == 0, done.err
+    assert "which is another file here" in done.out
+
+
 # ---- failures ----------------------------------------------------------------------------------------------
 
 

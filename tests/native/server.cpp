@@ -49,9 +49,7 @@ void dawdle(std::mt19937& draw) {
 /// All sides use one mapping: memory mapped twice would look like two memories to a race detector.
 std::shared_ptr<SharedMemory> memory_for(Shard::Shape shape) {
     const std::string name = "/pyddl-" + std::to_string(getpid()) + "-server";
-    auto memory = std::make_shared<SharedMemory>(name, Shard::bytes(shape), SharedMemory::Role::creates);
-    SharedMemory::unlink(name);
-    return memory;
+    return std::make_shared<SharedMemory>(name, Shard::bytes(shape), SharedMemory::Role::creates);
 }
 
 /// One writer and readers that never pause, with so few buffers that they meet all the time.

@@ -32,9 +32,7 @@ struct Node {
 
     static std::shared_ptr<SharedMemory> map(const std::string& what, std::int64_t bytes) {
         const std::string name = "/pyddl-" + std::to_string(getpid()) + "-" + what;
-        auto memory = std::make_shared<SharedMemory>(name, bytes, SharedMemory::Role::creates);
-        SharedMemory::unlink(name);
-        return memory;
+        return std::make_shared<SharedMemory>(name, bytes, SharedMemory::Role::creates);
     }
 
     static constexpr std::int64_t longest = 3 * Group::chunk;

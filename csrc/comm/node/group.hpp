@@ -50,6 +50,7 @@ class Vectors {
 
     static std::int64_t bytes(std::int64_t length, int size);
     void reserve() { memory_->reserve(rank_ * stride_, stride_); }
+    std::string place() const { return memory_->place(); }
     float* of(int rank) const { return reinterpret_cast<float*>(memory_->data() + rank * stride_); }
     float* mine() const { return of(rank_); }
     std::int64_t length() const { return length_; }
@@ -71,6 +72,7 @@ class Group {
     Group(std::shared_ptr<SharedMemory> memory, int rank, int size, int (*look)());
 
     static std::int64_t bytes(int size);
+    std::string place() const { return memory_->place(); }
     /// The steps after construction, each when all ranks have done the one before: allocate memory (which may
     /// fail), take one's place in it, begin to watch the others.
     void reserve();

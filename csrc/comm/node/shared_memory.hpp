@@ -1,6 +1,6 @@
-/// Memory that the processes of one node share: a POSIX object that one creates, all map, and one unlinks at
-/// once, so that nothing is left in /dev/shm however they end. Each process owns its own mapping; none of
-/// this is collective.
+/// Memory that the processes of one node share: a POSIX object that one creates and unlinks in the same breath, and
+/// the others map by way of its open file, so that nothing is left in /dev/shm however and whenever they end. Each
+/// process owns its own mapping; none of this is collective.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -10,9 +10,12 @@ namespace pyddl::comm::node {
 
 class SharedMemory {
   public:
-    enum class Role { creates, joins };
+    /// `creates_named`: for processes that do not see each other in /proc, as from several containers. The name stays
+    /// until `unlink`, and for ever if this process is killed before.
+    enum class Role { creates, creates_named, joins };
 
-    /// Map `bytes` of the object called `name` ("/..."). New memory is zero.
+    /// Map `bytes` of an object. New memory is zero.
+    /// @param name "/..." for a new one; of one to join its name, or `place()` where it has none
     /// @throws std::system_error when the object cannot be created, found or mapped
     SharedMemory(const std::string& name, std::int64_t bytes, Role role);
     /// Memory of this process alone, for what otherwise is shared. Takes room when it is first touched.
@@ -26,6 +29,9 @@ class SharedMemory {
     /// most.
     /// @throws std::system_error, for example when there is no space
     void reserve(std::int64_t offset, std::int64_t bytes);
+
+    /// Where others find what this process has created, as long as it has not reserved any of it.
+    std::string place() const;
 
     std::byte* data() const { return data_; }
     std::int64_t bytes() const { return bytes_; }
