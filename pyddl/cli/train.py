@@ -91,26 +91,22 @@ def _start(settings: dict[str, Any]) -> int:
 
 
 def _train(settings: dict[str, Any]) -> int:
-    from pyddl import _core, data, models
+    from pyddl import data, models
     from pyddl.comm.world import world
-    from pyddl.train.agreement import agreement
+    from pyddl.train.agreement import FLOAT32_INSTEAD, agreement, dtype_of_all
     from pyddl.train.stop import StopRequest
     from pyddl.train.trainer import Trainer
 
     stop = StopRequest().__enter__()  # for the rest of the process: a signal during start-up must not be lost
     here = world()
-    fast = all(here.transport.gather_objects(_core.has_bfloat16()))
+    dtype = dtype_of_all(here.transport, settings["dtype"])
+    if dtype != settings["dtype"] and here.rank == 0:
+        click.echo(FLOAT32_INSTEAD, err=True)
     with agreement(here.transport):  # a file that only one rank lacks ends all of them with one message
         source = data.load(settings["data"])
         test = data.load(settings["test"]) if settings["test"] is not None else None
         described = {name: settings[name] for name in ("data", "test")}
-        built = {option.name: settings[option.name] for option in options.of_section("model")}
-        if built["dtype"] == "bfloat16" and not fast:
-            built["dtype"] = "float32"
-            if here.rank == 0:
-                click.echo(
-                    "bfloat16 needs a processor with AVX512-BF16 or AMX on every node: training in float32", err=True
-                )
+        built = {option.name: settings[option.name] for option in options.of_section("model")} | {"dtype": dtype}
         model = models.create(settings["model"], inputs=source.features, **built)
         stamp = time.strftime("%Y%m%d-%H%M%S")
     out = here.transport.gather_objects(settings["out"] or f"runs/{settings['model']}-{stamp}")[0]

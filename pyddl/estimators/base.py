@@ -289,14 +289,18 @@ class Estimator(Transformer):
 
     def _train(self, X: Any, *, again: bool) -> None:
         from pyddl.comm.world import world
-        from pyddl.train.agreement import agreement, require_same
+        from pyddl.train.agreement import FLOAT32_INSTEAD, agreement, dtype_of_all, require_same
         from pyddl.train.run import load_run
 
         here = world()
+        wanted = getattr(self, "dtype", "float32")
+        dtype = dtype_of_all(here.transport, wanted)
+        if dtype != wanted and here.rank == 0:
+            warnings.warn(FLOAT32_INSTEAD, stacklevel=3)
         start = self.result_ if again and self.__sklearn_is_fitted__() else None
         with agreement(here.transport):  # what one rank refuses, all refuse
             rows = self._rows(X, first=start is None)
-            model = self._new_model(rows.shape[1]) if start is None else start.model
+            model = self._new_model(rows.shape[1], dtype) if start is None else start.model
             source = self._in_range(model, rows, warn=here.rank == 0)
             seed = _seed(self.random_state) if start is None else self.seed_  # type: ignore[attr-defined]
             if start is not None and self._run is not None:
@@ -312,9 +316,9 @@ class Estimator(Transformer):
         self.seed_, self._run = seed, None
         self._n_features_out = self._codes()
 
-    def _new_model(self, features: int) -> Any:
+    def _new_model(self, features: int, dtype: str) -> Any:
         own = {o.name: getattr(self, o.name) for o in options.of_section("model") if o.name in self._defaults()}
-        return self._model(features, **own)
+        return self._model(features, **{**own, "dtype": dtype} if "dtype" in own else own)
 
     def _trainer(self, model: Any, seed: int, passes: int | None) -> Trainer:
         """A trainer with this estimator's options; for ``passes`` over the data in all where `partial_fit` asks."""

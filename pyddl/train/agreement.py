@@ -1,4 +1,4 @@
-"""Agreement: what fails on one rank fails on all, with one message."""
+"""Agreement: what fails on one rank fails on all, with one message; what one cannot do, none does."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pyddl import errors
+from pyddl import _core, errors
 from pyddl.comm.transport import Transport
 from pyddl.errors import PyddlError
 
-__all__ = ["agreement", "require_same"]
+__all__ = ["FLOAT32_INSTEAD", "agreement", "dtype_of_all", "require_same"]
+
+FLOAT32_INSTEAD = "bfloat16 needs a processor with AVX512-BF16 or AMX on every node: computing in float32"
+"""What to say where `dtype_of_all` gives another type than was wanted."""
 
 
 @contextmanager
@@ -55,3 +58,9 @@ def require_same(transport: Transport, what: str, value: Any, *, cure: str,
     failure = error(f"{what} differ between the ranks: {'; '.join(groups)}. {cure}")
     failure.on_all_ranks = True
     raise failure
+
+
+def dtype_of_all(transport: Transport, wanted: str) -> str:
+    """``wanted`` for matrix products; float32 where a rank's processor has no such products. Collective."""
+    able = transport.gather_objects(wanted != "bfloat16" or _core.has_bfloat16())
+    return wanted if all(able) else "float32"

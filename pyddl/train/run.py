@@ -27,6 +27,7 @@ from pyddl.comm.transport import Alone
 from pyddl.errors import CheckpointError, DataError, ParameterError, PyddlError
 from pyddl.models.protocol import Model
 from pyddl.optim import optimizer
+from pyddl.train.agreement import FLOAT32_INSTEAD, dtype_of_all
 from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.tensors import write_parts
 
@@ -186,8 +187,12 @@ def load_run(path: str | Path) -> Run:
             f"{', '.join(models.NAMES)}. Read its tensors with safetensors"
         )
     try:
-        model = models.create(about["model"], **json.loads(about["options"]))
-    except (ValueError, TypeError) as error:
+        given = json.loads(about["options"])
+        dtype = dtype_of_all(Alone(), given.get("dtype", "float32"))  # weights are float32: another type can use them
+        if dtype != given.get("dtype", dtype):
+            log.warning("%s: %s", path / MODEL, FLOAT32_INSTEAD)
+        model = models.create(about["model"], **{**given, "dtype": dtype} if "dtype" in given else given)
+    except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path / MODEL}: the options in its header describe no model: {error}") from None
     for part in (*model.layout, *model.buffers):  # before memory is asked for, which damaged options may want a lot of
         found = tensors.get(part.name)

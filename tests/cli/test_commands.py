@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from pyddl import _core
 from pyddl.train.run import read_toml
 
 
@@ -105,8 +106,20 @@ def test_bfloat16_falls_back_to_float32_with_a_clear_line(tmp_path):
         cwd=tmp_path,
         ONEDNN_MAX_CPU_ISA="AVX2",
     )
-    assert "training in float32" in err
+    assert "bfloat16 needs a processor with AVX512-BF16 or AMX on every node: computing in float32" in err
     assert read_toml((tmp_path / "r/config.toml").read_text())["dtype"] == "float32"
+
+
+@pytest.mark.skipif(not _core.has_bfloat16(), reason="the processor has no bfloat16")
+def test_a_run_in_bfloat16_is_read_where_the_processor_has_none(tmp_path):
+    pyddl(*TRAIN, "--dtype", "bfloat16", "--out", "r", cwd=tmp_path)
+    said, alike = "r/model.safetensors: bfloat16 needs a processor with", []
+    for environment in ({}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}):
+        out, err = pyddl("evaluate", "r", "--json", cwd=tmp_path, **environment)
+        assert (said in err) == bool(environment)
+        alike.append(json.loads(out)["loss"])
+        assert (said in pyddl("encode", "r", "--out", "c.npy", cwd=tmp_path, **environment)[1]) == bool(environment)
+    assert alike[0] == pytest.approx(alike[1], rel=0.01)
 
 
 def test_evaluate_repeats_the_figures_of_training(run):

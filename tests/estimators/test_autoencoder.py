@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from support import assert_on_all_ranks
 
 import pyddl
-from pyddl import options
+from pyddl import _core, options
 from pyddl.errors import DataError, ParameterError, ShapeError
 
 X = np.random.default_rng(0).random((60, 8))
@@ -219,6 +219,14 @@ def test_methods_need_fit(method):
 
 
 # ---- among scikit-learn's tools ----------------------------------------------------------------------------------
+
+def test_bfloat16_falls_back_to_float32_with_one_warning(monkeypatch):
+    monkeypatch.setattr(_core, "has_bfloat16", lambda: False)
+    with pytest.warns(UserWarning, match="bfloat16 needs a processor with .*: computing in float32") as said:
+        estimator = small(dtype="bfloat16").fit(X)
+    assert len(said) == 1 and said[0].filename == __file__
+    assert (estimator.dtype, estimator.result_.model.dtype) == ("bfloat16", "float32")
+
 
 def test_in_a_pipeline_and_a_search_with_two_processes():
     pipeline = make_pipeline(MinMaxScaler(clip=True), small(learning_rate=0.01))
