@@ -1,7 +1,7 @@
 #include "kernels/simd.hpp"
 
-#include <algorithm>
 #include <cstdlib>
+#include <string>
 
 namespace pyddl::kernels {
 namespace {
@@ -27,7 +27,9 @@ int simd_level() {
     static const int level = [] {
         const int best = best_level_of_this_processor();
         const char* wanted = std::getenv("PYDDL_LEVEL");
-        return best > 0 && wanted ? std::clamp(std::atoi(wanted), 2, best) : best;
+        for (int level = 2; level < best; ++level)
+            if (wanted != nullptr && wanted == std::to_string(level)) return level;
+        return best;
     }();
     return level;
 }

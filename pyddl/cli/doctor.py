@@ -14,7 +14,8 @@ import click
 
 from pyddl import __version__
 from pyddl.comm import threads
-from pyddl.errors import CommError
+from pyddl.comm.abort import OnAllRanks
+from pyddl.errors import CommError, ParameterError
 
 if TYPE_CHECKING:
     from pyddl.comm.probe import RankReport
@@ -61,7 +62,7 @@ def command(ranks: int | None) -> int:
         broken |= isinstance(line, Line) and line.broken
         if speaks:
             click.echo(str(line))
-    return BROKEN if broken else 0
+    return OnAllRanks(BROKEN if broken else 0)  # all have taken part to the end
 
 
 def _start(ranks: int) -> int:
@@ -81,6 +82,7 @@ def _examine(speaks: bool) -> Iterator[Line | str]:
     try:
         from pyddl.comm.probe import probe_rank
         from pyddl.comm.world import world
+        from pyddl.train.agreement import agreement
     except ImportError as error:
         yield Line("modules", str(error), "build pyddl again (make setup)", broken=True)
         return
@@ -91,11 +93,17 @@ def _examine(speaks: bool) -> Iterator[Line | str]:
     except CommError as error:  # the ranks did not find each other: each is alone with this
         yield _bad("ranks", error, broken=True)
         return
+    try:
+        with agreement(here.transport):
+            threads.wanted_threads()
+    except ParameterError as error:
+        yield Line("threads", str(error), "unset OMP_NUM_THREADS, or set it to the cores of each rank", broken=True)
+        return
     reports: list[RankReport] = here.transport.gather_objects(probe_rank(here))
     if here.rank:
         return
     yield Line("ranks", f"{here.size} on {here.nodes} node{'s' * (here.nodes > 1)}")
-    yield _sums(reports[0].sums, here.transport.kind)
+    yield _sums(reports[0].sums, here.transport.kind, sharing=here.nodes < here.size)
     yield from _data()
     for node in range(here.nodes):
         of_node = [report for report in reports if report.placement.node == node]
@@ -136,11 +144,15 @@ def _mpi() -> Iterator[Line]:
         yield Line("launcher", value)
 
 
-def _sums(sums: Mapping[int, float], kind: str) -> Line:
+def _sums(sums: Mapping[int, float], kind: str, sharing: bool) -> Line:
     if not sums:
         return Line("sum over ranks", "one rank: nothing to measure (pyddl doctor --ranks 2 does)")
     times = ", ".join(f"{_size(4 * n)} in {_time(seconds)}" for n, seconds in sums.items())
-    return Line("sum over ranks", f"{times}, by {kind}")
+    if not sharing or kind != "MPI":
+        return Line("sum over ranks", f"{times}, by {kind}")
+    switched_off = os.environ.get("PYDDL_SHARED_MEMORY") == "0"
+    return Line("sum over ranks", f"{times}, by MPI, though ranks share a node",
+                "unset PYDDL_SHARED_MEMORY" if switched_off else "let ranks share memory: see /dev/shm below")
 
 
 def _data() -> Iterator[Line]:
@@ -165,9 +177,10 @@ def _node(reports: Sequence[RankReport]) -> Iterator[Line]:
     shown = f"x86-64-v{levels[0]} ({LEVELS[levels[0]]})" if levels[0] else platform.machine()
     if len(levels) > 1:
         yield Line("instructions", f"ranks differ: levels {levels}", "set PYDDL_LEVEL alike on all ranks")
-    elif "PYDDL_LEVEL" in os.environ and levels[0]:
-        yield Line("instructions", f"{shown}, held there by PYDDL_LEVEL={os.environ['PYDDL_LEVEL']}",
-                   "unset PYDDL_LEVEL, which is for tests")
+    elif os.environ.get("PYDDL_LEVEL") and levels[0]:
+        wanted = os.environ["PYDDL_LEVEL"]
+        how = "held there by" if wanted == str(levels[0]) else "for there is no"
+        yield Line("instructions", f"{shown}, {how} PYDDL_LEVEL={wanted}", "unset PYDDL_LEVEL, which is for tests")
     else:
         yield Line("instructions", shown)
     yield _onednn()
@@ -237,9 +250,10 @@ def _onednn() -> Line:
     from pyddl import _core
 
     version = _core.onednn_version()
-    held = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
-    if held and held.upper() not in ("ALL", "DEFAULT"):
-        return Line("oneDNN", f"{version}, held at {held} by ONEDNN_MAX_CPU_ISA", "unset ONEDNN_MAX_CPU_ISA")
+    for variable in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):  # the first one set counts
+        held = os.environ.get(variable)
+        if held and held.upper() not in ("ALL", "DEFAULT"):
+            return Line("oneDNN", f"{version}, held at {held} by {variable}", f"unset {variable}")
     return Line("oneDNN", version)
 
 

@@ -17,7 +17,7 @@ from pyddl.comm.environment import started
 from pyddl.comm.group import Groups
 from pyddl.comm.server import ServerPort, serve
 from pyddl.comm.shared import memory_available
-from pyddl.comm.threads import Placement, cores, default_threads, here, limit_numpy, numpy_threads
+from pyddl.comm.threads import Placement, cores, default_threads, here, limit_numpy, numpy_threads, wanted_threads
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import World
 from pyddl.comm.world import _load_module as load_module
@@ -113,7 +113,7 @@ def probe_rank(world: World, *, seconds: float = 0.4) -> RankReport:
     bandwidth = add_bandwidth(seconds=seconds)
     sums = {n: sum_seconds(world.transport, n) for n in SUM_FLOATS} if world.size > 1 else {}
     return RankReport(
-        placement=here(world.rank, world.node, threads), threads_wanted=bool(os.environ.get("OMP_NUM_THREADS")),
+        placement=here(world.rank, world.node, threads), threads_wanted=wanted_threads() is not None,
         simd_level=_core.simd_level(), gflops=gflops, bandwidth=bandwidth, shared_memory=shared_memory_free(),
         memory=memory_available(), numpy_threads=numpy_threads(), sums=sums)
 

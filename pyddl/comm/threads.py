@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pyddl.errors import ParameterError
 
 __all__ = ["BLAS_VARIABLES", "Placement", "cores", "default_threads", "describe", "here", "limit_numpy",
-           "numpy_threads", "ranges", "warnings"]
+           "numpy_threads", "ranges", "wanted_threads", "warnings"]
 
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 """With one of these a user says how many threads NumPy's matrix products have."""
@@ -42,6 +42,22 @@ def cores() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0)))
 
 
+def wanted_threads() -> int | None:
+    """What ``OMP_NUM_THREADS`` says; None where it is not set.
+
+    Raises
+    ------
+    ParameterError
+        It is no positive whole number.
+    """
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if not wanted:
+        return None
+    if not wanted.isdigit() or int(wanted) < 1:
+        raise ParameterError(f"OMP_NUM_THREADS is {wanted!r}; expected a whole number, at least 1")
+    return int(wanted)
+
+
 def default_threads(node_masks: Sequence[Sequence[int]], node_rank: int, work: float | None = None) -> int:
     """``OMP_NUM_THREADS`` where it is set; else this rank's share of the cores it may run on, at least 1.
 
@@ -62,11 +78,9 @@ def default_threads(node_masks: Sequence[Sequence[int]], node_rank: int, work: f
     ParameterError
         ``OMP_NUM_THREADS`` is no positive whole number.
     """
-    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if wanted:
-        if not wanted.isdigit() or int(wanted) < 1:
-            raise ParameterError(f"OMP_NUM_THREADS is {wanted!r}; expected a whole number, at least 1")
-        return int(wanted)
+    wanted = wanted_threads()
+    if wanted is not None:
+        return wanted
     mine = set(node_masks[node_rank])
     sharing = sum(1 for mask in node_masks if mine & set(mask))
     threads = max(1, len(mine) // sharing)
@@ -122,9 +136,11 @@ def warnings(placements: Iterable[Placement]) -> list[str]:
                     if a.threads + b.threads > len(set(a.cores) | set(b.cores)) and set(a.cores) & set(b.cores)]
         if len(ranks) > len(used):
             found.append(f"{where}: {len(ranks)} ranks share {_count(len(used), 'core')}; they will take turns. "
-                         f"Cure: start at most {len(used)} ranks there")
+                         f"Cure: start at most {_count(len(used), 'rank')} there")
         elif total > len(used):
-            found.append(f"{where}: {len(ranks)} ranks with {total} threads in all share {_count(len(used), 'core')}. "
+            share = "share" if len(ranks) > 1 else "shares"
+            found.append(f"{where}: {_count(len(ranks), 'rank')} with {total} threads in all {share} "
+                         f"{_count(len(used), 'core')}. "
                          f"Cure: set OMP_NUM_THREADS or --threads to {max(1, len(used) // len(ranks))}")
         elif clashing:
             a, b = clashing[0]

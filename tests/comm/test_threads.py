@@ -47,6 +47,8 @@ def test_one_line_per_node():
     (ranks([0, 1], [0, 1], threads=2), "set OMP_NUM_THREADS or --threads to 1"),
     (ranks([0], [0], [1]), "3 ranks share 2 cores"),
     (ranks([0], [0], [1, 2]), "ranks 0 and 1 are bound to the same cores"),
+    (ranks([0], [0]), "share 1 core; they will take turns. Cure: start at most 1 rank there"),
+    (ranks([0, 1], threads=3), "1 rank with 3 threads in all shares 2 cores"),
 ])
 def test_crowded_cores_are_warned_of(placements, words):
     assert len(warnings(placements)) == 1 and words in warnings(placements)[0]
