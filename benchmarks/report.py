@@ -1,4 +1,4 @@
-"""Write benchmarks/RESULTS.md: each aim beside what was measured, where the time goes, and all figures.
+"""Write benchmarks/RESULTS.md: each aim beside what was measured, where the time goes, all figures. And README's table.
 
 python -m benchmarks.report [--size node] [--out FOLDER_OF_THE_JSON_LINES]
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks import harness, split
+from benchmarks import harness, readme, split
 from benchmarks.auto import NEAR
 from benchmarks.ranks import rates
 from benchmarks.server import AIM as SERVER_AIM
@@ -381,16 +381,25 @@ def write(path: Path, lines: dict[str, Lines]) -> None:
 
 def main(given: Sequence[str] | None = None) -> Path:
     options = harness.arguments(
-        __doc__, given, page={"type": Path, "default": harness.ROOT / "benchmarks" / "RESULTS.md"}
+        __doc__,
+        given,
+        page={"type": Path, "help": "instead of benchmarks/RESULTS.md, or of one in FOLDER for quick results"},
+        readme={"type": Path, "help": "whose table to write; by default the clone's, and none for quick results"},
     )
+    quick = options.size == "quick"
+    page = options.page or (options.out if quick else harness.ROOT / "benchmarks") / "RESULTS.md"
+    shown = options.readme or (None if quick else harness.ROOT / "README.md")
     lines = {question: harness.read(question, options.size, options.out) for question in QUESTIONS}
     if not any(lines.values()):
         raise SystemExit(
             f"{options.out} has no results of size {options.size}; run python -m benchmarks first"
         )
-    write(options.page, lines)
-    harness.show(f"wrote {options.page}")
-    return options.page
+    write(page, lines)
+    harness.show(f"wrote {page}")
+    if shown is not None:
+        readme.update(shown, lines)
+        harness.show(f"wrote the table of {shown}")
+    return page
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ COMMANDS = {
     "encode": "Write the codes of data to a .npy file.",
     "plot": "Draw a run's curves and its reconstructions.",
     "simulate": "Show a strategy at many workers, on a virtual clock.",
+    "bench": "Measure how fast pyddl is on this machine, and against whom.",
     "doctor": "Say what this machine offers, and what is wrong with it.",
     "fetch": "Download a data set into the user's cache.",
 }

@@ -8,6 +8,7 @@ from benchmarks import (
     harness,
     overhead,
     ranks,
+    readme,
     report,
     server,
     server_latency,
@@ -171,11 +172,55 @@ def test_overhead_adds_up(out):
 
 @needs_mpi
 def test_the_page_names_what_was_missed(out):
-    page = report.main([*SMALL, "--out", str(out), "--page", str(out / "RESULTS.md")])
+    shown = out / "README.md"
+    shown.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    page = report.main([*SMALL, "--out", str(out), "--page", str(out / "RESULTS.md"), "--readme", str(shown)])
     text = page.read_text()
     assert "784-256-64-256-784, batch" not in text.split("## Figures")[0]  # aims against PyTorch need PyTorch
     assert "### Sum over the ranks of a node" in text
     assert "Python's share of a step | at most 20 us" in text
+
+
+def line_of(**more):
+    return {"date": "2026-01-02", **more}
+
+
+LINES = {
+    "ranks": [line_of(ranks=2, batch=batch, scaling={"pyddl": 0.914, "pyddl sharded": 0.951}, speed_up={"DDP": faster})
+              for batch, faster in ((32, 6.1), (128, 2.83))],
+    "sum": [line_of(ranks=ranks, bytes=nbytes, speed_up={"Open MPI 5": 14.02, "MPICH 5": 1.0})
+            for ranks in (2, 3) for nbytes in (4, 1_740_000)],
+    "step": [line_of(network=network, batch=batch, torch="2", speed_up={"float32": 1.85, "bfloat16": 2.42})
+             for network in ("784-64-784", "784-256-64-256-784") for batch in (8, 32, 128)],
+    "start": [line_of(ranks=4, beyond={"numpy, pyddl": -0.001}, start=0.67, date="2026-01-03")],
+}
+
+
+def test_the_readme_shows_what_was_measured(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    readme.update(page, LINES)
+    assert page.read_text().splitlines()[2:-2] == [
+        "| measured on that machine, 2026-01-02 to 2026-01-03 | pyddl against |",
+        "| --- | --- |",
+        "| 2 ranks together, 32 / 128 rows each | PyTorch DDP with gloo: 6.1x / 2.8x its samples/s |",
+        "| the same, against twice one rank | 91 % / 91 % |",
+        "| the same, with `--shard-optimizer`, against twice one rank | 95 % / 95 % |",
+        "| sum of 1.7 MB over 2 / 3 ranks | Open MPI's MPI_Allreduce: 14x / 14x as fast |",
+        "| one step on one thread, batch 32 / 128 | the best of PyTorch eager and compiled: 1.9x / 1.9x |",
+        "| the same in bfloat16 | the best of PyTorch under bfloat16 autocast: 2.4x / 2.4x |",
+        "| `import pyddl`, then the first step of 4 ranks | 0.0 s beyond NumPy's import; 0.67 s after `mpirun` |",
+    ]
+    assert "PyTorch" not in readme.table_of(LINES | {"step": [], "ranks": []})
+    page.write_text("no marks")
+    with pytest.raises(RuntimeError, match="expected one line"):
+        readme.update(page, LINES)
+
+
+def test_the_readme_of_the_clone_has_a_place_for_the_table():
+    text = (harness.ROOT / "README.md").read_text(encoding="utf-8")
+    head, table = text.split(readme.BEGIN)
+    assert readme.END not in head and table.split(readme.END)[0].startswith("\n| measured on that machine, ")
 
 
 def test_an_aim_says_by_how_much_it_was_missed():

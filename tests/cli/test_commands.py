@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from pyddl import _core
+from pyddl.cli import bench
+from pyddl.errors import ParameterError
 from pyddl.train.run import read_toml
 
 
@@ -232,3 +234,21 @@ def test_auto_says_what_it_chose_and_the_same_line_resumes(tmp_path):
     assert "auto" not in out.replace("autoencoder", "")
     summary = json.loads((tmp_path / "again/summary.json").read_text())
     assert (summary["strategy"], summary["auto"]) == ("allreduce", None)
+
+
+def test_bench_lists_its_questions_and_answers_one(tmp_path):
+    out, _ = pyddl("bench", cwd=tmp_path)
+    for name in ("step", "ranks", "sum", "overhead", "start", "threads", "all"):
+        assert f"\n  {name} " in out
+    assert "harness" not in out and "How fast is one training step" in out
+    _, err = pyddl("bench", "stp", cwd=tmp_path, check=2)
+    assert "stp" in err and "'step'" in err
+    out, _ = pyddl("bench", "overhead", "--size", "quick", "--out", "results", cwd=tmp_path)
+    assert "us  in all" in out
+    assert json.loads((tmp_path / "results/overhead-quick.jsonl").read_text())["question"] == "overhead"
+
+
+def test_bench_says_where_the_benchmarks_are_when_they_are_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "FOLDER", tmp_path)
+    with pytest.raises(ParameterError, match=r"they come with pyddl's source. Cure: clone it"):
+        bench.questions()
