@@ -11,6 +11,7 @@ namespace pyddl::comm::network {
 namespace {
 
 constexpr std::int64_t largest_message = std::int64_t{1} << 30;  // elements; MPI counts are ints
+constexpr std::int64_t summed_at_once = std::int64_t{1} << 23;   // floats, 32 MB: MPI takes up to as much for itself
 constexpr std::int64_t block = std::int64_t{1} << 20;            // floats: keeps the scratch space at 2 MB
 constexpr std::int64_t small = 4096;                             // floats; below, fewer steps beat fewer bytes
 constexpr int sum_tag = 1;
@@ -78,8 +79,8 @@ std::int64_t sum(MPI_Comm comm, std::int64_t value) {
 }
 
 void sum(MPI_Comm comm, float* x, std::int64_t n) {
-    for (std::int64_t at = 0; at < n; at += largest_message) {
-        const auto count = static_cast<int>(std::min(largest_message, n - at));
+    for (std::int64_t at = 0; at < n; at += summed_at_once) {
+        const auto count = static_cast<int>(std::min(summed_at_once, n - at));
         check(MPI_Allreduce(MPI_IN_PLACE, x + at, count, MPI_FLOAT, MPI_SUM, comm), "MPI_Allreduce");
     }
 }

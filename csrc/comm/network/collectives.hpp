@@ -14,8 +14,9 @@ namespace pyddl::comm::network {
 /// synchronisation.
 std::int64_t sum(MPI_Comm comm, std::int64_t value);
 
-/// Replace x by its sum over the ranks, in the order that MPI likes best.
-/// Steps and bytes are MPI's choice: 2 (P-1)/P n 4 bytes per rank with a ring or Rabenseifner's algorithm.
+/// Replace x by its sum over the ranks, in the order that MPI likes best, 32 MB at a time, so that MPI's own memory
+/// stays small and its counts fit an int. Steps and bytes are MPI's choice: 2 (P-1)/P n 4 bytes per rank with a ring or
+/// Rabenseifner's algorithm.
 void sum(MPI_Comm comm, float* x, std::int64_t n);
 
 /// Replace x by its sum over the ranks, added along the binary tree ((0+1)+(2+3))+((4+5)+(6+7)) ..., so that
