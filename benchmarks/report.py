@@ -239,19 +239,28 @@ def ranks_section(lines: Lines) -> Iterable[str]:
 
 
 def sum_section(lines: Lines) -> Iterable[str]:
-    yield "\n### Sum over the ranks of a node, microseconds\n"
+    yield "\n### Sum over the ranks of a node, microseconds (`limit`: all vectors through memory or cache once)\n"
     names = list(lines[0]["seconds"])
+    limited = all("limit" in line for line in lines)  # as in results of this version
     rows = [
         [
             line["ranks"],
             f"{line['bytes']:,}",
+            *([f"{1e6 * line['limit']:.1f}"] if limited else []),
             *(f"{1e6 * line['seconds'][name]['p50']:.1f}" for name in names),
             *(f"{line['speed_up'][name]:.2f}x" for name in names if name != "pyddl"),
         ]
         for line in lines
     ]
     yield harness.table(
-        ["ranks", "bytes", *names, *(f"pyddl / {name}" for name in names if name != "pyddl")], rows
+        [
+            "ranks",
+            "bytes",
+            *(["limit"] if limited else []),
+            *names,
+            *(f"pyddl / {name}" for name in names if name != "pyddl"),
+        ],
+        rows,
     )
 
 

@@ -92,6 +92,10 @@ def main(given: Sequence[str] | None = None) -> Record:
     record.add(imports=imports, starts=starts, beyond=beyond, start=start, import_aim=IMPORT_AIM, start_aim=START_AIM)
     for name, seconds in beyond.items():
         harness.show(f"{seconds:8.3f} s  import {name}, beyond NumPy (aim: {IMPORT_AIM} s)")
+    curves = {f"import {name}": taken for name, taken in imports.items()} | {f"first step of {RANKS} ranks": starts}
+    numbers = list(range(1, rounds + 1))
+    panel = {"whole processes": {name: (numbers, taken) for name, taken in curves.items()}}
+    harness.plot(record.path.with_suffix(".png"), panel, "round", "seconds", log=False)
     harness.show(f"{start:8.3f} s  first step of {RANKS} ranks on {data} (aim: {START_AIM} s)")
     return record
 

@@ -2,12 +2,14 @@
 
 From 1 float to 80 MB, on 2, 3 and 4 ranks, against Open MPI's and (where its environment was made) MPICH's. pyddl's
 operation also sums a count of samples and waits for all ranks. Before a length is timed, all must give the same sums.
+Beside it stands the limit: every rank's vector read and written once, as fast as the ranks add vectors of that length.
 
     python -m benchmarks.sum [--size quick|node|cluster] [--ranks 2,3,4]
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -44,12 +46,19 @@ def measure(
             harness.verify(f"{name}, {floats} floats, rank {rank} of {ranks}", expected, got, 1e-6)
     timings = harness.in_turn({name: peer.timer("sum") for name, peer in peers.items()}, rounds, seconds)
     faster = {name: harness.speed_up(timings["pyddl"], timings[name]) for name in peers if name != "pyddl"}
-    record.add(timings, ranks=ranks, bytes=4 * floats, speed_up=faster)
+    limit = limit_of(ranks, floats, peers["pyddl"].call("bandwidth"))
+    record.add(timings, ranks=ranks, bytes=4 * floats, speed_up=faster, limit=limit)
     took = ", ".join(f"{name} {1e6 * timing.median:.1f} us" for name, timing in timings.items())
     harness.show(
-        f"{ranks} ranks, {4 * floats:>10,} bytes: {took}; "
+        f"{ranks} ranks, {4 * floats:>10,} bytes: {took}, limit {1e6 * limit:.1f} us; "
         + ", ".join(f"{value:.2f}x {name}" for name, value in faster.items())
     )
+
+
+def limit_of(ranks: int, floats: int, bandwidths: Sequence[float]) -> float:
+    """Seconds that reading and writing all vectors must take; ranks that share a core cannot do so at once."""
+    cores = len(os.sched_getaffinity(0))
+    return 8 * ranks * floats / sum(sorted(bandwidths)[-cores:])
 
 
 def sum_of_all(ranks: int, floats: int) -> list[float]:
@@ -68,6 +77,9 @@ def draw(record: Record) -> Path:
             at, values = panels.setdefault(f"{line['ranks']} ranks", {}).setdefault(name, ([], []))
             at.append(line["bytes"])
             values.append(1e6 * seconds["p50"])
+        at, values = panels[f"{line['ranks']} ranks"].setdefault("limit", ([], []))
+        at.append(line["bytes"])
+        values.append(1e6 * line["limit"])
     return harness.plot(record.path.with_suffix(".png"), panels, "bytes", "microseconds")
 
 

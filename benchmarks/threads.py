@@ -52,6 +52,17 @@ def measure(ours: Peer, case: Case, threads: int, record: Record, rounds: int, s
     harness.show(f"{case.network:>38} {case.batch:>4}  {said}")
 
 
+def draw(record: Record) -> Path:
+    """Microseconds of a step by batch size, a panel for each network."""
+    panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for line in record.lines:
+        for name, seconds in line["seconds"].items():
+            at, values = panels.setdefault(line["network"], {}).setdefault(name, ([], []))
+            at.append(line["batch"])
+            values.append(1e6 * seconds["p50"])
+    return harness.plot(record.path.with_suffix(".png"), panels, "batch size", "microseconds per step")
+
+
 def main(given: Sequence[str] | None = None) -> Record:
     options = harness.arguments(
         __doc__,
@@ -73,6 +84,7 @@ def main(given: Sequence[str] | None = None) -> Record:
         for network in networks:
             for batch in batches:
                 measure(ours, Case(network, batch, file, Path(folder)), options.threads, record, rounds, seconds)
+    draw(record)
     return record
 
 

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 
 from benchmarks.peers.line import clocked, mpi_name, serve
+from benchmarks.peers.pyddl_step import memory_bandwidth
 from pyddl.comm import world
 
 __all__ = ["main"]
@@ -27,6 +28,11 @@ class _Peer:
         self.transport.sum(self.vector, 1)
         return [float(self.vector[0]), float(self.vector[-1]), float(self.vector.sum(dtype=np.float64))]
 
+    def bandwidth(self) -> float:
+        """Bytes per second of this rank, while all measure, on two vectors as long as its own, 64 kB at least."""
+        self.transport.barrier()
+        return memory_bandwidth(max(2 * self.vector.nbytes, 1 << 17))  # of shorter ones a call takes longer than bytes
+
     def time(self, setup: str, count: int) -> float:
         self.vector[:] = 0  # sums of sums must not overflow
         return clocked(lambda: self.transport.sum(self.vector, 1), count, self.transport.barrier)
@@ -41,7 +47,7 @@ def main(address: str) -> None:
         address,
         peer.transport.rank,
         about,
-        {name: getattr(peer, name) for name in ("prepare", "check", "time")},
+        {name: getattr(peer, name) for name in ("prepare", "check", "bandwidth", "time")},
     )
 
 

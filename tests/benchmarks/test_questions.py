@@ -39,6 +39,10 @@ def out(tmp_path_factory):
     return tmp_path_factory.mktemp("results")
 
 
+def picture(record):
+    return record.path.with_suffix(".png").stat().st_size > 1000
+
+
 def positive(seconds):
     return all(0 < timing["min"] <= timing["p50"] <= timing["max"] for timing in seconds.values())
 
@@ -68,7 +72,7 @@ def test_step_against_the_plain_one(out):
         assert positive(line["seconds"])
         assert line["limits"]["float32"]["limit"] > line["limits"]["float32"]["products"] > 0
         assert line["parts"]["float32"]["gradient"] > 0
-    assert record.path.with_suffix(".png").stat().st_size > 1000
+    assert picture(record)
 
 
 def test_asynchronous_training_is_simulated_with_and_without_a_straggler(out):
@@ -80,7 +84,7 @@ def test_asynchronous_training_is_simulated_with_and_without_a_straggler(out):
     assert slow["server async"] < 1.5 and slow["allreduce"] > 2
     ages = [line["staleness"] for line in record.lines if line["table"] == "staleness" and line["name"] == "async"]
     assert ages == sorted(ages) and ages[0] == 0
-    assert record.path.with_suffix(".png").stat().st_size > 1000
+    assert picture(record)
 
 
 @needs_mpi
@@ -97,7 +101,7 @@ def test_several_threads_give_the_losses_of_one(out):
     record = threads.main([*SMALL, "--threads", "2", "--out", str(out)])
     (line,) = record.lines
     assert list(line["speed_up"]) == [f"{dtype}, 2 threads" for dtype in record.header["dtypes"]]
-    assert len(line["seconds"]) == 2 * len(line["speed_up"]) and positive(line["seconds"])
+    assert len(line["seconds"]) == 2 * len(line["speed_up"]) and positive(line["seconds"]) and picture(record)
 
 
 @needs_mpi
@@ -112,7 +116,9 @@ def test_ranks_on_several_nodes_also_let_slices_wait(out, monkeypatch):
 def test_sum_is_right_before_it_is_timed(out):
     record = sum.main([*SMALL, "--out", str(out)])
     assert [line["bytes"] for line in record.lines] == [4, 4004]
-    assert all(positive(line["seconds"]) for line in record.lines)
+    assert all(positive(line["seconds"]) and line["limit"] > 0 for line in record.lines)
+    assert sum.limit_of(2, 1000, [1e9]) == 16e-6
+    assert picture(record)
 
 
 @needs_mpi
@@ -167,6 +173,7 @@ def test_overhead_adds_up(out):
     (line,) = record.lines
     assert set(line["shares"]) == set(overhead.PARTS)
     assert 0 < line["total"] < line["seconds"]["real network"]["p50"]
+    assert picture(record)
     assert line["difference"] < 1e-3
 
 
@@ -242,4 +249,4 @@ def test_without_mnist_rows_are_noise_like_it(monkeypatch, tmp_path):
 
 def test_start_times_the_first_step_of_all_ranks(out):
     record = start.main([*SMALL, "--out", str(out)])
-    assert record.lines[-1]["start"] > 0 and len(record.lines[-1]["starts"]) == 2
+    assert record.lines[-1]["start"] > 0 and len(record.lines[-1]["starts"]) == 2 and picture(record)
