@@ -64,7 +64,8 @@ def measure(
     case.prepare(many, TOGETHER | WAITING if several else TOGETHER)
     for peer in torch:
         case.prepare(peer, EAGER)
-    checked = {"pyddl": (many, "allreduce"), "pyddl sharded": (many, "sharded")} | ({"DDP": (torch[0], "eager")} if torch else {})
+    checked = {"pyddl": (many, "allreduce"), "pyddl sharded": (many, "sharded")}
+    checked |= {"DDP": (torch[0], "eager")} if torch else {}
     difference = verify(case, checked, one)
     about = case.prepare(one, ALONE)
     competitors = {

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from pyddl.layout import ALIGNMENT
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from pyddl.comm.shared import SharedTransport
     from pyddl.comm.transport import Transport
     from pyddl.comm.world import World
 
@@ -231,7 +232,7 @@ class MPIGroup(Group):
 class SharedGroup(MPIGroup):
     """The ranks of one node, whose transport adds in shared memory along the same tree. It keeps the books, too."""
 
-    def __init__(self, mpi: MPI.Comm, transport: Transport):
+    def __init__(self, mpi: MPI.Comm, transport: SharedTransport):
         super().__init__(mpi)
         self._transport = transport
 
@@ -275,7 +276,7 @@ class Groups:
         if here.mpi is None or here.size == 1:
             world = AloneGroup()
         elif transport.kind == "shared memory" and here.nodes == 1:
-            world = SharedGroup(here.mpi, transport)
+            world = SharedGroup(here.mpi, cast("SharedTransport", transport))
         else:
             world = MPIGroup(here.mpi)
         self._made: dict[str, Group] = {"world": world}

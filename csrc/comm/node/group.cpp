@@ -15,9 +15,8 @@ std::int64_t staging_bytes() { return whole_pages(2 * Group::chunk * static_cast
 std::int64_t meeting_bytes(int size) { return whole_pages(Meeting::bytes(size)); }
 
 std::string told(int rank, const Message& message) {
-    const char* const names[] = {"nothing",        "sum",       "barrier",  "gather",
-                                 "gather_objects", "broadcast", "allocate", "sum",
-                                 "sum to owners",  "gather from owners"};
+    const char* const names[] = {"nothing",   "sum",      "barrier", "gather",        "gather_objects",
+                                 "broadcast", "allocate", "sum",     "sum to owners", "gather from owners"};
     std::string text = "rank " + std::to_string(rank) + " of this node calls " + names[message.operation];
     if (message.length > 0) text += " of " + std::to_string(message.length) + " elements";
     const auto operation = static_cast<Operation>(message.operation);
