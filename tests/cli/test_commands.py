@@ -1,6 +1,7 @@
 """The command line as a person uses it: sub-processes, exit codes, messages, files."""
 
 import json
+import re
 import os
 import subprocess
 import sys
@@ -227,13 +228,14 @@ def test_auto_says_what_it_chose_and_the_same_line_resumes(tmp_path):
     out, _ = pyddl(*line, cwd=tmp_path)
     assert "samples/s  meaning" in out and "that auto predicted" in out
     config = read_toml((tmp_path / "ae/config.toml").read_text())
-    assert config["strategy"] == config["auto"]["strategy"] == "allreduce"
+    chosen = config["strategy"]
+    assert chosen == config["auto"]["strategy"] and chosen in ("allreduce", "server")  # as fast as the machine is busy
     out, _ = pyddl(*line, "--epochs", "3", "--resume", cwd=tmp_path)
-    assert "auto: allreduce, as was chosen when training began" in out and "epoch 3/3" in out
-    out, _ = pyddl("train", "--config", "ae/config.toml", "--out", "again", cwd=tmp_path)
+    assert re.search(f"auto: {chosen}.*, as was chosen when training began", out) and "epoch 3/3" in out
+    out, _ = pyddl("train", "--config", "ae/config.toml", "--ranks", "2", "--out", "again", cwd=tmp_path)
     assert "auto" not in out.replace("autoencoder", "")
     summary = json.loads((tmp_path / "again/summary.json").read_text())
-    assert (summary["strategy"], summary["auto"]) == ("allreduce", None)
+    assert (summary["strategy"], summary["auto"]) == (chosen, None)
 
 
 def test_bench_lists_its_questions_and_answers_one(tmp_path):
