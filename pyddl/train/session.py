@@ -183,7 +183,7 @@ class Session:
         if self.directory is not None:
             self.directory.summary(summary)
         if self.checkpoints is not None:
-            transport.barrier()  # whoever goes on finds the run directory complete
+            self.transport.barrier()  # whoever goes on finds the run directory complete; those who died do not come
         return summary
 
     # ---- before -------------------------------------------------------------------------------------------

@@ -14,17 +14,22 @@ from pyddl.errors import CommError, ParameterError
 
 SCRIPT = """
     import json, os, sys, numpy as np, pyddl
+    from pyddl.data.sampler import Sampler
     from pyddl.models import Autoencoder
     from pyddl.train import Trainer
     from pyddl.train.progress import PlainProgress
     options, victim, out = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     rank = pyddl.world().rank
     processes = pyddl.world().transport.gather_objects(os.getpid())
+    first = np.zeros(1, np.int64)
+    Sampler(203, 30, 4).order(5, first)
     class Mortal(Autoencoder):
         seen = 0
         def gradient(self, parameters, gradients, buffers, batch, ready=None):
             Mortal.seen += 1
-            if rank == max(victim, 1) and Mortal.seen == 6:  # a server computes none
+            if victim < 0 and batch.step == 5 * 7 and batch.index[0] == first:  # in the last epoch, one of its slices
+                os.kill(os.getpid(), 9)
+            elif victim >= 0 and rank == max(victim, 1) and Mortal.seen == 6:  # a server computes none
                 os.kill(processes[victim], 9)
             return super().gradient(parameters, gradients, buffers, batch, ready)
     rows = np.random.default_rng(5).random((203, 20), dtype=np.float32)
@@ -70,6 +75,13 @@ def test_the_others_go_on_without_a_worker_that_died(mpirun, tmp_path, options):
     losses = [line["train_loss"] for line in lines]
     assert losses[-1] < losses[0]
     assert max(losses) < 1.5 * losses[0], "an epoch's mean is over the rows whose losses are known"
+
+
+def test_a_death_in_the_last_epoch_is_outlived_too(mpirun, tmp_path):
+    """Nothing follows that epoch but its books, the summary and the model."""
+    done, summary = deaths(mpirun, tmp_path, -1, ranks=3, on_failure="continue", strategy="server", mode="async")
+    assert done.code == 0 and sorted(re.findall(r"<(\d) of 2: 6 epochs>", done.out)) == ["0", "1"], done
+    assert summary["finished"] and [death["epoch"] for death in summary["deaths"]] == [6]
 
 
 def test_by_messages_too(mpirun, tmp_path):
