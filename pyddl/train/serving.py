@@ -69,8 +69,8 @@ class Serving:
                              on_publish=self._show)
         else:
             replica = Worker(session.model, session.optimizer, session.sampler, number=rank - self.servers,
-                             count=self.workers, seed=session.options["seed"], kept=not strategy.replicated,
-                             vectors=strategy.vectors)
+                             count=self.workers, rank=rank, seed=session.options["seed"],
+                             kept=not strategy.replicated, vectors=strategy.vectors)
         replica.on_epoch = self.next_epoch
         return replica
 

@@ -262,8 +262,9 @@ class Session:
         synchronous, layout = self.strategy.synchronous, self.model.layout
         worker = Worker(
             self.model, self.optimizer, self.sampler, number=self.division.number, count=self.division.count,
-            seed=self.options["seed"], reproducible=self.options["reproducible"], on_step=self._step_done,
-            vectors=self.strategy.vectors, updates_only=self.strategy.updates_only, sharded=self.strategy.shards,
+            rank=self.world.rank, seed=self.options["seed"], reproducible=self.options["reproducible"],
+            on_step=self._step_done, vectors=self.strategy.vectors, updates_only=self.strategy.updates_only,
+            sharded=self.strategy.shards,
             gradients=self.between.allocate(layout.size, "gradients") if synchronous else None,
             parameters=self.between.allocate(layout.size, "parameters") if self.strategy.shards else None,
             batch_sum=self._sum_over_batch if synchronous else None, group=self.division.group)

@@ -47,6 +47,8 @@ class Worker(Replica):
         Called without arguments after each finished step.
     group : ModelGroup, optional
         Where ``model`` is a part of a split one: the ranks that hold the others, and act as one worker together.
+    rank : int, optional
+        Where it lives, for messages; by default its number.
     updates_only : bool, default=False
         Nothing but `update` changes the parameters between `open` and the end of training. Then a model that takes
         them in bfloat16 gets the copy that the latest update has written.
@@ -71,9 +73,10 @@ class Worker(Replica):
     def __init__(self, model: Model, optimizer: Optimizer, sampler: Sampler, *, reproducible: bool = False,
                  batch_sum: Callable[[np.ndarray], np.ndarray] | None = None,
                  on_step: Callable[[], None] = lambda: None, group: ModelGroup | None = None,
-                 updates_only: bool = False, **own: Any):
+                 rank: int | None = None, updates_only: bool = False, **own: Any):
         super().__init__(model, optimizer, **own)
         self.sampler, self.group = sampler, group
+        self.rank = self.number if rank is None else rank
         self._rounded: np.ndarray | None = None  # the parameters in bfloat16
         self._rounded_is_current = False
         if updates_only and takes_rounded(model):
@@ -94,7 +97,7 @@ class Worker(Replica):
         self.hosts = True
         for number in range(self.number, replicas, self.count):
             replica = Worker(self.model, self.optimizer, self.sampler, number=number, count=replicas, seed=self.seed,
-                             gradients=self.gradients)
+                             gradients=self.gradients, rank=self.rank)
             replica.losses = self.losses
             self.replicas.append(replica)
 
@@ -202,7 +205,7 @@ class Worker(Replica):
         self.losses.append(loss)
 
     def _where_not_finite(self, loss: float, batch: Batch, gradients: np.ndarray) -> str:
-        message = f"step {batch.step}, rank {self.number}: the loss is {loss}"
+        message = f"step {batch.step}, rank {self.rank}: the loss is {loss}"
         for name, vector in (("parameters", self.parameters), ("gradients", gradients)):
             at = _core.first_not_finite(vector)
             if at >= 0:

@@ -204,6 +204,30 @@ def test_what_is_not_finite_ends_all_ranks_with_the_workers_name(mpirun):
     assert re.search(r"NotFiniteError: step [1-4], rank [12]: ", done.err), done.err
 
 
+@pytest.mark.parametrize(("strategy", "rank"), [({"strategy": "server", "mode": "async"}, 2),
+                                                ({"strategy": "sequential", "replicas": 5}, 1)], ids=["server", "turns"])
+def test_a_loss_that_is_not_finite_names_the_rank_and_not_the_worker(mpirun, strategy, rank):
+    """Rank 2 is worker 1 there; replicas 1 and 4 take their turns on rank 1."""
+    done = mpirun(3, f"""
+        import pyddl, numpy as np
+        from pyddl.models import Autoencoder
+        from pyddl.train import Trainer
+
+        class Broken(Autoencoder):
+            calls = 0
+            def gradient(self, parameters, gradients, buffers, batch, ready=None):
+                Broken.calls += 1
+                loss = super().gradient(parameters, gradients, buffers, batch, ready)
+                return np.nan if pyddl.world().rank == {rank} and Broken.calls == 4 else loss
+
+        rows = np.random.default_rng(5).random((203, 20), dtype=np.float32)
+        Trainer(Broken(20, hidden=(8, 3)), epochs=20, batch_size=50, **{strategy}).fit(rows)
+    """)
+    assert done.code not in (0, None), done
+    assert re.search(rf"rank {rank} of 3: .*NotFiniteError: step \d+, rank {rank}: the loss is nan", done.err,
+                     re.DOTALL), done.err
+
+
 class Silent(Server):
     """Its worker 0 computes, and never pushes."""
 
