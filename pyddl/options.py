@@ -178,7 +178,7 @@ TABLE: tuple[Option, ...] = (
            choices=("scaled", "ignored"), of=("server",)),
     Option("tau", "int", 10, "training", "steps between two meetings with the centre", "steps", at_least=1,
            of=("elastic",)),
-    Option("alpha", "float", None, "training", "share of its distance by which a worker moves; 0.9 / ranks", above=0,
+    Option("alpha", "float", None, "training", "share of its distance by which a worker moves; 0.9 / workers", above=0,
            of=("elastic",)),
     Option("elastic_momentum", "float", 0.0, "training", "momentum of the workers, as in EAMSGD", at_least=0, below=1,
            of=("elastic",)),

@@ -185,6 +185,10 @@ class Strategy:
     optimizes: bool = True
     server_optimizer: str | None = None
 
+    def __str__(self) -> str:
+        """The name, and the mode where there are several."""
+        return self.name
+
     def check(self, ranks: int, batch_size: int) -> None:
         """Raise `ParameterError` where the strategy makes no sense on so many ranks. Not collective."""
         if ranks < self.needs:

@@ -74,6 +74,9 @@ class Elastic(Strategy):
         own = ("centre", "mean") if mode == "sync" else ("force",)
         self.vectors = (*own, *(("position", "velocity") if self.momentum else ()))
 
+    def __str__(self) -> str:
+        return f"{self.name} in mode {self.mode}"
+
     def check(self, ranks: int, batch_size: int) -> None:
         super().check(ranks, batch_size)
         workers = ranks - self.servers

@@ -119,6 +119,9 @@ class Server(Strategy):
             raise ParameterError(f"fetch_every is {self.fetch_every}, so that a worker would wait for itself; with "
                                  f"bound {self.bound} and push_every {self.push_every} expected at most {most}")
 
+    def __str__(self) -> str:
+        return f"{self.name} in mode {self.mode}"
+
     def check(self, ranks: int, batch_size: int) -> None:
         if ranks < 2:
             raise ParameterError("strategy server needs 2 ranks, a server and a worker, and there is 1: choose "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def table(summary: dict[str, Any]) -> str:
     lines.append(("samples/s", f"{summary['samples_per_second']:,.0f}"))
     if summary["bytes_per_step"]:
         lines.append(("sent per step", f"{summary['bytes_per_step'] / 1e6:.3g} MB per rank"))
+    if summary["server"] is not None:
+        lines += _served(summary["server"])
     if summary["gflops"] is not None and summary["peak_gflops"]:
         share = summary["gflops"] / summary["peak_gflops"]
         lines.append(
@@ -57,3 +60,16 @@ def table(summary: dict[str, Any]) -> str:
     lines.append(("training time", f"{seconds:.1f} s: {split}"))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def _served(books: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What came to the servers, in this session; nothing is dropped in silence."""
+    ages = {int(age): times for age, times in books["staleness"].items()}
+    lines = []
+    if ages:
+        mean = sum(age * times for age, times in ages.items()) / books["pushes"]
+        lines.append(("pushes", f"{books['pushes']:,}, {mean:.2f} updates old in the mean, {max(ages)} at most"))
+    if books["dropped"]:
+        lines.append(("dropped", f"{books['dropped']:,} pushes of {books['dropped_samples']:,} rows, which came after "
+                                 "the update of their step"))
+    return lines

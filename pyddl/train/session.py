@@ -550,7 +550,7 @@ class Session:
         groups = "" if self.division.parts == 1 else f", {self.division.parts} to each copy of the model"
         lines = [
             f"{name_of(self.model)}, {self.whole_model.layout.count:,} parameters, on {self.data.describe()}",
-            f"{self.strategy.name} on {ranks}{groups}, batches of {self.options['batch_size']}, {self.optimizer.name}",
+            f"{self.strategy} on {ranks}{groups}, batches of {self.options['batch_size']}, {self._rules()}",
             *([self.choice.text()] if self.choice else []),
             *threads.describe(placements),
             *(f"warning: {text}" for text in threads.warnings(placements))]
@@ -566,6 +566,13 @@ class Session:
         elif self.options["resume"]:
             lines.append("no checkpoint yet: starting from the beginning")
         return "\n".join(lines)
+
+    def _rules(self) -> str:
+        """The optimizers at work, for people."""
+        if self.serving is None or self.serving.optimizer.name == self.optimizer.name:
+            return self.optimizer.name
+        between = f", {self.optimizer.name} between fetches" if self.strategy.optimizes else ""
+        return f"{self.serving.optimizer.name} on the server{'s' * (self.strategy.servers > 1)}{between}"
 
 
 def name_of(model: Model) -> str:

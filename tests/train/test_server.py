@@ -18,6 +18,8 @@ from pyddl.optim import optimizer
 from pyddl.strategies import Server
 from pyddl.train import StopRequest
 from pyddl.train import server as trained_server
+from pyddl.train.progress import Progress
+from pyddl.train.report import table
 
 MODES = {
     "sync": {"mode": "sync"},
@@ -261,6 +263,38 @@ def test_the_run_directory_tells_who_served(world, shared):
     assert summary["server"]["versions"] == summary["server"]["pushes"] > 0
     assert len(summary["server"]["workers"]) == world.size - 1
     assert summary["samples_per_second"] > 0
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize(("options", "said"), [
+    ({"mode": "sync"}, "server in mode sync on {} ranks, batches of 50, adam\n"),
+    ({"mode": "async", "server_optimizer": "adagrad"}, "server in mode async on {} ranks, batches of 50, adagrad on the "
+                                                       "server\n"),
+    ({"mode": "ssp", "server_optimizer": "sgd", "fetch_every": 2}, "sgd on the server, adam between fetches\n"),
+    ({"strategy": "elastic", "mode": "async"}, "elastic in mode async on {} ranks, batches of 50, adam\n"),
+], ids=str)
+def test_the_first_lines_tell_who_does_what(world, options, said):
+    titles = []
+
+    class Titles(Progress):
+        def begin(self, title, *rest):
+            titles.append(title)
+
+    train(**{"strategy": "server", "epochs": 1, "progress": Titles(), **options})
+    assert world.rank or said.format(world.size) in titles[0] and "rank 0 serves, rank" in titles[0], titles
+
+
+@pytest.mark.mpi(min_size=3)
+@pytest.mark.parametrize("name", ["backup", "async"])
+def test_the_last_lines_tell_of_pushes_and_of_what_was_dropped(world, name):
+    summary = train(**options_of(world, name)).summary
+    books, text = summary["server"], table(summary)
+    ages = {int(age): times for age, times in books["staleness"].items()}
+    mean = sum(age * times for age, times in ages.items()) / books["pushes"]
+    assert re.search(rf"^pushes +{books['pushes']}, {mean:.2f} updates old in the mean, {max(ages)} at most$", text,
+                     re.MULTILINE), text
+    dropped = f"{books['dropped']:,} pushes of {books['dropped_samples']:,} rows"
+    assert (dropped in text) == (books["dropped"] > 0), text
 
 
 @pytest.mark.mpi(min_size=2)
