@@ -2,11 +2,13 @@
 
 import json
 import re
+import time
 
 import numpy as np
 import pytest
 from small_runs import ROWS, TEST, Buffered, StopAfter, same_everywhere, train
 
+import pyddl
 from pyddl.comm import use
 from pyddl.comm.operations import Arrived, compute, next_epoch
 from pyddl.data.batch import Batch
@@ -113,13 +115,25 @@ def test_one_worker_is_never_stale(world):
             assert served.summary["server"]["versions"] == 20
 
 
+class Slow(Autoencoder):
+    """Takes 50 ms for a gradient on rank 1, and hardly any time elsewhere."""
+
+    def gradient(self, *given, **named):
+        time.sleep(0.05 * (pyddl.world().rank == 1))
+        return super().gradient(*given, **named)
+
+
 @pytest.mark.mpi(min_size=3)
 @pytest.mark.parametrize("bound", [0, 2])
 def test_nobody_is_further_ahead_than_the_bound(world, bound):
-    books = train(strategy="server", mode="ssp", bound=bound, epochs=2).summary["server"]
+    """Without it the others would make all other pushes of the epoch while the first worker is at its first."""
+    model = Slow(20, hidden=(8, 3))
+    books = train(model=model, strategy="server", mode="ssp", bound=bound, epochs=2, batch_size=12).summary["server"]
     workers = world.size - 1
     # a fetch has the pushes of all others but the last bound + 1 (those of this clock), and may miss as many ahead
     assert max(map(int, books["staleness"])) <= (workers - 1) * (2 * bound + 1)
+    pushes = [worker["pushes"] for worker in books["workers"]]
+    assert sum(pushes) == 2 * 17 * workers and max(pushes) - min(pushes) <= 2 * (bound + 1)
 
 
 @pytest.mark.mpi(min_size=2)
