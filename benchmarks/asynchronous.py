@@ -12,7 +12,7 @@ the order of arrivals are those of the machine described, and a run is replayed 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from pyddl.optim import optimizer
 from pyddl.strategies import strategy
 from pyddl.train.simulation import Simulated, simulate
 
-__all__ = ["STRAGGLER", "main"]
+__all__ = ["SLOWER", "STRAGGLER", "main", "seconds_to"]
 
 WORKERS = 8
 SLOWER = 3.0
@@ -96,10 +96,10 @@ def error(runs: Sequence[Simulated]) -> float:
     return statistics.median(run.curve[-1]["test_squared_error"] for run in runs)
 
 
-def seconds_to(run: Simulated, target: float) -> float | None:
-    """Virtual seconds until the test squared error is at most ``target``, between two points of the curve."""
+def seconds_to(curve: Sequence[Mapping[str, Any]], target: float) -> float | None:
+    """Seconds until the test squared error is at most ``target``, between two points of the curve."""
     before = None
-    for point in run.curve:
+    for point in curve:
         if point["test_squared_error"] <= target:
             if before is None:
                 return float(point["seconds"])
@@ -151,7 +151,7 @@ def straggler(bench: Bench, record: Record, target: float) -> None:
         found: dict[str, Any] = {}
         for slower in (1.0, SLOWER):
             runs = bench.runs(options, straggler=slower)
-            times = [seconds_to(run, target) for run in runs]
+            times = [seconds_to(run.curve, target) for run in runs]
             reached = [seconds for seconds in times if seconds is not None]
             median = statistics.median(reached) if len(reached) == len(runs) else None
             found[f"{slower:g}"] = {"seconds": median, "error": error(runs), "all": times,

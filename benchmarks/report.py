@@ -128,8 +128,20 @@ def aims(lines: dict[str, Lines]) -> list[Aim]:
         what = f"first step of {line['ranks']} ranks on {line['data']}, from the launch"
         found.append(Aim(what, line["start_aim"], line["start"], " s", most=True))
     for line in lines["server_latency"][:1]:  # the shortest vector
-        seconds, share = line["seconds"]["node, in a row"]["p50"], line["idle_share"]["node"]
-        found.append(Aim("server on a node, push to fetch", 1e6 * line["aim"], 1e6 * seconds, " us", most=True))
+        waking, share = line["seconds"]["socket, after 5 ms"]["p50"], line["idle_share"]["node"]
+        why = f"a byte there and back over a socket, between two processes that sleep, takes {1e6 * waking:.0f} us"
+        for what, how in (("in a row", ""), ("after 5 ms", ", asleep before")):
+            seconds = line["seconds"][f"node, {what}"]["p50"]
+            found.append(
+                Aim(
+                    f"server on a node{how}, push to fetch",
+                    1e6 * line["aim"],
+                    1e6 * seconds,
+                    " us",
+                    most=True,
+                    why=why if how else "",
+                )
+            )
         found.append(Aim("idle server on a node, of a core", 100 * IDLE_AIM, 100 * share, " %", most=True))
     for line in lines["server"]:
         found += [

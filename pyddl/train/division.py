@@ -104,8 +104,10 @@ def _parts(ranks: int, strategy: Strategy, options: Mapping[str, Any]) -> int:
 def _check(workers: int, parts: int, strategy: Strategy, options: Mapping[str, Any]) -> None:
     """Raise `ParameterError` where a split model cannot be trained like this."""
     if not strategy.splits or strategy.servers:
+        alike = ("allreduce has the results of server in mode sync" if strategy.servers else
+                 "averaging with period 1 has the results of sequential")
         raise ParameterError(f"strategy {strategy.name} cannot train a split model: leave out split, or choose another "
-                             "strategy (averaging with period 1 has the results of sequential)")
+                             f"strategy ({alike})")
     if not strategy.one_group and workers < strategy.needs:
         raise ParameterError(f"strategy {strategy.name} needs {strategy.needs} workers, and split {parts} makes "
                              f"{workers} of {workers * parts} ranks: start more ranks, give a smaller split, or choose "

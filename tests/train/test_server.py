@@ -220,8 +220,8 @@ def test_what_is_not_finite_ends_all_ranks_with_the_workers_name(mpirun):
     assert re.search(r"NotFiniteError: step [1-4], rank [12]: ", done.err), done.err
 
 
-@pytest.mark.parametrize(("strategy", "rank"), [({"strategy": "server", "mode": "async"}, 2),
-                                                ({"strategy": "sequential", "replicas": 5}, 1)], ids=["server", "turns"])
+@pytest.mark.parametrize(("strategy", "rank"), [
+    ({"strategy": "server", "mode": "async"}, 2), ({"strategy": "sequential", "replicas": 5}, 1)], ids=str)
 def test_a_loss_that_is_not_finite_names_the_rank_and_not_the_worker(mpirun, strategy, rank):
     """Rank 2 is worker 1 there; replicas 1 and 4 take their turns on rank 1."""
     done = mpirun(3, f"""
@@ -282,8 +282,7 @@ def test_the_run_directory_tells_who_served(world, shared):
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize(("options", "said"), [
     ({"mode": "sync"}, "server in mode sync on {} ranks, batches of 50, adam\n"),
-    ({"mode": "async", "server_optimizer": "adagrad"}, "server in mode async on {} ranks, batches of 50, adagrad on the "
-                                                       "server\n"),
+    ({"mode": "async", "server_optimizer": "adagrad"}, "async on {} ranks, batches of 50, adagrad on the server\n"),
     ({"mode": "ssp", "server_optimizer": "sgd", "fetch_every": 2}, "sgd on the server, adam between fetches\n"),
     ({"strategy": "elastic", "mode": "async"}, "elastic in mode async on {} ranks, batches of 50, adam\n"),
 ], ids=str)
@@ -295,7 +294,7 @@ def test_the_first_lines_tell_who_does_what(world, options, said):
             titles.append(title)
 
     train(**{"strategy": "server", "epochs": 1, "progress": Titles(), **options})
-    assert world.rank or said.format(world.size) in titles[0] and "rank 0 serves, rank" in titles[0], titles
+    assert world.rank or (said.format(world.size) in titles[0] and "rank 0 serves, rank" in titles[0]), titles
 
 
 @pytest.mark.mpi(min_size=3)
