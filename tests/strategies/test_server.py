@@ -93,6 +93,7 @@ def check_fetches(chosen, workers):
         for epoch in range(1, EPOCHS + 1):
             fresh = [entry[4] for entry in worker.log if entry[0] == epoch]
             assert fresh == [i % chosen.fetch_every == 0 for i in range(len(fresh))]
+        assert worker.restarts == (EPOCHS if chosen.fetch_every > 1 else 0)
 
 
 @pytest.mark.mpi(min_size=2)

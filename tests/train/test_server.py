@@ -11,17 +11,19 @@ from small_runs import ROWS, TEST, Buffered, StopAfter, same_everywhere, train
 import pyddl
 from pyddl.comm import use
 from pyddl.comm.operations import Arrived, compute, next_epoch
+from pyddl.comm.simulated_servers import Published
 from pyddl.data.batch import Batch
 from pyddl.data.sampler import Sampler
 from pyddl.errors import CommError, NotFiniteError, ParameterError
 from pyddl.estimators import Autoencoder as Estimator
 from pyddl.models import Autoencoder
-from pyddl.optim import optimizer
+from pyddl.optim import optimizer, schedule
 from pyddl.strategies import Server
 from pyddl.train import StopRequest
 from pyddl.train import server as trained_server
 from pyddl.train.progress import Progress
 from pyddl.train.report import table
+from pyddl.train.worker import Worker
 
 MODES = {
     "sync": {"mode": "sync"},
@@ -197,6 +199,35 @@ def test_the_server_refuses_what_is_not_finite():
     vector[5] = np.inf
     with pytest.raises(NotFiniteError, match=r"step 0, rank 2: it pushed a vector whose first bad value is inf, in "):
         server.received(Arrived(1, 5, 0, vector, 0))
+
+
+def test_an_update_is_scaled_by_its_staleness_and_scheduled_by_samples():
+    """Half a step's samples in each push: the learning rate falls to a tenth with every second one."""
+    model = Autoencoder(20, hidden=(8, 3))
+    rule = optimizer("sgd", learning_rate=schedule("step", 0.5, step_every=1, step_factor=0.1))
+    server = trained_server.Server(model, rule, Sampler(100, 10), number=0, count=1, workers=2)
+    vector = np.ones(server.layout.size, dtype=np.float32)
+    port = Published(server.parameters)
+    server.serve(port)
+    before = port.current().copy()
+    for clock, (staleness, rate) in enumerate([(1, 0.5), (2, 0.5), (1, 0.05), (4, 0.05), (1, 0.005)]):
+        server.received(Arrived(clock % 2, 5, server.version, vector, clock))
+        server.update(vector, scale=1 / 5, rate=1 / staleness)
+        server.published(port.publish(0))
+        np.testing.assert_allclose(before - port.current(), rate / 5 / staleness, rtol=1e-5)
+        before = port.current().copy()
+
+
+def test_between_fetches_a_worker_begins_each_epoch_without_optimizer_state():
+    worker = Worker(Autoencoder(20, hidden=(8, 3)), optimizer("adam"), Sampler(100, 10))
+    moved = []
+    for _ in range(2):
+        worker.restart()
+        worker.parameters[:] = 0
+        worker.gradients[:] = 3
+        worker.update(scale=1.0)
+        moved.append(worker.parameters.copy())
+    assert worker.updates == 1 and moved[0].any() and np.array_equal(*moved)
 
 
 def test_what_is_not_finite_ends_all_ranks_with_the_workers_name(mpirun):
