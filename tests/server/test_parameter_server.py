@@ -10,8 +10,11 @@ from support import assert_on_all_ranks
 
 import pyddl
 from pyddl.errors import DataError, NotFiniteError, ParameterError, ShapeError
+from pyddl.server.served import Replica, Served
+from pyddl.server.work import Unit
 
 ITEMS = 103
+ONE = np.ones(1)
 
 
 class Seen:
@@ -179,11 +182,59 @@ def test_a_worker_s_fetch_includes_its_own_updates(world, fetch_every):
 
 
 @pytest.mark.mpi
-def test_the_model_is_sent_only_where_it_has_changed(world):
+@pytest.mark.parametrize("named", [False, True], ids=["whole object", "named arrays"])
+def test_a_fetched_model_is_one_version(world, named):
+    """Updates go on while the model is being sent: it is large, and each version is filled with its number."""
+    torn = []
+
+    def gradient(model, items):
+        if not (model["x"] == model["x"][0]).all():
+            torn.append(np.unique(model["x"]))
+        return {"one": np.ones(1)}
+
+    def descent(model, update):
+        model["x"] += 1
+
+    model = {"x": np.zeros(500_000)}
+    with pyddl.ParameterServer(model, parameters=(lambda model: {**model, "one": ONE}) if named else None) as server:
+        server.train(range(120), gradient, descent, batch_size=1)
+    assert_on_all_ranks(world, not torn, f"torn {len(torn)} times, first {torn[:1]}")
+    assert_on_all_ranks(world, (server.model["x"] == 120).all())
+
+
+@pytest.mark.parametrize("parameters", [None, lambda model: model], ids=["whole object", "named arrays"])
+def test_what_is_being_sent_does_not_change_with_the_model(parameters):
+    model = {"x": np.zeros(10_000)}
+    served = Served(model, parameters, 0, [1])
+    on_the_way = served.packed()
+
+    def descent(model, update):
+        model["x"] += update
+
+    served.apply(descent, 1, Unit(0, 0, 1), 0, np.ones(10_000))
+    sent, later = on_the_way.unpack(), served.packed().unpack()
+    assert sent.version == 0 and not sent.content["x"].any()
+    assert later.version == 1 and later.content["x"].all()
+
+
+def test_staleness_is_counted_from_the_version_that_was_fetched():
+    model, rows, targets = line()
+    with pyddl.ParameterServer(model) as server:
+        report = server.train(np.arange(ITEMS), line_gradient(rows, targets), line_descent, batch_size=10,
+                              fetch_every=3)
+    assert report.staleness == {0: 4, 1: 4, 2: 3}  # 11 minibatches, fetched before 0, 3, 6 and 9
+
+
+@pytest.mark.mpi
+def test_the_model_is_sent_only_where_it_has_changed(world, monkeypatch):
+    moves = []
+    move = Replica.move
+    monkeypatch.setattr(Replica, "move", lambda replica, sent: (moves.append(sent.version), move(replica, sent)))
     Counted.pickled = 0
     with pyddl.ParameterServer(Counted()) as server:
         server.train(range(50), lambda model, items: {}, lambda model, update: 1 / 0, batch_size=1)
     assert_on_all_ranks(world, Counted.pickled == (world.rank == 0), f"pickled {Counted.pickled} times")
+    assert_on_all_ranks(world, moves == ([0] if world.rank or world.size == 1 else []), moves)
 
 
 @pytest.mark.mpi
