@@ -10,11 +10,11 @@ ROWS = np.random.default_rng(5).random((203, 20), dtype=np.float32)
 TEST = np.random.default_rng(6).random((101, 20), dtype=np.float32)
 
 
-def train(out=None, model=None, stop=None, test=TEST, **options):
+def train(out=None, model=None, stop=None, test=TEST, start=None, **options):
     options = {"batch_size": 50, "epochs": 4, "seed": 4, **options}
     model = model or Autoencoder(20, hidden=(8, 3))
     trainer = Trainer(model, out=None if out is None else str(out), stop=stop, **options)
-    return trainer.fit(ROWS, test)
+    return trainer.fit(ROWS, test, start=start)
 
 
 class StopAfter(Autoencoder):
