@@ -1,8 +1,8 @@
 """The command line as a person uses it: sub-processes, exit codes, messages, files."""
 
 import json
-import re
 import os
+import re
 import subprocess
 import sys
 
