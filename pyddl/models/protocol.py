@@ -40,6 +40,8 @@ class Model(Protocol):
     ``encode(parameters, buffers, rows) -> ndarray``, ``reconstruct(parameters, buffers, rows) -> ndarray``
     ``inputs`` : int
         Features of a row; ``input_range`` : (low, high) that the data must keep to. The trainer refuses others.
+    ``options() -> dict``
+        Plain values that make the same model again. Ranks, and a run and what goes on with it, must have the same.
     ``split(part, parts) -> Model``
         The part of the model that rank ``part`` of ``parts`` holds where several hold it together: a model whose
         layout says by ``first`` and ``of`` which rows of which tensors it has, under the same names. Its gradient and

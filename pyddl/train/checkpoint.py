@@ -73,6 +73,15 @@ class Checkpoints:
                  group: ModelGroup | None = None):
         self.folder = Path(out) / "checkpoints"
         self.about, self.number, self.group = about, number, group
+        self._verified_name: str | None = None  # what `verify` has found
+
+    def verify(self) -> dict[str, Any]:
+        """The books of the newest checkpoint that is whole; empty where there is none at all. On one rank.
+
+        Raises as `newest` does.
+        """
+        name = self._verified_name = self._newest_whole()
+        return {} if name is None else _read_books(self.folder / name)
 
     def save(self, saved: Saved, transport: Transport, *, best: bool = False) -> Path:
         """Write a checkpoint, move the pointers, remove those no longer kept. Collective.
@@ -119,6 +128,7 @@ class Checkpoints:
             They are of another model, data set or batch size.
         """
         chosen = self._agreed(transport)
+        self._verified_name = None
         return None if chosen is None else self._read(self.folder / chosen, self._number(transport), slices)
 
     def books(self, transport: Transport) -> dict[str, Any]:
@@ -135,7 +145,7 @@ class Checkpoints:
         failure: Exception | None = None
         if transport.rank == 0:
             try:
-                chosen = self._newest_whole()
+                chosen = self._verified_name or self._newest_whole()
             except (CheckpointError, DataError) as error:
                 failure = error
         chosen, failure = transport.gather_objects((chosen, failure))[0]
@@ -233,9 +243,13 @@ class Checkpoints:
     def _compare(self, path: Path, about: dict[str, Any]) -> None:
         for name, mine in self.about.items():
             theirs = about.get(name)
-            if theirs != mine:
-                raise DataError(f"checkpoint {path} is of a run with {name} {theirs!r}, this one has {mine!r}; "
-                                "resume with the same, or choose another run directory")
+            if theirs == mine:
+                continue
+            if name == "tensors":
+                raise DataError(f"{path} is of another model: {_unlike_tensor(mine, theirs or {})}; resume with the "
+                                "same, or choose another run directory")
+            raise DataError(f"checkpoint {path} is of a run with {name} {theirs!r}, this one has {mine!r}; "
+                            "resume with the same, or choose another run directory")
 
     def _read(self, path: Path, number: int, slices: Mapping[str, Slice] | None) -> Saved:
         from safetensors import SafetensorError
@@ -248,6 +262,13 @@ class Checkpoints:
             except SafetensorError as error:
                 raise ValueError(error) from None
         return Saved(tensors, _read_books(path))
+
+
+def _unlike_tensor(mine: Mapping[str, list[int]], theirs: Mapping[str, list[int]]) -> str:
+    """The first tensor that two models do not have in common."""
+    name = next(name for name in [*mine, *theirs] if mine.get(name) != theirs.get(name))
+    shapes = [f"shape {tuple(tensors[name])}" if name in tensors else "no such tensor" for tensors in (mine, theirs)]
+    return f"{name} should have {shapes[0]}; found {shapes[1]}"
 
 
 def _read_books(path: Path) -> dict[str, Any]:

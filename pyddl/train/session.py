@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -43,7 +44,7 @@ from pyddl.train.worker import SHARDS, Worker
 if TYPE_CHECKING:
     from pyddl.train.trainer import Result
 
-__all__ = ["Session", "name_of", "optimizer_of"]
+__all__ = ["Session", "described", "name_of", "optimizer_of", "options_of"]
 
 PEAK_SECONDS = 0.2  # how long the machine's own matrix-product peak is measured at the end
 
@@ -108,8 +109,9 @@ class Session:
         self.directory: RunDirectory | None = None
         self.checkpoints: Checkpoints | None = None
         if out is not None:
-            about = {"model": name_of(model), "rows": len(data), "features": data.features,
+            about = {**described(model), "rows": len(data), "features": data.features,
                      **{name: options[name] for name in ("batch_size", "seed", "reproducible")},
+                     "fingerprint of the data": data.fingerprint(),
                      "optimizer": self.optimizer.name if self.serving is None else self.serving.optimizer.name,
                      "replicas": 1 if strategy.replicated else self.division.count}
             self.checkpoints = Checkpoints(out, about, self.division.number)
@@ -118,8 +120,13 @@ class Session:
         self.deaths: list[dict[str, Any]] = []
 
     def open(self) -> None:
-        """Make the run directory, on rank 0. To be called once no rank has found a fault."""
+        """Make the run directory, on rank 0. To be called once no rank has found a fault.
+
+        Nothing is changed in one that holds another run than the one to go on with.
+        """
         if self.out is not None and self.first:
+            if self.checkpoints is not None and self.options["resume"]:
+                self._check_books(self.checkpoints.verify())
             self.directory = RunDirectory(self.out, overwrite=self.options["overwrite"], resume=self.options["resume"])
             self.directory.config(self._config())
             clear(self.directory.path / "log")
@@ -301,15 +308,18 @@ class Session:
         worker.counters = books["counters"][replica]
         keeps = self.first or (not self.strategy.replicated and self.division.part == 0)
         worker.losses[:] = books["losses"][replica] if keeps else []
-        row = books.get("row", 0)
         if self.serving is not None:
-            self.serving.row = row
-        if row % self.options["batch_size"] and not self.strategy.tickets:
-            raise ParameterError(f"the run was stopped within a step, after row {row} of an epoch, where only strategy "
-                                 "server in modes ssp and async and elastic in mode async can go on: resume with one")
+            self.serving.row = books.get("row", 0)
         self.patience.restore(self.metrics)
         if self.directory is not None:
             self.directory.rewrite_metrics(self.metrics)
+
+    def _check_books(self, books: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint, by its books, that this strategy cannot go on after."""
+        row = books.get("row", 0)
+        if row % self.options["batch_size"] and not self.strategy.tickets:
+            raise ParameterError(f"the run was stopped within a step, after row {row} of an epoch, where only strategy "
+                                 "server in modes ssp and async and elastic in mode async can go on: resume with one")
 
     def _go_on(self, start: Result) -> None:
         """Give the vectors the values that an earlier training in this process left."""
@@ -578,6 +588,22 @@ class Session:
 def name_of(model: Model) -> str:
     """Public name of a model, or the name of a user's class."""
     return getattr(model, "name", type(model).__name__)
+
+
+def described(model: Model) -> dict[str, Any]:
+    """A model as plain values: two of which these are equal give the same losses, and one can take over from the other.
+
+    Not the element type of its products: where a processor lacks it, training goes on in float32.
+    """
+    options = {name: value for name, value in options_of(model).items() if name != "dtype"}
+    tensors = {f"{vector}.{s.name}": list(s.shape) for vector, layout in (("parameters", model.layout),
+                                                                           ("buffers", model.buffers)) for s in layout}
+    return {"model": name_of(model), "tensors": tensors, **json.loads(json.dumps(options))}
+
+
+def options_of(model: Model) -> dict[str, Any]:
+    """What a model says of how it was made, as plain values; nothing where it does not say."""
+    return dict(getattr(model, "options", dict)())
 
 
 def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps: int) -> Optimizer:

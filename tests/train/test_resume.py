@@ -7,11 +7,14 @@ import signal
 
 import numpy as np
 import pytest
+from small_runs import Buffered
 
+from pyddl import data
 from pyddl.comm.transport import Alone
 from pyddl.errors import CheckpointError, DataError, ParameterError
+from pyddl.layout import Layout, Slice
 from pyddl.models import Autoencoder
-from pyddl.train import StopRequest, Trainer
+from pyddl.train import StopRequest, Trainer, load_run
 from pyddl.train.checkpoint import Checkpoints, Saved
 
 ROWS = np.random.default_rng(5).random((203, 20), dtype=np.float32)
@@ -181,12 +184,39 @@ def test_when_all_are_damaged_nothing_is_loaded(tmp_path):
     ({"seed": 9}, "seed 4, this one has 9"),
     ({"optimizer": "sgd"}, "optimizer 'adam', this one has 'sgd'"),
     ({"rows": ROWS[:100]}, "rows 203, this one has 100"),
+    ({"rows": ROWS[::-1].copy()}, r"fingerprint of the data \d+, this one has \d+"),
     ({"model": Autoencoder(20, hidden=(9, 3))}, "of another model: parameters.encoder.0.weight should have shape"),
+    ({"model": Autoencoder(20, hidden=(8, 3), loss="mse")}, "loss 'bce', this one has 'mse'"),
+    ({"model": Autoencoder(20, hidden=(8, 3), activation="tanh")}, "activation 'relu', this one has 'tanh'"),
+    ({"model": Buffered()}, "model 'autoencoder', this one has 'Buffered'"),
 ])
-def test_a_checkpoint_of_another_run_is_refused(tmp_path, change, message):
-    train(tmp_path / "run", epochs=1)
+def test_a_checkpoint_of_another_run_is_refused_and_the_run_is_left_as_it_was(tmp_path, change, message):
+    trained = train(tmp_path / "run", epochs=1)
+
+    def content():
+        return {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    before = content()
     with pytest.raises(DataError, match=message):
         train(tmp_path / "run", **{"resume": True, **change})
+    assert content() == before
+    assert np.array_equal(load_run(tmp_path / "run").parameters, trained.parameters)
+
+
+def test_a_checkpoint_of_a_user_s_model_with_other_tensors_is_refused(tmp_path):
+    train(tmp_path / "run", Buffered(), epochs=1)
+    other = Buffered()
+    other.buffers = Layout([Slice("mean", (3,)), *list(other.buffers)[1:]])
+    with pytest.raises(DataError, match=r"of another model: buffers.mean should have shape \(3,\); found shape \(2,\)"):
+        train(tmp_path / "run", other, resume=True)
+
+
+def test_data_may_be_stored_otherwise_when_a_run_goes_on(tmp_path):
+    whole = train(None)
+    train(tmp_path / "run", epochs=2)
+    np.save(tmp_path / "rows.npy", ROWS.astype(np.float64))
+    moved = data.load(tmp_path / "rows.npy")
+    assert np.array_equal(train(tmp_path / "run", rows=moved, resume=True).parameters, whole.parameters)
 
 
 def test_an_unfinished_checkpoint_is_never_seen(tmp_path):
