@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -20,11 +21,11 @@ from pyddl.models.protocol import Model
 from pyddl.optim import Optimizer
 from pyddl.strategies import Auto, Strategy, strategy
 from pyddl.strategies.auto import Choice
-from pyddl.train.agreement import agreement, require_same
+from pyddl.train.agreement import agreement, require_same, require_same_options
 from pyddl.train.auto import choose, recorded
 from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.progress import Progress
-from pyddl.train.session import Session
+from pyddl.train.session import Session, described, options_of
 from pyddl.train.stop import StopRequest
 
 __all__ = ["Result", "Trainer"]
@@ -203,6 +204,9 @@ class Trainer:
         if isinstance(chosen, Auto):
             choice = recorded(self._record(here.transport, start), here) or choose(chosen, prepare, here)
             chosen = choice.build()
+        if start is not None and chosen.joint and start.summary["split"] == 1:
+            require_same(here.transport, "checksums of the parameters to go on from", zlib.crc32(start.parameters.data),
+                         cure="Every rank needs those of one training: was each trained apart, or with strategy local?")
         with agreement(here.transport):
             session = prepare(chosen, choice)
         with agreement(here.transport):  # only once no rank has found a fault
@@ -234,11 +238,21 @@ class Trainer:
 
     def _compare(self, transport: Transport, data: Source, test: Source | None) -> None:
         """Refuse ranks that were given unlike options or data, which would train apart or wait for ever. Collective."""
-        given = {name: value for name, value in self.options.items() if name not in OF_EACH_RANK}
-        require_same(transport, "options", str(given), cure="Every rank needs the same")
         cure = "Every rank needs all rows, the same everywhere: check how these ranks read, make or shuffle them"
-        for name, source in (("training", data), ("test", test)):
+        sources = {"training": data, "test": test}
+        for name, source in sources.items():  # first of all, for models are made for the data's width
             shape = None if source is None else source.shape
             require_same(transport, f"shapes of the {name} data", shape, error=ShapeError, cure=cure)
-            checksum = None if source is None or transport.size == 1 else source.checksum()
-            require_same(transport, f"checksums of the {name} data", checksum, error=DataError, cure=cure)
+        named = self.strategy if isinstance(self.strategy, str) else type(self.strategy).__name__
+        require_same_options(transport, {
+            **{name: value for name, value in self.options.items() if name not in OF_EACH_RANK},
+            "strategy": named, "optimizer": self.optimizer, **options_of(self.model), **described(self.model)})
+        for name, source in sources.items():
+            if source is None or transport.size == 1:
+                continue
+            with agreement(transport):
+                few, whole = source.fingerprint(), source.checksum()
+            what = f"checksums of the {name} data"
+            require_same(transport, what, few, error=DataError, cure=cure)
+            if None not in transport.gather_objects(whole):  # a rank may have them in memory that others have mapped
+                require_same(transport, what, whole, error=DataError, cure=cure)

@@ -335,11 +335,31 @@ def test_a_different_x_on_one_rank_is_refused_on_all(world, unlike, error, messa
 
 
 @pytest.mark.mpi
-def test_a_parameter_that_differs_on_one_rank_is_refused_on_all(world):
+@pytest.mark.parametrize(("name", "on_rank_0", "elsewhere"), [
+    ("epochs", 3, 2), ("optimizer", "sgd", "adam"), ("strategy", "local", "allreduce"), ("loss", "mse", "bce"),
+    ("activation", "tanh", "relu"), ("hidden", (5, 2), (4, 2)),
+    ("optimizer", pyddl.optim.Adam(learning_rate=0.1), pyddl.optim.Adam(learning_rate=0.2)),
+])
+def test_a_parameter_that_differs_on_one_rank_is_refused_on_all(world, name, on_rank_0, elsewhere):
     if world.size == 1:
         pytest.skip("needs two ranks")
-    with pytest.raises(ParameterError, match="options differ between the ranks"):
-        small(epochs=2 + (world.rank == 0)).fit(X)
+    with pytest.raises(ParameterError, match=f"options differ between the ranks: {name} is .* on rank 0; .* on rank 1"):
+        small(**{name: elsewhere if world.rank else on_rank_0}).fit(X)
+
+
+@pytest.mark.mpi
+def test_ranks_that_were_trained_apart_do_not_go_on_together(world):
+    if world.size == 1:
+        pytest.skip("needs two ranks")
+    from mpi4py import MPI
+
+    estimator = small(random_state=world.rank)
+    with pyddl.use(MPI.COMM_SELF):
+        estimator.fit(X).partial_fit(X)
+    with pytest.raises(ParameterError, match="checksums of the parameters to go on from differ between the ranks"):
+        estimator.partial_fit(X)
+    apart = small(strategy="local").fit(X)
+    assert len(apart.partial_fit(X).metrics_) == 3, "replicas of strategy local are apart on purpose"
 
 
 SEARCH = """
