@@ -11,10 +11,15 @@ import numpy as np
 from pyddl.errors import ParameterError, ShapeError
 
 
+MOST_THREADS = 1024  # of one process, as in csrc/kernels/threads.hpp
+
+
 def number(name: str, value: Any, *, above: float | None = None, at_least: float | None = None,
            at_most: float | None = None, below: float | None = None) -> float:
     """Return ``value`` as a float in the given range, or raise `ParameterError`."""
     try:
+        if isinstance(value, bool | str):
+            raise TypeError
         result = float(value)
     except (TypeError, ValueError):
         raise ParameterError(f"{name} is {value!r}; expected a number") from None
@@ -39,6 +44,13 @@ def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int 
                  f"at most {at_most}" if at_most is not None else ""]
         raise ParameterError(f"{name} is {value}; expected a whole number {' and '.join(w for w in words if w)}")
     return int(value)
+
+
+def integers(name: str, values: Any, *, at_least: int | None = None) -> tuple[int, ...]:
+    """Return ``values`` as a tuple of ints in the given range, or raise `ParameterError`."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ParameterError(f"{name} is {values!r}; expected whole numbers, for example [256, 64]")
+    return tuple(integer(name, value, at_least=at_least) for value in values)
 
 
 def one_of(name: str, value: Any, names: Iterable[str]) -> str:

@@ -28,6 +28,8 @@ __all__ = ["ACTIVATIONS", "DTYPES", "LOSSES", "Autoencoder", "Layer"]
 ACTIVATIONS = ("linear", "sigmoid", "relu", "leaky_relu", "tanh", "softplus")
 DTYPES = ("float32", "bfloat16")
 LOSSES = ("bce", "mse")
+ROWS_ALIKE = 33  # products of fewer rows may add in another order, and in float32 (csrc/kernels/few_rows.hpp)
+MOST_PARAMETERS = 2**48  # a petabyte: places in so long a vector are far from overflowing
 
 
 class Layer(NamedTuple):
@@ -75,7 +77,7 @@ class Autoencoder:
                  code_activation: str = "linear", loss: str = "bce", initialiser: str = "auto",
                  dtype: str = "float32"):
         self.inputs = _check.integer("inputs", inputs, at_least=1)
-        self.hidden = tuple(_check.integer("hidden", units, at_least=1) for units in hidden)
+        self.hidden = _check.integers("hidden", hidden, at_least=1)
         if not self.hidden:
             raise ParameterError("hidden is empty; expected at least one layer, the code: for example (256, 64)")
         self.activation = _check.one_of("activation", activation, ACTIVATIONS)
@@ -100,6 +102,9 @@ class Autoencoder:
             slices.append(Slice(f"{layer.name}.weight", (layer.outputs, layer.inputs)))
             slices.append(Slice(f"{layer.name}.bias", (layer.outputs,), decay=False))
         self.layout = Layout(slices)
+        if self.layout.size > MOST_PARAMETERS:
+            raise ParameterError(f"{self.inputs} inputs and hidden {self.hidden} make {self.layout.size:,} parameters, more "
+                                 "than any memory holds: choose fewer units")
         self.buffers = Layout()
         self._network = _core.DenseNetwork(
             [(layer.inputs, layer.outputs, layer.activation, self.layout[f"{layer.name}.weight"].begin,
@@ -154,16 +159,14 @@ class Autoencoder:
         return {"loss": loss, "squared_error": squared_error}
 
     def encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Codes of ``rows`` (n, inputs) -> (n, hidden[-1])."""
-        codes = np.empty((len(rows), self.hidden[-1]), dtype=np.float32)
-        self._network.forward(parameters, self._checked(rows, self.inputs), codes, 0, len(self.hidden))
-        return codes
+        """Codes of ``rows`` (n, inputs) -> (n, hidden[-1]). A row's code does not depend on how many others come with it
+        (to rounding, where the processor lacks AVX-512)."""
+        return self._forward(parameters, rows, 0, len(self.hidden))
 
     def decode(self, parameters: np.ndarray, buffers: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Reconstructions from ``codes`` (n, hidden[-1]) -> (n, inputs); in (0, 1) with loss ``bce``."""
-        output = np.empty((len(codes), self.inputs), dtype=np.float32)
         depth = len(self.hidden)
-        self._network.forward(parameters, self._checked(codes, self.hidden[-1]), output, depth, 2 * depth)
+        output = self._forward(parameters, codes, depth, 2 * depth)
         if self.loss == "bce":
             output *= 0.5  # sigmoid(x) = (1 + tanh(x / 2)) / 2, which cannot overflow
             np.tanh(output, out=output)
@@ -175,9 +178,14 @@ class Autoencoder:
         """`decode` of `encode`: (n, inputs) -> (n, inputs)."""
         return self.decode(parameters, buffers, self.encode(parameters, buffers, rows))
 
-    @staticmethod
-    def _checked(rows: np.ndarray, columns: int) -> np.ndarray:
+    def _forward(self, parameters: np.ndarray, rows: np.ndarray, first: int, end: int) -> np.ndarray:
+        """Outputs of layer ``end - 1`` for ``rows`` that enter layer ``first``."""
         rows = np.ascontiguousarray(rows, dtype=np.float32)
+        columns, count = self.layers[first].inputs, len(rows)
         if rows.ndim != 2 or rows.shape[1] != columns:
             raise ShapeError(f"rows have shape {rows.shape}; expected (n, {columns})")
-        return rows
+        if count < ROWS_ALIKE:
+            rows = np.concatenate([rows, np.zeros((ROWS_ALIKE - count, columns), dtype=np.float32)])
+        out = np.empty((len(rows), self.layers[end - 1].outputs), dtype=np.float32)
+        self._network.forward(parameters, rows, out, first, end)
+        return out[:count]

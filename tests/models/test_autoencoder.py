@@ -161,6 +161,23 @@ def test_rows_of_the_wrong_width_are_refused():
         model.encode(parameters, model.buffers.zeros(), np.zeros((3, 11), dtype=np.float32))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("inputs", "hidden"), [(784, (100, 30)), (3, (256, 64)), (12, (7,))])
+def test_a_row_s_code_does_not_depend_on_how_many_rows_come_with_it(inputs, hidden, dtype):
+    if dtype == "bfloat16" and not _core.has_bfloat16():
+        pytest.skip("the processor has no bfloat16")
+    model = Autoencoder(inputs, hidden, dtype=dtype)
+    parameters, rows = model.layout.zeros(), np.random.default_rng(3).random((100, inputs), dtype=np.float32)
+    model.initialise(parameters, model.buffers.zeros(), 5)
+    whole = model.encode(parameters, model.buffers.zeros(), rows), model.reconstruct(parameters, None, rows)
+    exactly = _core.simd_level() == 4  # else oneDNN's own products add in an order that depends on their number
+    for count in (0, 1, 2, 12, 13, 32, 33, 64):
+        some = rows[:count]
+        parts = model.encode(parameters, model.buffers.zeros(), some), model.reconstruct(parameters, None, some)
+        for part, all_rows in zip(parts, whole, strict=True):
+            np.testing.assert_allclose(part, all_rows[:count], rtol=0, atol=0 if exactly else 1e-5)
+
+
 @pytest.mark.skipif(not _core.has_bfloat16(), reason="the processor has no bfloat16")
 def test_bfloat16_products_give_nearly_the_same_gradient():
     exact, parameters, gradients, batch = made(inputs=96, rows=40, hidden=(64, 32))
