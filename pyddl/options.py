@@ -35,7 +35,7 @@ class Option:
         The values allowed, where there are few.
     also : tuple of str
         Other spellings of the flag.
-    at_least, above, below : float, optional
+    at_least, at_most, above, below : float, optional
         Range of a number.
     trainer : bool
         Whether the trainer takes it as a keyword.
@@ -52,6 +52,7 @@ class Option:
     choices: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     at_least: float | None = None
+    at_most: float | None = None
     above: float | None = None
     below: float | None = None
     trainer: bool = True
@@ -70,16 +71,15 @@ class Option:
                 raise ParameterError(f"{self.name} is {value!r}; expected true or false")
             return value
         if self.kind == "int":
-            return _check.integer(self.name, value, at_least=None if self.at_least is None else int(self.at_least))
+            bounds = {"at_least": self.at_least, "at_most": self.at_most}
+            return _check.integer(self.name, value, **{k: None if v is None else int(v) for k, v in bounds.items()})
         if self.kind == "float":
-            return _check.number(self.name, value, above=self.above, at_least=self.at_least, below=self.below)
+            return _check.number(self.name, value, above=self.above, at_least=self.at_least, at_most=self.at_most,
+                                 below=self.below)
         if self.kind == "ints":
-            if isinstance(value, str):
-                value = parse_ints(self.name, value)
-            elif not isinstance(value, Iterable):
-                raise ParameterError(f"{self.name} is {value!r}; expected whole numbers, for example [256, 64]")
-            return tuple(_check.integer(self.name, v, at_least=1) for v in value)
-        if not isinstance(value, str):
+            return _check.integers(self.name, parse_ints(self.name, value) if isinstance(value, str) else value,
+                                   at_least=1)
+        if not isinstance(value, str) or not value:
             raise ParameterError(f"{self.name} is {value!r}; expected text")
         return _check.one_of(self.name, value, self.choices) if self.choices else value
 
@@ -192,9 +192,11 @@ TABLE: tuple[Option, ...] = (
     Option("ranks", "int", None, "machine", "start this many MPI ranks on this machine; by default train where started",
            at_least=1, trainer=False),
     Option("threads", "int", None, "machine",
-           "threads per rank; by default OMP_NUM_THREADS, else cores / ranks, or fewer for small steps", at_least=1),
+           "threads per rank; by default OMP_NUM_THREADS, else cores / ranks, or fewer for small steps", at_least=1,
+           at_most=_check.MOST_THREADS),
     Option("timeout", "float", 600.0, "machine",
-           "end the job when no rank has made progress for so long; 0: wait for ever", "seconds", at_least=0),
+           "end the job when no rank has made progress for so long; 0: wait for ever", "seconds", at_least=0,
+           at_most=1e9),
     Option("on_failure", "str", "end", "machine", "when a rank dies: end all, or let the others go on without it",
            choices=("end", "continue")),
     Option("debug", "bool", False, "machine", "before each collective, compare what the ranks are about to do"),

@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <stdexcept>
 #include <string>
@@ -10,7 +11,7 @@ namespace pyddl::kernels {
 namespace {
 
 std::atomic<int>& chosen() {
-    static std::atomic<int> n{omp_get_max_threads()};
+    static std::atomic<int> n{std::min(omp_get_max_threads(), most_threads)};
     return n;
 }
 
@@ -19,7 +20,9 @@ std::atomic<int>& chosen() {
 int threads() { return chosen().load(std::memory_order_relaxed); }
 
 void set_threads(int n) {
-    if (n < 1) throw std::invalid_argument("n is " + std::to_string(n) + "; expected at least 1 thread");
+    if (n < 1 || n > most_threads)
+        throw std::invalid_argument("n is " + std::to_string(n) + "; expected 1 to " + std::to_string(most_threads) +
+                                    " threads");
     chosen().store(n, std::memory_order_relaxed);
 }
 

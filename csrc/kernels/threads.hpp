@@ -4,10 +4,13 @@
 
 namespace pyddl::kernels {
 
-/// Threads in use; at first what OMP_NUM_THREADS or the affinity mask gives.
+/// Threads in use; at first what OMP_NUM_THREADS or the affinity mask gives, `most_threads` at the most.
 int threads();
 
-/// @throws std::invalid_argument when n < 1
+/// More than any machine has for one process. OpenMP keeps a record of each on the stack, which ends at some number.
+inline constexpr int most_threads = 1024;
+
+/// @throws std::invalid_argument when n < 1 or n > most_threads
 void set_threads(int n);
 
 /// Makes the calling thread use threads() for OpenMP regions, or one thread where the work is small, until

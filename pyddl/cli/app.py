@@ -60,6 +60,13 @@ def say(text: str) -> None:
         click.echo(text, err=True)
 
 
+def _failed(text: str) -> int:
+    rank = started()
+    here = f"rank {rank.rank}: " if rank is not None and rank.size != 1 else ""  # perhaps only this one knows
+    click.echo(f"pyddl: {here}{text}", err=True)
+    return 1
+
+
 def app() -> int:
     """Run the command that ``sys.argv`` names; return its exit status."""
     try:
@@ -84,10 +91,10 @@ def app() -> int:
         say(f"pyddl: {error}")
         return OnAllRanks(1)
     except PyddlError as error:
-        rank = started()
-        here = f"rank {rank.rank}: " if rank is not None and rank.size != 1 else ""  # perhaps only this one knows
-        click.echo(f"pyddl: {here}{error}", err=True)
-        return 1
+        return _failed(str(error))
+    except MemoryError as error:
+        return _failed(f"out of memory: {error}. Choose fewer hidden units or a smaller batch_size, or let ranks hold one "
+                       "copy of the model together (--split)")
     except BrokenPipeError:  # the reader of a pipe has left
         sys.stderr.close()
         return 0

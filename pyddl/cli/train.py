@@ -63,10 +63,7 @@ def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> d
             raise DataError(f"{config}: no such file") from None
         except (OSError, ValueError) as error:
             raise DataError(f"{config}: {error}") from None
-    auto = from_file.pop("auto", None)  # how an earlier run chose its strategy
-    if auto is not None and given.get("strategy") == "auto":  # to be chosen again, or found in a checkpoint
-        own = options.defaults_of(auto["strategy"])
-        from_file = {name: value for name, value in from_file.items() if name not in own}
+    from_file = _for_strategy(from_file, given.get("strategy"), config)
     name = model or from_file.pop("model", None)
     from_file.pop("model", None)
     if name is None:
@@ -76,7 +73,27 @@ def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> d
         return option.section != "simulation"
 
     options.resolve(from_file, accept, where=f"{config}: ", strategy=given.get("strategy"))
-    return {"model": name, **options.resolve({**from_file, **given}, accept)}
+    settings = options.resolve({**from_file, **given}, accept)
+    if settings["resume"] and settings["out"] is None:
+        raise ParameterError("--resume goes on with a run directory: name it with --out")
+    return {"model": name, **settings}
+
+
+def _for_strategy(from_file: dict[str, Any], strategy: str | None, where: str | None) -> dict[str, Any]:
+    """The options of a file where a flag may have chosen another strategy: the file's own record of every option, as
+    `pyddl train` writes it, must not stand in the way."""
+    left = {name: value for name, value in from_file.items() if name != "auto"}
+    auto, chosen = from_file.get("auto"), None  # how an earlier run chose its strategy
+    if auto is not None:
+        chosen = auto.get("strategy") if isinstance(auto, dict) else auto
+        options.resolve({"strategy": chosen}, where=f"{where}: auto: ")
+    if strategy is None:
+        return left
+    if chosen is not None and strategy == "auto":  # to be chosen again, or found in a checkpoint
+        return {name: value for name, value in left.items() if name not in options.defaults_of(chosen)}
+    mine, theirs = options.defaults_of(strategy), options.defaults_of(str(left.get("strategy")))
+    return {name: value for name, value in left.items()
+            if name in mine or name not in theirs or value != theirs[name]}
 
 
 def _start(settings: dict[str, Any]) -> int:

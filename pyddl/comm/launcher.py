@@ -126,7 +126,8 @@ def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
         raise CommError(f"this process is already a rank ({within.by}={environ[within.by]}) and cannot start "
                         "ranks itself: leave out either the mpirun or srun around it, or --ranks")
     if threads is not None:
-        environ["OMP_NUM_THREADS"] = str(_check.integer("threads", threads, at_least=1))
+        environ["OMP_NUM_THREADS"] = str(_check.integer("threads", threads, at_least=1,
+                                                               at_most=_check.MOST_THREADS))
     environ.setdefault("OMP_NUM_THREADS", str(threads_per_rank(ranks, environ)))
     environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the kernels own the threads; NumPy must not add more
     _describe_terminal(environ)

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from pyddl._check import MOST_THREADS
 from pyddl.errors import ParameterError
 
 __all__ = ["BLAS_VARIABLES", "Placement", "cores", "default_threads", "describe", "here", "limit_numpy",
@@ -48,13 +49,14 @@ def wanted_threads() -> int | None:
     Raises
     ------
     ParameterError
-        It is no positive whole number.
+        It is no whole number from 1 to `MOST_THREADS`.
     """
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if not wanted:
         return None
-    if not wanted.isdigit() or int(wanted) < 1:
-        raise ParameterError(f"OMP_NUM_THREADS is {wanted!r}; expected a whole number, at least 1")
+    if not wanted.isdigit() or not 1 <= int(wanted) <= MOST_THREADS:
+        raise ParameterError(f"OMP_NUM_THREADS is {wanted!r}; expected a whole number, at least 1 and at most "
+                             f"{MOST_THREADS}")
     return int(wanted)
 
 
@@ -76,7 +78,7 @@ def default_threads(node_masks: Sequence[Sequence[int]], node_rank: int, work: f
     Raises
     ------
     ParameterError
-        ``OMP_NUM_THREADS`` is no positive whole number.
+        ``OMP_NUM_THREADS`` is no whole number from 1 to `MOST_THREADS`.
     """
     wanted = wanted_threads()
     if wanted is not None:

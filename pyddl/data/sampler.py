@@ -21,7 +21,7 @@ class Sampler:
     rows : int
         Samples of the data set, at least 1.
     batch_size : int
-        Samples per step of all workers together, at least 1. The last step of an epoch has the rest.
+        Samples per step of all workers together, from 1 to 2**62. The last step of an epoch has the rest.
     seed : int, default=0
         At least 0.
     shuffle : bool, default=True
@@ -46,7 +46,7 @@ class Sampler:
 
     def __init__(self, rows: int, batch_size: int, seed: int = 0, shuffle: bool = True):
         self.rows = _check.integer("rows", rows, at_least=1)
-        self.batch_size = _check.integer("batch_size", batch_size, at_least=1)
+        self.batch_size = _check.integer("batch_size", batch_size, at_least=1, at_most=2**62)
         self.seed = _check.integer("seed", seed, at_least=0, at_most=2**64 - 1)
         self.shuffle = bool(shuffle)
         self.steps_per_epoch = -(-self.rows // self.batch_size)

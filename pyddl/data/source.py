@@ -268,12 +268,14 @@ class RandomSource(Source):
     Parameters
     ----------
     rows, features : int
-        At least 1.
+        From 1 to 2**62.
     """
 
     def __init__(self, rows: int, features: int):
         if rows < 1 or features < 1:
             raise ShapeError(f"random:{rows}x{features} is empty; expected at least one row and one feature")
+        if max(rows, features) > 2**62:
+            raise ShapeError(f"random:{rows}x{features} is too large; expected at most 2**62 rows and features")
         self.shape = (rows, features)
         self.name = f"random:{rows}x{features}"
 

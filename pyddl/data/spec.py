@@ -119,7 +119,7 @@ def _file(text: str) -> Source:
     if "://" in text:
         return _open(text, inner)
     path = Path(text)
-    if path.is_dir():
+    if text and path.is_dir():
         return _folder(path, inner)
     if not path.is_file():
         raise DataError(f"data {text!r} is neither a known data set nor a file; expected {', '.join(sorted(NAMED))} "

@@ -331,7 +331,8 @@ class Estimator(Transformer):
                  if name not in elsewhere and not _same(getattr(self, name), default)}
         if passes is not None:
             given |= {"validation": None, "patience": None, "epochs": passes}
-        verbose = _check.integer("verbose", int(self.verbose), at_least=0)  # type: ignore[attr-defined]
+        verbose: Any = self.verbose  # type: ignore[attr-defined]
+        verbose = _check.integer("verbose", int(verbose) if isinstance(verbose, bool) else verbose, at_least=0)
         return Trainer(model, progress=PlainProgress() if verbose else Progress(), seed=seed, **given)
 
     @abstractmethod

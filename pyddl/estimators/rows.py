@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ def check_rows(X: Any) -> tuple[np.ndarray | Source, np.ndarray | None]:
     """
     if isinstance(X, Source):
         return X, None
-    if isinstance(X, str):
-        raise ParameterError(f"X is {X!r}; expected rows: pyddl.data.load({X!r}) gives those of a named set or file")
+    if isinstance(X, str | os.PathLike):
+        raise ParameterError(f"X is {X!r}; expected rows: pyddl.data.load({str(X)!r}) gives those of a named set or file")
     if hasattr(X, "toarray"):
         raise TypeError("X is sparse; expected a dense array: use X.toarray(), or a source of pyddl.data")
     names = _names(X)

@@ -10,6 +10,7 @@ import numpy as np
 
 from pyddl.data import Source
 from pyddl.models.protocol import Model
+from pyddl.train.run import written
 from pyddl.train.timing import PARTS
 
 __all__ = ["draw", "table"]
@@ -17,14 +18,21 @@ __all__ = ["draw", "table"]
 
 def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndarray, metrics: list[dict[str, Any]],
          source: Source) -> list[Path]:
-    """Draw the run's pictures into its ``plots`` folder; return their paths."""
+    """Draw the run's pictures into its ``plots`` folder; return their paths.
+
+    Raises
+    ------
+    CheckpointError
+        They cannot be written.
+    """
     from pyddl.train.plots import draw_curves, draw_reconstructions
 
     folder = Path(out) / "plots"
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = [draw_curves(folder / "curves.png", metrics)]
-    if hasattr(model, "reconstruct"):
-        drawn.append(draw_reconstructions(folder / "reconstructions.png", model, parameters, buffers, source))
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn = [draw_curves(folder / "curves.png", metrics)]
+        if hasattr(model, "reconstruct"):
+            drawn.append(draw_reconstructions(folder / "reconstructions.png", model, parameters, buffers, source))
     return drawn
 
 

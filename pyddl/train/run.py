@@ -31,7 +31,7 @@ from pyddl.train.agreement import FLOAT32_INSTEAD, dtype_of_all
 from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.tensors import write_parts
 
-__all__ = ["Run", "RunDirectory", "load_run", "write_model"]
+__all__ = ["Run", "RunDirectory", "load_run", "write_model", "written"]
 
 log = logging.getLogger("pyddl")
 
@@ -71,7 +71,7 @@ class RunDirectory:
 
     def metrics(self, line: dict[str, Any]) -> None:
         """Append an epoch's line to ``metrics.jsonl``."""
-        with _written(self.path / METRICS), open(self.path / METRICS, "a", encoding="utf-8") as file:
+        with written(self.path / METRICS), open(self.path / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def rewrite_metrics(self, lines: list[dict[str, Any]]) -> None:
@@ -84,7 +84,7 @@ class RunDirectory:
 
     def _replace(self, name: str, text: str) -> None:
         temporary = self.path / (name + ".part")
-        with _written(self.path / name):
+        with written(self.path / name):
             temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, self.path / name)
 
@@ -100,7 +100,7 @@ def write_model(out: str | Path, model: Model, parameters: np.ndarray, buffers: 
         about["options"] = json.dumps(model.options())
     path = Path(out) / MODEL
     temporary = path.with_name(MODEL + ".part")
-    with _written(path):
+    with written(path):
         if group is None:
             save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, temporary, metadata=about)
         else:
@@ -110,7 +110,8 @@ def write_model(out: str | Path, model: Model, parameters: np.ndarray, buffers: 
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[None]:
+def written(path: Path) -> Iterator[None]:
+    """Turn what goes wrong when ``path`` is written into a `CheckpointError` that names it."""
     from safetensors import SafetensorError
 
     try:

@@ -150,6 +150,10 @@ class Trainer:
         own = ("strategy", "optimizer", "out")
         name = strategy if isinstance(strategy, str) else "an object, which brings its own options"
         self.options = options.resolve(given, lambda option: option.trainer and option.name not in own, strategy=name)
+        if self.options["resume"] and out is None:
+            raise ParameterError("resume goes on with a run directory, and out names none: give out, or leave out resume")
+        if self.options["resume"] and self.options["overwrite"]:
+            raise ParameterError("resume goes on with the run that overwrite removes: leave one of the two out")
 
     def fit(self, data: Source | np.ndarray, test: Source | np.ndarray | None = None, *,
             start: Result | None = None) -> Result:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -92,6 +93,29 @@ def test_flags_win_over_the_file(tmp_path):
     assert (config["epochs"], config["hidden"], config["learning_rate"]) == (1, [4], 0.01)
 
 
+def test_a_flag_s_strategy_wins_over_the_file_s_where_no_option_of_it_was_chosen(tmp_path):
+    data = ("--data", "random:64x10", "--hidden", "4", "--epochs", "1")
+    pyddl("train", "autoencoder", *data, "--out", "r", cwd=tmp_path)
+    pyddl("train", "--config", "r/config.toml", "--strategy", "sequential", "--replicas", "3", "--out", "s", cwd=tmp_path)
+    assert read_toml((tmp_path / "s/config.toml").read_text())["replicas"] == 3
+    _, err = pyddl("train", "--config", "s/config.toml", "--strategy", "local", "--out", "t", cwd=tmp_path, check=2)
+    assert "s/config.toml: replicas is an option of strategy sequential; the strategy here is local" in err
+
+
+def test_memory_that_is_not_to_be_had_is_named_in_a_line(tmp_path):
+    beyond_addresses = f"{10**12}"  # 500 TB, which no setting of the kernel grants
+    _, err = pyddl("train", "autoencoder", "--hidden", beyond_addresses, "--out", "r", cwd=tmp_path, check=1)
+    assert err.startswith("pyddl: out of memory: Unable to allocate") and err.count("\n") == 1, err
+
+
+def test_pictures_that_cannot_be_written_are_named(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/plots")
+    (tmp_path / "run/plots").touch()
+    _, err = pyddl("plot", "run", cwd=tmp_path, check=1)
+    assert err == "pyddl: cannot write run/plots: File exists\n"
+
+
 def test_bfloat16_falls_back_to_float32_with_a_clear_line(tmp_path):
     _, err = pyddl(
         "train",
@@ -171,6 +195,15 @@ def test_version_help_and_doctor(tmp_path):
     (("train", "autoencoder", "--data", "mnits"), "mnist"),
     (("train", "autoencoder", "--data", "no.npy"), "no.npy"),
     (("train", "autoencoder", "--ranks", "0"), "ranks is 0"),
+    (("train", "autoencoder", "--threads", "100000"), "threads is 100000; expected a whole number at least 1 and at most"),
+    (("train", "autoencoder", "--timeout", "inf"), "timeout is inf; expected a number at least 0 and at most 1e+09"),
+    (("train", "autoencoder", "--batch-size", f"{10**21}"), "batch_size is 1000000000000000000000; expected"),
+    (("train", "autoencoder", "--hidden", f"{10**18}"), "parameters, more than any memory holds"),
+    (("train", "autoencoder", "--data", ""), "data is ''; expected text"),
+    (("train", "autoencoder", "--data", f"random:{10**20}x3"), "is too large; expected at most 2**62 rows"),
+    (("train", "autoencoder", "--out", ""), "out is ''; expected text"),
+    (("train", "autoencoder", "--resume"), "--resume goes on with a run directory: name it with --out"),
+    (("train", "autoencoder", "--resume", "--overwrite", "--out", "r"), "resume goes on with the run that overwrite"),
     (("train", "--config", "no.toml"), "no.toml: no such file"),
     (("evaluate", "no-run"), "no-run is no finished run"),
     (("encode", "no-run"), "no-run is no finished run"),
@@ -187,6 +220,9 @@ def test_bad_usage_ends_with_2_and_says_what_was_expected(arguments, message, tm
     ('model = "autoencoder"\nepoch = 3\n', "c.toml: there is no option 'epoch'; did you mean 'epochs'"),
     ('model = "autoencoder"\nepochs = "3"\n', "c.toml: epochs is '3'"),
     ("epochs = \n", "c.toml: "),
+    ('model = "autoencoder"\nlearning_rate = true\n', "c.toml: learning_rate is True; expected a number"),
+    ('model = "autoencoder"\nauto = 3\n', "c.toml: auto: strategy is 3; expected text"),
+    ('model = "autoencoder"\nauto = {strategy = "best"}\n', "c.toml: auto: strategy is 'best'; expected one of"),
 ])
 def test_a_faulty_config_file_is_named(text, message, tmp_path):
     (tmp_path / "c.toml").write_text(text)

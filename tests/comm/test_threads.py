@@ -31,9 +31,10 @@ def test_a_small_step_takes_fewer_threads(work, expected, monkeypatch):
 def test_omp_num_threads_is_honoured(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7,2")
     assert default_threads([[0]], 0, work=1e6) == 7
-    monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    with pytest.raises(ParameterError, match="OMP_NUM_THREADS is 'many'"):
-        default_threads([[0]], 0)
+    for wrong in ("many", "0", "100000"):
+        monkeypatch.setenv("OMP_NUM_THREADS", wrong)
+        with pytest.raises(ParameterError, match=f"OMP_NUM_THREADS is '{wrong}'; .* at least 1 and at most 1024"):
+            default_threads([[0]], 0)
 
 
 def test_one_line_per_node():

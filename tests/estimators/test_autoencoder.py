@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def small(**params):
     return pyddl.Autoencoder(**{"hidden": (4, 2), "epochs": 2, "batch_size": 16, "random_state": 0, **params})
 
 
-CHECKED = [small(random_state=None), small(random_state=None, loss="mse", strategy="local"), pyddl.ZCA()]
+CHECKED = [pyddl.Autoencoder(), small(random_state=None), small(random_state=None, loss="mse", strategy="local"), pyddl.ZCA()]
 
 
 every_check = parametrize_with_checks(CHECKED)  # from a generator, which pytest 10 refuses
@@ -65,6 +66,9 @@ def test_unknown_parameters_are_refused_with_the_nearest():
 @pytest.mark.parametrize(("params", "message"), [
     ({"epochs": 0}, "epochs is 0; expected a whole number at least 1"),
     ({"hidden": ()}, "hidden is empty"),
+    ({"hidden": 64}, "hidden is 64; expected whole numbers, for example"),
+    ({"learning_rate": "0.1"}, "learning_rate is '0.1'; expected a number"),
+    ({"verbose": "very"}, "verbose is 'very'; expected a whole number"),
     ({"loss": "bc"}, "did you mean 'bce'"),
     ({"strategy": "alreduce"}, "did you mean 'allreduce'"),
     ({"random_state": -1}, "random_state is -1"),
@@ -146,6 +150,8 @@ def test_sources_are_taken_as_they_are():
     assert estimator.score(digits.test) == pytest.approx(-estimator.metrics_[-1]["test_squared_error"], rel=1e-5)
     with pytest.raises(ParameterError, match=r"X is 'digits'; .*pyddl.data.load\('digits'\)"):
         estimator.fit("digits")
+    with pytest.raises(ParameterError, match=r"pyddl.data.load\('rows.npy'\) gives those"):
+        estimator.fit(Path("rows.npy"))
 
 
 def test_large_inputs_pass_in_chunks():
