@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,11 +110,16 @@ def world() -> World:
     ------
     CommError
         The launcher started several ranks, but MPI sees another number of them; mpi4py is missing, or loads
-        another MPI than pyddl was built for.
+        another MPI than pyddl was built for; or this is not the main thread of one of several ranks.
     """
     if not _worlds:
         _worlds.append(_find())
-    return _worlds[-1]
+    here = _worlds[-1]
+    if here.size > 1 and threading.current_thread() is not threading.main_thread():
+        raise CommError(f"thread {threading.current_thread().name!r} asks for a world of {here.size} ranks; only the main "
+                        "thread may speak to them, for several would mix their messages. Train in the main thread, or "
+                        "in processes, which are worlds of their own (joblib's default)")
+    return here
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class Autoencoder(Estimator):
     -----
     With ``loss="bce"`` values of X outside [0, 1] are clipped, in training and afterwards, and `fit` warns: scale X
     first. (The trainer and the command line refuse such data.) Sample weights are not supported. Under mpirun `fit` and
-    `partial_fit` are collective; all else is local.
+    `partial_fit` are collective, and for the main thread only; all else is local.
 
     References
     ----------

@@ -383,6 +383,16 @@ if __name__ == "__main__":
 """
 
 
+def test_a_search_by_threads_is_refused_under_mpirun(mpirun):
+    """Its fits would run at once, and mix their messages."""
+    done = mpirun(2, SEARCH.replace("n_jobs=2,", "").replace("search =", """
+    import joblib
+    joblib.parallel_backend("threading", n_jobs=2)
+    search ="""), timeout=100)
+    assert done.code not in (0, None), done
+    assert "only the main thread may speak to them" in done.err, done.err
+
+
 def test_a_search_under_mpirun_has_children_that_are_worlds_of_one(mpirun):
     done = mpirun(2, SEARCH, timeout=100)
     assert done.code == 0, done.err
