@@ -184,12 +184,13 @@ class Session:
             summary = self._summary(stopped)
             if self.serving is not None:
                 self.serving.close()
-        if self.checkpoints is not None and self.division.number == 0:
-            with self.activity.files("writing the model"):
-                write_model(self.checkpoints.folder.parent, self.model, worker.parameters, worker.buffers, group)
-        if self.directory is not None:
-            self.directory.summary(summary)
         if self.checkpoints is not None:
+            with self.activity.files("writing the model"):  # begun on every rank: debug mode compares how much each has
+                if self.division.number == 0:
+                    write_model(self.checkpoints.folder.parent, self.model, worker.parameters, worker.buffers, group)
+                if self.directory is not None:
+                    self.directory.summary(summary)
+            self.activity.begin("the end")
             self.transport.barrier()  # whoever goes on finds the run directory complete; those who died do not come
         return summary
 

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import small_runs
 
 from pyddl.comm.activity import Activity
 from pyddl.comm.operations import compute, sum_over_workers
@@ -165,6 +166,20 @@ def test_the_report_puts_those_behind_first(tmp_path):
 
 
 # ---- debug mode ------------------------------------------------------------------------------------------------
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("options", [
+    {}, {"shard_optimizer": True}, {"strategy": "averaging", "period": 2}, {"strategy": "server"}, {"strategy": "elastic"},
+    {"strategy": "gossip"}, {"strategy": "sequential"}, {"strategy": "split"}, {"strategy": "local"},
+], ids=lambda options: "-".join(map(str, options.values())) or "allreduce")
+def test_debug_mode_finds_nothing_wrong_with_a_whole_run(world, tmp_path, options):
+    if world.size == 1 and options.get("strategy") not in (None, "local"):
+        pytest.skip("needs two ranks")
+    out = world.transport.gather_objects(tmp_path / "run")[0]
+    small_runs.train(out, epochs=1, debug=True, **options)
+    result = small_runs.train(out, debug=True, resume=True, **options)
+    assert len(result.metrics) == 4 and result.summary["finished"]
+
 
 @pytest.mark.parametrize(("worker", "said"), [
     ("""while (yield compute()):
