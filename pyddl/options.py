@@ -98,7 +98,8 @@ _ACTIVATIONS = ("linear", "sigmoid", "relu", "leaky_relu", "tanh", "softplus")
 TABLE: tuple[Option, ...] = (
     # ---- data
     Option("data", "str", "digits", "data",
-           "digits, mnist, cifar10; a .npy, IDX, HDF5 or Parquet file, or a folder of such; or random:ROWSxCOLS",
+           "digits, mnist, cifar10; a .npy, IDX, HDF5, Parquet or CIFAR-10 file, or a folder of such; or "
+           "random:ROWSxCOLS",
            trainer=False),
     Option("test", "str", None, "data", "test data; a named set brings its own test part", trainer=False),
     # ---- model

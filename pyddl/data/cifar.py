@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from pyddl.data.source import ArraySource, Source
 from pyddl.errors import DataError
 
-__all__ = ["IMAGE_SHAPE", "read_cifar10"]
+__all__ = ["IMAGE_SHAPE", "open_cifar10", "read_cifar10"]
 
 IMAGE_SHAPE = (3, 32, 32)
 RECORD = 1 + 3 * 32 * 32  # bytes
@@ -44,3 +46,9 @@ def read_cifar10(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{path} has label {labels[wrong[0]]} at offset {wrong[0] * RECORD}; expected 0 to "
                         f"{CLASSES - 1}: it is no binary batch of CIFAR-10")
     return records[:, 1:], labels
+
+
+def open_cifar10(path: str | os.PathLike[str], **described: Any) -> Source:
+    """The pixels of a binary batch as rows in [0, 1], with their labels; ``described`` is handed to `ArraySource`."""
+    pixels, labels = read_cifar10(path)
+    return ArraySource(pixels, scale=1 / 255, image_shape=IMAGE_SHAPE, labels=labels, **described)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyddl.data.cifar import IMAGE_SHAPE, read_cifar10
+from pyddl.data.cifar import open_cifar10
 from pyddl.data.download import Files, existing, locate, places
 from pyddl.data.joined import JoinedSource
 from pyddl.data.source import ArraySource, Source
@@ -128,11 +128,8 @@ def _read_cifar10(folder: Path, part: str) -> Source:
     test = (lambda: _read_cifar10(folder, "test")) if part == "train" and has_test else None
     name = _title("cifar10", part)
     one = len(files) == 1
-    batches = []
-    for file in files:
-        pixels, labels = read_cifar10(file)
-        batches.append(ArraySource(pixels, scale=1 / 255, name=name if one else file.name, image_shape=IMAGE_SHAPE,
-                                   labels=labels, origin=origin, test=test if one else None))
+    batches = [open_cifar10(file, name=name if one else file.name, origin=origin, test=test if one else None)
+               for file in files]
     return batches[0] if one else JoinedSource(batches, name=name, origin=origin, test=test)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pyddl import _check
 from pyddl.data import hdf5, parquet
+from pyddl.data.cifar import open_cifar10
 from pyddl.data.download import TIMEOUT, Progress, download
 from pyddl.data.idx import read_idx
 from pyddl.data.joined import JoinedSource
@@ -22,6 +23,7 @@ __all__ = ["fetch", "find", "load"]
 
 PARTS = ("train", "test")
 IDX_NAME = re.compile(r"(\.idx\d?|-ubyte)(\.gz)?$")
+CIFAR10_NAME = re.compile(r"(data|test)_batch[^/]*\.bin$")  # as its authors call them
 
 
 def load(spec: Any, part: str | None = None) -> Source:
@@ -31,10 +33,11 @@ def load(spec: Any, part: str | None = None) -> Source:
     ----------
     spec : str, path, array or Source
         A name (``digits``, ``mnist``, ``cifar10``), also with ``:train`` or ``:test``; the path of a file: ``.npy``,
-        IDX (``.idx``, ``-ubyte``, plain or ``.gz``; values / 255), HDF5 (``.h5``, ``.hdf5``; ``FILE:DATASET`` where it
-        has several) or Parquet (``FILE:COLUMN,COLUMN`` for some columns; also an address that fsspec knows, such as
-        ``s3://...``); a folder of files of one of these kinds, whose rows are joined in the order of the names; or
-        ``random:ROWSxFEATURES``. An array becomes an `ArraySource`, a source is returned as it is.
+        IDX (``.idx``, ``-ubyte``, plain or ``.gz``; values / 255), a binary batch of CIFAR-10 (``data_batch_N.bin``),
+        HDF5 (``.h5``, ``.hdf5``; ``FILE:DATASET`` where it has several) or Parquet (``FILE:COLUMN,COLUMN`` for some
+        columns; also an address that fsspec knows, such as ``s3://...``); a folder of files of one of these
+        kinds, whose rows are joined in the order of the names; or ``random:ROWSxFEATURES``. An array becomes an
+        `ArraySource`, a source is returned as it is.
     part : {"train", "test"}, optional
         Of a named set; "train" by default, whose ``test`` is the other.
 
@@ -169,15 +172,30 @@ def _kind(path: str) -> Callable[[str, str], Source]:
         return _open_idx
     if path.endswith(hdf5.SUFFIXES):
         return hdf5.open_hdf5
+    if CIFAR10_NAME.search(path):
+        return _open_cifar10
     raise DataError(f"{path} is of no supported kind; expected a name that ends in .npy, .idx, -ubyte (or one of the "
-                    "last two with .gz), .h5, .hdf5 or .parquet")
+                    "last two with .gz), .h5, .hdf5 or .parquet, or CIFAR-10's data_batch_N.bin")
+
+
+def _nothing_inside(path: str, inner: str) -> None:
+    if inner:
+        raise DataError(f"{path} has no parts with names, such as {inner!r}; only HDF5 and Parquet files have: leave "
+                        f"out :{inner}")
+
+
+def _open_cifar10(path: str, inner: str) -> Source:
+    _nothing_inside(path, inner)
+    return open_cifar10(path, name=Path(path).name, origin=path)
 
 
 def _open_npy(path: str, inner: str) -> Source:
+    _nothing_inside(path, inner)
     return ArraySource(open_npy(path), name=Path(path).name, origin=path)
 
 
 def _open_idx(path: str, inner: str) -> Source:
+    _nothing_inside(path, inner)
     array = read_idx(path)
     if array.ndim < 2:
         raise DataError(f"{path} has 1 dimension (offset 3), like a file of labels; expected rows of values")

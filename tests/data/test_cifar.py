@@ -52,6 +52,14 @@ def test_a_set_without_its_test_part_says_so_and_offers_a_split(place):
         pyddl.data.load("cifar10:test")
 
 
+def test_batches_are_also_read_by_their_path(tmp_path):
+    records = [write_batch(tmp_path / f"batches/data_batch_{i}.bin", 3) for i in (1, 2)]
+    one, both = (pyddl.data.load(tmp_path / path) for path in ("batches/data_batch_2.bin", "batches"))
+    np.testing.assert_allclose(np.asarray(one), records[1][:, 1:] / 255, rtol=2e-7)
+    np.testing.assert_array_equal(both.labels, np.concatenate(records)[:, 0])
+    assert (both.shape, both.image_shape, one.image_shape) == ((6, 3072), (3, 32, 32), (3, 32, 32))
+
+
 def test_without_the_files_the_error_says_where_to_get_them(place):
     message = r"looked under \$PYDDL_DATA .*data/cifar10.*cifar-10-binary.tar.gz.*unpack it"
     for ask in (pyddl.data.load, pyddl.data.fetch):

@@ -162,6 +162,14 @@ def test_wrong_specifications_are_explained(spec, part, error, message):
         pyddl.data.load(spec, part)
 
 
+@pytest.mark.parametrize("name", ["a.npy", "a-ubyte", "data_batch_1.bin"])
+def test_a_name_within_a_file_that_has_none_is_refused(tmp_path, name):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / name).write_bytes(b"")
+    with pytest.raises(DataError, match=rf"{name} has no parts with names, such as 'b'; .*leave out :b"):
+        pyddl.data.load(f"{tmp_path / 'rows'}:b")
+
+
 def test_unknown_names_are_explained():
     with pytest.raises(ParameterError, match=r"name is 'minst'; expected one of .*; did you mean 'mnist'"):
         pyddl.data.find("minst")
