@@ -10,7 +10,6 @@ import numpy as np
 
 from pyddl.errors import ParameterError, ShapeError
 
-
 MOST_THREADS = 1024  # of one process, as in csrc/kernels/threads.hpp
 
 

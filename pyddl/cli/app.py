@@ -93,8 +93,8 @@ def app() -> int:
     except PyddlError as error:
         return _failed(str(error))
     except MemoryError as error:
-        return _failed(f"out of memory: {error}. Choose fewer hidden units or a smaller batch_size, or let ranks hold one "
-                       "copy of the model together (--split)")
+        return _failed(f"out of memory: {error}. Choose fewer hidden units or a smaller batch_size, or let ranks hold "
+                       "one copy of the model together (--split)")
     except BrokenPipeError:  # the reader of a pipe has left
         sys.stderr.close()
         return 0

@@ -116,9 +116,9 @@ def world() -> World:
         _worlds.append(_find())
     here = _worlds[-1]
     if here.size > 1 and threading.current_thread() is not threading.main_thread():
-        raise CommError(f"thread {threading.current_thread().name!r} asks for a world of {here.size} ranks; only the main "
-                        "thread may speak to them, for several would mix their messages. Train in the main thread, or "
-                        "in processes, which are worlds of their own (joblib's default)")
+        raise CommError(f"thread {threading.current_thread().name!r} asks for a world of {here.size} ranks; only the "
+                        "main thread may speak to them, for several would mix their messages. Train in the main "
+                        "thread, or in processes, which are worlds of their own (joblib's default)")
     return here
 
 

@@ -24,7 +24,8 @@ def check_rows(X: Any) -> tuple[np.ndarray | Source, np.ndarray | None]:
     if isinstance(X, Source):
         return X, None
     if isinstance(X, str | os.PathLike):
-        raise ParameterError(f"X is {X!r}; expected rows: pyddl.data.load({str(X)!r}) gives those of a named set or file")
+        raise ParameterError(f"X is {X!r}; expected rows: pyddl.data.load({str(X)!r}) gives those of a named set or "
+                             "file")
     if hasattr(X, "toarray"):
         raise TypeError("X is sparse; expected a dense array: use X.toarray(), or a source of pyddl.data")
     names = _names(X)

@@ -103,8 +103,8 @@ class Autoencoder:
             slices.append(Slice(f"{layer.name}.bias", (layer.outputs,), decay=False))
         self.layout = Layout(slices)
         if self.layout.size > MOST_PARAMETERS:
-            raise ParameterError(f"{self.inputs} inputs and hidden {self.hidden} make {self.layout.size:,} parameters, more "
-                                 "than any memory holds: choose fewer units")
+            raise ParameterError(f"{self.inputs} inputs and hidden {self.hidden} make {self.layout.size:,} parameters, "
+                                 "more than any memory holds: choose fewer units")
         self.buffers = Layout()
         self._network = _core.DenseNetwork(
             [(layer.inputs, layer.outputs, layer.activation, self.layout[f"{layer.name}.weight"].begin,
@@ -159,8 +159,8 @@ class Autoencoder:
         return {"loss": loss, "squared_error": squared_error}
 
     def encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Codes of ``rows`` (n, inputs) -> (n, hidden[-1]). A row's code does not depend on how many others come with it
-        (to rounding, where the processor lacks AVX-512)."""
+        """Codes of ``rows`` (n, inputs) -> (n, hidden[-1]). A row's code does not depend on how many others come with
+        it (but to rounding, where the processor lacks AVX-512)."""
         return self._forward(parameters, rows, 0, len(self.hidden))
 
     def decode(self, parameters: np.ndarray, buffers: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -151,7 +151,8 @@ class Trainer:
         name = strategy if isinstance(strategy, str) else "an object, which brings its own options"
         self.options = options.resolve(given, lambda option: option.trainer and option.name not in own, strategy=name)
         if self.options["resume"] and out is None:
-            raise ParameterError("resume goes on with a run directory, and out names none: give out, or leave out resume")
+            raise ParameterError("resume goes on with a run directory, and out names none: give out, or leave resume "
+                                 "out")
         if self.options["resume"] and self.options["overwrite"]:
             raise ParameterError("resume goes on with the run that overwrite removes: leave one of the two out")
 

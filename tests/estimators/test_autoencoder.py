@@ -30,7 +30,8 @@ def small(**params):
     return pyddl.Autoencoder(**{"hidden": (4, 2), "epochs": 2, "batch_size": 16, "random_state": 0, **params})
 
 
-CHECKED = [pyddl.Autoencoder(), small(random_state=None), small(random_state=None, loss="mse", strategy="local"), pyddl.ZCA()]
+CHECKED = [pyddl.Autoencoder(), small(random_state=None), small(random_state=None, loss="mse", strategy="local"),
+           pyddl.ZCA()]
 
 
 every_check = parametrize_with_checks(CHECKED)  # from a generator, which pytest 10 refuses

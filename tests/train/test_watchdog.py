@@ -169,8 +169,9 @@ def test_the_report_puts_those_behind_first(tmp_path):
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("options", [
-    {}, {"shard_optimizer": True}, {"strategy": "averaging", "period": 2}, {"strategy": "server"}, {"strategy": "elastic"},
-    {"strategy": "gossip"}, {"strategy": "sequential"}, {"strategy": "split"}, {"strategy": "local"},
+    {}, {"shard_optimizer": True}, {"strategy": "averaging", "period": 2}, {"strategy": "server"},
+    {"strategy": "elastic"}, {"strategy": "gossip"}, {"strategy": "sequential"}, {"strategy": "split"},
+    {"strategy": "local"},
 ], ids=lambda options: "-".join(map(str, options.values())) or "allreduce")
 def test_debug_mode_finds_nothing_wrong_with_a_whole_run(world, tmp_path, options):
     if world.size == 1 and options.get("strategy") not in (None, "local"):
