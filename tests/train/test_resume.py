@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from small_runs import Buffered
 
+import pyddl
 from pyddl import data
 from pyddl.comm.transport import Alone
 from pyddl.errors import CheckpointError, DataError, ParameterError
@@ -81,8 +82,6 @@ def test_it_resumes_on_another_number_of_ranks(world, shared, monkeypatch, repro
         pytest.skip("reproducible needs a divisor of 8")
     whole = train(None, reproducible=reproducible)
     stop_at(shared / "run", 7, world, reproducible=reproducible)
-    import pyddl
-
     world.transport.barrier()
     if world.rank == 0:  # the second half on one rank alone
         alone = pyddl.comm.World(rank=0, size=1, node=0, nodes=1, node_rank=0, node_size=1, mpi=None, transport=Alone())
@@ -94,6 +93,28 @@ def test_it_resumes_on_another_number_of_ranks(world, shared, monkeypatch, repro
         else:
             np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-3, atol=2e-5)
     world.transport.barrier()
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_it_goes_on_with_any_number_of_ranks_in_any_order(world, shared, reproducible):
+    from mpi4py import MPI
+
+    counts = [n for n in (2, 1, 3, 4, 1, 4, 2, 3) if n <= world.size and not (reproducible and n == 3)]
+    with pyddl.use(MPI.COMM_SELF):
+        whole = train(None, epochs=len(counts), reproducible=reproducible)
+    for epochs, count in enumerate(counts, 1):
+        some = MPI.COMM_WORLD.Split(0 if world.rank < count else MPI.UNDEFINED, world.rank)
+        if world.rank < count:
+            with pyddl.use(some):
+                last = train(shared / "run", epochs=epochs, resume=True, reproducible=reproducible)
+            some.Free()
+        world.transport.barrier()
+    if world.rank == 0:
+        assert last.summary["ranks"] == counts[-1]
+        for name in ("train_loss", "test_loss"):
+            expected, found = ([line[name] for line in result.metrics] for result in (whole, last))
+            assert found == expected if reproducible else found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.mpi(min_size=2)
