@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -36,15 +38,19 @@ __all__ = ["Run", "RunDirectory", "load_run", "write_model", "written"]
 log = logging.getLogger("pyddl")
 
 CONFIG, METRICS, SUMMARY, MODEL = "config.toml", "metrics.jsonl", "summary.json", "model.safetensors"
+LOCK = ".lock"  # held by the process that writes; stays, empty, as removing it could take it from another one
 
 
 class RunDirectory:
     """Writes one run's directory. Only rank 0 makes one.
 
+    Until `close`, or until this process ends, no other process makes one of the same directory.
+
     Raises
     ------
     ParameterError
-        The directory holds an earlier run and ``overwrite`` is false.
+        The directory holds an earlier run and ``overwrite`` is false, another training is writing to it, or it cannot
+        be written to.
     """
 
     def __init__(self, path: str | Path, *, overwrite: bool = False, resume: bool = False):
@@ -54,6 +60,8 @@ class RunDirectory:
             raise ParameterError(f"{self.path} already holds a run ({left[0]}); say resume to go on with it, overwrite "
                                  "to replace it, or choose another out")
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._claim()
             for name in (SUMMARY, MODEL) if resume else left:
                 (self.path / name).unlink(missing_ok=True)  # stale until this session ends
             for folder in ("plots", "log", "checkpoints"):
@@ -62,6 +70,21 @@ class RunDirectory:
                 (self.path / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ParameterError(f"cannot write to the run directory {self.path}: {error.strerror}") from None
+
+    def _claim(self) -> None:
+        self._claimed = open(self.path / LOCK, "w", encoding="utf-8")  # noqa: SIM115 (`close` does it)
+        try:
+            fcntl.lockf(self._claimed, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return  # a file system without locks: there everyone must take care
+            self.close()
+            raise ParameterError(f"another training is writing to {self.path}: let it end, stop it (SIGUSR1), or "
+                                 f"choose another out. Where it died with its machine: remove {LOCK} there") from None
+
+    def close(self) -> None:
+        """Let other trainings write to the directory."""
+        self._claimed.close()
 
     def config(self, config: dict[str, Any]) -> None:
         """Write ``config.toml``; None values are left out."""

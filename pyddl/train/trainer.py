@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -216,6 +218,12 @@ class Trainer:
             session = prepare(chosen, choice)
         with agreement(here.transport):  # only once no rank has found a fault
             session.open()
+        with contextlib.nullcontext() if session.directory is None else contextlib.closing(session.directory):
+            return self._run(session, prepare, chosen, choice)
+
+    def _run(self, session: Session, prepare: Callable[..., Session], chosen: Strategy,
+             choice: Choice | None) -> Result:
+        """The session, and those that take its place where ranks die. Collective."""
         while True:
             summary, worker = session.run(), session.worker
             result = Result(session.model, worker.parameters, worker.buffers, session.metrics, summary, session.state,

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -272,6 +274,36 @@ def test_signals_ask_for_a_stop_and_the_second_interrupt_interrupts():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGUSR1) is before
+
+
+HOLD = """
+import sys
+from pyddl.errors import ParameterError
+from pyddl.train.run import RunDirectory
+try:
+    directory = RunDirectory(sys.argv[1], resume=True)
+except ParameterError as refused:
+    print(refused)
+else:
+    print("has it", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_trainings_do_not_write_to_one_run_directory_at_once(tmp_path):
+    def hold():
+        return subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdin=subprocess.PIPE,
+                                stdout=subprocess.PIPE, text=True)
+
+    whole = train(tmp_path / "run", epochs=2)
+    with hold() as other:  # a training that has ended holds nothing any more
+        assert other.stdout.readline() == "has it\n"
+        with hold() as third:
+            assert third.communicate()[0].startswith(f"another training is writing to {tmp_path / 'run'}: let it end")
+        with pytest.raises(ParameterError, match="another training is writing to"):
+            train(tmp_path / "run", resume=True)
+        other.kill()  # nor does one that was killed
+    assert np.array_equal(train(tmp_path / "run", epochs=2, resume=True).parameters, whole.parameters)
 
 
 def test_overwrite_forgets_the_checkpoints(tmp_path):
