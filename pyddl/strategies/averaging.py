@@ -44,7 +44,7 @@ class Averaging(Strategy):
         Steps between two averages of the world.
     sync_steps : int, default=0
     node_period : int, optional
-        Steps between two averages within a node; none by default.
+        Steps between two averages within a node, fewer than ``period``; none by default.
     outer : {"none", "momentum", "nesterov"}, default="none"
         What moves the common parameters: the mean itself; or from the last common point ``anchor``, with
         d = anchor - mean and v = outer_momentum v + d, parameters = anchor - outer_rate v (momentum), or
@@ -72,6 +72,9 @@ class Averaging(Strategy):
         self.period = _check.integer("period", period, at_least=1)
         self.sync_steps = _check.integer("sync_steps", sync_steps, at_least=0)
         self.node_period = None if node_period is None else _check.integer("node_period", node_period, at_least=1)
+        if self.node_period is not None and self.node_period >= self.period:
+            raise ParameterError(f"node_period is {node_period} and period {period}: averages of the world would leave "
+                                 "those within nodes nothing to do: give a node_period below the period, or none")
         self.outer = _check.one_of("outer", outer, OUTER)
         if outer == "none" and (outer_momentum is not None or outer_rate is not None):
             raise ParameterError("outer_momentum and outer_rate belong to outer momentum or nesterov; outer is none")

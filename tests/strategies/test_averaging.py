@@ -116,6 +116,8 @@ def test_a_period_of_1_with_plain_descent_is_allreduce(world):
 @pytest.mark.parametrize(("options", "message"), [
     ({"period": 0}, "period is 0; expected a whole number at least 1"),
     ({"node_period": 0}, "node_period is 0"),
+    ({"node_period": 4, "period": 4}, "node_period is 4 and period 4: .* give a node_period below the period"),
+    ({"node_period": 16}, "node_period is 16 and period 16"),
     ({"sync_steps": -1}, "sync_steps is -1"),
     ({"outer": "nestorov"}, "did you mean 'nesterov'"),
     ({"outer_rate": 0.5}, "belong to outer momentum or nesterov; outer is none"),
