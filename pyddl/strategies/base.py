@@ -190,7 +190,10 @@ class Strategy:
         return self.name
 
     def check(self, ranks: int, batch_size: int) -> None:
-        """Raise `ParameterError` where the strategy makes no sense on so many ranks. Not collective."""
+        """Raise `ParameterError` where the strategy makes no sense on so many ranks. Not collective.
+
+        ``batch_size`` is what a step can have: the rows of all the data, where those are fewer.
+        """
         if ranks < self.needs:
             raise ParameterError(f"strategy {self.name} needs {self.needs} ranks, and there is {ranks}: choose "
                                  f"strategy local, or start more ranks (pyddl train --ranks {self.needs})")

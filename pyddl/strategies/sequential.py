@@ -38,7 +38,8 @@ class Sequential(Strategy):
     def check(self, ranks: int, batch_size: int) -> None:
         if self.replicas > batch_size:
             raise ParameterError(f"replicas is {self.replicas}, but a batch has {batch_size} rows; each replica needs "
-                                 f"at least one: give at most {batch_size}, or a larger batch_size")
+                                 f"at least one: give at most {batch_size}, or a larger batch_size, if the data have "
+                                 "more rows")
 
     def idle(self, workers: int) -> range:
         return range(min(self.replicas, workers), workers)

@@ -215,7 +215,7 @@ class Session:
                                      "with mode async; or leave on_failure out")
             self.world.check_outlives()
         if not self.strategy.one_group:
-            self.strategy.check(self.division.count, self.options["batch_size"])
+            self.strategy.check(self.division.count, min(self.options["batch_size"], len(self.data)))
         workers = self.division.count - self.strategy.servers
         who = "ranks" if self.division.parts == 1 else f"groups of {self.division.parts} ranks"
         if self.options["batch_size"] < workers:

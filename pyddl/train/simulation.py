@@ -106,7 +106,7 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
     if strategy.one_group:
         raise ParameterError(f"strategy {strategy.name} makes all ranks one worker; each simulated one has a model")
     servers = strategy.servers
-    strategy.check(servers + workers, batch_size)
+    strategy.check(servers + workers, min(batch_size, len(data)))
     sampler = Sampler(len(data), batch_size, seed)
     steps = epochs * sampler.steps_per_epoch
     simulation = Simulation(machine)

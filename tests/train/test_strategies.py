@@ -11,7 +11,7 @@ from pyddl.layout import ALIGNMENT
 from pyddl.models import Autoencoder
 from pyddl.optim import optimizer
 from pyddl.strategies import strategy
-from pyddl.train import StopRequest
+from pyddl.train import StopRequest, Trainer
 from pyddl.train.progress import Progress
 from pyddl.train.simulation import simulate
 from pyddl.train.worker import Worker
@@ -125,6 +125,11 @@ def test_one_rank_is_offered_local(options):
 def test_options_of_strategies_are_checked(options, message):
     with pytest.raises(ParameterError, match=message):
         train(**options)
+
+
+def test_more_replicas_than_rows_are_refused():
+    with pytest.raises(ParameterError, match="replicas is 12, but a batch has 10 rows; .* give at most 10"):
+        Trainer(Autoencoder(20, hidden=(8, 3)), strategy="sequential", replicas=12, batch_size=50).fit(ROWS[:10])
 
 
 @pytest.mark.mpi
