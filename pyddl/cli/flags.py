@@ -1,16 +1,29 @@
-"""Makes click's flags from `pyddl.options`: the only place where both are known."""
+"""Options of commands: makes click's flags from `pyddl.options`, and reads what a TOML file gives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
-from pyddl.errors import ParameterError
+from pyddl.errors import DataError, ParameterError
 from pyddl.options import Option, of_section
 
-__all__ = ["flags"]
+__all__ = ["flags", "read_config"]
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """What a TOML file says; its names and values are not checked yet."""
+    from pyddl.train.run import read_toml
+
+    try:
+        return read_toml(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 class _Checked(click.ParamType):
@@ -35,22 +48,24 @@ class _Checked(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-def flags(*sections: str) -> Callable[[Any], Any]:
-    """Decorator: give a command the flags of these sections of the table. A flag not given is None."""
+def flags(*sections: str, defaults: Mapping[str, Any] | None = None) -> Callable[[Any], Any]:
+    """Decorator: give a command the flags of these sections of the table. A flag not given is None.
+
+    ``defaults`` are those that are the command's own, for the help.
+    """
+    own = defaults or {}
 
     def decorate(function: Any) -> Any:
         for option in reversed(of_section(*sections)):
             extra: dict[str, Any] = {"is_flag": True} if option.kind == "bool" else {"type": _Checked(option)}
-            function = click.option(
-                option.flag, *option.also, option.name, default=None, help=_help(option), **extra
-            )(function)
+            text = _help(option, own.get(option.name, option.default))
+            function = click.option(option.flag, *option.also, option.name, default=None, help=text, **extra)(function)
         return function
 
     return decorate
 
 
-def _help(option: Option) -> str:
-    default = option.default
+def _help(option: Option, default: Any) -> str:
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
     shown = (

@@ -11,20 +11,24 @@ from typing import Any
 import click
 
 from pyddl import options
-from pyddl.cli.flags import flags
+from pyddl.cli.flags import flags, read_config
 from pyddl.errors import ParameterError
 
 __all__ = ["command"]
 
 LEFT_OUT = ("reproducible", "patience", "split")  # training options without a meaning here
-HIDDEN, EPOCHS, BATCH = (32, 8), 5, 512  # smaller defaults than training's: hundreds of replicas in one process
+SECTIONS = ("data", "model", "training", "simulation")
+DEFAULTS = {"hidden": (32, 8), "epochs": 40, "batch_size": 512}  # for hundreds of replicas in one process
 
 
 @click.command("simulate")
-@click.argument("model", default="autoencoder", metavar="MODEL")
-@flags("data", "model", "training", "simulation")
+@click.argument("model", required=False, metavar="MODEL")
+@click.option("--config", type=click.Path(),
+              help="TOML file with options, for example a run's; flags win over it. What it says of real ranks and of "
+                   "files is of no effect.")
+@flags(*SECTIONS, defaults=DEFAULTS)
 @click.option("--out", type=click.Path(), help="Folder for table and picture; by default runs/simulate-DATE-TIME.")
-def command(model: str, out: str | None, **given: Any) -> int:
+def command(model: str | None, config: str | None, out: str | None, **given: Any) -> int:
     """Train MODEL (autoencoder) on simulated workers: loss against virtual time, bytes and waits.
 
     Gradients, vectors and results are real; seconds are those of a machine that --latency, --bandwidth,
@@ -33,36 +37,42 @@ def command(model: str, out: str | None, **given: Any) -> int:
     """
     from pyddl import data, models
     from pyddl.comm.simulated import Machine
+    from pyddl.data.joined import training_and_test
     from pyddl.strategies import strategy
     from pyddl.train.plots import draw_simulations
     from pyddl.train.session import optimizer_of
-    from pyddl.train.simulation import simulate
+    from pyddl.train.simulation import check, simulate
 
-    given = {name: value for name, value in given.items() if value is not None}
-    for name in LEFT_OUT:
-        if name in given:
-            raise ParameterError(f"{name} has no meaning in a simulation: leave it out")
-    settings = options.resolve({"hidden": HIDDEN, "epochs": EPOCHS, "batch_size": BATCH, **given})
+    name, settings = _settings(model, config, {name: value for name, value in given.items() if value is not None})
     source = data.load(settings["data"])
-    test = data.load(settings["test"]) if settings["test"] is not None else source.test or source
-    built = models.create(model, inputs=source.features,
+    test = data.load(settings["test"]) if settings["test"] is not None else None
+    source, test = training_and_test(source, test, settings["validation"], settings["seed"])
+    built = models.create(name, inputs=source.features,
                           **{option.name: settings[option.name] for option in options.of_section("model")})
     machine = Machine(**{field.name: settings[field.name] for field in dataclasses.fields(Machine)})
     steps = settings["epochs"] * -(-len(source) // settings["batch_size"])
+    own = options.of_strategy(settings["strategy"], settings)
+    strategies = [strategy(each, **(own if each == settings["strategy"] else {}))
+                  for each in dict.fromkeys(("allreduce", settings["strategy"]))]
+    wanted = [(workers, chosen) for workers in settings["workers"] for chosen in strategies]
+    rows = min(settings["batch_size"], len(source))
+    for workers, chosen in wanted:  # all, before the first has taken its time
+        check(chosen, workers, rows, source)
+        if workers > rows:
+            raise ParameterError(f"a step has {rows} rows, and {workers} workers would not all have work: simulate at "
+                                 f"most {rows}, or give a larger batch_size, if the data have more rows")
     runs = []
     click.echo(f"{len(source):,} rows, batches of {settings['batch_size']}, {steps} steps, "
                f"{built.layout.count:,} parameters")
     click.echo(HEAD)
-    for workers in settings["workers"]:
-        for name in dict.fromkeys(("allreduce", settings["strategy"])):
-            chosen = strategy(name, **(options.of_strategy(name, settings) if name == settings["strategy"] else {}))
-            rules = [optimizer_of(rule, settings, steps)
-                     for rule in (settings["optimizer"], chosen.server_optimizer or settings["optimizer"])]
-            run = simulate(built, source, test, chosen, workers, rules[0], epochs=settings["epochs"],
-                           batch_size=settings["batch_size"], seed=settings["seed"], machine=machine,
-                           server_optimizer=rules[1])
-            runs.append(run)
-            click.echo(_line(run))
+    for workers, chosen in wanted:
+        rules = [optimizer_of(rule, settings, steps)
+                 for rule in (settings["optimizer"], chosen.server_optimizer or settings["optimizer"])]
+        run = simulate(built, source, test or source, chosen, workers, rules[0], epochs=settings["epochs"],
+                       batch_size=settings["batch_size"], seed=settings["seed"], machine=machine,
+                       server_optimizer=rules[1])
+        runs.append(run)
+        click.echo(_line(run))
     folder = Path(out or time.strftime("runs/simulate-%Y%m%d-%H%M%S"))
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "curves.jsonl", "w", encoding="utf-8") as file:
@@ -72,6 +82,25 @@ def command(model: str, out: str | None, **given: Any) -> int:
     (folder / "table.txt").write_text("\n".join([HEAD, *map(_line, runs)]) + "\n", encoding="utf-8")
     click.echo(f"picture {draw_simulations(folder / 'loss.png', runs)}")
     return 0
+
+
+def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The model, and all options: flags over the file over defaults."""
+    from_file = {} if config is None else read_config(config)
+    name = model or from_file.get("model", "autoencoder")
+    elsewhere = {"model", "auto", *(option.name for option in options.of_section("machine", "output"))}
+    from_file = {key: value for key, value in from_file.items() if key not in elsewhere}
+    plain = {option.name: option.default for option in options.TABLE if option.name in LEFT_OUT}
+    for key in LEFT_OUT:
+        for where, values in (("", given), (f"{config}: ", from_file)):
+            if values.get(key, plain[key]) != plain[key]:
+                raise ParameterError(f"{where}{key} has no meaning in a simulation: leave it out")
+
+    def accept(option: options.Option) -> bool:
+        return option.section in SECTIONS
+
+    options.resolve(from_file, accept, where=f"{config}: ", strategy=given.get("strategy"))
+    return name, options.resolve({**DEFAULTS, **from_file, **given}, accept)
 
 
 HEAD = (f"{'strategy':<12} {'workers':>7} {'virtual s':>10} {'test loss':>10} {'compute':>8} {'sending':>8} "

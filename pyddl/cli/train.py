@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from pyddl import options
-from pyddl.cli.flags import flags
+from pyddl.cli.flags import flags, read_config
 from pyddl.comm.abort import STOPPED
-from pyddl.errors import DataError, ParameterError
+from pyddl.errors import ParameterError
 
 __all__ = ["command"]
 
@@ -53,16 +53,7 @@ def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> d
     """All options: flags over the file over defaults."""
     from pyddl import _check
 
-    from_file: dict[str, Any] = {}
-    if config is not None:
-        from pyddl.train.run import read_toml
-
-        try:
-            from_file = read_toml(Path(config).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DataError(f"{config}: no such file") from None
-        except (OSError, ValueError) as error:
-            raise DataError(f"{config}: {error}") from None
+    from_file: dict[str, Any] = {} if config is None else read_config(config)
     from_file = _for_strategy(from_file, given.get("strategy"), config)
     name = model or from_file.pop("model", None)
     from_file.pop("model", None)

@@ -28,7 +28,7 @@ from pyddl.train.worker import Worker
 
 R = TypeVar("R", bound=Replica)
 
-__all__ = ["Simulated", "simulate"]
+__all__ = ["Simulated", "check", "simulate"]
 
 POINTS = 16  # of a curve
 LOADER_BYTES = 1 << 14  # small: there may be hundreds of workers
@@ -103,10 +103,8 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
     ParameterError
         The strategy refuses so many workers, or makes one of all; or the model needs sums over the whole batch.
     """
-    if strategy.one_group:
-        raise ParameterError(f"strategy {strategy.name} makes all ranks one worker; each simulated one has a model")
+    check(strategy, workers, batch_size, data)
     servers = strategy.servers
-    strategy.check(servers + workers, min(batch_size, len(data)))
     sampler = Sampler(len(data), batch_size, seed)
     steps = epochs * sampler.steps_per_epoch
     simulation = Simulation(machine)
@@ -142,6 +140,13 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
     everyone.settle()
     first, books = everyone.workers[0], [server.books.summary(server.version) for server in everyone.servers]
     return Simulated(strategy.name, workers, steps, snapshots.curve, timelines, first.parameters, books)
+
+
+def check(strategy: Strategy, workers: int, batch_size: int, data: Source) -> None:
+    """Raise `ParameterError` where the strategy cannot be simulated with so many workers."""
+    if strategy.one_group:
+        raise ParameterError(f"strategy {strategy.name} makes all ranks one worker; each simulated one has a model")
+    strategy.check(strategy.servers + workers, min(batch_size, len(data)))
 
 
 class _Everyone:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pyddl.cli.simulate import command
-from pyddl.errors import ParameterError
+from pyddl.cli.simulate import DEFAULTS, command
+from pyddl.errors import DataError, ParameterError
 
 
 @pytest.fixture
@@ -49,11 +49,77 @@ def test_the_seed_replays_it(simulate):
     assert outputs[0] == outputs[1] != outputs[2]
 
 
+CONFIG = """
+model = "autoencoder"
+data = "{rows}"
+hidden = [4, 2]
+strategy = "averaging"
+period = 2
+epochs = 2
+batch_size = 16
+workers = [3]
+latency = 1.0
+reproducible = false
+ranks = 2
+timeout = 600.0
+quiet = false
+"""  # with much of what a run's config.toml has
+
+
+def test_a_file_gives_options_and_flags_win_over_it(tmp_path):
+    rows, config = tmp_path / "rows.npy", tmp_path / "c.toml"
+    np.save(rows, np.random.default_rng(1).random((64, 6), dtype=np.float32))
+    config.write_text(CONFIG.format(rows=rows))
+
+    def run(*arguments):
+        done = CliRunner().invoke(command, ["--config", str(config), "--out", str(tmp_path / "out"), *arguments])
+        return done, (tmp_path / "out/table.txt").read_text().splitlines()[1:]
+
+    done, table = run()
+    assert done.exit_code == 0, done.output
+    assert [line.split()[:2] for line in table] == [["allreduce", "3"], ["averaging", "3"]]
+    assert float(table[1].split()[2]) > 1  # the latency
+    done, table = run("--workers", "2,4", "--latency", "0", "--period", "4")
+    assert [line.split()[1] for line in table] == ["2", "2", "4", "4"] and float(table[1].split()[2]) < 1
+    config.write_text(CONFIG.format(rows=rows).replace("= false", "= true"))
+    done, _ = run()
+    assert f"{config}: reproducible has no meaning in a simulation" in str(done.exception)
+    config.write_text("perod = 3\n")
+    done, _ = run()
+    assert f"{config}: there is no option 'perod'; did you mean 'period'" in str(done.exception)
+    config.unlink()
+    done, _ = run()
+    assert isinstance(done.exception, DataError) and "no such file" in str(done.exception)
+
+
+def test_a_validation_part_is_kept_back(simulate):
+    whole, _ = simulate("--workers", "2")
+    part, _ = simulate("--workers", "2", "--validation", "0.25")
+    assert "64 rows" in whole.output and "48 rows" in part.output
+
+
+def test_the_help_has_the_defaults_that_are_taken(simulate):
+    done, _ = simulate("--help")
+    text = " ".join(done.output.split())
+    for name, value in DEFAULTS.items():
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        assert f"[{shown}" in text, name
+
+
+@pytest.mark.parametrize("arguments", [("--workers", "2,1", "--strategy", "gossip"), ("--workers", "4,17"),
+                                       ("--strategy", "sequential", "--replicas", "17")], ids=str)
+def test_what_is_refused_is_refused_before_anything_is_trained(simulate, arguments):
+    done, out = simulate("--workers", "4", *arguments)
+    assert isinstance(done.exception, ParameterError)
+    assert done.output == "" and not out.exists()
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--reproducible"], "reproducible has no meaning in a simulation"),
     (["--split", "2"], "split has no meaning in a simulation"),
     (["--strategy", "split"], "strategy split makes all ranks one worker"),
     (["--strategy", "gossip", "--workers", "1"], "needs 2 ranks"),
+    (["--workers", "4,17"], "a step has 16 rows, and 17 workers would not all have work"),
     (["--tau", "3"], "tau is an option of strategy elastic; the strategy here is allreduce"),
 ])
 def test_bad_input_is_named(simulate, arguments, message):
