@@ -1,5 +1,7 @@
 """The option table: checks, nearest names, one home."""
 
+import inspect
+
 import pytest
 
 from pyddl import models, options, strategies
@@ -57,3 +59,15 @@ def test_bad_values_are_named(given, message):
 def test_given_values_win_over_defaults():
     values = options.resolve({"epochs": 3, "hidden": "12,3"})
     assert (values["epochs"], values["hidden"], values["batch_size"]) == (3, (12, 3), 256)
+
+
+@pytest.mark.parametrize("name", strategies.NAMES)
+def test_a_strategy_has_its_options_in_the_table_with_its_defaults(name):
+    """So each is a flag, a TOML key, and a keyword of the trainer and the estimators."""
+    built = strategies.strategy(name)
+    parameters = {} if "__init__" not in vars(type(built)) else inspect.signature(type(built)).parameters
+    in_table = options.defaults_of(name)
+    assert set(parameters) == set(in_table)
+    for option, default in in_table.items():
+        assert default is None or parameters[option].default == default, option
+    strategies.strategy(name, **options.of_strategy(name, options.resolve({"strategy": name})))
