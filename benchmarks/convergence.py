@@ -21,9 +21,9 @@ from typing import Any
 from benchmarks import harness
 from benchmarks.harness import Record
 from pyddl.comm import launcher
-from pyddl.data import find
+from pyddl.data import find, load
 
-__all__ = ["RUNS", "main"]
+__all__ = ["RUNS", "main", "reached"]
 
 RANKS = 4
 PERIODS = (1, 4, 16, 64)
@@ -40,7 +40,7 @@ RUNS = {
 PANELS = {"averaging": ("averaging", "local"), "outer optimizers": ("SlowMo", "DiLoCo"), "elastic": ("elastic",),
           "gossip, sequential": ("gossip", "sequential")}
 SETTINGS = {  # data, hidden layers, epochs, squared error to reach, batch
-    "quick": ("digits", "32,8", 3, 30.0, 64),
+    "quick": ("digits", "32,8", 3, 6.0, 64),
     "node": ("mnist", "256,64", 10, 4.0, 256),
     "cluster": ("mnist", "256,64", 40, 3.0, 256),
 }
@@ -75,18 +75,19 @@ def main(given: Sequence[str] | None = None) -> Record:
         raise SystemExit("this needs MNIST: pyddl fetch mnist, or --size quick")
     record = Record("convergence", options.size, options.out, data=data, ranks=RANKS, hidden=hidden, batch=batch,
                     epochs=epochs, target=target, mpi=launcher.find().family)
-    rows = []
+    rows, per_epoch = [], len(load(data))
     for name, own in RUNS.items():
         lines = train(own, data, hidden, epochs, batch)
         epoch, seconds = reached(lines, target)
         errors = [line["test_squared_error"] for line in lines]
-        record.add(name=name, options=own, errors=errors, epochs_to_target=epoch, seconds_to_target=seconds,
-                   samples_per_second=[line["samples_per_second"] for line in lines])
+        samples = None if epoch is None else epoch * per_epoch
+        record.add(name=name, options=own, errors=errors, epochs_to_target=epoch, samples_to_target=samples,
+                   seconds_to_target=seconds, samples_per_second=[line["samples_per_second"] for line in lines])
         rows.append([name, f"{errors[-1]:.3f}", f"{min(errors):.3f}", "not reached" if epoch is None else epoch,
-                     "-" if seconds is None else f"{seconds:.1f}"])
+                     "-" if samples is None else f"{samples:,}", "-" if seconds is None else f"{seconds:.1f}"])
         harness.show(" | ".join(map(str, rows[-1])))
     harness.show(harness.table(["strategy", f"error after {epochs} epochs", "lowest", f"epochs to {target:g}",
-                                "seconds to it"], rows))
+                                "samples to it", "seconds to it"], rows))
     panels = {title: {line["name"]: (list(range(1, epochs + 1)), line["errors"]) for line in record.lines
                       if line["name"].split(",")[0] in ("allreduce", *names)}
               for title, names in PANELS.items()}

@@ -7,6 +7,7 @@ import pytest
 from benchmarks import (
     asynchronous,
     auto,
+    convergence,
     harness,
     overhead,
     ranks,
@@ -162,6 +163,25 @@ def test_auto_predicts_what_is_then_measured(out):
     assert line["ranks"] == 2 and {"allreduce", "averaging", "local"} < set(line["ratio"])
     assert all(ratio > 0 for ratio in line["ratio"].values())
     assert all(len(rounds) == 2 for rounds in line["predicted"].values())
+
+
+@needs_mpi
+def test_replicas_in_turn_converge_as_those_that_average(out, monkeypatch):
+    chosen = ("allreduce", "averaging, period 1", "sequential, 4 replicas")
+    monkeypatch.setattr(convergence, "RUNS", {name: convergence.RUNS[name] for name in chosen})
+    record = convergence.main([*SMALL, "--out", str(out)])
+    errors = {line["name"]: line["errors"] for line in record.lines}
+    assert list(errors) == list(chosen)
+    assert all(each == sorted(each, reverse=True) and len(each) == 3 for each in errors.values())
+    assert errors[chosen[1]] == pytest.approx(errors[chosen[2]], rel=1e-6) != pytest.approx(errors["allreduce"])
+    assert record.path.with_suffix(".png").stat().st_size > 1000
+
+
+def test_the_target_is_reached_after_the_first_epoch_at_or_below_it():
+    lines = [{"epoch": epoch, "seconds": 2.0, "test_squared_error": error}
+             for epoch, error in enumerate((5.0, 4.0, 4.5), start=1)]
+    assert convergence.reached(lines, 4.0) == (2, 4.0)
+    assert convergence.reached(lines, 3.9) == (None, None)
 
 
 @needs_mpi
