@@ -30,7 +30,7 @@ from pyddl.comm.model_group import ModelGroup
 from pyddl.comm.transport import Transport
 from pyddl.errors import CheckpointError, DataError
 from pyddl.layout import Slice
-from pyddl.train.tensors import Parts, write_parts
+from pyddl.train.tensors import Gathered, Parts, write_parts
 
 __all__ = ["Checkpoints", "Saved"]
 
@@ -46,6 +46,7 @@ class Saved:
     """What a checkpoint holds: named tensors, and the books (plain values).
 
     Of a split model the tensors are this rank's parts, and ``slices`` says which these are; the files hold whole ones.
+    They may be `Gathered`: then all ranks go through them, whoever writes.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -104,6 +105,9 @@ class Checkpoints:
             number = self._number(transport)
             if number < replicas:
                 self._write_tensors(hidden / _state_file(number, replicas), saved)
+            elif isinstance(saved.tensors, Gathered):
+                for _ in saved.tensors.values():
+                    pass
             if replicas > 1:
                 transport.barrier()  # all files are there
             if transport.rank == 0:
@@ -178,9 +182,9 @@ class Checkpoints:
         from safetensors.numpy import save_file
 
         about = {"format": "pt"}
-        if saved.slices is not None and self.group is not None:
+        if saved.slices is not None:
             write_parts(path, saved.tensors, saved.slices, self.group, about)
-            if self.group.rank > 0:
+            if self.group is not None and self.group.rank > 0:
                 return
         else:
             try:

@@ -148,17 +148,22 @@ class Replica:
         DataError
             A tensor is missing or has another shape: it is of another model.
         """
-        state = self.whole_state()
-        for name, view in self.tensors(state).items():
-            tensor = tensors.get(name)
-            if tensor is None or tensor.shape != view.shape:
-                found = "no such tensor" if tensor is None else f"shape {tensor.shape}"
-                raise DataError(
-                    f"the checkpoint is of another model: {name} should have shape {view.shape}; found {found}")
-            view[...] = tensor
-        if state is not self.state:
-            for mine, whole in zip(self.state, state, strict=True):
-                mine[:] = whole[self.share]
+        for vector, layout, values in self._vectors(self.state):
+            part = values.size < layout.size
+            whole = self._whole_vector() if part else values
+            for name, view in layout.views(whole).items():
+                tensor = tensors.get(f"{vector}.{name}")
+                if tensor is None or tensor.shape != view.shape:
+                    found = "no such tensor" if tensor is None else f"shape {tensor.shape}"
+                    raise DataError(f"the checkpoint is of another model: {vector}.{name} should have shape "
+                                    f"{view.shape}; found {found}")
+                view[...] = tensor
+            if part:
+                values[:] = whole[self.share]
+
+    def _whole_vector(self) -> np.ndarray:
+        """Memory for one whole vector: that of the gradients between two steps, where they are whole."""
+        return self.gradients if self.gradients.size == self.layout.size else self.layout.zeros()
 
 
 def _within(ranges: list[tuple[int, int, bool]], share: slice) -> list[tuple[int, int, bool]]:

@@ -37,6 +37,7 @@ from pyddl.train.run import RunDirectory, write_model
 from pyddl.train.server import Server
 from pyddl.train.serving import Serving
 from pyddl.train.stop import EarlyStopping, StopRequest, StopTogether
+from pyddl.train.tensors import Gathered
 from pyddl.train.timing import PARTS, TimeSplit
 from pyddl.train.watchdog import Watchdog, clear
 from pyddl.train.worker import SHARDS, Worker
@@ -179,7 +180,7 @@ class Session:
             if stopped:
                 self._save()
             self.settle()
-            self.state = self.whole_state()
+            self.state = self.worker.state if self._in_shares and self.division.group is None else self.whole_state()
             self.activity.begin("the summary")
             summary = self._summary(stopped)
             if self.serving is not None:
@@ -330,12 +331,14 @@ class Session:
         if start.state and worker.kept and len(start.state) != len(worker.state):
             raise ParameterError(f"there are {len(start.state)} vectors of optimizer state to start from; "
                                  f"{self.optimizer.name} keeps {len(worker.state)}: use the optimizer that left them")
-        state = [vector[worker.share] for vector in start.state] if worker.kept else []
+        whole = self.model.layout.size
+        state = [v[worker.share] if v.size == whole else v for v in start.state] if worker.kept else []
         state = state or worker.state  # zero where unknown
         for mine, theirs in zip([worker.parameters, worker.buffers, *worker.state],
                                 [start.parameters, start.buffers, *state], strict=True):
             if mine.shape != theirs.shape:
-                raise ShapeError(f"a vector to start from has shape {theirs.shape}; this model needs {mine.shape}")
+                raise ShapeError(f"a vector to start from has shape {theirs.shape}; this model needs {mine.shape}: "
+                                 "whole() of that result gathers shares, if that is what it has")
             mine[:] = theirs
         worker.merged[:] = worker.buffers
         worker.updates = start.updates
@@ -484,7 +487,9 @@ class Session:
         of_one = len(losses) if self.strategy.replicated else self.division.parts  # ranks whose losses belong together
         losses = [[loss for part in losses[first : first + of_one] for loss in part]
                   for first in range(0, len(losses), of_one)]
-        self.checkpoints.save(Saved(worker.tensors(self.whole_state()), {
+        tensors = (Gathered(worker, self.groups["world"].gather_from_owners) if self._in_shares
+                   else worker.tensors(self.whole_state()))
+        self.checkpoints.save(Saved(tensors, {
             "step": self.step, "row": 0 if self.serving is None else self.serving.row, "metrics": self.metrics,
             "updates": self.between.gather_objects([each.updates for each in worker.rows]),
             "counters": self.between.gather_objects(worker.counters), "losses": losses,
@@ -492,8 +497,13 @@ class Session:
             self._slices()), transport, best=best)
 
     def _slices(self) -> dict[str, Slice] | None:
-        """Which parts of the tensors this rank holds; None where it holds them whole."""
-        return None if self.division.group is None else self.worker.slices()
+        """Which parts of the tensors this rank holds; None where it holds them whole, all at once."""
+        return self.worker.slices() if self.division.group is not None or self._in_shares else None
+
+    @property
+    def _in_shares(self) -> bool:
+        """Whether each rank has a share of the optimizer's state, too large for one perhaps."""
+        return self.strategy.shards and self.division.count > 1
 
     def whole_state(self) -> list[np.ndarray]:
         """The optimizer's state vectors, also where each rank keeps a share, or the servers do. Collective."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from pyddl import _core, options
 from pyddl.comm import threads
+from pyddl.comm.group import broadcast_shares, shares
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import World, world
 from pyddl.data import Source, load
@@ -39,7 +40,8 @@ OF_EACH_RANK = ("threads", "quiet")  # options that may differ
 class Result:
     """What training left: the same on every rank when the strategy keeps replicas equal.
 
-    Where the model was split, each rank has its part: see `whole`.
+    Where the model was split, each rank has its part, and with ``shard_optimizer`` its share of the optimizer's state:
+    see `whole`.
 
     Attributes
     ----------
@@ -67,12 +69,15 @@ class Result:
     def whole(self) -> Result:
         """The same with the whole model and whole vectors, on every rank: those of the first that hold it together.
 
-        Collective over all ranks of the training, where the model was split. Every rank needs the memory.
+        Collective over all ranks of the training, where the model was split or the optimizer's state lay in shares.
+        Every rank needs the memory.
         """
         parts = self.summary["split"]
-        if parts == 1:
+        if parts == 1 and all(vector.size == self.parameters.size for vector in self.state):
             return self
         transport = world().transport
+        if parts == 1:
+            return replace(self, state=[_of_shares(share, self.parameters.size, transport) for share in self.state])
         model = self.model.whole  # type: ignore[attr-defined]
         layouts = [(model.layout, self.model.layout), (model.buffers, self.model.buffers),
                    *[(model.layout, self.model.layout)] * len(self.state)]
@@ -89,6 +94,15 @@ class Result:
         return replace(self, parameters=layout.cut(mine.layout, self.parameters),
                        buffers=buffers.cut(mine.buffers, self.buffers),
                        state=[layout.cut(mine.layout, vector) for vector in self.state])
+
+
+def _of_shares(mine: np.ndarray, size: int, transport: Transport) -> np.ndarray:
+    """The whole vector, of which each rank has a share. Collective."""
+    out = np.empty(size, dtype=np.float32)
+    begin, end = shares(size, transport.size)[transport.rank : transport.rank + 2]
+    out[begin:end] = mine
+    broadcast_shares(transport, out, transport.size)
+    return out
 
 
 def _joined(whole: Layout, part: Layout, vector: np.ndarray, transport: Transport, parts: int) -> np.ndarray:

@@ -38,7 +38,7 @@ def simulated(strategy, workers, model=None, algorithm="adam", epochs=3):
 @functools.cache
 def unsplit(**options):
     """The same on all ranks, each with the whole model."""
-    return train(**options)
+    return train(**options).whole()
 
 
 def splits(world):

@@ -6,7 +6,7 @@ from small_runs import ROWS, TEST, Buffered, StopAfter, same_everywhere, train
 
 from pyddl.data import ArraySource
 from pyddl.data.sampler import Sampler
-from pyddl.errors import ParameterError
+from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import ALIGNMENT
 from pyddl.models import Autoencoder
 from pyddl.optim import optimizer
@@ -128,7 +128,7 @@ def test_options_of_strategies_are_checked(options, message):
 
 
 def test_more_replicas_than_rows_are_refused():
-    with pytest.raises(ParameterError, match="replicas is 12, but a batch has 10 rows; .* give at most 10"):
+    with pytest.raises(ParameterError, match=r"replicas is 12, but a batch has 10 rows; .* give at most 10"):
         Trainer(Autoencoder(20, hidden=(8, 3)), strategy="sequential", replicas=12, batch_size=50).fit(ROWS[:10])
 
 
@@ -137,7 +137,7 @@ def test_more_replicas_than_rows_are_refused():
                          ids=name)
 def test_sharded_optimizer_state_changes_nothing_but_memory(world, options):
     whole = train(**options)
-    sharded = train(shard_optimizer=True, **options)
+    sharded = train(shard_optimizer=True, **options).whole()
     if world.transport.kind == "MPI" or world.nodes > 1:  # adds in an order of its own
         np.testing.assert_allclose(sharded.parameters, whole.parameters, rtol=1e-3, atol=2e-5)
     else:
@@ -154,6 +154,20 @@ def test_each_rank_keeps_its_share_of_the_state(world):
     held = world.transport.gather(np.array([sum(vector.size for vector in worker.state)], dtype=np.float64))
     assert sum(each[0] for each in held) == 2 * model.layout.size
     assert max(each[0] for each in held) <= 2 * (model.layout.size / world.size + ALIGNMENT)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_result_in_shares_is_gone_on_from_as_it_is_or_whole(world):
+    def fit(start=None, epochs=3, **options):
+        return Trainer(Autoencoder(20, hidden=(8, 3)), batch_size=50, epochs=epochs, seed=4, **options).fit(
+            ROWS, TEST, start=start)
+
+    first, expected = fit(epochs=2, shard_optimizer=True), fit()
+    assert all(mine.size < first.parameters.size for mine in first.state)
+    for again in (fit(first, shard_optimizer=True), fit(first.whole(), shard_optimizer=True), fit(first.whole())):
+        np.testing.assert_allclose(again.parameters, expected.parameters, rtol=1e-3, atol=2e-5)
+    with pytest.raises(ShapeError, match=r"has shape .* this model needs .*: whole\(\) of that result gathers shares"):
+        fit(first)
 
 
 @pytest.mark.mpi(min_size=2)
