@@ -204,7 +204,7 @@ class Trainer:
             flops = getattr(self.model, "flops", None)
             _core.set_threads(self.options["threads"] or threads.default_threads(
                 [mask for node, mask in masks if node == here.node], here.node_rank,
-                work=flops and flops * self.options["batch_size"] / here.size))
+                work=flops and flops * self._rows_at_once(here.size)))
             if here.size > 1:
                 threads.limit_numpy()
             source, tested = training_and_test(load(data), None if test is None else load(test),
@@ -248,6 +248,11 @@ class Trainer:
                 following = prepare(chosen, choice, result, session.world)
             following.carry_on(session)
             session = following
+
+    def _rows_at_once(self, ranks: int) -> float:
+        """Rows of one gradient: of a rank's slice of the batch, or of a replica's turn."""
+        given = self.strategy.replicas if isinstance(self.strategy, Strategy) else self.options.get("replicas")
+        return self.options["batch_size"] / (given or ranks)
 
     def _strategy(self) -> Strategy:
         if isinstance(self.strategy, Strategy):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from small_runs import ROWS, TEST, Buffered, StopAfter, same_everywhere, train
 
+from pyddl.comm import threads
 from pyddl.data import ArraySource
 from pyddl.data.sampler import Sampler
 from pyddl.errors import ParameterError, ShapeError
@@ -125,6 +126,19 @@ def test_one_rank_is_offered_local(options):
 def test_options_of_strategies_are_checked(options, message):
     with pytest.raises(ParameterError, match=message):
         train(**options)
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [({"strategy": "local"}, 2),
+                                                  ({"strategy": "sequential", "replicas": 4}, 1),
+                                                  ({"strategy": strategy("sequential", replicas=4)}, 1)],
+                         ids=["local", "sequential", "an object"])
+def test_threads_are_for_the_rows_of_a_turn(monkeypatch, chosen, expected):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "cores", lambda: (0, 1))
+    model = Autoencoder(20, hidden=(8, 3))
+    model.flops = 1.5 * threads.WORK_OF_A_THREAD / 50
+    summary = Trainer(model, batch_size=50, epochs=1, **chosen).fit(ROWS).summary
+    assert summary["threads"] == expected
 
 
 def test_more_replicas_than_rows_are_refused():
