@@ -8,7 +8,7 @@ from pyddl.data import ArraySource
 from pyddl.errors import ParameterError
 from pyddl.layout import Layout, Slice
 from pyddl.models import Autoencoder
-from pyddl.optim import optimizer
+from pyddl.optim import OPTIMIZERS, optimizer
 from pyddl.strategies import strategy
 from pyddl.train import Trainer
 from pyddl.train.simulation import simulate
@@ -36,6 +36,18 @@ def test_it_gives_what_as_many_ranks_give(world, name):
         np.testing.assert_array_equal(run.parameters, real.parameters)
     at_epochs = [point["test_loss"] for point in run.curve if point["step"] % 5 == 0]
     assert at_epochs == pytest.approx([line["test_loss"] for line in real.metrics], rel=1e-5)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["averaging", "elastic", "gossip", "sequential"])
+def test_every_optimizer_goes_with_every_kind_of_replica(world, name, rule):
+    options = KINDS.get(name, {"replicas": 3})
+    real = Trainer(Autoencoder(20, hidden=(8, 3)), strategy=name, optimizer=rule, epochs=1, batch_size=50, seed=4,
+                   **options).fit(ROWS, TEST)
+    run = simulate(Autoencoder(20, hidden=(8, 3)), ArraySource(ROWS), ArraySource(TEST), strategy(name, **options),
+                   world.size, optimizer(rule), epochs=1, batch_size=50, seed=4)
+    np.testing.assert_array_equal(run.parameters, real.parameters)
 
 
 def test_times_do_not_change_results_and_books_add_up():
