@@ -60,6 +60,7 @@ def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> d
     if name is None:
         raise ParameterError(f"which model? expected pyddl train MODEL, with one of {', '.join(MODELS)}")
     _check.one_of("MODEL", name, MODELS)
+
     def accept(option: options.Option) -> bool:
         return option.section != "simulation"
 

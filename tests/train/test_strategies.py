@@ -68,6 +68,13 @@ def test_a_resumed_run_is_the_uninterrupted_one_and_evaluation_disturbs_nothing(
 
 
 @pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("options", [{}, {"shard_optimizer": True}, *STRATEGIES], ids=name)
+def test_debug_mode_finds_no_fault_in_a_run_that_writes_and_resumes(world, shared, options):
+    train(shared / "run", debug=True, epochs=1, **options)
+    assert train(shared / "run", debug=True, epochs=2, resume=True, **options).summary["epochs"] == 2
+
+
+@pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("options", [*({"strategy": "averaging", "period": period} for period in (1, 2, 7)),
                                      {"strategy": "sequential", "replicas": 5}], ids=name)
 def test_buffers_are_merged_by_their_rules(world, options):
