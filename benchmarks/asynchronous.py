@@ -140,7 +140,8 @@ def staleness(bench: Bench, record: Record) -> None:
                 rows.append(["  mean staleness", *("" for _ in range(len(OVER[panel]) - len(ages))),
                              *(f"{age:.1f}" for age in ages if age is not None)])
         harness.show(harness.table([f"error after {bench.epochs} epochs, over {panel}", *OVER[panel]], rows))
-    harness.show(f"picture {harness.plot(record.path.with_suffix('.png'), panels, '', 'test squared error')}")
+    picture = harness.plot(record.path.with_suffix(".png"), panels, "", "test squared error", log="x")
+    harness.show(f"picture {picture}")
 
 
 def straggler(bench: Bench, record: Record, target: float) -> None:

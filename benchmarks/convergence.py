@@ -91,7 +91,8 @@ def main(given: Sequence[str] | None = None) -> Record:
     panels = {title: {line["name"]: (list(range(1, epochs + 1)), line["errors"]) for line in record.lines
                       if line["name"].split(",")[0] in ("allreduce", *names)}
               for title, names in PANELS.items()}
-    harness.show(f"picture {harness.plot(record.path.with_suffix('.png'), panels, 'epoch', 'test squared error')}")
+    drawn = harness.plot(record.path.with_suffix(".png"), panels, "epoch", "test squared error", log="y", share_y=True)
+    harness.show(f"picture {drawn}")
     return record
 
 

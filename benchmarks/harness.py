@@ -417,21 +417,33 @@ def plot(
     x: str,
     y: str,
     *,
-    log: bool = True,
+    log: str = "xy",
+    share_y: bool = False,
 ) -> Path:
-    """Curves in panels side by side: {panel: {curve: (x values, y values)}}."""
+    """Curves in panels side by side: {panel: {curve: (x values, y values)}}; ``log`` names the logarithmic axes."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.6), squeeze=False)
+    plain = FuncFormatter(lambda value, _: f"{value:,.10g}")
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.6), squeeze=False, sharey=share_y)
     for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
         for name, (at, values) in curves.items():
             axis.plot(at, values, marker=".", label=name)
-        if log:
-            axis.set_xscale("log", base=2)
+        if "x" in log:
+            axis.set_xscale("log")
+            measured = sorted({each for at, _ in curves.values() for each in at})
+            axis.xaxis.set_major_locator(FixedLocator(measured, nbins=9))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.xaxis.set_major_formatter(plain)
+        if "y" in log:
             axis.set_yscale("log")
+            low, high = axis.get_ylim()
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 6 * low else range(1, 10), numticks=12))
+            axis.yaxis.set_major_formatter(plain)
+            axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_title(title, fontsize=9)
         axis.set_xlabel(x)
         axis.grid(alpha=0.3)

@@ -168,7 +168,7 @@ def main(given: Sequence[str] | None = None) -> Record:
     numbers = list(range(1, rounds + 1))
     curves = {f"with {part}": (numbers, [1e6 * value for value in timings[part].rounds]) for part in PARTS}
     panel = {"a step without arithmetic": curves}
-    harness.plot(record.path.with_suffix(".png"), panel, "round", "microseconds", log=False)
+    harness.plot(record.path.with_suffix(".png"), panel, "round", "microseconds", log="")
     for part, share in shares.items():
         harness.show(f"{1e6 * share:8.1f} us  {part}")
     harness.show(

@@ -95,7 +95,7 @@ def main(given: Sequence[str] | None = None) -> Record:
     curves = {f"import {name}": taken for name, taken in imports.items()} | {f"first step of {RANKS} ranks": starts}
     numbers = list(range(1, rounds + 1))
     panel = {"whole processes": {name: (numbers, taken) for name, taken in curves.items()}}
-    harness.plot(record.path.with_suffix(".png"), panel, "round", "seconds", log=False)
+    harness.plot(record.path.with_suffix(".png"), panel, "round", "seconds", log="")
     harness.show(f"{start:8.3f} s  first step of {RANKS} ranks on {data} (aim: {START_AIM} s)")
     return record
 
