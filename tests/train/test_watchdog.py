@@ -11,6 +11,7 @@ import small_runs
 
 from pyddl.comm.activity import Activity
 from pyddl.comm.operations import compute, sum_over_workers
+from pyddl.models import Autoencoder
 from pyddl.train.watchdog import Watchdog, report
 
 LIMIT = 1.0
@@ -177,8 +178,9 @@ def test_debug_mode_finds_nothing_wrong_with_a_whole_run(world, tmp_path, option
     if world.size == 1 and options.get("strategy") not in (None, "local"):
         pytest.skip("needs two ranks")
     out = world.transport.gather_objects(tmp_path / "run")[0]
-    small_runs.train(out, epochs=1, debug=True, **options)
-    result = small_runs.train(out, debug=True, resume=True, **options)
+    model = Autoencoder(20, hidden=(8, 4))
+    small_runs.train(out, model, epochs=1, debug=True, **options)
+    result = small_runs.train(out, model, debug=True, resume=True, **options)
     assert len(result.metrics) == 4 and result.summary["finished"]
 
 
