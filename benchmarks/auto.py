@@ -51,7 +51,19 @@ def main(given: Sequence[str] | None = None) -> Record:
                 [[name, f"{1e3 * statistics.median(predicted[name]):.2f}",
                   f"{1e3 * statistics.median(measured[name]):.2f}", f"{ratio:.2f}"] for name, ratio in ratios.items()]))
     assert record is not None
+    draw(record)
     return record
+
+
+def draw(record: Record) -> Path:
+    """Time measured over time predicted, a point for each strategy; a panel for each number of ranks."""
+    panels = {}
+    for line in record.lines:
+        points = {name: ([1e3 * statistics.median(line["predicted"][name])], [1e3 * statistics.median(measured)])
+                  for name, measured in line["measured"].items()}
+        ends = [f([at for (at,), _ in points.values()]) for f in (min, max)]
+        panels[f"{line['ranks']} ranks"] = {**points, "as predicted": (ends, ends)}
+    return harness.plot(record.path.with_suffix(".png"), panels, "predicted, ms per step", "measured")
 
 
 def in_rounds(peer: harness.Peer, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:

@@ -114,6 +114,10 @@ def main(given: Sequence[str] | None = None) -> Record:
         finally:
             if theirs is not None:
                 theirs.close()
+    sizes = [line["parameters"] for line in record.lines]
+    curves = {name: (sizes, [WORKERS * BATCH / line["seconds"][name]["p50"] for line in record.lines])
+              for name in record.lines[0]["seconds"]}
+    harness.plot(record.path.with_suffix(".png"), {f"{WORKERS} workers": curves}, "parameters", "samples/s")
     return record
 
 

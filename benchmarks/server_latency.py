@@ -58,6 +58,8 @@ def main(given: Sequence[str] | None = None) -> Record:
                 )
             said = [f"{100 * part:.2f} % of a core ({way})" for way, part in share.items()]
             harness.show(f"an idle server takes {', '.join(said)}")
+    curves = {what: (list(lengths), [1e6 * line["seconds"][what]["p50"] for line in record.lines]) for what in taken}
+    harness.plot(record.path.with_suffix(".png"), {"push to fetch": curves}, "floats", "microseconds")
     return record
 
 

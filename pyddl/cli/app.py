@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor": "Say what this machine offers, and what is wrong with it.",
     "fetch": "Download a data set into the user's cache.",
 }
+OF_ONE = ("evaluate", "encode", "plot", "simulate", "fetch")  # one process does it all, on any number of ranks
 BAD_INPUT = 2
 
 
@@ -35,6 +36,9 @@ class _Commands(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
+        if name in OF_ONE and not _first():
+            return click.Command(name, callback=lambda: 0, add_help_option=False,
+                                 context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
         return import_module(f"pyddl.cli.{name}").command
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
@@ -55,9 +59,14 @@ def _commands() -> None:
 
 def say(text: str) -> None:
     """Print on the first rank only: ranks that find the same fault say it once."""
-    rank = started()
-    if rank is None or not rank.rank:
+    if _first():
         click.echo(text, err=True)
+
+
+def _first() -> bool:
+    """Whether this is the first rank, or the only process."""
+    rank = started()
+    return rank is None or not rank.rank
 
 
 def _failed(text: str) -> int:

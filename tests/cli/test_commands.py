@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from support import run_ranks
 
 from pyddl import _core
 from pyddl.cli import bench
@@ -158,6 +159,14 @@ def test_evaluate_repeats_the_figures_of_training(run):
     assert scores["loss"] == pytest.approx(summary["test_loss"], rel=1e-6)
     assert scores["squared_error"] == pytest.approx(summary["test_squared_error"], rel=1e-6)
     assert "squared_error" in pyddl("evaluate", path, "--data", "digits:train", cwd=path)[0]
+
+
+def test_of_several_ranks_one_does_what_takes_one(run):
+    path, _, _ = run
+    done = run_ranks(3, [sys.executable, "-m", "pyddl", "evaluate", str(path), "--data", "digits:test"])
+    assert done.code == 0, done.err
+    assert done.out.count("squared_error") == 1
+    assert run_ranks(2, [sys.executable, "-m", "pyddl", "evaluate", "nowhere"]).code == 2
 
 
 def test_encode_writes_codes(run, tmp_path):
