@@ -94,6 +94,33 @@ assert abs(early.metrics[-1]["test_loss"] / late.metrics[-1]["test_loss"] - 1) <
 print("right on", world.rank)
 """
 
+LONG = """
+import resource
+import numpy as np
+import pyddl.comm
+
+world = pyddl.comm.world()
+transport, N = world.transport, 18_000_000
+vector = transport.allocate(N)
+ready = transport.travelling(vector, [(0, N)])
+ramp = np.arange(N, dtype=np.float32) % 1000
+peaks = []
+for step in range(3):
+    vector[:] = ramp
+    vector += world.rank + step
+    if step == 0:
+        ramp.__mul__(2)  # as much as the arithmetic below takes
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    for end in range(N, 0, -1_000_000):
+        ready(end - 1_000_000, end)
+    assert transport.sum(vector, 1) == world.size
+    vector -= world.size * ramp
+    vector -= world.size * (world.size - 1) / 2 + step * world.size
+    assert not vector.any(), np.flatnonzero(vector)[:5]
+peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print("right on", world.rank, "MB more:", (peaks[1] - peaks[0]) / 1000, flush=True)
+"""
+
 
 @pytest.mark.parametrize(("ranks", "per_node", "transport"),
                          [(3, 1, "shared"), (4, 2, "shared"), (3, 3, "mpi")])
@@ -108,6 +135,13 @@ def test_training_is_the_same_and_announces_every_slice_once_a_step(mpirun, rank
     done = mpirun(ranks, TRAINING, environ={"PYDDL_RANKS_PER_NODE": "1"})
     assert done.code == 0, done.err
     assert done.out.count("right on") == ranks
+
+
+def test_what_is_under_way_takes_little_memory(mpirun):
+    done = mpirun(3, LONG, environ={"PYDDL_RANKS_PER_NODE": "1"})
+    assert done.code == 0, done.err
+    more = [float(line.split()[-1]) for line in done.out.splitlines() if line.startswith("right on")]
+    assert len(more) == 3 and max(more) < 32, more  # of the vector's 72 MB
 
 
 def test_nothing_travels_where_nothing_is_gained(mpirun):

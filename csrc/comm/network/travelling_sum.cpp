@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::int64_t largest_message = std::int64_t{1} << 30;  // elements; MPI counts are ints
 constexpr std::int64_t most_buckets = 1 << 12;                   // each has two tags, and 32767 is sure to be one
+constexpr std::int64_t under_way = 1 << 22;                      // elements: 16 MB, and what is received takes as much
 constexpr int first_tag = 16;
 
 /// v[0] := the sum of v[0], ..., v[count - 1], along the tree; the others are lost.
@@ -111,7 +112,7 @@ TravellingSum::TravellingSum(std::int64_t n, const std::vector<Range>& slices, s
     missing_.resize(static_cast<std::size_t>((n + size_ - 1) / size_));
     for (const Range& slice : slices) announce(slice);
     for (const std::int64_t announced : missing_) all_.push_back(-announced);
-    sums_.resize(all_.size());
+    sums_.resize(std::min(all_.size(), static_cast<std::size_t>(std::max<std::int64_t>(2, under_way / size_))));
     begin();
 }
 
@@ -151,18 +152,19 @@ Range TravellingSum::next() { return next_ < all_.size() ? bucket(next_++) : Ran
 
 void TravellingSum::start(MPI_Comm comm, float* x, std::int64_t n) {
     const std::size_t i = next_ - 1;
-    sums_[i].start(comm, first_tag + 2 * static_cast<int>(i), x, n);
+    if (i >= oldest_ + sums_.size()) wait(i + 1 - sums_.size());  // the others do so too: each bucket ends in its turn
+    sum_of(i).start(comm, first_tag + 2 * static_cast<int>(i), x, n);
 }
 
 void TravellingSum::progress() {
     for (std::size_t i = oldest_; i < next_; ++i)
-        if (sums_[i].advance() && i == oldest_) ++oldest_;
+        if (sum_of(i).advance() && i == oldest_) ++oldest_;
 }
 
-void TravellingSum::wait() {
-    for (std::size_t i = oldest_; i < next_; ++i) sums_[i].wait(BucketSum::Step::to_owners);
-    for (std::size_t i = oldest_; i < next_; ++i) sums_[i].wait(BucketSum::Step::from_owners);
-    oldest_ = next_;
+void TravellingSum::wait(std::size_t end) {
+    for (std::size_t i = oldest_; i < end; ++i) sum_of(i).wait(BucketSum::Step::to_owners);
+    for (std::size_t i = oldest_; i < end; ++i) sum_of(i).wait(BucketSum::Step::from_owners);
+    oldest_ = end;
 }
 
 }  // namespace pyddl::comm::network

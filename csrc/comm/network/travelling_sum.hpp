@@ -9,7 +9,8 @@
 ///     2 for each bucket    2 (P-1)/P 4 n          ((0+1)+(2+3))+(4+5) ..., the same bits on every rank
 ///
 /// MPI's own non-blocking sums were tried: Open MPI's go up and down a tree, which for two ranks takes twice as long.
-/// MPI moves bytes only when it is called: each announcement lets it.
+/// MPI moves bytes only when it is called: each announcement lets it. A long vector has no more than 16 MB, or two
+/// buckets, under way at a time, since what a rank receives takes memory of its own.
 #pragma once
 #include <mpi.h>
 
@@ -75,18 +76,20 @@ class TravellingSum {
     /// Let MPI move on.
     void progress();
     /// Until all that have started are done.
-    void wait();
+    void wait() { wait(next_); }
 
     /// Buckets that started by `next_final` since `begin`.
     std::int64_t early() const { return early_; }
 
   private:
     Range bucket(std::size_t i) const;
+    BucketSum& sum_of(std::size_t i) { return sums_[i % sums_.size()]; }
+    void wait(std::size_t end);  ///< for the buckets before `end`, which have started
 
     std::int64_t n_, size_;
     std::vector<std::int64_t> all_;      ///< of each bucket: its elements that will be announced
     std::vector<std::int64_t> missing_;  ///< of each bucket: those that have not been
-    std::vector<BucketSum> sums_;
+    std::vector<BucketSum> sums_;        ///< of those under way, which take turns
     std::size_t next_ = 0;    ///< of the buckets: the first that has not started
     std::size_t oldest_ = 0;  ///< the first that may not be done
     std::int64_t early_ = 0;
