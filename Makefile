@@ -40,7 +40,7 @@ test-sanitized: setup
 
 # Every MPI of this machine, and PyPI's, in environments of their own: see tests/routes/run, and quick beside it.
 test-routes:
-	ROUTES=$(VENV)-routes PYTHON=$(PYTHON) tests/routes/run
+	ROUTES=$(VENV)-routes PYTHON=$(PYTHON) tests/routes/run $(ROUTE)
 
 test-routes-quick: setup
 	VENV=$(VENV) ROUTES=$(VENV)-routes tests/routes/quick
