@@ -21,7 +21,8 @@ Lines = Sequence[Mapping[str, Any]]
 def table_of(lines: Mapping[str, Lines]) -> str:
     """The table; what was not asked, or whose competitor was not there, is left out."""
     dates = sorted({line["date"] for given in lines.values() for line in given})
-    rows = [*_ranks(lines["ranks"]), *_sums(lines["sum"]), *_steps(lines["step"]), *_start(lines["start"])]
+    rows = [*_ranks(lines["ranks"]), *_server(lines["server"]), *_sums(lines["sum"]), *_steps(lines["step"]),
+            *_start(lines["start"])]
     return harness.table([f"measured on that machine, {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}",
                           "pyddl against"], rows)
 
@@ -36,6 +37,15 @@ def _ranks(lines: Lines) -> Iterable[list[str]]:
         shares = " / ".join(f"{100 * line['scaling'][way]:.0f} %" for line in together)
         what = "the same" if ddp else f"2 ranks, {rows} rows each"
         yield [f"{what}{names[way]}, against twice one rank", shares]
+
+
+def _server(lines: Lines) -> Iterable[list[str]]:
+    for peer in dict.fromkeys(name for line in lines for name in line["speed_up"]):
+        chosen = [line for line in lines if peer in line["speed_up"]]
+        networks = " / ".join(line["network"] for line in chosen)
+        faster = " / ".join(_times(line["speed_up"][peer]) for line in chosen)
+        yield [f"asynchronous server, {chosen[0]['workers']} workers with {chosen[0]['batch']} rows each, {networks}",
+               f"{peer}'s ParameterServerStrategy: {faster} its samples/s"]
 
 
 def _sums(lines: Lines) -> Iterable[list[str]]:

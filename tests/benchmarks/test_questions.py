@@ -233,6 +233,7 @@ def line_of(**more):
 LINES = {
     "ranks": [line_of(ranks=2, batch=batch, scaling={"pyddl": 0.914, "pyddl sharded": 0.951}, speed_up={"DDP": faster})
               for batch, faster in ((32, 6.1), (128, 2.83))],
+    "server": [line_of(network="784-64-784", workers=2, batch=128, speed_up={"TensorFlow": 10.4})],
     "sum": [line_of(ranks=ranks, bytes=nbytes, speed_up={"Open MPI 5": 14.02, "MPICH 5": 1.0})
             for ranks in (2, 3) for nbytes in (4, 1_740_000)],
     "step": [line_of(network=network, batch=batch, torch="2", speed_up={"float32": 1.85, "bfloat16": 2.42})
@@ -251,6 +252,8 @@ def test_the_readme_shows_what_was_measured(tmp_path):
         "| 2 ranks together, 32 / 128 rows each | PyTorch DDP with gloo: 6.1x / 2.8x its samples/s |",
         "| the same, against twice one rank | 91 % / 91 % |",
         "| the same, with `--shard-optimizer`, against twice one rank | 95 % / 95 % |",
+        "| asynchronous server, 2 workers with 128 rows each, 784-64-784 "
+        "| TensorFlow's ParameterServerStrategy: 10x its samples/s |",
         "| sum of 1.7 MB over 2 / 3 ranks | Open MPI's MPI_Allreduce: 14x / 14x as fast |",
         "| one step on one thread, batch 32 / 128 | the best of PyTorch eager and compiled: 1.9x / 1.9x |",
         "| the same in bfloat16 | the best of PyTorch under bfloat16 autocast: 2.4x / 2.4x |",
