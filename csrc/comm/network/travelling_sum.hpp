@@ -90,8 +90,8 @@ class TravellingSum {
     std::vector<std::int64_t> all_;      ///< of each bucket: its elements that will be announced
     std::vector<std::int64_t> missing_;  ///< of each bucket: those that have not been
     std::vector<BucketSum> sums_;        ///< of those under way, which take turns
-    std::size_t next_ = 0;    ///< of the buckets: the first that has not started
-    std::size_t oldest_ = 0;  ///< the first that may not be done
+    std::size_t next_ = 0;               ///< of the buckets: the first that has not started
+    std::size_t oldest_ = 0;             ///< the first that may not be done
     std::int64_t early_ = 0;
 };
 
