@@ -235,11 +235,11 @@ void Worker::finish() {
     shard_.bell.advance();
 }
 
-/// Returns the time when the wait was over.
+/// Returns the time when the wait was over. Mostly it is for one update of the server, to whom a yield leaves the core.
 template <class Ready>
 double Worker::wait(Futex& futex, const Ready& ready) {
     const double began = now();
-    wait_until(futex, ready, [&] { look_around(); });
+    wait_until(futex, ready, [&] { look_around(); }, many_yields);
     const double ended = now();
     wait_seconds_ += ended - began;
     return ended;

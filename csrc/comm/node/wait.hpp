@@ -18,6 +18,7 @@ constexpr long look_every = 100'000'000;  // nanoseconds
 // microseconds on an idle core.
 constexpr int spins = 20;
 constexpr int yields = 300;
+constexpr int many_yields = 5000;  ///< for what is sure to come soon, since being woken takes 60 microseconds or more
 
 using comm::Interrupted;
 using comm::PeerLost;
@@ -73,12 +74,12 @@ class Futex {
 
 /// Spin, then yield, until `ready()`; false when it is time to sleep.
 template <class Ready>
-bool spin_until(const Ready& ready) {
+bool spin_until(const Ready& ready, int most_yields = yields) {
     for (int i = 0; i < spins; ++i) {
         if (ready()) return true;
         pause();
     }
-    for (int i = 0; i < yields; ++i) {
+    for (int i = 0; i < most_yields; ++i) {
         if (ready()) return true;
         yield();
     }
@@ -87,8 +88,8 @@ bool spin_until(const Ready& ready) {
 
 /// Return when `ready()`: what makes it true must change `futex` afterwards. `look_around` may throw.
 template <class Ready, class LookAround>
-void wait_until(Futex& futex, const Ready& ready, const LookAround& look_around) {
-    if (spin_until(ready)) return;
+void wait_until(Futex& futex, const Ready& ready, const LookAround& look_around, int most_yields = yields) {
+    if (spin_until(ready, most_yields)) return;
     while (!ready())
         if (!futex.sleep_unless(ready, look_every)) look_around();
 }
