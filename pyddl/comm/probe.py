@@ -158,7 +158,8 @@ def operation_seconds(world: World, floats: int, *, ordered: bool = False, secon
     Returns
     -------
     dict
-        ``sum``; ``average``; ``owners``, a sum to owners and a gather from them; ``exchange``, of all pairs at once;
+        ``sum``; ``average``, and ``replicas``, the same of a vector that stays as it is; ``owners``, a sum to owners
+        and a gather from them; ``exchange``, of all pairs at once;
         ``pass``, a vector added to another on each rank; ``served``, a push to rank 0 and a fetch of what it then
         publishes, of all others at once (not on one rank); ``node``, an average within each of several nodes.
     """
@@ -179,7 +180,8 @@ def operation_seconds(world: World, floats: int, *, ordered: bool = False, secon
 
         operations: dict[str, Callable[[], object]] = {
             "sum": lambda: transport.sum(shared, 0, ordered), "average": lambda: group.average(vector, [vector], [1]),
-            "owners": owners, "exchange": exchange, "pass": lambda: _core.add(vector, other)}
+            "replicas": lambda: group.average(vector, [other], [1]), "owners": owners, "exchange": exchange,
+            "pass": lambda: _core.add(vector, other)}
         if world.nodes > 1:
             operations["node"] = lambda: groups["node"].average(vector, [vector], [1])
         taken = {}

@@ -67,7 +67,8 @@ class Figures:
     split : float
         A step of the model split over all ranks; not finite where it cannot be split.
     links : dict of Link
-        ``sum``, of the gradients; ``average``; ``owners``, a sum to owners and a gather from them; ``exchange``, of
+        ``sum``, of the gradients; ``average``, and ``replicas``, of vectors that stay as they are; ``owners``, a sum to
+        owners and a gather from them; ``exchange``, of
         pairs; ``pass``, one vector in memory added to another; ``served``, a push to rank 0 and a fetch of what it then
         publishes, of all others at once; and, where there are several nodes, ``node``, an average within each.
     """
@@ -159,8 +160,8 @@ def _server(s: Server, f: Figures) -> float:
 
 
 def _sequential(s: Sequential, f: Figures) -> float:
-    turn = f.alone(f.ranks * f.rows / s.replicas) * f.crowding + f.link("pass")  # who waits for others, polls
-    return s.replicas * turn + f.link("average")
+    turn = f.alone(f.ranks * f.rows / s.replicas) + f.link("pass")  # those who wait for the lock sleep
+    return s.replicas * turn + f.link("replicas")
 
 
 _COSTS: dict[type[Strategy], Callable[[Any, Figures], float]] = {
