@@ -113,16 +113,15 @@ void Group::locate(const Place& place) {
             place.vectors != nullptr ? place.vectors->of(r) + place.offset : staging(r, turn_);
 }
 
-/// Parts begin on cache lines; a short vector is one part.
-std::int64_t Group::begin_of(int part, int parts, std::int64_t n) {
-    if (part == 0) return 0;
-    if (part == parts || n < small) return n;
-    return n * part / parts / line * line;
-}
-
 std::int64_t Group::share_begin(int share, int shares, std::int64_t n) {
     const std::int64_t lines = (n + line - 1) / line;
     return std::min(lines * share / shares * line, n);
+}
+
+/// A short vector is one part.
+std::int64_t Group::begin_of(int part, int parts, std::int64_t n) {
+    if (n < small) return part == 0 ? 0 : n;
+    return share_begin(part, parts, n);
 }
 
 std::int64_t Group::sum(float* x, std::int64_t n, std::int64_t count) {

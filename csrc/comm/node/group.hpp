@@ -142,7 +142,7 @@ class Group {
     void locate(const Place& place);
     void copy_to_others(Part part);
     static std::int64_t begin_of(int part, int parts, std::int64_t n);
-    /// The same for shares, as pyddl/comm/group.py cuts a vector of any length.
+    /// Shares begin on cache lines, as pyddl/comm/group.py cuts a vector of any length.
     static std::int64_t share_begin(int share, int shares, std::int64_t n);
 
     int rank_;
