@@ -35,6 +35,7 @@ __all__ = [
     "Record",
     "Timing",
     "arguments",
+    "by_batch",
     "in_turn",
     "mnist_rows",
     "mpi_peer",
@@ -54,6 +55,8 @@ SIZES = ("quick", "node", "cluster")
 TORCH = Path(f"{sys.prefix}-torch") / "bin" / "python"  # as the Makefile names them
 TENSORFLOW = Path(f"{sys.prefix}-tensorflow") / "bin" / "python"
 MPICH = Path(f"{sys.prefix}-mpich") / "bin" / "python"
+
+Panels = Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
 
 # ---- competitors
 
@@ -411,9 +414,20 @@ def show(text: str) -> None:
     print(text, flush=True)
 
 
+def by_batch(lines: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any], float], float]) -> Panels:
+    """Panels for `plot`, one for each network, of ``value(line, median seconds)`` against the batch size."""
+    panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for line in lines:
+        for name, seconds in line["seconds"].items():
+            at, values = panels.setdefault(line["network"], {}).setdefault(name, ([], []))
+            at.append(line["batch"])
+            values.append(value(line, seconds["p50"]))
+    return panels
+
+
 def plot(
     path: Path,
-    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    panels: Panels,
     x: str,
     y: str,
     *,

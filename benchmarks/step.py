@@ -181,12 +181,7 @@ def best_of(timings: dict[str, Timing], dtype: str) -> tuple[float, str]:
 
 def draw(record: Record) -> Path:
     """Samples per second by batch size, a panel for each network."""
-    panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-    for line in record.lines:
-        for name, seconds in line["seconds"].items():
-            at, values = panels.setdefault(line["network"], {}).setdefault(name, ([], []))
-            at.append(line["batch"])
-            values.append(line["batch"] / seconds["p50"])
+    panels = harness.by_batch(record.lines, lambda line, seconds: line["batch"] / seconds)
     return harness.plot(record.path.with_suffix(".png"), panels, "batch size", "samples/s, one thread")
 
 

@@ -54,12 +54,7 @@ def measure(ours: Peer, case: Case, threads: int, record: Record, rounds: int, s
 
 def draw(record: Record) -> Path:
     """Microseconds of a step by batch size, a panel for each network."""
-    panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-    for line in record.lines:
-        for name, seconds in line["seconds"].items():
-            at, values = panels.setdefault(line["network"], {}).setdefault(name, ([], []))
-            at.append(line["batch"])
-            values.append(1e6 * seconds["p50"])
+    panels = harness.by_batch(record.lines, lambda line, seconds: 1e6 * seconds)
     return harness.plot(record.path.with_suffix(".png"), panels, "batch size", "microseconds per step")
 
 
