@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import faulthandler
 import os
+import socket
 import sys
 import threading
 import time
@@ -38,6 +39,7 @@ INTERRUPTED = 130  # as a shell reports SIGINT
 _abort: Callable[[int], Any] | None = None
 _name = ""
 _without_mpi = False
+_claim: socket.socket | None = None
 
 
 def install(abort: Callable[[int], Any], rank: int, size: int) -> None:
@@ -88,13 +90,35 @@ def report(error: BaseException, kind: type[BaseException] | None = None,
 def _end(code: int) -> None:
     if _abort is not None:
         time.sleep(0.2)  # lets the launcher pass on what was written, before its own words about the end
+        if not _first_of_node():
+            time.sleep(PATIENCE)  # the first one's abort ends this rank too
+            os._exit(code)
         _abort(code)
+
+
+def _first_of_node() -> bool:
+    """Whether no other rank of this job on this node ends it already.
+
+    Open MPI's launcher may hang, or report success, where two ranks of a node abort at once under ``--with-ft ulfm``.
+    """
+    global _claim
+    if os.environ.get("OMPI_MCA_mpi_ft_enable") != "1":  # noqa: SIM112 - the name is Open MPI's
+        return True
+    claim = socket.socket(socket.AF_UNIX)
+    try:  # an abstract name: one holder on the node, and free again when that has ended
+        claim.bind(f"\0pyddl-ends-{os.environ.get('PMIX_NAMESPACE')}")
+    except OSError:
+        claim.close()
+        return False
+    _claim = claim
+    return True
 
 
 def end_all(code: int) -> NoReturn:
     """End all ranks now, from any thread, also where this rank's main thread hangs inside MPI."""
     if _abort is not None:
-        threading.Thread(target=_abort, args=(code,), daemon=True).start()
+        if _first_of_node():
+            threading.Thread(target=_abort, args=(code,), daemon=True).start()
         time.sleep(PATIENCE)  # it does not return, unless MPI hangs in it too
     os._exit(code)  # the launcher ends the others
 

@@ -1,5 +1,10 @@
 """A rank that fails ends all ranks, soon, and its traceback says which one it was."""
 
+import contextlib
+import os
+import subprocess
+import sys
+
 import pytest
 
 WAIT = "pyddl.world().transport.barrier()"  # the others wait for the failing rank
@@ -57,3 +62,20 @@ def test_run_main_lets_agreed_ends_be(mpirun, status):
 def test_run_main_alone_is_plain_python(mpirun):
     done = mpirun(1, "import pyddl.comm; pyddl.comm.run_main(lambda: 7)")
     assert done.code == 7
+
+
+def test_one_rank_of_a_node_aborts_where_the_launcher_would_not_bear_two(tmp_path):
+    def first(job, tolerant="1"):
+        return subprocess.Popen(
+            [sys.executable, "-c", "import sys; from pyddl.comm import abort; "
+             "print(abort._first_of_node(), flush=True); sys.stdin.read()"],
+            env={**os.environ, "OMPI_MCA_mpi_ft_enable": tolerant, "PMIX_NAMESPACE": f"{tmp_path.name}-{job}"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    for jobs, firsts in (("aaa", 1), ("ab", 2)):
+        with contextlib.ExitStack() as open_ones:
+            ranks = [open_ones.enter_context(first(job)) for job in jobs]
+            said = [rank.stdout.readline().strip() for rank in ranks]
+            assert said.count("True") == firsts and said.count("False") == len(jobs) - firsts, said
+    with first("c", "0") as one, first("c", "0") as two:
+        assert one.stdout.readline() == two.stdout.readline() == "True\n"
