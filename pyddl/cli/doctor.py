@@ -214,6 +214,9 @@ def _cores(placements: Sequence[threads.Placement]) -> Line:
     else:
         mask, = masks
         value = f"{len(mask)} ({threads.ranges(mask)}){', shared by all ranks' if len(placements) > 1 else ''}"
+    limit = threads.common_quota(placements)
+    if limit is not None:
+        value += f", with the time of {limit:g}"
     for warning in threads.warnings(placements):
         what, _, cure = warning.partition(": ")[2].partition(". Cure: ")
         return Line("cores", f"{value}: {what}", cure)

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from pyddl import _check
 from pyddl.comm.environment import started, terminal
+from pyddl.comm.threads import cores, quota
 from pyddl.errors import CommError
 
 __all__ = ["Launcher", "command", "configure", "find", "main", "shown", "supervise", "terminal", "threads_per_rank"]
@@ -81,13 +82,15 @@ def _identify(path: str) -> Launcher:
 
 
 def threads_per_rank(ranks: int, environ: Mapping[str, str] = os.environ) -> int:
-    """Threads for each of ``ranks`` so that together they fill the cores this process may use, at least 1.
+    """Threads for each of ``ranks`` so that together they fill the cores and the quota of this process, at least 1.
 
     Within a SLURM allocation the ranks are taken as spread evenly over its nodes.
     """
     nodes = int(environ.get("SLURM_JOB_NUM_NODES", "1"))
-    cores = len(os.sched_getaffinity(0))
-    return max(1, cores // -(-ranks // nodes))
+    room, limit = len(cores()), quota()
+    if limit is not None:
+        room = min(room, int(limit))
+    return max(1, room // -(-ranks // nodes))
 
 
 def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,

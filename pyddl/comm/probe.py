@@ -17,7 +17,16 @@ from pyddl.comm.environment import started
 from pyddl.comm.group import Groups
 from pyddl.comm.server import ServerPort, serve
 from pyddl.comm.shared import memory_available
-from pyddl.comm.threads import Placement, cores, default_threads, here, limit_numpy, numpy_threads, wanted_threads
+from pyddl.comm.threads import (
+    Placement,
+    cores,
+    default_threads,
+    here,
+    limit_numpy,
+    numpy_threads,
+    quota,
+    wanted_threads,
+)
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import World
 from pyddl.comm.world import _load_module as load_module
@@ -101,7 +110,8 @@ def mpi_library() -> MPILibrary:
 def probe_rank(world: World, *, seconds: float = 0.4) -> RankReport:
     """Measure on this rank, on the threads it trains with; ``seconds`` for each measurement. Collective."""
     masks = world.transport.gather_objects((world.node, cores()))
-    threads = default_threads([mask for node, mask in masks if node == world.node], world.node_rank)
+    threads = default_threads([mask for node, mask in masks if node == world.node], world.node_rank,
+                              quota=quota())
     _core.set_threads(threads)
     if world.size > 1:
         limit_numpy()

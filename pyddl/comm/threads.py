@@ -6,13 +6,14 @@ import contextlib
 import os
 import platform
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from pyddl._check import MOST_THREADS
 from pyddl.errors import ParameterError
 
-__all__ = ["BLAS_VARIABLES", "Placement", "cores", "default_threads", "describe", "here", "limit_numpy",
-           "numpy_threads", "ranges", "wanted_threads", "warnings"]
+__all__ = ["BLAS_VARIABLES", "Placement", "common_quota", "cores", "default_threads", "describe", "here", "limit_numpy",
+           "numpy_threads", "quota", "ranges", "wanted_threads", "warnings"]
 
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 """With one of these a user says how many threads NumPy's matrix products have."""
@@ -31,16 +32,56 @@ class Placement(NamedTuple):
     cores: tuple[int, ...]
     """The cores that it may run on: its affinity mask."""
     threads: int
+    quota: float | None = None
+    """The cores' worth of time that its control group may take."""
 
 
 def here(rank: int, node: int, threads: int) -> Placement:
     """The placement of this process."""
-    return Placement(rank, node, platform.node(), cores(), threads)
+    return Placement(rank, node, platform.node(), cores(), threads, quota())
 
 
 def cores() -> tuple[int, ...]:
     """The cores that this process may run on."""
     return tuple(sorted(os.sched_getaffinity(0)))
+
+
+def quota(groups: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self/cgroup")) -> float | None:
+    """The cores' worth of time that this process's control group may take, as ``docker run --cpus`` sets it.
+
+    Parameters
+    ----------
+    groups : Path
+        Where control groups are mounted, of version 1, 2, or both.
+    mine : Path
+        Which of them this process is in.
+
+    Returns
+    -------
+    float or None
+        None where there is no limit, or it cannot be told.
+    """
+    limits = []
+    with contextlib.suppress(OSError, ValueError):
+        for line in mine.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            group = Path(path)
+            for folder in (group, *group.parents):  # an outer group's limit holds too; a container sees its own as /
+                for mount in ("", "unified") if not controllers else ("cpu", controllers):
+                    limits += _limit(groups / mount / folder.relative_to("/"))
+    return min(limits, default=None)
+
+
+def _limit(group: Path) -> list[float]:
+    with contextlib.suppress(OSError, ValueError):
+        granted, period = (group / "cpu.max").read_text().split()
+        return [int(granted) / int(period)] if granted != "max" else []
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        granted, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return [int(granted) / int(period)] if int(granted) > 0 else []
+    return []
 
 
 def wanted_threads() -> int | None:
@@ -60,7 +101,8 @@ def wanted_threads() -> int | None:
     return int(wanted)
 
 
-def default_threads(node_masks: Sequence[Sequence[int]], node_rank: int, work: float | None = None) -> int:
+def default_threads(node_masks: Sequence[Sequence[int]], node_rank: int, work: float | None = None,
+                    quota: float | None = None) -> int:
     """``OMP_NUM_THREADS`` where it is set; else this rank's share of the cores it may run on, at least 1.
 
     A small step takes fewer threads, since they would wait for each other's cache lines longer than they compute.
@@ -74,6 +116,8 @@ def default_threads(node_masks: Sequence[Sequence[int]], node_rank: int, work: f
         This rank among them.
     work : float, optional
         Floating-point operations of a step of this rank; enough for all cores by default.
+    quota : float, optional
+        Cores' worth of time that the ranks of this node may take together.
 
     Raises
     ------
@@ -85,7 +129,10 @@ def default_threads(node_masks: Sequence[Sequence[int]], node_rank: int, work: f
         return wanted
     mine = set(node_masks[node_rank])
     sharing = sum(1 for mask in node_masks if mine & set(mask))
-    threads = max(1, len(mine) // sharing)
+    threads = len(mine) // sharing
+    if quota is not None:
+        threads = min(threads, int(quota / len(node_masks)))
+    threads = max(1, threads)
     return threads if work is None else min(threads, 1 + int(work / WORK_OF_A_THREAD))
 
 
@@ -120,6 +167,9 @@ def describe(placements: Iterable[Placement]) -> list[str]:
         used = sorted(set().union(*(p.cores for p in ranks)))
         bound = "shared" if len({p.cores for p in ranks}) == 1 < len(ranks) else "bound" if len(ranks) > 1 else ""
         how = f" ({bound})" if bound else ""
+        limit = common_quota(ranks)
+        if limit is not None and limit < len(used):
+            how += f", with the time of {limit:g}"
         many = "s" * (threads != [1])
         lines.append(f"node {ranks[0].node} ({ranks[0].host}): {_count(len(ranks), 'rank')}, "
                      f"{'-'.join(map(str, threads))} thread{many} each, "
@@ -136,19 +186,27 @@ def warnings(placements: Iterable[Placement]) -> list[str]:
         total = sum(p.threads for p in ranks)
         clashing = [(a.rank, b.rank) for i, a in enumerate(ranks) for b in ranks[i + 1 :]
                     if a.threads + b.threads > len(set(a.cores) | set(b.cores)) and set(a.cores) & set(b.cores)]
-        if len(ranks) > len(used):
-            found.append(f"{where}: {len(ranks)} ranks share {_count(len(used), 'core')}; they will take turns. "
-                         f"Cure: start at most {_count(len(used), 'rank')} there")
-        elif total > len(used):
+        limit = common_quota(ranks)
+        room, has = len(used), _count(len(used), "core")
+        if limit is not None and limit < room:
+            room, has = max(1, int(limit)), f"the time of {limit:g} of {has}, their control group's quota"
+        if len(ranks) > room:
+            found.append(f"{where}: {len(ranks)} ranks share {has}; they will take turns. "
+                         f"Cure: start at most {_count(room, 'rank')} there")
+        elif total > room:
             share = "share" if len(ranks) > 1 else "shares"
-            found.append(f"{where}: {_count(len(ranks), 'rank')} with {total} threads in all {share} "
-                         f"{_count(len(used), 'core')}. "
-                         f"Cure: set OMP_NUM_THREADS or --threads to {max(1, len(used) // len(ranks))}")
+            found.append(f"{where}: {_count(len(ranks), 'rank')} with {total} threads in all {share} {has}. "
+                         f"Cure: set OMP_NUM_THREADS or --threads to {max(1, room // len(ranks))}")
         elif clashing:
             a, b = clashing[0]
             found.append(f"{where}: ranks {a} and {b} are bound to the same cores while others are free. "
                          "Cure: launch with --bind-to none (Open MPI) or one core set per rank (srun --cpu-bind=cores)")
     return found
+
+
+def common_quota(ranks: Iterable[Placement]) -> float | None:
+    """The least quota of some ranks of one node."""
+    return min((p.quota for p in ranks if p.quota is not None), default=None)
 
 
 def _by_node(placements: Iterable[Placement]) -> list[list[Placement]]:

@@ -204,7 +204,7 @@ class Trainer:
             flops = getattr(self.model, "flops", None)
             _core.set_threads(self.options["threads"] or threads.default_threads(
                 [mask for node, mask in masks if node == here.node], here.node_rank,
-                work=flops and flops * self._rows_at_once(here.size)))
+                work=flops and flops * self._rows_at_once(here.size), quota=threads.quota()))
             if here.size > 1:
                 threads.limit_numpy()
             source, tested = training_and_test(load(data), None if test is None else load(test),
