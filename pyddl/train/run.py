@@ -115,8 +115,6 @@ class RunDirectory:
 def write_model(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndarray,
                 group: ModelGroup | None = None) -> None:
     """Write ``model.safetensors``: every slice under its name, whole. Collective over ``group``, where there is one."""
-    from safetensors.numpy import save_file
-
     tensors = model.layout.views(parameters) | model.buffers.views(buffers)
     about = {"format": "pt", "model": getattr(model, "name", type(model).__name__)}
     if hasattr(model, "options"):
@@ -124,10 +122,7 @@ def write_model(out: str | Path, model: Model, parameters: np.ndarray, buffers: 
     path = Path(out) / MODEL
     temporary = path.with_name(MODEL + ".part")
     with written(path):
-        if group is None:
-            save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, temporary, metadata=about)
-        else:
-            write_parts(temporary, tensors, {s.name: s for s in [*model.layout, *model.buffers]}, group, about)
+        write_parts(temporary, tensors, {s.name: s for s in [*model.layout, *model.buffers]}, group, about)
         if group is None or group.rank == 0:
             os.replace(temporary, path)
 

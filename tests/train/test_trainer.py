@@ -193,6 +193,14 @@ def test_tensors_carry_plain_names(tmp_path):
         f"{part}.{i}.{kind}" for part in ("encoder", "decoder") for i in (0, 1) for kind in ("weight", "bias")}
 
 
+def test_equal_runs_write_equal_files(tmp_path):
+    for name in "abcd":
+        train(out=str(tmp_path / name), epochs=1)
+    files = {(tmp_path / name / "model.safetensors").read_bytes() for name in "abcd"}
+    states = {(tmp_path / name / "checkpoints/step-000000000004/state.safetensors").read_bytes() for name in "abcd"}
+    assert len(files) == len(states) == 1
+
+
 def test_an_earlier_run_is_not_overwritten_unless_asked(tmp_path):
     train(out=str(tmp_path / "run"))
     with pytest.raises(ParameterError, match="already holds a run"):
