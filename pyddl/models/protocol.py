@@ -5,15 +5,16 @@ A model owns no trained memory and never learns that there are other ranks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from pyddl.data.batch import Batch
 from pyddl.layout import Layout
 
-__all__ = ["Model", "Ready"]
+__all__ = ["Model", "Ready", "described", "name_of", "options_of"]
 
 Ready = Callable[[int, int], None]
 
@@ -81,3 +82,24 @@ class Model(Protocol):
             Sum of the losses, in the unit of the loss (nats for cross-entropy, squared units for squared error).
         """
         ...
+
+
+def name_of(model: Model) -> str:
+    """Public name of a model, or the name of a user's class."""
+    return getattr(model, "name", type(model).__name__)
+
+
+def described(model: Model) -> dict[str, Any]:
+    """A model as plain values: two of which these are equal give the same losses, and one can take over from the other.
+
+    Not the element type of its products: where a processor lacks it, training goes on in float32.
+    """
+    options = {name: value for name, value in options_of(model).items() if name != "dtype"}
+    tensors = {f"{vector}.{s.name}": list(s.shape) for vector, layout in (("parameters", model.layout),
+                                                                           ("buffers", model.buffers)) for s in layout}
+    return {"model": name_of(model), "tensors": tensors, **json.loads(json.dumps(options))}
+
+
+def options_of(model: Model) -> dict[str, Any]:
+    """What a model says of how it was made, as plain values; nothing where it does not say."""
+    return dict(getattr(model, "options", dict)())

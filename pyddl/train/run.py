@@ -27,7 +27,7 @@ from pyddl import models
 from pyddl.comm.model_group import ModelGroup
 from pyddl.comm.transport import Alone
 from pyddl.errors import CheckpointError, DataError, ParameterError, PyddlError
-from pyddl.models.protocol import Model
+from pyddl.models.protocol import Model, name_of
 from pyddl.optim import optimizer
 from pyddl.train.agreement import FLOAT32_INSTEAD, dtype_of_all
 from pyddl.train.checkpoint import Checkpoints
@@ -116,7 +116,7 @@ def write_model(out: str | Path, model: Model, parameters: np.ndarray, buffers: 
                 group: ModelGroup | None = None) -> None:
     """Write ``model.safetensors``: every slice under its name, whole. Collective over ``group``, where there is one."""
     tensors = model.layout.views(parameters) | model.buffers.views(buffers)
-    about = {"format": "pt", "model": getattr(model, "name", type(model).__name__)}
+    about = {"format": "pt", "model": name_of(model)}
     if hasattr(model, "options"):
         about["options"] = json.dumps(model.options())
     path = Path(out) / MODEL

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +22,11 @@ from pyddl.data import Source
 from pyddl.data.sampler import Sampler
 from pyddl.errors import DataError, ParameterError, PeerLost, ShapeError
 from pyddl.layout import Slice
-from pyddl.models.protocol import Model
+from pyddl.models.protocol import Model, described
 from pyddl.optim import MomentumSchedule, Optimizer, optimizer, schedule
 from pyddl.strategies import Steps, Strategy
 from pyddl.strategies.auto import Choice
+from pyddl.train import records
 from pyddl.train.checkpoint import Checkpoints, Saved
 from pyddl.train.division import Division
 from pyddl.train.evaluation import evaluate, exact_sum
@@ -45,9 +43,7 @@ from pyddl.train.worker import SHARDS, Worker
 if TYPE_CHECKING:
     from pyddl.train.trainer import Result
 
-__all__ = ["Session", "described", "name_of", "optimizer_of", "options_of"]
-
-PEAK_SECONDS = 0.2  # how long the machine's own matrix-product peak is measured at the end
+__all__ = ["Session", "optimizer_of"]
 
 
 class Session:
@@ -129,7 +125,7 @@ class Session:
             if self.checkpoints is not None and self.options["resume"]:
                 self._check_books(self.checkpoints.verify())
             self.directory = RunDirectory(self.out, overwrite=self.options["overwrite"], resume=self.options["resume"])
-            self.directory.config(self._config())
+            self.directory.config(records.config(self))
             clear(self.directory.path / "log")
 
     def run(self) -> dict[str, Any]:
@@ -157,7 +153,7 @@ class Session:
         self._start()
         self.first_step = self.step
         placements = transport.gather_objects(threads.here(self.world.rank, self.world.node, _core.threads()))
-        self.progress.begin(self._title(placements), self.options["epochs"], self.steps_per_epoch, self.step)
+        self.progress.begin(records.title(self, placements), self.options["epochs"], self.steps_per_epoch, self.step)
         with Groups(self.division.lane, self.between) as self.groups:
             if self.strategy.locks:
                 self.groups.open_lock(None if self.out is None else Path(self.out))
@@ -176,13 +172,13 @@ class Session:
             if self.goes_on:
                 self.settle()
                 self.state = self.whole_state()
-                return {"time": self._seconds()[0], "split": 1}
+                return {"time": self.seconds()[0], "split": 1}
             if stopped:
                 self._save()
             self.settle()
             self.state = self.worker.state if self._in_shares and self.division.group is None else self.whole_state()
             self.activity.begin("the summary")
-            summary = self._summary(stopped)
+            summary = records.summary(self, stopped)
             if self.serving is not None:
                 self.serving.close()
         if self.checkpoints is not None:
@@ -493,7 +489,7 @@ class Session:
             "step": self.step, "row": 0 if self.serving is None else self.serving.row, "metrics": self.metrics,
             "updates": self.between.gather_objects([each.updates for each in worker.rows]),
             "counters": self.between.gather_objects(worker.counters), "losses": losses,
-            "seconds": self._seconds()[0], "auto": self.choice and self.choice.record()},
+            "seconds": self.seconds()[0], "auto": self.choice and self.choice.record()},
             self._slices()), transport, best=best)
 
     def _slices(self) -> dict[str, Slice] | None:
@@ -522,99 +518,11 @@ class Session:
 
     # ---- after --------------------------------------------------------------------------------------------
 
-    def _seconds(self) -> tuple[dict[str, float], list[np.ndarray]]:
+    def seconds(self) -> tuple[dict[str, float], list[np.ndarray]]:
         """Seconds of the whole run in parts, mean over the ranks; and those of this session for each. Collective."""
         per_rank = self.transport.gather(np.array([self.clock.seconds[part] for part in PARTS]))
         mean = np.mean(per_rank, axis=0)
         return {part: self.seconds_before[part] + float(mean[i]) for i, part in enumerate(PARTS)}, per_rank
-
-    def _summary(self, stopped: bool) -> dict[str, Any]:
-        """What ``summary.json`` holds. Collective."""
-        last: dict[str, Any] = self.metrics[-1] if self.metrics else {}
-        model = self.model
-        seconds, per_rank = self._seconds()
-        samples = self.sampler.consumed(self.step) if self.serving is None else self.serving.trained()
-        samples_per_second = samples / sum(seconds.values()) if samples else None
-        peak = reached = None
-        steps = max(1, self.step - self.first_step)
-        sent = float(np.mean([x[0] for x in self.transport.gather(np.array([self.clock.bytes_sent / steps]))]))
-        if self.checkpoints is not None and getattr(model, "flops", None) and samples_per_second:
-            self.transport.barrier()  # all ranks at once, as in training
-            peak = float(sum(x[0] for x in self.transport.gather(
-                np.array([_core.product_peak(getattr(model, "dtype", "float32"), PEAK_SECONDS)]))))
-            reached = model.flops * samples_per_second / 1e9  # type: ignore[attr-defined]
-        trained = samples - self.sampler.consumed(self.first_step)
-        auto = self.choice and self.choice.beside(float(np.mean(np.sum(per_rank, axis=1))), trained, self.world.size)
-        return {
-            "model": name_of(model), "strategy": self.strategy.name, "ranks": self.world.size,
-            "split": self.division.parts,
-            "threads": _core.threads(), "parameters": self.whole_model.layout.count, "epochs": len(self.metrics),
-            "train_loss": last.get("train_loss"), "test_loss": last.get("test_loss"),
-            "test_squared_error": last.get("test_squared_error"), "samples_per_second": samples_per_second,
-            "time": seconds, "bytes_per_step": sent, "auto": auto,
-            "time_per_rank": [dict(zip(PARTS, each.tolist(), strict=True)) for each in per_rank],
-            "gflops": reached, "peak_gflops": peak, "machine": platform.node(),
-            "server": None if self.serving is None else self.serving.summary(), "deaths": self.deaths,
-            "simd_level": _core.simd_level(), "onednn": _core.onednn_version(), "stopped_early": self.patience.over,
-            "finished": None if stopped else datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        }
-
-    def _config(self) -> dict[str, Any]:
-        """What ``config.toml`` holds: with it, the same run can be made again."""
-        whole = {"model": name_of(self.model), **self.config, "strategy": self.strategy.name, "ranks": self.world.size,
-                 "optimizer": self.optimizer.name, **self.options, "threads": _core.threads(),
-                 "auto": self.choice and self.choice.record()}
-        return {name: value for name, value in whole.items() if name not in ("overwrite", "resume")}
-
-    def _title(self, placements: list[threads.Placement]) -> str:
-        ranks = "1 rank" if self.world.size == 1 else f"{self.world.size} ranks"
-        groups = "" if self.division.parts == 1 else f", {self.division.parts} to each copy of the model"
-        lines = [
-            f"{name_of(self.model)}, {self.whole_model.layout.count:,} parameters, on {self.data.describe()}",
-            f"{self.strategy} on {ranks}{groups}, batches of {self.options['batch_size']}, {self._rules()}",
-            *([self.choice.text()] if self.choice else []),
-            *threads.describe(placements),
-            *(f"warning: {text}" for text in threads.warnings(placements))]
-        if self.serving is not None:
-            lines.append(self.serving.title())
-        idle = self.strategy.idle(self.division.count)
-        if idle:
-            count = self.strategy.replicas
-            lines.append(f"warning: {'ranks' if len(idle) > 1 else 'rank'} {', '.join(map(str, idle))} will be idle: "
-                         f"{self.strategy.name} has {count} replica{'s' if count != 1 else ''}")
-        if self.step:
-            lines.append(f"going on after step {self.step} of {self.steps}")
-        elif self.options["resume"]:
-            lines.append("no checkpoint yet: starting from the beginning")
-        return "\n".join(lines)
-
-    def _rules(self) -> str:
-        """The optimizers at work, for people."""
-        if self.serving is None or self.serving.optimizer.name == self.optimizer.name:
-            return self.optimizer.name
-        between = f", {self.optimizer.name} between fetches" if self.strategy.optimizes else ""
-        return f"{self.serving.optimizer.name} on the server{'s' * (self.strategy.servers > 1)}{between}"
-
-
-def name_of(model: Model) -> str:
-    """Public name of a model, or the name of a user's class."""
-    return getattr(model, "name", type(model).__name__)
-
-
-def described(model: Model) -> dict[str, Any]:
-    """A model as plain values: two of which these are equal give the same losses, and one can take over from the other.
-
-    Not the element type of its products: where a processor lacks it, training goes on in float32.
-    """
-    options = {name: value for name, value in options_of(model).items() if name != "dtype"}
-    tensors = {f"{vector}.{s.name}": list(s.shape) for vector, layout in (("parameters", model.layout),
-                                                                           ("buffers", model.buffers)) for s in layout}
-    return {"model": name_of(model), "tensors": tensors, **json.loads(json.dumps(options))}
-
-
-def options_of(model: Model) -> dict[str, Any]:
-    """What a model says of how it was made, as plain values; nothing where it does not say."""
-    return dict(getattr(model, "options", dict)())
 
 
 def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps: int) -> Optimizer:

@@ -20,7 +20,7 @@ from pyddl.data import Source, load
 from pyddl.data.joined import training_and_test
 from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.layout import Layout
-from pyddl.models.protocol import Model
+from pyddl.models.protocol import Model, described, options_of
 from pyddl.optim import Optimizer
 from pyddl.strategies import Auto, Strategy, strategy
 from pyddl.strategies.auto import Choice
@@ -28,7 +28,7 @@ from pyddl.train.agreement import agreement, require_same, require_same_options
 from pyddl.train.auto import choose, recorded
 from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.progress import Progress
-from pyddl.train.session import Session, described, options_of
+from pyddl.train.session import Session
 from pyddl.train.stop import StopRequest
 
 __all__ = ["Result", "Trainer"]

@@ -264,10 +264,11 @@ def test_messages_where_shared_memory_is_refused(mpirun):
 # ---- deaths, ends, signals ------------------------------------------------------------------------------------------
 
 TRAIN = """
-    import os, sys, time, numpy as np, pyddl
+    import os, pathlib, sys, time, numpy as np, pyddl
     from pyddl.comm.operations import Left
     from pyddl.comm.server import serve
     victim, size = int(sys.argv[1]), int(sys.argv[2])
+    dying = pathlib.Path(__file__).with_name("dying")
     world = pyddl.world()
     end = serve(world, world.transport, servers=1, size=size)
     x = np.zeros(size, np.float32)
@@ -299,7 +300,10 @@ TRAIN = """
                 end.push(x, 1, end.fetch(x))
                 done += 1
                 if done == 10 and world.rank == victim:
+                    dying.touch()
                     os.kill(os.getpid(), 9)
+                while done == 100 and victim == 2 and not dying.exists():  # leave the victim enough to die of
+                    time.sleep(0.001)
             end.finish()
             print(f"worker {end.number}: {done} pushes", flush=True)
             end.fetch(x, 10**9)  # who leaves while MPI learns of a death may keep it from the others

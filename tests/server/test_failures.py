@@ -13,12 +13,14 @@ from pyddl.errors import CommError
 SOON = 10  # seconds from the failure to the end
 
 TRAIN = """
-    import os, signal, sys, time
+    import os, pathlib, signal, sys, time
     import numpy as np, pyddl
 
     rank, calls = pyddl.world().rank, 0
+    failing = pathlib.Path(__file__).with_name("failing")
 
     def fail(what):
+        failing.touch()
         os.write(2, f"failing at {{time.time()}}\\n".encode())
         exec(what)
 
@@ -27,6 +29,8 @@ TRAIN = """
         calls += 1
         if rank == 2 and calls == 3:
             fail({gradient!r})
+        while calls == 10 and {gradient!r} != "pass" and not failing.exists():  # leave rank 2 enough to fail in
+            time.sleep(0.001)
         return {{"w": np.full(20_000, len(items))}}
 
     def descent(model, update):
@@ -146,6 +150,7 @@ def ulfm(tmp_path):
     def start(ranks, program):
         file = tmp_path / "script.py"
         file.write_text(textwrap.dedent(program))
+        file.with_name("failing").unlink(missing_ok=True)
         line, environ = launcher.command(ranks, support.python(file), threads=1, environ=dict(os.environ))
         return support.run([line[0], "--with-ft", "ulfm", *line[1:]], environ)
 
