@@ -39,7 +39,7 @@ STALENESS: dict[str, dict[str, dict[str, Any]]] = {  # panel: line: options, wit
     "workers": {
         "sync": {"strategy": "server", "mode": "sync"},
         "async": {"strategy": "server", "mode": "async"},
-        "async, stale steps whole": {"strategy": "server", "mode": "async", "staleness": "ignored"},
+        "async, staleness ignored": {"strategy": "server", "mode": "async", "staleness": "ignored"},
         "elastic async, tau 10": {"strategy": "elastic", "mode": "async"},
     },
     "tau": {
@@ -59,7 +59,7 @@ STRAGGLER: dict[str, dict[str, Any]] = {
     "server sync, 1 backup": {"strategy": "server", "mode": "sync", "backup": 1},
     "server ssp, bound 3": {"strategy": "server", "mode": "ssp"},
     "server async": {"strategy": "server", "mode": "async"},
-    "server async, stale steps whole": {"strategy": "server", "mode": "async", "staleness": "ignored"},
+    "server async, staleness ignored": {"strategy": "server", "mode": "async", "staleness": "ignored"},
     "elastic sync, tau 10": {"strategy": "elastic", "mode": "sync"},
     "elastic async, tau 10": {"strategy": "elastic", "mode": "async"},
     "averaging, period 16": {"strategy": "averaging"},

@@ -11,8 +11,8 @@ from pyddl import options, strategies
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 FOREIGN = {"--map-by", "--oversubscribe", "--bind-to", "--no-binary", "--no-build-isolation", "--config-settings",
-           "--mpi", "--cpus-per-task", "--signal", "--nodes", "--partition", "--account", "--shm-size", "--help",
-           "--size", "--with-ft", "--outlive", "--config"}
+           "--mpi", "--cpus-per-task", "--signal", "--nodes", "--partition", "--account", "--shm-size", "--cpus",
+           "--help", "--size", "--with-ft", "--outlive", "--config"}
 
 
 @pytest.fixture(scope="module", params=PAGES, ids=lambda path: path.stem)

@@ -64,12 +64,12 @@ def test_run_main_alone_is_plain_python(mpirun):
     assert done.code == 7
 
 
-def test_one_rank_of_a_node_aborts_where_the_launcher_would_not_bear_two(tmp_path):
+def test_one_rank_of_a_node_aborts_where_the_launcher_would_not_bear_two():
     def first(job, tolerant="1"):
         return subprocess.Popen(
             [sys.executable, "-c", "import sys; from pyddl.comm import abort; "
              "print(abort._first_of_node(), flush=True); sys.stdin.read()"],
-            env={**os.environ, "OMPI_MCA_mpi_ft_enable": tolerant, "PMIX_NAMESPACE": f"{tmp_path.name}-{job}"},
+            env={**os.environ, "OMPI_MCA_mpi_ft_enable": tolerant, "PMIX_NAMESPACE": f"{os.getpid()}-{job}"},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     for jobs, firsts in (("aaa", 1), ("ab", 2)):

@@ -32,7 +32,8 @@ SCRIPT = """
             elif victim >= 0 and rank == max(victim, 1) and Mortal.seen == 6:  # a server computes none
                 dying.touch()
                 os.kill(processes[victim], 9)
-            while victim >= 0 and Mortal.seen == 8 and not dying.exists():  # leave that rank enough to get there
+            waits = victim >= 0 and (rank == 1 or options["mode"] != "sync")  # in step with a backup two must go on
+            while waits and Mortal.seen == 8 and not dying.exists():  # leave that rank enough to get there
                 time.sleep(0.001)
             return super().gradient(parameters, gradients, buffers, batch, ready)
     rows = np.random.default_rng(5).random((203, 20), dtype=np.float32)
