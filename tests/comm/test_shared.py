@@ -320,28 +320,29 @@ def test_a_rank_that_is_gone_ends_the_others(mpirun, end):
             world.transport.sum(x)
     """)
     assert done.code not in (None, 0) or end == "os._exit(0)", done
-    assert done.seconds < 10, done
+    assert done.seconds < 30, done  # it takes about two
     pids = re.findall(r"<(\d+)>", done.out)
     assert len(pids) == 3
     assert not [name for name in leftovers() if name.name.split("-")[1] in pids]
 
 
 def test_the_others_learn_that_a_rank_has_left(mpirun):
-    """Where no launcher ends them, they see it within a second, and may end in order."""
+    """Where no launcher ends them, they see it while its process still lives, and may end in order."""
     done = mpirun(3, """
-        import time, pyddl
+        import pathlib, time, pyddl
         t = pyddl.world().transport
+        learnt = [pathlib.Path(__file__).with_name(f"learnt {rank}") for rank in range(2)]
         t.barrier()
         if t.rank == 2:
             t.leave()
-            time.sleep(3)
+            while not all(file.exists() for file in learnt):
+                time.sleep(0.01)
         else:
-            began = time.monotonic()
             try:
                 t.barrier()
             except pyddl.errors.CommError as error:
                 print(error, flush=True)
-            assert time.monotonic() - began < 2
+            learnt[t.rank].touch()
         from mpi4py import MPI
         MPI.COMM_WORLD.Barrier()
     """)
@@ -378,25 +379,27 @@ def test_different_calls_are_refused_on_every_rank(mpirun, first, second, said):
 
 def test_signals_are_handled_while_waiting(mpirun):
     done = mpirun(2, """
-        import signal, time, pyddl
+        import pathlib, signal, time, pyddl
         t = pyddl.world().transport
+        handled = pathlib.Path(__file__).with_name("handled")
         t.barrier()
         if t.rank == 0:
             def stop(*_): raise KeyError("asked to stop")
             signal.signal(signal.SIGALRM, stop)
             signal.setitimer(signal.ITIMER_REAL, 0.5)
-            began = time.monotonic()
             try:
                 t.barrier()
             except KeyError as error:
-                print(error, time.monotonic() - began < 2, flush=True)
+                print(error, flush=True)
+            handled.touch()
         else:
-            time.sleep(1.5)
+            while not handled.exists():  # this rank does not come to the barrier before
+                time.sleep(0.01)
         from mpi4py import MPI
         MPI.COMM_WORLD.Barrier()
     """)
     assert done.code == 0, done.err
-    assert "'asked to stop' True" in done.out
+    assert "'asked to stop'" in done.out
 
 
 @pytest.mark.parametrize("refused", ["limit(0, FILE_SIZE, 30_000)", "limit(1, OPEN_FILES, 0)",
