@@ -21,7 +21,8 @@ __all__ = ["Aim", "aims", "main", "write"]
 
 Lines = list[dict[str, Any]]
 QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "server", "auto", "split", "threads")
-RANKS = {"pyddl": "allreduce", "pyddl sharded": "allreduce with --shard-optimizer"}
+RANKS = {"pyddl": "allreduce", "pyddl sharded": "allreduce with --shard-optimizer",
+         "pyddl unshared": "allreduce with --no-shard-optimizer"}
 
 
 class Aim(NamedTuple):
