@@ -32,7 +32,7 @@ def _ranks(lines: Lines) -> Iterable[list[str]]:
     rows = " / ".join(str(line["batch"]) for line in together)
     if ddp := [_times(line["speed_up"]["DDP"]) for line in together if "DDP" in line["speed_up"]]:
         yield [f"2 ranks together, {rows} rows each", f"PyTorch DDP with gloo: {' / '.join(ddp)} its samples/s"]
-    names = {"pyddl": "", "pyddl sharded": ", with `--shard-optimizer`", "pyddl unshared": ", `--no-shard-optimizer`"}
+    names = {"pyddl": "", "pyddl sharded": ", with `--shard-optimizer`"}
     for way in together[0]["scaling"] if together else ():
         shares = " / ".join(f"{100 * line['scaling'][way]:.0f} %" for line in together)
         what = "the same" if ddp else f"2 ranks, {rows} rows each"

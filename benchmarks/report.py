@@ -21,8 +21,7 @@ __all__ = ["Aim", "aims", "main", "write"]
 
 Lines = list[dict[str, Any]]
 QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "server", "auto", "split", "threads")
-RANKS = {"pyddl": "allreduce", "pyddl sharded": "allreduce with --shard-optimizer",
-         "pyddl unshared": "allreduce with --no-shard-optimizer"}
+RANKS = {"pyddl": "allreduce", "pyddl sharded": "allreduce with --shard-optimizer"}
 
 
 class Aim(NamedTuple):

@@ -62,11 +62,6 @@ class Option:
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
 
-    @property
-    def negative(self) -> str | None:
-        """The flag that says no, where neither yes nor no is the default."""
-        return self.flag.replace("--", "--no-", 1) if self.kind == "bool" and self.default is None else None
-
     def check(self, value: Any) -> Any:
         """Return ``value`` in the option's type and range, or raise `ParameterError`."""
         if value is None and self.default is None:
@@ -189,9 +184,8 @@ TABLE: tuple[Option, ...] = (
     Option("elastic_momentum", "float", 0.0, "training", "momentum of the workers, as in EAMSGD", at_least=0, below=1,
            of=("elastic",)),
     Option("replicas", "int", 2, "training", "how many take turns in each step", at_least=1, of=("sequential",)),
-    Option("shard_optimizer", "bool", None, "training",
-           "each rank updates its share of the parameters only, and keeps no other optimizer state, as in ZeRO-1; by "
-           "default while ranks share a node's memory, where it is faster", of=("allreduce",)),
+    Option("shard_optimizer", "bool", False, "training",
+           "each rank keeps optimizer state for its share of the parameters only, as in ZeRO-1", of=("allreduce",)),
     Option("allow", "str", "synchronous", "training",
            "what may be chosen: strategies with the result of one process, or any", choices=("synchronous", "any"),
            of=("auto",)),

@@ -59,8 +59,7 @@ def flags(*sections: str, defaults: Mapping[str, Any] | None = None) -> Callable
         for option in reversed(of_section(*sections)):
             extra: dict[str, Any] = {"is_flag": True} if option.kind == "bool" else {"type": _Checked(option)}
             text = _help(option, own.get(option.name, option.default))
-            flag = f"{option.flag}/{option.negative}" if option.negative else option.flag
-            function = click.option(flag, *option.also, option.name, default=None, help=text, **extra)(function)
+            function = click.option(option.flag, *option.also, option.name, default=None, help=text, **extra)(function)
         return function
 
     return decorate

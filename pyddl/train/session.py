@@ -176,9 +176,7 @@ class Session:
             if stopped:
                 self._save()
             self.settle()
-            asked = self.options.get("shard_optimizer", True) is not None  # else nobody expects shares
-            in_shares = self._in_shares and self.division.group is None and asked
-            self.state = self.worker.state if in_shares else self.whole_state()
+            self.state = self.worker.state if self._in_shares and self.division.group is None else self.whole_state()
             self.activity.begin("the summary")
             summary = records.summary(self, stopped)
             if self.serving is not None:

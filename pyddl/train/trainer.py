@@ -34,15 +34,14 @@ from pyddl.train.stop import StopRequest
 __all__ = ["Result", "Trainer"]
 
 OF_EACH_RANK = ("threads", "quiet")  # options that may differ
-FEW = 1 << 15  # parameters whose update takes no longer than the second meeting of a step in shares
 
 
 @dataclass
 class Result:
     """What training left: the same on every rank when the strategy keeps replicas equal.
 
-    Where the model was split, each rank has its part, and where ``shard_optimizer`` was asked for its share of the
-    optimizer's state: see `whole`.
+    Where the model was split, each rank has its part, and with ``shard_optimizer`` its share of the optimizer's state:
+    see `whole`.
 
     Attributes
     ----------
@@ -217,14 +216,12 @@ class Trainer:
             given = self.options
             if choice is not None:  # what was chosen is as if it had been given
                 own = options.defaults_of(choice.strategy) | choice.options
-                if own.get("shard_optimizer", False) is None:
-                    own["shard_optimizer"] = False  # so it was measured
                 given = {name: value for name, value in given.items() if name not in options.defaults_of("auto")} | own
             return Session(self.model, chosen, self.optimizer, given, here, source, tested, self.out, self.progress,
                            self.stop or StopRequest(), self.config, start, choice)
 
         with agreement(here.transport):
-            chosen, choice = self._strategy(here), None
+            chosen, choice = self._strategy(), None
         if isinstance(chosen, Auto):
             choice = recorded(self._record(here.transport, start), here) or choose(chosen, prepare, here)
             chosen = choice.build()
@@ -257,23 +254,13 @@ class Trainer:
         given = self.strategy.replicas if isinstance(self.strategy, Strategy) else self.options.get("replicas")
         return self.options["batch_size"] / (given or ranks)
 
-    def _strategy(self, here: World) -> Strategy:
+    def _strategy(self) -> Strategy:
         if isinstance(self.strategy, Strategy):
             return self.strategy
-        own = options.of_strategy(self.strategy, self.options)
-        if self._shares_updates(here):
-            own["shard_optimizer"] = True
-        named = strategy(self.strategy, **own)
+        named = strategy(self.strategy, **options.of_strategy(self.strategy, self.options))
         if isinstance(named, Auto) and self.options["split"] > 1:
             raise ParameterError("strategy auto does not measure split models: name a strategy, or leave out split")
         return named
-
-    def _shares_updates(self, here: World) -> bool:
-        """Whether ranks update a share each though nobody says so: where that is faster and gives the same bits."""
-        clip_norm = self.options["clip_norm"] if isinstance(self.optimizer, str) else self.optimizer.clip_norm
-        return (self.options.get("shard_optimizer", False) is None and clip_norm is None and self.options["split"] == 1
-                and here.size > 1 and here.nodes == 1 and here.transport.kind == "shared memory"
-                and self.model.layout.size >= FEW)
 
     def _record(self, transport: Transport, start: Result | None) -> dict[str, Any] | None:
         """What an earlier session of this training says of its choice. Collective."""

@@ -109,8 +109,8 @@ def test_ranks_give_the_losses_of_one(out):
     record = ranks.main([*SMALL, "--peer", "none", "--out", str(out)])
     (line,) = record.lines
     assert record.header["ranks"] == 2
-    assert max(line["difference"][name] for name in ("pyddl", "pyddl unshared")) < 1e-3
-    assert set(line["seconds"]) == {"pyddl", "pyddl unshared", "pyddl local", "pyddl 1 rank"}
+    assert max(line["difference"][name] for name in ("pyddl", "pyddl sharded")) < 1e-3
+    assert set(line["seconds"]) == {"pyddl", "pyddl sharded", "pyddl local", "pyddl 1 rank"}
     assert positive(line["seconds"])
 
 
@@ -231,7 +231,7 @@ def line_of(**more):
 
 
 LINES = {
-    "ranks": [line_of(ranks=2, batch=batch, scaling={"pyddl": 0.914, "pyddl unshared": 0.951}, speed_up={"DDP": faster})
+    "ranks": [line_of(ranks=2, batch=batch, scaling={"pyddl": 0.914, "pyddl sharded": 0.951}, speed_up={"DDP": faster})
               for batch, faster in ((32, 6.1), (128, 2.83))],
     "server": [line_of(network="784-64-784", workers=2, batch=128, speed_up={"TensorFlow": 10.4})],
     "sum": [line_of(ranks=ranks, bytes=nbytes, speed_up={"Open MPI 5": 14.02, "MPICH 5": 1.0})
@@ -251,7 +251,7 @@ def test_the_readme_shows_what_was_measured(tmp_path):
         "| --- | --- |",
         "| 2 ranks together, 32 / 128 rows each | PyTorch DDP with gloo: 6.1x / 2.8x its samples/s |",
         "| the same, against twice one rank | 91 % / 91 % |",
-        "| the same, `--no-shard-optimizer`, against twice one rank | 95 % / 95 % |",
+        "| the same, with `--shard-optimizer`, against twice one rank | 95 % / 95 % |",
         "| asynchronous server, 2 workers with 128 rows each, 784-64-784 "
         "| TensorFlow's ParameterServerStrategy: 10x its samples/s |",
         "| sum of 1.7 MB over 2 / 3 ranks | Open MPI's MPI_Allreduce: 14x / 14x as fast |",

@@ -94,13 +94,6 @@ def test_flags_win_over_the_file(tmp_path):
     assert (config["epochs"], config["hidden"], config["learning_rate"]) == (1, [4], 0.01)
 
 
-@pytest.mark.parametrize(("flags", "value"), [([], None), (["--shard-optimizer"], True),
-                                              (["--no-shard-optimizer"], False)])
-def test_a_flag_without_a_default_has_a_negative(flags, value, tmp_path):
-    pyddl(*TRAIN, *flags, "--out", "r", cwd=tmp_path)
-    assert read_toml((tmp_path / "r/config.toml").read_text()).get("shard_optimizer") is value
-
-
 def test_a_flag_s_strategy_wins_over_the_file_s_where_no_option_of_it_was_chosen(tmp_path):
     data = ("--data", "random:64x10", "--hidden", "4", "--epochs", "1")
     pyddl("train", "autoencoder", *data, "--out", "r", cwd=tmp_path)

@@ -10,11 +10,10 @@ from pyddl.data.sampler import Sampler
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import ALIGNMENT
 from pyddl.models import Autoencoder
-from pyddl.optim import Adam, optimizer
+from pyddl.optim import optimizer
 from pyddl.strategies import strategy
 from pyddl.train import StopRequest, Trainer
 from pyddl.train.progress import Progress
-from pyddl.train.session import Session
 from pyddl.train.simulation import simulate
 from pyddl.train.worker import Worker
 
@@ -167,29 +166,6 @@ def test_sharded_optimizer_state_changes_nothing_but_memory(world, options):
         assert all(np.array_equal(a, b) for a, b in zip(sharded.state, whole.state, strict=True))
     clipped = train(shard_optimizer=True, clip_norm=0.5, **options)
     np.testing.assert_allclose(clipped.parameters, train(clip_norm=0.5, **options).parameters, rtol=1e-3, atol=2e-5)
-
-
-@pytest.mark.mpi
-def test_updates_are_shared_out_by_default_where_that_is_faster(world, monkeypatch):
-    chosen = []
-    of_session = Session.run
-    monkeypatch.setattr(Session, "run", lambda self: (chosen.append(self.strategy.shards), of_session(self))[1])
-
-    def fit(**options):
-        settings = {"batch_size": 50, "epochs": 2, "seed": 4, **options}
-        return Trainer(Autoencoder(20, hidden=(800,)), **settings).fit(ROWS)
-
-    result, plain = fit(), fit(shard_optimizer=False)
-    assert chosen == [world.size > 1 and world.nodes == 1 and world.transport.kind == "shared memory", False]
-    if chosen[0]:
-        assert np.array_equal(result.parameters, plain.parameters)
-        assert all(np.array_equal(a, b) for a, b in zip(result.state, plain.state, strict=True)), "put together again"
-    chosen.clear()
-    fit(clip_norm=1.0)  # a norm of shares has other bits
-    fit(optimizer=Adam(clip_norm=1.0))
-    fit(strategy=strategy("allreduce"))
-    train()  # too small
-    assert chosen == [False] * 4
 
 
 @pytest.mark.mpi
