@@ -15,12 +15,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
 from pyddl.errors import PeerLost
 
-__all__ = ["STOPPED", "OnAllRanks", "end_all", "end_without_mpi", "install", "leave", "run_main"]
+__all__ = ["LEAVING", "STOPPED", "OnAllRanks", "end_all", "end_without_mpi", "install", "leave", "run_main"]
 
 STOPPED = 75
 """Exit status of a run that was stopped on request and can be resumed: all ranks agree on it, so it is no
@@ -34,11 +35,13 @@ class OnAllRanks(int):
 AFTER_OTHERS = 1.0  # seconds in which the rank that failed first may speak and end the job
 ENDING = 0.5  # seconds in which the other ranks end after MPI has
 PATIENCE = 5  # seconds that MPI has to end the job
+LEAVING = "pyddl leaves"  # what the system calls a process that waits for others at its end
 INTERRUPTED = 130  # as a shell reports SIGINT
 
 _abort: Callable[[int], Any] | None = None
 _name = ""
 _without_mpi = False
+_others_first: Callable[[], bool] = bool
 _claim: socket.socket | None = None
 
 
@@ -130,12 +133,14 @@ def leave(status: object) -> None:
     _end(status if isinstance(status, int) and status not in (0, STOPPED) else 1)
 
 
-def end_without_mpi() -> None:
+def end_without_mpi(others_first: Callable[[], bool]) -> None:
     """Let this process end, when it does, without MPI_Finalize, which may wait for ever for a rank that has died.
 
-    Its exit status is then 0, or that of `run_main`, as Python does not tell at exit what was given to `sys.exit`.
+    Its exit status is then 0, or that of `run_main`, as Python does not tell at exit what was given to `sys.exit`. Open
+    MPI's launcher kills the others then, so while ``others_first()`` it waits at its end, under the name `LEAVING`.
     """
-    global _without_mpi
+    global _without_mpi, _others_first
+    _others_first = others_first
     if not _without_mpi:
         _without_mpi = True
         atexit.register(_end_now, 0)
@@ -147,6 +152,10 @@ def _end_now(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(LEAVING)
+    while _others_first():
+        time.sleep(0.01)
     os._exit(code)
 
 

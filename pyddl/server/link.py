@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyddl.comm.abort import LEAVING
 from pyddl.errors import PeerLost
 
 if TYPE_CHECKING:
@@ -138,9 +139,20 @@ class Link:
             raise self._lost(error) from None
         return not self._sent
 
+    def lives(self) -> bool:
+        """Whether the peer's process is seen here, on this machine."""
+        return bool(self._birth) and birth_of(self._process) == self._birth
+
+    def works(self) -> bool:
+        """Whether the peer's process is seen here and not at its end."""
+        try:
+            return self.lives() and Path(f"/proc/{self._process}/comm").read_text().strip() != LEAVING
+        except OSError:
+            return False
+
     def watch(self) -> None:
         """Raise `PeerLost` if the peer's process, on this machine, has ended."""
-        if self._birth and birth_of(self._process) != self._birth:
+        if self._birth and not self.lives():
             raise self._lost("its process has ended")
 
     def abandon(self) -> None:

@@ -190,7 +190,9 @@ class ParameterServer:
                 leave(failure.code)
             raise
         if report.lost:
-            end_without_mpi()
+            links = list(self._links.values())
+            # The server ends first, when all workers have done what they do after training; then they end.
+            end_without_mpi(lambda: any(link.works() if here.rank == SERVER else link.lives() for link in links))
         self._lost += report.lost
         self._epochs += epochs
         return report

@@ -128,6 +128,19 @@ def test_a_lost_worker_s_work_is_done_by_others_where_that_is_wanted(ulfm, failu
         assert f"{rank} went on, 2000.0 2000.0 2000 lost [2]" in done.out, done
 
 
+@pytest.mark.parametrize("late", [0, 3])
+def test_after_a_loss_each_may_take_its_time_after_training(ulfm, late):
+    """Open MPI's launcher would kill them all when the first has ended."""
+    after = f"""
+    train()
+    time.sleep(2 * (rank == {late}))
+    os.write(2, f"{{rank}} is ready\\n".encode())
+    """
+    done = ulfm(4, script(gradient="os._exit(3)", server=", on_failure='continue'", run=after))
+    assert done.code is not None, done
+    assert all(f"{rank} is ready" in done.err and f"{rank} went on" in done.out for rank in (0, 1, 3)), done
+
+
 def test_without_workers_the_server_does_not_go_on(ulfm):
     kill = script(gradient="os.kill(os.getpid(), signal.SIGKILL)", server=", on_failure='continue'")
     done = ulfm(3, kill.replace("rank == 2 and", ""))
