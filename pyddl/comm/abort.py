@@ -40,8 +40,7 @@ INTERRUPTED = 130  # as a shell reports SIGINT
 
 _abort: Callable[[int], Any] | None = None
 _name = ""
-_without_mpi = False
-_others_first: Callable[[], bool] = bool
+_others_first: Callable[[], bool] | None = None  # where this process ends without MPI_Finalize
 _claim: socket.socket | None = None
 
 
@@ -139,11 +138,10 @@ def end_without_mpi(others_first: Callable[[], bool]) -> None:
     Its exit status is then 0, or that of `run_main`, as Python does not tell at exit what was given to `sys.exit`. Open
     MPI's launcher kills the others then, so while ``others_first()`` it waits at its end, under the name `LEAVING`.
     """
-    global _without_mpi, _others_first
-    _others_first = others_first
-    if not _without_mpi:
-        _without_mpi = True
+    global _others_first
+    if _others_first is None:
         atexit.register(_end_now, 0)
+    _others_first = others_first
 
 
 def _end_now(code: int) -> NoReturn:
@@ -154,7 +152,7 @@ def _end_now(code: int) -> NoReturn:
             stream.flush()
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(LEAVING)
-    while _others_first():
+    while _others_first is not None and _others_first():
         time.sleep(0.01)
     os._exit(code)
 
@@ -189,7 +187,7 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     if code not in (0, STOPPED) and not isinstance(status, OnAllRanks) and _abort is not None:
         os.write(2, f"{_name}: exit status {code}; ending all ranks\n".encode())
         _end(code)
-    if _without_mpi:
+    if _others_first is not None:
         _end_now(code)
     if code == STOPPED and _abort is not None:
         code = _one_says_stopped()
