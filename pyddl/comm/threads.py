@@ -168,7 +168,7 @@ def describe(placements: Iterable[Placement]) -> list[str]:
         bound = "shared" if len({p.cores for p in ranks}) == 1 < len(ranks) else "bound" if len(ranks) > 1 else ""
         how = f" ({bound})" if bound else ""
         limit = common_quota(ranks)
-        if limit is not None and limit < len(used):
+        if limit is not None:
             how += f", with the time of {limit:g}"
         many = "s" * (threads != [1])
         lines.append(f"node {ranks[0].node} ({ranks[0].host}): {_count(len(ranks), 'rank')}, "
@@ -188,7 +188,7 @@ def warnings(placements: Iterable[Placement]) -> list[str]:
                     if a.threads + b.threads > len(set(a.cores) | set(b.cores)) and set(a.cores) & set(b.cores)]
         limit = common_quota(ranks)
         room, has = len(used), _count(len(used), "core")
-        if limit is not None and limit < room:
+        if limit is not None:
             room, has = max(1, int(limit)), f"the time of {limit:g} of {has}, their control group's quota"
         if len(ranks) > room:
             found.append(f"{where}: {len(ranks)} ranks share {has}; they will take turns. "
@@ -204,9 +204,10 @@ def warnings(placements: Iterable[Placement]) -> list[str]:
     return found
 
 
-def common_quota(ranks: Iterable[Placement]) -> float | None:
-    """The least quota of some ranks of one node."""
-    return min((p.quota for p in ranks if p.quota is not None), default=None)
+def common_quota(ranks: Sequence[Placement]) -> float | None:
+    """The least quota of ranks of one node; None where it leaves them all of their cores."""
+    least = min((p.quota for p in ranks if p.quota is not None), default=None)
+    return None if least is None or least >= len(set().union(*(p.cores for p in ranks))) else least
 
 
 def _by_node(placements: Iterable[Placement]) -> list[list[Placement]]:
