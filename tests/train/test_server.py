@@ -89,13 +89,14 @@ def test_the_books_have_every_row(world, name):
     trained = sum(line["samples_per_second"] * line["seconds"] for line in result.metrics)
     assert trained == pytest.approx(4 * len(ROWS) - books["dropped_samples"])
     assert (books["dropped"] > 0) <= (name == "backup")
+    losses = [line["train_loss"] for line in result.metrics]
     if name in ("sync", "two servers in step"):
         assert books["staleness"] == {"0": pushes}
+        assert losses == sorted(losses, reverse=True)
     if options.get("servers", 1) > 1:
         assert len(books["versions"]) == 2 and all(len(each) == 2 for each in books["last_fetched"])
     model = Autoencoder(20, hidden=(8, 3))
     untrained = model.evaluate(*initial(model), Batch(ROWS))["loss"] / len(ROWS)
-    losses = [line["train_loss"] for line in result.metrics]
     assert losses[-1] < untrained and all(0.9 * untrained < loss < 1.05 * untrained for loss in losses)
 
 
