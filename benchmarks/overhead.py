@@ -40,9 +40,8 @@ class Nothing:
 
     layout = Layout([Slice("weight", (1,))])
     buffers = Layout()
-    phases = ("all",)
 
-    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int) -> None:
+    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int, data: Any) -> None:
         pass
 
     def gradient(
@@ -51,7 +50,6 @@ class Nothing:
         gradients: np.ndarray,
         buffers: np.ndarray,
         batch: Batch,
-        ready: Any = None,
     ) -> float:
         return 0.0
 

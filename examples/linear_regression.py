@@ -15,17 +15,16 @@ import pyddl
 class LinearRegression:
     """Squared error (x w + b - y)^2 / 2, summed over rows; the last column of a row is y."""
 
-    phases = ("all",)
 
     def __init__(self, inputs):
         self.inputs = inputs + 1  # of a row, y included
         self.layout = pyddl.Layout([pyddl.Slice("weight", (inputs,)), pyddl.Slice("bias", (1,), decay=False)])
         self.buffers = pyddl.Layout()
 
-    def initialise(self, parameters, buffers, seed):
+    def initialise(self, parameters, buffers, seed, data):
         parameters[:] = 0
 
-    def gradient(self, parameters, gradients, buffers, batch, ready=None):
+    def gradient(self, parameters, gradients, buffers, batch):
         weight, bias = self.layout.views(parameters).values()
         x, y = batch.rows[:, :-1], batch.rows[:, -1]
         error = x @ weight + bias - y

@@ -15,18 +15,17 @@ import pyddl
 class TiedLinearAutoencoder:
     """Squared error |x - x W'W|^2, summed over rows. W has shape (code, inputs)."""
 
-    phases = ("all",)
 
     def __init__(self, inputs, code):
         self.inputs = inputs
         self.layout = pyddl.Layout([pyddl.Slice("weight", (code, inputs))])
         self.buffers = pyddl.Layout()
 
-    def initialise(self, parameters, buffers, seed):
+    def initialise(self, parameters, buffers, seed, data):
         weight = self.layout.views(parameters)["weight"]
         weight[:] = np.random.default_rng(seed).normal(0, self.inputs**-0.5, weight.shape)
 
-    def gradient(self, parameters, gradients, buffers, batch, ready=None):
+    def gradient(self, parameters, gradients, buffers, batch):
         weight = self.layout.views(parameters)["weight"]
         codes = batch.rows @ weight.T
         error = codes @ weight - batch.rows

@@ -7,7 +7,7 @@ strategies and optimizers see only ranges.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -16,7 +16,9 @@ import numpy as np
 from pyddl import _check
 from pyddl.errors import ParameterError
 
-__all__ = ["ALIGNMENT", "Layout", "Slice", "staggered"]
+__all__ = ["ALIGNMENT", "MERGES", "Layout", "Slice", "staggered"]
+
+MERGES = ("mean", "sum", "total", "max", "rows")
 
 ALIGNMENT = 16  # floats: slices start on a cache line, so that vector loads never straddle two
 PAGE = 1024  # floats
@@ -44,8 +46,15 @@ class Slice:
         The phase that trains it: a GAN has ``generator`` and ``discriminator``.
     decay : bool, default=True
         Whether weight decay applies; usual for weights, unusual for biases.
-    merge : {"mean", "sum", "max"}, default="mean"
-        For buffers: how the values of several replicas become one.
+    merge : {"mean", "sum", "total", "max", "rows"}, default="mean"
+        For buffers: how the values of several workers become one.
+
+        mean   their mean, weighted by the rows that each has seen since the last time
+        sum    the last common value, and what each has added to it
+        total  their sum, of which each worker goes on with an equal part: for decayed sums and counts, whose quotient is
+               then exact, also where workers have unlike numbers of rows
+        max    the largest
+        rows   a table whose first axis is cut among the workers, each of whom owns some: persistent chains
     first, of : int, optional
         Where this is only a part of a tensor: rows from ``first`` on, out of ``of`` rows in all.
 
@@ -110,6 +119,7 @@ class Layout:
         for s in slices:
             if any(s.name == p.name for p in placed):
                 raise ParameterError(f"two slices are named {s.name!r}; names must differ")
+            _check.one_of(f"merge of slice {s.name}", s.merge, MERGES)
             placed.append(replace(s, shape=tuple(s.shape), begin=at))
             at += -(-s.size // ALIGNMENT) * ALIGNMENT
         groups = [p.group for p in placed]
@@ -152,9 +162,20 @@ class Layout:
             raise KeyError(f"no group is named {group!r}{_check.nearest(group, self.groups)}")
         return members[0].begin, -(-members[-1].end // ALIGNMENT) * ALIGNMENT
 
-    def decayed_ranges(self, group: str | None = None) -> list[tuple[int, int, bool]]:
-        """The range of ``group`` cut into (begin, end, decay), neighbours of one kind merged, without holes."""
-        begin, end = self.range(group)
+    def range_of(self, groups: Sequence[str] = ()) -> tuple[int, int]:
+        """Begin and end of several groups' slices, which must be neighbours; of the whole vector where none is named."""
+        if not groups:
+            return 0, self.size
+        names = self.groups
+        places = sorted(names.index(group) for group in groups)
+        if places != list(range(places[0], places[-1] + 1)):
+            raise ParameterError(f"groups {', '.join(groups)} are no neighbours in the layout, whose groups are "
+                                 f"{', '.join(names)}: what is trained together must be one range")
+        return self.range(names[places[0]])[0], self.range(names[places[-1]])[1]
+
+    def decayed_ranges(self, groups: Sequence[str] = ()) -> list[tuple[int, int, bool]]:
+        """The range of ``groups`` cut into (begin, end, decay), neighbours of one kind merged, without holes."""
+        begin, end = self.range_of(groups)
         ranges: list[tuple[int, int, bool]] = []
         for s in self._slices:
             if s.begin < begin or s.begin >= end or s.size == 0:

@@ -24,26 +24,25 @@ class StopAfter(Autoencoder):
         super().__init__(20, hidden=(8, 3))
         self.stop, self.step = stop, step
 
-    def gradient(self, parameters, gradients, buffers, batch, ready=None):
+    def gradient(self, parameters, gradients, buffers, batch):
         if batch.step == self.step:
             self.stop.requested = True
-        return super().gradient(parameters, gradients, buffers, batch, ready)
+        return super().gradient(parameters, gradients, buffers, batch)
 
 
 class Buffered:
     """Counts what it sees in buffers of all three kinds."""
 
-    phases = ("all",)
 
     def __init__(self):
         self.layout = Layout([Slice("w", (20,))])
         self.buffers = Layout([Slice("mean", (2,)), Slice("seen", (1,), merge="sum"), Slice("top", (1,), merge="max")])
 
-    def initialise(self, parameters, buffers, seed):
+    def initialise(self, parameters, buffers, seed, data):
         parameters[:] = 0
         self.buffers.views(buffers)["seen"][:] = 1000
 
-    def gradient(self, parameters, gradients, buffers, batch, ready=None):
+    def gradient(self, parameters, gradients, buffers, batch):
         views = self.buffers.views(buffers)
         gradients[:] = 0
         if len(batch):

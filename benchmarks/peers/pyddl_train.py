@@ -25,7 +25,7 @@ class Given(Autoencoder):
 
     weights: str
 
-    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int) -> None:
+    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int, data: Any) -> None:
         given = np.load(self.weights).values()
         for view, values in zip(self.layout.views(parameters).values(), given, strict=True):
             view[:] = values
@@ -45,7 +45,7 @@ class _Peer:
         self.rows, self.batch, self.modes = np.load(rows), batch, modes
         self.source = ArraySource(self.rows)
         self.parameters, self.buffers = self.model.layout.zeros(), self.model.buffers.zeros()
-        self.model.initialise(self.parameters, self.buffers, 0)
+        self.model.initialise(self.parameters, self.buffers, 0, None)
         return {"flops": self.model.flops, "parameters": self.model.layout.count}
 
     def loss(self, setup: str) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pyddl import _check
-from pyddl.models.protocol import Model, Ready
+from pyddl.models.protocol import Model
+from pyddl.models.stages import Phase, Stage
 
-__all__ = ["NAMES", "Autoencoder", "Model", "Ready", "create"]
+__all__ = ["NAMES", "Autoencoder", "Model", "Phase", "Stage", "create"]
 
 _MODULES = {"autoencoder": ("pyddl.models.autoencoder", "Autoencoder")}
 NAMES = tuple(_MODULES)

@@ -15,10 +15,10 @@ import numpy as np
 
 from pyddl import _check, _core
 from pyddl.data.batch import Batch
+from pyddl.data.statistics import Statistics
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import Layout, Slice
 from pyddl.models.initialisers import INITIALISERS, initialiser
-from pyddl.models.protocol import Ready
 
 if TYPE_CHECKING:
     from pyddl.models.split import SplitAutoencoder
@@ -71,7 +71,6 @@ class Autoencoder:
     """
 
     name = "autoencoder"
-    phases = ("all",)
 
     def __init__(self, inputs: int, hidden: Sequence[int] = (256, 64), *, activation: str = "relu",
                  code_activation: str = "linear", loss: str = "bce", initialiser: str = "auto",
@@ -123,7 +122,8 @@ class Autoencoder:
                 "code_activation": self.code_activation, "loss": self.loss, "initialiser": self.initialiser,
                 "dtype": self.dtype}
 
-    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int) -> None:
+    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int,
+                   data: Statistics | None = None) -> None:
         """Fill ``parameters`` for the start of training; the same for the same seed everywhere."""
         self.initialise_layers(self.layout, parameters, seed)
 
@@ -145,13 +145,13 @@ class Autoencoder:
 
         return SplitAutoencoder(self, part, parts)
 
-    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch,
-                 ready: Ready | None = None, rounded: np.ndarray | None = None) -> float:
+    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch) -> float:
         """Overwrite ``gradients`` with the sum over the batch's rows; return the sum of their losses.
 
-        In bfloat16 weights are rounded here, unless ``rounded`` holds the parameters in bfloat16 already.
+        In bfloat16 weights are rounded here, unless ``batch.rounded`` holds the parameters in bfloat16 already.
         """
-        return self._network.gradient(parameters, gradients, batch.rows, batch.rows, self.loss, ready, rounded)
+        return self._network.gradient(parameters, gradients, batch.rows, batch.rows, self.loss, batch.ready,
+                                      batch.rounded)
 
     def evaluate(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch) -> dict[str, float]:
         """Sums over the rows: ``loss`` (nats, or squared units) and ``squared_error`` (squared units)."""

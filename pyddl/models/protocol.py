@@ -6,17 +6,15 @@ A model owns no trained memory and never learns that there are other ranks.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from pyddl.data.batch import Batch
+from pyddl.data.statistics import Statistics
 from pyddl.layout import Layout
 
-__all__ = ["Model", "Ready", "described", "name_of", "options_of"]
-
-Ready = Callable[[int, int], None]
+__all__ = ["Model", "described", "name_of", "options_of"]
 
 
 @runtime_checkable
@@ -28,53 +26,67 @@ class Model(Protocol):
     layout : Layout
         Slices of the parameters.
     buffers : Layout
-        State that is kept but not trained (running statistics); often empty.
-    phases : tuple of str
-        Groups of the layout that are trained in turn, one gradient and update each; usually ``("all",)``.
+        State that is kept but not trained (running statistics, persistent chains), with a merge rule for each slice;
+        often empty.
 
     Notes
     -----
     Optional members, used where present:
 
+    ``stages`` : tuple of Stage
+        What is trained together, and for how long: see `pyddl.models.stages`. By default all slices together.
     ``evaluate(parameters, buffers, batch) -> dict``
-        Sums over the rows of ``batch``, with key ``loss`` and, for models that reconstruct, ``squared_error``.
+        Scores: sums over the rows of ``batch`` by their names, ``loss`` among them. Each becomes ``test_<name>``, a mean
+        over the test rows, in books, tables and plots. The names do not depend on the rows.
+    ``measures`` : mapping of callable
+        Figures that are no sums over rows (a likelihood, a distance of distributions), for ``pyddl evaluate --measure``:
+        ``function(parameters, buffers, source, crew) -> dict``. ``crew`` shares the work out: ``crew.part(n)`` is this
+        rank's range of ``n`` pieces of work, ``crew.gather(array)`` all ranks' arrays in their order.
     ``encode(parameters, buffers, rows) -> ndarray``, ``reconstruct(parameters, buffers, rows) -> ndarray``
+    ``pictures(parameters, buffers, rows) -> dict``
+        Pictures by their names, each ``(number, features)``: rows as they enter the model.
     ``inputs`` : int
         Features of a row; ``input_range`` : (low, high) that the data must keep to. The trainer refuses others.
+    ``needs_labels`` : bool
+        Whether batches must have labels.
+    ``check_data(data)``
+        Raises where the data (a `Source`) do not fit in another way; called before training, on every rank.
     ``options() -> dict``
         Plain values that make the same model again. Ranks, and a run and what goes on with it, must have the same.
     ``split(part, parts) -> Model``
         The part of the model that rank ``part`` of ``parts`` holds where several hold it together: a model whose
-        layout says by ``first`` and ``of`` which rows of which tensors it has, under the same names. Its gradient and
-        evaluation speak to the other parts by ``batch.group``, and the losses of all parts add up to the loss.
+        layout says by ``first`` and ``of`` which rows of which tensors it has, under the same names, and whose ``whole``
+        is the model. Its gradient and evaluation speak to the other parts by ``batch.group``, and the losses of all
+        parts add up to the loss. What a part holds whole, all parts must move alike.
     ``takes_rounded`` : bool
-        `gradient` takes ``rounded`` besides: the parameters in bfloat16 (a uint16 vector of their bits), or None where
-        the trainer does not have them. An optimizer writes them in the pass that moves the parameters.
+        `gradient` makes use of ``batch.rounded``.
+    ``rate_scale`` : float
+        Factor of the default learning rates of rules whose steps grow with the gradient (sgd, momentum, nesterov), 1 by
+        default: small where the loss is a sum over many features.
     ``flops`` : int
         Floating-point operations of one gradient, per row, for the share of the machine's peak.
     """
 
     layout: Layout
     buffers: Layout
-    phases: tuple[str, ...]
 
-    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int) -> None:
-        """Fill both vectors for the start of training; the same values for the same seed on every rank."""
+    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int, data: Statistics) -> None:
+        """Fill both vectors for the start of training; the same values for the same seed on every rank.
 
-    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch,
-                 ready: Ready | None = None) -> float:
+        ``data`` are statistics of the training rows, which do not depend on ranks; they are computed when first asked
+        for, by all ranks together.
+        """
+
+    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch) -> float:
         """Overwrite ``gradients`` with the sum over the rows of ``batch``; return the sum of their losses.
 
         Parameters
         ----------
         parameters, gradients : ndarray of shape (layout.size,), float32
+            In the turn of a phase only its slices of ``gradients`` count; the others may be left alone or scratched.
         buffers : ndarray of shape (buffers.size,), float32
         batch : Batch
             No rows at all is legal: the gradient is zero, the loss 0.
-        ready : callable, optional
-            ``ready(begin, end)`` may be called as soon as ``gradients[begin:end]`` is final, so that it can start to
-            travel. Each element once at the most, in an order that does not depend on the rows; elements never
-            announced are taken as final at the return.
 
         Returns
         -------

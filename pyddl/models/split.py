@@ -22,10 +22,10 @@ import numpy as np
 
 from pyddl import _core
 from pyddl.data.batch import Batch, ModelGroup
+from pyddl.data.statistics import Statistics
 from pyddl.errors import InternalError, ParameterError
 from pyddl.layout import Layout, Slice
 from pyddl.models.autoencoder import Autoencoder
-from pyddl.models.protocol import Ready
 
 __all__ = ["SplitAutoencoder"]
 
@@ -55,7 +55,6 @@ class SplitAutoencoder:
     """
 
     name = Autoencoder.name
-    phases = Autoencoder.phases
 
     def __init__(self, whole: Autoencoder, part: int, parts: int):
         narrowest = min(whole.layers, key=lambda layer: layer.outputs)
@@ -85,12 +84,12 @@ class SplitAutoencoder:
         """Those of the whole."""
         return self.whole.options()
 
-    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int) -> None:
+    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int,
+                   data: Statistics | None = None) -> None:
         """Fill ``parameters`` with this part of what the whole would begin with."""
         self.whole.initialise_layers(self.layout, parameters, seed)
 
-    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch,
-                 ready: Ready | None = None) -> float:
+    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch) -> float:
         """Overwrite ``gradients`` with the sum over the rows; return this part of the sum of their losses."""
         rows = len(batch)
         if rows == 0:
@@ -107,8 +106,8 @@ class SplitAutoencoder:
             below = group.room(rows, layer.inputs) if i > 0 else None
             inputs = memory.inputs[i - 1] if i > 0 else batch.rows
             _core.dense_backward(inputs, weights[i][0], memory.outputs[i], layer.activation, deltas, *slopes[i], below)
-            if ready is not None:
-                ready(self._places[i][0], self._places[i][-1])
+            if batch.ready is not None:
+                batch.ready(self._places[i][0], self._places[i][-1])
             if below is not None:
                 deltas = memory.deltas[i - 1]
                 group.sum_columns(below, self.cuts[i - 1], deltas)

@@ -15,6 +15,7 @@ from pyddl.comm.world import World
 from pyddl.data import Source
 from pyddl.data.batch import Batch
 from pyddl.data.sampler import Sampler
+from pyddl.data.statistics import Statistics
 from pyddl.models.protocol import Model
 from pyddl.optim import Optimizer
 from pyddl.strategies import Allreduce, Local, Steps, Strategy
@@ -35,7 +36,8 @@ class Understudy(Worker):
     """A worker whose losses do not count: a rehearsal must not fail where training would not."""
 
     def _loss_of(self, batch: Batch, gradients: object) -> None:
-        self.model.gradient(self.parameters, gradients, self.buffers, batch, self.ready)  # type: ignore[arg-type]
+        batch.ready = self.ready
+        self.model.gradient(self.parameters, gradients, self.buffers, batch)  # type: ignore[arg-type]
 
 
 class InStep(Strategy):
@@ -58,9 +60,10 @@ def rehearse(model: Model, optimizer: Optimizer, sampler: Sampler, source: Sourc
     these take longer.
     """
     transport = here.transport
+    statistics = Statistics(source, here.rank, here.size, transport.gather_objects)
     worker = Understudy(model, optimizer, sampler, number=here.rank, count=here.size, seed=seed,
                         reproducible=reproducible, gradients=transport.allocate(model.layout.size, "rehearsal"))
-    model.initialise(worker.parameters, worker.buffers, seed)
+    model.initialise(worker.parameters, worker.buffers, seed, statistics)
     double = Sampler(sampler.rows, 2 * sampler.batch_size, seed)
     joint = copy.copy(worker)
     if not reproducible:
@@ -123,7 +126,7 @@ def _split_seconds(division: Division, whole: Worker, source: Source, here: Worl
     with division.connected(here.transport, lambda transport: transport) as between:
         worker = Understudy(model, whole.optimizer, whole.sampler, number=division.number, count=division.count,
                             seed=whole.seed, group=division.group)
-        model.initialise(worker.parameters, worker.buffers, whole.seed)
+        model.initialise(worker.parameters, worker.buffers, whole.seed, Statistics(source))
 
         def seconds(steps: int) -> float:
             return _step_seconds(Local(), worker, source, here, steps, transport=between)

@@ -20,6 +20,7 @@ from pyddl.comm.transport import Transport
 from pyddl.comm.world import World
 from pyddl.data import Source
 from pyddl.data.sampler import Sampler
+from pyddl.data.statistics import Statistics
 from pyddl.errors import DataError, ParameterError, PeerLost, ShapeError
 from pyddl.layout import Slice
 from pyddl.models.protocol import Model, described
@@ -289,7 +290,8 @@ class Session:
             self._go_on(self.start)
             return
         if saved is None:
-            self.model.initialise(worker.parameters, worker.buffers, self.options["seed"])
+            statistics = Statistics(self.data, self.world.rank, self.world.size, self.transport.gather_objects)
+            self.model.initialise(worker.parameters, worker.buffers, self.options["seed"], statistics)
             self.between.broadcast(worker.parameters)  # ranks on unlike processors may round differently
             self.between.broadcast(worker.buffers)
             worker.merged[:] = worker.buffers

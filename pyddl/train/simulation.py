@@ -16,6 +16,7 @@ from pyddl.comm.simulated_servers import Published
 from pyddl.data import Source
 from pyddl.data.prefetch import Loader
 from pyddl.data.sampler import Sampler
+from pyddl.data.statistics import Statistics
 from pyddl.data.tickets import SliceLoader, TicketLoader, Tickets
 from pyddl.errors import ParameterError
 from pyddl.models.protocol import Model
@@ -130,8 +131,9 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
             if servers:
                 worker.loader = SliceLoader(cast(Loader, worker.loader), fences.claim)
         everyone.workers.append(worker)
+    statistics = Statistics(data)
     for each in everyone:
-        model.initialise(each.parameters, each.buffers, seed)
+        model.initialise(each.parameters, each.buffers, seed, statistics)
         each.merged[:] = each.buffers
         each.on_epoch = partial(fences.pass_one, each)
     simulation.run(everyone.roles(), list(everyone), everyone.serve())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from inspect import signature
 from math import isfinite
 from time import perf_counter
 from typing import Any
@@ -15,13 +14,13 @@ import numpy as np
 from pyddl import _core
 from pyddl.comm.model_group import ModelGroup
 from pyddl.comm.operations import Version
-from pyddl.data.batch import Batch
+from pyddl.data.batch import Batch, Ready
 from pyddl.data.prefetch import Loader
 from pyddl.data.sampler import Sampler
 from pyddl.data.source import Source
 from pyddl.data.tickets import SliceLoader, TicketLoader
 from pyddl.errors import NotFiniteError, ParameterError
-from pyddl.models.protocol import Model, Ready
+from pyddl.models.protocol import Model
 from pyddl.optim import Optimizer
 from pyddl.train.replica import Replica
 
@@ -79,7 +78,7 @@ class Worker(Replica):
         self.rank = self.number if rank is None else rank
         self._rounded: np.ndarray | None = None  # the parameters in bfloat16
         self._rounded_is_current = False
-        if updates_only and takes_rounded(model):
+        if updates_only and getattr(model, "takes_rounded", False):
             self._rounded = model.layout.zeros().view(np.uint16)[: model.layout.size]
         self.replicas: list[Worker] = []
         self.hosts = False
@@ -187,19 +186,11 @@ class Worker(Replica):
             return
         mine, _ = self.sampler.part(batch.step, self.number, self.count)
         begin, end = (position - mine for position in self.sampler.part(batch.step, first, SHARDS))
-        shard = Batch(
-            batch.rows[begin:end],
-            batch.index[begin:end],
-            seed=batch.seed,
-            step=batch.step,
-            phase=batch.phase,
-            sum=batch.sum,
-        )
-        self._loss_of(shard, out)
+        self._loss_of(batch.part(begin, end), out)
 
     def _loss_of(self, batch: Batch, gradients: np.ndarray) -> None:
-        given = {"rounded": self._rounded} if self._rounded_is_current else {}
-        loss = self.model.gradient(self.parameters, gradients, self.buffers, batch, self.ready, **given)
+        batch.ready, batch.rounded = self.ready, self._rounded if self._rounded_is_current else None
+        loss = self.model.gradient(self.parameters, gradients, self.buffers, batch)
         if not isfinite(loss):
             raise NotFiniteError(self._where_not_finite(loss, batch, gradients))
         self.losses.append(loss)
@@ -213,11 +204,6 @@ class Worker(Replica):
                 message += f"; the first bad value in {name} is in {inside[0] if inside else 'no slice'}"
                 break
         return message + ": lower the learning rate, or set clip_norm"
-
-
-def takes_rounded(model: Model) -> bool:
-    """Whether the model's gradient can be given ``rounded``: also a subclass may have written its own without."""
-    return getattr(model, "takes_rounded", False) and "rounded" in signature(model.gradient).parameters
 
 
 def _no_sum_of_shards(vector: np.ndarray) -> np.ndarray:

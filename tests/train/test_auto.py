@@ -159,9 +159,9 @@ def test_a_stop_and_a_resume_in_the_middle_of_an_epoch(world, shared):
     stop = StopRequest()
 
     class StopsThere(Autoencoder):
-        def gradient(self, parameters, gradients, buffers, batch, ready=None):
+        def gradient(self, parameters, gradients, buffers, batch):
             stop.requested |= batch.step == 7 and begun.titles != []  # not in the rehearsal
-            return super().gradient(parameters, gradients, buffers, batch, ready)
+            return super().gradient(parameters, gradients, buffers, batch)
 
     begun = Titles()
     first = train(shared / "run", StopsThere(20, hidden=(8, 3)), stop=stop, progress=begun)

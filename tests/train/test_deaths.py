@@ -28,7 +28,7 @@ SCRIPT = """
     Sampler(203, 30, 4).order(5, first)
     class Mortal(Autoencoder):
         seen = 0
-        def gradient(self, parameters, gradients, buffers, batch, ready=None):
+        def gradient(self, parameters, gradients, buffers, batch):
             Mortal.seen += 1
             if victim < 0 and batch.step == 5 * 7 and batch.index[0] == first:  # in the last epoch, one of its slices
                 os.kill(os.getpid(), 9)
@@ -37,7 +37,7 @@ SCRIPT = """
                 os.kill(processes[victim], 9)
             while rank in held and not dying.exists():
                 time.sleep(0.001)
-            return super().gradient(parameters, gradients, buffers, batch, ready)
+            return super().gradient(parameters, gradients, buffers, batch)
     rows = np.random.default_rng(5).random((203, 20), dtype=np.float32)
     test = np.random.default_rng(6).random((101, 20), dtype=np.float32)
     trainer = Trainer(Mortal(20, hidden=(8, 3)), out=out, progress=PlainProgress(), batch_size=30, epochs=6, seed=4,

@@ -14,11 +14,11 @@ TRAIN = """
     from pyddl.train import StopRequest, Trainer
 
     class Model(Autoencoder):
-        def gradient(self, parameters, gradients, buffers, batch, ready=None):
+        def gradient(self, parameters, gradients, buffers, batch):
             if batch.step == 3 and pyddl.world().rank == 1:
                 os.write(2, f"failing at {{time.time()}}\\n".encode())
                 {failure}
-            return super().gradient(parameters, gradients, buffers, batch, ready)
+            return super().gradient(parameters, gradients, buffers, batch)
 
     rows = np.random.default_rng(5).random((203, 20), dtype=np.float32)
     with StopRequest() as stop:  # takes SIGTERM, which some launchers send to the others first

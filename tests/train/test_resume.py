@@ -31,10 +31,10 @@ class StopAfter(Autoencoder):
         super().__init__(20, hidden=(8, 3))
         self.stop, self.step, self.rank = stop, step, rank
 
-    def gradient(self, parameters, gradients, buffers, batch, ready=None):
+    def gradient(self, parameters, gradients, buffers, batch):
         if batch.step == self.step and self.stop is not None:
             self.stop.requested = True
-        return super().gradient(parameters, gradients, buffers, batch, ready)
+        return super().gradient(parameters, gradients, buffers, batch)
 
 
 def train(out, model=None, stop=None, rows=ROWS, **options):

@@ -266,8 +266,8 @@ def test_what_is_not_finite_ends_all_ranks_with_the_workers_name(mpirun):
         from pyddl.train import Trainer
 
         class Broken(Autoencoder):
-            def gradient(self, parameters, gradients, buffers, batch, ready=None):
-                loss = super().gradient(parameters, gradients, buffers, batch, ready)
+            def gradient(self, parameters, gradients, buffers, batch):
+                loss = super().gradient(parameters, gradients, buffers, batch)
                 if batch.step == 3:
                     gradients[5] = np.nan
                 return loss
@@ -291,9 +291,9 @@ def test_a_loss_that_is_not_finite_names_the_rank_and_not_the_worker(mpirun, str
 
         class Broken(Autoencoder):
             calls = 0
-            def gradient(self, parameters, gradients, buffers, batch, ready=None):
+            def gradient(self, parameters, gradients, buffers, batch):
                 Broken.calls += 1
-                loss = super().gradient(parameters, gradients, buffers, batch, ready)
+                loss = super().gradient(parameters, gradients, buffers, batch)
                 return np.nan if pyddl.world().rank == {rank} and Broken.calls == 4 else loss
 
         rows = np.random.default_rng(5).random((203, 20), dtype=np.float32)

@@ -115,12 +115,12 @@ def test_what_it_cannot_do_is_refused():
         simulated("gossip", 1)
 
     class Summing:
-        phases, layout, buffers = ("all",), Layout([Slice("w", (3,))]), Layout()
+        layout, buffers = Layout([Slice("w", (3,))]), Layout()
 
-        def initialise(self, parameters, buffers, seed):
+        def initialise(self, parameters, buffers, seed, data):
             parameters[:] = 0
 
-        def gradient(self, parameters, gradients, buffers, batch, ready=None):
+        def gradient(self, parameters, gradients, buffers, batch):
             return float(batch.sum(np.ones(1, dtype=np.float32))[0])
 
     with pytest.raises(ParameterError, match="statistics of the whole batch"):

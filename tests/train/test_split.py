@@ -161,7 +161,6 @@ def test_two_groups_of_two_train_apart_under_local(world):
 class Buffered:
     """A model with a buffer of each rule, that splits into rows."""
 
-    phases = ("all",)
 
     def __init__(self, first=0, rows=12):
         self.first, self.rows = first, rows
@@ -177,11 +176,11 @@ class Buffered:
     def whole(self):
         return Buffered()
 
-    def initialise(self, parameters, buffers, seed):
+    def initialise(self, parameters, buffers, seed, data):
         parameters[:] = 0
         self.buffers.views(buffers)["sum"][:] = 1000
 
-    def gradient(self, parameters, gradients, buffers, batch, ready=None):
+    def gradient(self, parameters, gradients, buffers, batch):
         views, columns = self.buffers.views(buffers), slice(self.first, self.first + self.rows)
         gradients[:] = 0
         if len(batch):
@@ -333,12 +332,12 @@ class Ends(Autoencoder):
     def split(self, part, parts):
         model = super().split(part, parts)
         inner = model.gradient
-        def gradient(parameters, gradients, buffers, batch, ready=None):
+        def gradient(parameters, gradients, buffers, batch):
             if batch.step == 3 and part == 1:
                 if how == "raises":
                     raise ArithmeticError("as a test wants")
                 os.kill(os.getpid(), signal.SIGKILL)
-            return inner(parameters, gradients, buffers, batch, ready)
+            return inner(parameters, gradients, buffers, batch)
         model.gradient = gradient
         return model
 
@@ -405,7 +404,6 @@ def test_a_model_trains_that_is_too_large_for_a_rank(mpirun, tmp_path):
 class Own:
     """A user's model."""
 
-    phases = ("all",)
     layout, buffers = Layout([Slice("w", (20,))]), Layout()
 
 

@@ -114,15 +114,14 @@ def test_local_replicas_differ_and_no_rank_waits(world):
 class CountingModel:
     """Records which rows came; its gradient is the sum of the rows."""
 
-    phases = ("all",)
 
     def __init__(self, inputs):
         self.layout, self.buffers, self.seen = Layout([Slice("w", (inputs,))]), Layout(), []
 
-    def initialise(self, parameters, buffers, seed):
+    def initialise(self, parameters, buffers, seed, data):
         parameters[:] = 0
 
-    def gradient(self, parameters, gradients, buffers, batch, ready=None):
+    def gradient(self, parameters, gradients, buffers, batch):
         self.seen.append((batch.step, batch.index.copy()))
         self.layout.views(gradients)["w"][:] = batch.rows.sum(axis=0)
         return float(batch.rows.sum(dtype=np.float64))
@@ -144,7 +143,7 @@ def test_each_epoch_sees_every_row_once_over_all_ranks(world):
 @pytest.mark.mpi
 def test_batch_sum_reaches_all_workers(world):
     class Summing(CountingModel):
-        def gradient(self, parameters, gradients, buffers, batch, ready=None):
+        def gradient(self, parameters, gradients, buffers, batch):
             gradients[:] = 0
             return float(batch.sum(np.ones(3, dtype=np.float32))[0]) * len(batch)
 
@@ -154,7 +153,7 @@ def test_batch_sum_reaches_all_workers(world):
 
 def test_batch_sum_is_refused_where_a_step_is_cut_into_shards():
     class Summing(CountingModel):
-        def gradient(self, parameters, gradients, buffers, batch, ready=None):
+        def gradient(self, parameters, gradients, buffers, batch):
             batch.sum(np.ones(1, dtype=np.float32))
             return 0.0
 

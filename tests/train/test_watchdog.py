@@ -30,10 +30,10 @@ TRAIN = """
         {trouble}
 
     class Model(Autoencoder):
-        def gradient(self, parameters, gradients, buffers, batch, ready=None):
+        def gradient(self, parameters, gradients, buffers, batch):
             if batch.step == 3 and rank == 1:
                 trouble()
-            return super().gradient(parameters, gradients, buffers, batch, ready)
+            return super().gradient(parameters, gradients, buffers, batch)
 
     {more}
 
