@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.harness import Record
-from pyddl.comm.simulated import Machine
+from pyddl.comm.machine import Machine
 from pyddl.data import Source, load
 from pyddl.models import Autoencoder
 from pyddl.optim import optimizer

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import harness
 from benchmarks.asynchronous import SLOWER, STRAGGLER, seconds_to
 from benchmarks.harness import Peer, Record
-from pyddl.comm.simulated import Machine
+from pyddl.comm.machine import Machine
 from pyddl.data import load
 from pyddl.models import Autoencoder
 from pyddl.optim import optimizer

@@ -218,6 +218,8 @@ TABLE: tuple[Option, ...] = (
     Option("straggler", "float", 1.0, "simulation", "worker 0 computes so many times slower", above=0, trainer=False),
     Option("update_bandwidth", "float", 1.5e9, "simulation", "a server's: parameters that it updates", "bytes/s",
            above=0, trainer=False),
+    Option("worker_update_bandwidth", "float", None, "simulation",
+           "a worker's; by default its updates are part of step_seconds", "bytes/s", above=0, trainer=False),
     Option("workers_per_node", "int", 1, "simulation", "how many share a node", at_least=1, trainer=False),
     # ---- output
     Option("out", "str", None, "output", "run directory; by default runs/MODEL-DATE-TIME"),

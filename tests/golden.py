@@ -9,10 +9,12 @@ from dataclasses import replace
 import numpy as np
 
 from pyddl.comm.driver import drive
-from pyddl.comm.group import Groups, shares
-from pyddl.comm.simulated import Machine, Simulation
+from pyddl.comm.cut import shares
+from pyddl.comm.group import Groups
+from pyddl.comm.machine import Machine
+from pyddl.comm.simulated import Simulation
 from pyddl.layout import Layout, Slice
-from pyddl.strategies import Local
+from pyddl.strategies import Local, Turn
 
 LAYOUT = Layout([Slice("a", (3,)), Slice("b", (20,))])
 STEPS = 12
@@ -42,6 +44,7 @@ class Worker:
     def __init__(self, number, count, strategy, steps=STEPS, clip=None):
         self.number, self.count, self.layout, self.seed = number, count, LAYOUT, SEED
         self.parameters, self.gradients = LAYOUT.zeros(), LAYOUT.zeros()
+        self.whole = self.parameters
         self.vectors = {name: LAYOUT.zeros() for name in strategy.vectors}
         self.buffers = np.zeros(0, dtype=np.float32)
         self.share = slice(*shares(LAYOUT.size, count)[number : number + 2]) if strategy.shards else slice(None)
@@ -53,24 +56,30 @@ class Worker:
             mine = range(number, strategy.replicas, count)
             self.replicas = [Worker(replica, strategy.replicas, Local(), steps) for replica in mine]
 
-    def compute(self):
+    def begin_step(self):
         if self.step == self.steps:
             return False
-        self.gradients[:] = 0
-        self.gradients[MEMBERS] = gradient_sum(self.parameters[MEMBERS], self.step, self.number)
         self.samples = samples_of(self.step, self.number)
         return True
+
+    def turns(self):
+        yield Turn("all", slice(0, LAYOUT.size), True)
+
+    def compute(self):
+        self.gradients[:] = 0
+        self.gradients[MEMBERS] = gradient_sum(self.parameters[MEMBERS], self.step, self.number)
 
     def squared_norm(self):
         return float(np.sum(self.gradients[self.share].astype(np.float64) ** 2))
 
-    def update(self, *, scale, squared_norm=None):
+    def update(self, operation):
+        scale, squared_norm = operation.scale, operation.squared_norm
         if self.clip is not None:
             norm = scale * (self.squared_norm() if squared_norm is None else squared_norm) ** 0.5
             scale *= min(1, self.clip / norm)
         self.parameters[self.share] -= np.float32(RATE * scale) * self.gradients[self.share]
 
-    def merge_buffers(self, weights):
+    def merge_buffers(self, weights=None):
         yield from ()
 
     def step_done(self):

@@ -10,11 +10,13 @@ import numpy as np
 from golden import LAYOUT, MEMBERS, RATE, SEED, gradient_sum, samples_of
 
 from pyddl.comm.driver import drive
-from pyddl.comm.group import shares
+from pyddl.comm.cut import shares
 from pyddl.comm.operations import Epoch
 from pyddl.comm.server import ServerPort, serve
-from pyddl.comm.simulated import Machine, Simulation
+from pyddl.comm.machine import Machine
+from pyddl.comm.simulated import Simulation
 from pyddl.comm.simulated_servers import Published
+from pyddl.strategies import Turn
 
 EPOCHS, STEPS = 2, 6  # steps of each epoch
 
@@ -29,6 +31,7 @@ class Worker:
     def __init__(self, number, count, strategy, claim):
         self.number, self.count, self.layout, self.seed = number, count, LAYOUT, SEED
         self.parameters, self.gradients, self.buffers = LAYOUT.zeros(), LAYOUT.zeros(), np.zeros(0, dtype=np.float32)
+        self.whole = self.parameters
         self.vectors = {name: LAYOUT.zeros() for name in strategy.vectors}
         self.counters, self.samples, self.step, self.restarts = {}, 0, 0, 0
         self.tickets, self.slices = strategy.tickets, strategy.slices(count)
@@ -44,7 +47,7 @@ class Worker:
     def fetched(self, version):
         self.versions, self.fresh = version if isinstance(version, tuple) else (version,), True
 
-    def compute(self):
+    def begin_step(self):
         while True:
             if self.tickets:
                 ticket = self.claim()
@@ -60,20 +63,31 @@ class Worker:
             self.samples = samples_of(step, part)
             if self.samples or not self.tickets:
                 break
+        self.taken = step, part
+        self.samples_of_step = sum(samples_of(step, each) for each in range(self.slices))
+        return True
+
+    def turns(self):
+        yield Turn("all", slice(0, LAYOUT.size), True)
+
+    def place_of(self, phase):
+        return 0, LAYOUT.size
+
+    def compute(self):
+        step, part = self.taken
         self.gradients[:] = 0
         self.gradients[MEMBERS] = gradient_sum(self.parameters[MEMBERS], step, part)
         self.log.append((self.epoch, step, part, self.versions, self.fresh))
         self.points.append(self.parameters[MEMBERS].copy())
         self.fresh = False
-        return True
 
-    def update(self, *, scale, squared_norm=None):
-        self.parameters -= np.float32(RATE * scale) * self.gradients
+    def update(self, operation):
+        self.parameters -= np.float32(RATE * operation.scale) * self.gradients
 
     def restart(self):
         self.restarts += 1
 
-    def merge_buffers(self, weights):
+    def merge_buffers(self, weights=None):
         yield from ()
 
     def step_done(self):
@@ -88,8 +102,8 @@ class Server:
         self.share = slice(*bounds[number : number + 2])
         self.workers, self.port, self.slices = workers, port, strategy.slices(workers)
         self.parameters, self.counters, self.version, self.epoch = LAYOUT.zeros(), {}, 0, 0
-        self.gradients = np.zeros(self.share.stop - self.share.start, dtype=np.float32)
-        self.log, self.history, self.dropped, self.rates = [], [self.gradients.copy()], [], []
+        self.sums = {"all": np.zeros(self.share.stop - self.share.start, dtype=np.float32)}
+        self.log, self.history, self.dropped, self.rates, self.weights = [], [self.sums["all"].copy()], [], [], []
         self.begin = lambda: None
 
     def next_epoch(self):
@@ -101,6 +115,8 @@ class Server:
 
     def received(self, arrived):
         self.log.append((arrived.worker, arrived.version, arrived.samples))
+        self.weights.append(arrived.weight)
+        return arrived._replace(staleness=self.version - arrived.version)
 
     @property
     def steps(self):
@@ -109,9 +125,10 @@ class Server:
             arrived, steps = arrived - need, steps + 1
         return steps
 
-    def update(self, vector, *, scale, rate=1.0):
-        self.rates.append(rate)
-        self.port.free()[:] = self.port.current() - np.float32(RATE * scale * rate) * vector
+    def update(self, operation):
+        self.rates.append(operation.rate)
+        factor = np.float32(RATE * operation.scale * operation.rate)
+        self.port.free()[:] = self.port.current() - factor * operation.vector
 
     def add(self, vector):
         self.port.free()[:] = self.port.current() + vector
@@ -124,7 +141,7 @@ class Server:
             self.history.append(self.port.current().copy())
         self.version = version
 
-    def merge_buffers(self, weights):
+    def merge_buffers(self, weights=None):
         yield from ()
 
 
@@ -155,7 +172,8 @@ def by_simulation(strategy, count, machine=None):
 def by_mpi(world, strategy):
     """This rank's server or worker; then the logs and histories of all, as if they were here."""
     count = world.size - strategy.servers
-    with serve(world, world.transport, servers=strategy.servers, size=LAYOUT.size) as end:
+    phases = {"all": (0, LAYOUT.size)}
+    with serve(world, world.transport, servers=strategy.servers, size=LAYOUT.size, phases=phases) as end:
         if isinstance(end, ServerPort):
             me = Server(world.rank, strategy.servers, count, strategy, end)
             me.begin = lambda: (world.transport.barrier(), end.begin_epoch(STEPS * strategy.slices(count)))

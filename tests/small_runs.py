@@ -4,10 +4,17 @@ import numpy as np
 
 from pyddl.layout import Layout, Slice
 from pyddl.models import Autoencoder
+from pyddl.models.stages import stages_of
 from pyddl.train import Trainer
 
 ROWS = np.random.default_rng(5).random((203, 20), dtype=np.float32)
 TEST = np.random.default_rng(6).random((101, 20), dtype=np.float32)
+
+
+def entered(replica, rule):
+    """A worker or server at the beginning of its model's first stage, with this optimizer."""
+    replica.enter(stages_of(replica.model)[0], lambda phase: rule)
+    return replica
 
 
 def train(out=None, model=None, stop=None, test=TEST, start=None, **options):

@@ -16,7 +16,7 @@ from pyddl.data.sampler import Sampler
 from pyddl.models import Autoencoder
 from pyddl.optim import Adam
 from pyddl.strategies import Split
-from pyddl.strategies.auto import candidates, step_seconds
+from pyddl.strategies.auto import candidates
 from pyddl.train import Trainer
 from pyddl.train.division import Division
 from pyddl.train.rehearsal import rehearse
@@ -40,7 +40,7 @@ class _Peer:
         options = {"batch_size": self.batch, "split": 1, "reproducible": False}
         division = Division(self.world, self.model, Split(), options)
         figures = rehearse(self.model, Adam(), sampler, self.source, self.world, division=division)
-        return {name: step_seconds(each.strategy, figures) for name, each in self.candidates.items()}
+        return {name: each.strategy.step_seconds(figures) for name, each in self.candidates.items()}
 
     def measure(self, strategy: str) -> float:
         """Seconds of a step in an epoch of training."""

@@ -284,7 +284,7 @@ cdef class SharedChannel(Channel):
     def connect(self, MPI.Comm lane, int lanes, int nodes):
         self.lane, self.lanes, self.nodes = lane, lanes, nodes
 
-    def shares(self, vector not None):  # no-cython-lint: shadows vector
+    def is_shared(self, vector not None):  # no-cython-lint: shadows vector
         cdef float[::1] x = floats(vector)
         return x.shape[0] > 0 and self.group.is_shared(&x[0], x.shape[0])
 
@@ -531,6 +531,7 @@ cdef extern from "comm/node/server.hpp" namespace "pyddl::comm::node" nogil:
     struct About "pyddl::comm::node::Mailbox::Push":
         int64_t samples
         int64_t version
+        int64_t note
         int64_t clock
 
     struct Event "pyddl::comm::node::Server::Event":
@@ -562,7 +563,7 @@ cdef extern from "comm/node/server.hpp" namespace "pyddl::comm::node" nogil:
         CppWorker(shared_ptr[SharedMemory], Shape, int, int, const string&,
                   int (*)() noexcept nogil) except +raise_comm_error
         void watch()
-        void push(const float*, int64_t, int64_t) except +raise_comm_error
+        void push(const float*, int64_t, int64_t, int64_t) except +raise_comm_error
         int64_t fetch(float*, int64_t) except +raise_comm_error
         int64_t claim() except +raise_comm_error
         void close_tickets()
@@ -576,7 +577,7 @@ cdef extern from "comm/network/server.hpp" namespace "pyddl::comm::network" nogi
     cppclass Messages "pyddl::comm::network::Worker":
         Messages(MPI_Comm, int, const string&, int, int64_t, int64_t,
                  int (*)() noexcept nogil) except +raise_comm_error
-        void push(const float*, int64_t, int64_t) except +raise_comm_error
+        void push(const float*, int64_t, int64_t, int64_t) except +raise_comm_error
         void request(float*, int64_t) except +raise_comm_error
         int64_t fetch() except +raise_comm_error
         int64_t claim() except +raise_comm_error
@@ -697,7 +698,8 @@ cdef class Server:
         with nogil:
             event = self.server.receive()
         if event.kind == EventKind.push:
-            return event.worker, event.slot, event.about.samples, event.about.version, event.about.clock
+            return (event.worker, event.slot, event.about.samples, event.about.version, event.about.note,
+                    event.about.clock)
         if event.kind != EventKind.over:
             return event.worker, event.why.decode()
         return None
@@ -741,10 +743,11 @@ cdef class NodeLink:
     def watch(self):
         self.worker.watch()
 
-    def push(self, const float[::1] vector not None, int64_t samples, int64_t version):  # no-cython-lint: shadows vector
+    def push(self, const float[::1] vector not None, int64_t samples, int64_t version,  # no-cython-lint: shadows vector
+             int64_t note=0):
         cdef const float* data = &vector[0] if vector.shape[0] > 0 else NULL
         with nogil:
-            self.worker.push(data, samples, version)
+            self.worker.push(data, samples, version, note)
 
     def request(self, float[::1] out not None, int64_t progress):
         pass  # nothing has to travel before the copy
@@ -803,10 +806,11 @@ cdef class NetworkLink:
     def watch(self):
         pass  # MPI does
 
-    def push(self, const float[::1] vector not None, int64_t samples, int64_t version):  # no-cython-lint: shadows vector
+    def push(self, const float[::1] vector not None, int64_t samples, int64_t version,  # no-cython-lint: shadows vector
+             int64_t note=0):
         cdef const float* data = &vector[0] if vector.shape[0] > 0 else NULL
         with nogil:
-            self.messages.push(data, samples, version)
+            self.messages.push(data, samples, version, note)
 
     def request(self, float[::1] out not None, int64_t progress):
         cdef float* data = &out[0] if out.shape[0] > 0 else NULL

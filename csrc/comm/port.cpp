@@ -27,8 +27,8 @@ void Port::close() {
     messages_->close([&] { backoff.pause(); });
 }
 
-void Port::post(int worker, std::int64_t samples, std::int64_t version) {
-    mailbox(worker).post(samples, version);
+void Port::post(int worker, std::int64_t samples, std::int64_t version, std::int64_t note) {
+    mailbox(worker).post(samples, version, note);
     server.ring();
 }
 

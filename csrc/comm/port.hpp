@@ -29,7 +29,7 @@ class Port final : private node::Server::Outside, private network::Desk {
     void released(int worker) override { messages_->taken(worker); }
 
     float* slot(int worker) override { return mailbox(worker).next(); }
-    void post(int worker, std::int64_t samples, std::int64_t version) override;
+    void post(int worker, std::int64_t samples, std::int64_t version, std::int64_t note) override;
     Pinned pin(int worker, std::int64_t progress) override;
     void unpin(int worker) override { server.published().unpin(worker); }
     std::int64_t claim(std::int64_t epoch) override;

@@ -36,11 +36,11 @@ def command(model: str | None, config: str | None, out: str | None, **given: Any
     results.
     """
     from pyddl import data, models
-    from pyddl.comm.simulated import Machine
+    from pyddl.comm.machine import Machine
     from pyddl.data.joined import training_and_test
+    from pyddl.optim.given import optimizer_of
     from pyddl.strategies import strategy
     from pyddl.train.plots import draw_simulations
-    from pyddl.train.session import optimizer_of
     from pyddl.train.simulation import check, simulate
 
     name, settings = _settings(model, config, {name: value for name, value in given.items() if value is not None})

@@ -1,4 +1,4 @@
-"""The driver: carries out a strategy's operations for one worker, over a transport."""
+"""The driver: carries out a strategy's operations for one worker or server, over a transport."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from pyddl.comm.activity import Activity
-from pyddl.comm.group import AloneGroup, Group, broadcast_shares
+from pyddl.comm.group import AloneGroup, Group
 from pyddl.comm.lock import NoLock
 from pyddl.comm.operations import (
     Arrived,
     Average,
+    BeginStep,
     Compute,
     Epoch,
     Exchange,
@@ -29,6 +30,7 @@ from pyddl.comm.operations import (
     Sum,
     SumToOwners,
     Unlock,
+    Update,
     Version,
 )
 from pyddl.comm.server import ServerLink, ServerPort
@@ -42,9 +44,13 @@ STRATEGY = "the strategy, between two operations"
 
 
 class Actor(Protocol):
-    """What the driver asks of the worker whose generator it runs."""
+    """What the driver asks of the worker whose generator it runs, and of its replicas."""
 
-    def compute(self) -> bool: ...
+    def begin_step(self) -> bool: ...
+
+    def compute(self) -> None: ...
+
+    def update(self, operation: Update) -> None: ...
 
     def step_done(self) -> None: ...
 
@@ -60,13 +66,16 @@ class WorkerActor(Actor, FencedActor, Protocol):
 
 
 class ServerActor(FencedActor, Protocol):
-    def received(self, arrived: Arrived) -> None: ...
+    def received(self, arrived: Arrived) -> Arrived: ...
+
+    def update(self, operation: Update) -> None: ...
 
     def published(self, version: int) -> None: ...
 
 
 class Stop(Protocol):
-    """A request to end the data early. ``agreed`` is set by the driver when a sum has carried it to all ranks."""
+    """A request to end the data early. ``agreed`` is set by the driver when a sum has carried it to all ranks: then the
+    step under way is the last."""
 
     requested: bool
     agreed: bool
@@ -104,137 +113,169 @@ def drive(strategy: Generator[Operation, Any, None], actor: Any, transport: Tran
     in ``activity``. Pushes and what belongs to them go through this rank's ``end``. To ``outlive`` a worker, a server
     that learns of its death goes on.
     """
-    noted = activity or Activity()
-    request: Stop = Never() if stop is None else stop
-    group = _Alone() if groups is None else groups
-    total = transport.sum
+    shared = (actor, transport, stop or Never(), groups or _Alone(), ordered)
+    driver = (WorkerDriver(*shared, end) if isinstance(end, ServerLink) else
+              ServerDriver(*shared, end, outlive) if isinstance(end, ServerPort) else Driver(*shared))
+    driver.run(strategy, activity or Activity())
 
-    def gradient(operation: Compute) -> bool:
-        if request.agreed:
+
+class Driver:
+    """Carries out what workers among themselves do: a method for each operation, by its verb."""
+
+    def __init__(self, actor: Any, transport: Transport, request: Stop, groups: Groups, ordered: bool):
+        self.actor, self.transport, self.request, self.groups, self.ordered = actor, transport, request, groups, ordered
+
+    def run(self, strategy: Generator[Operation, Any, None], noted: Activity) -> None:
+        carry_out: dict[type, Callable[[Any], Any]] = {}
+        advance = strategy.send
+        answer = None
+        while True:
+            try:
+                operation = advance(answer)
+            except StopIteration:
+                return
+            kind = type(operation)
+            handler = carry_out.get(kind)
+            if handler is None:
+                handler = carry_out[kind] = self._handler(operation)
+            noted.doing = operation
+            noted.number += 1
+            answer = handler(operation)
+            noted.doing = STRATEGY
+
+    def _handler(self, operation: Any) -> Callable[[Any], Any]:
+        handler = getattr(self, operation.verb, None) if isinstance(operation, Operation) else None
+        if handler is None:
+            raise InternalError(f"the strategy yielded {operation!r}, which is no operation of this driver")
+        return handler
+
+    # ---- a step
+
+    def begin_step(self, operation: BeginStep) -> bool:
+        if self.request.agreed:
             return False
-        return actor.compute() if operation.replica is None else operation.replica.compute()
+        return (operation.replica or self.actor).begin_step()
 
-    def sum_and_agree(operation: Sum) -> int:
-        count = operation.count + STOP if request.requested else operation.count
-        count = total(operation.vector, count, ordered)
+    def compute(self, operation: Compute) -> None:
+        (operation.replica or self.actor).compute()
+
+    def update(self, operation: Update) -> None:
+        (operation.replica or self.actor).update(operation)
+
+    def step_done(self, operation: StepDone) -> None:
+        if self.request.requested and self.transport.size == 1:
+            self.request.agreed = True
+        self.actor.step_done()
+
+    # ---- among workers
+
+    def sum(self, operation: Sum) -> int:
+        count = operation.count + STOP if self.request.requested else operation.count
+        count = self.transport.sum(operation.vector, count, self.ordered)
         if count >= STOP:
-            request.agreed = True
+            self.request.agreed = True
             count %= STOP
         return count
 
-    def average(operation: Average) -> int:
+    def average(self, operation: Average) -> int:
         of_all = operation.level == "world"
-        transport.compare(f"average ({operation.level})", operation.out)
-        weight, wanted = group[operation.level].average(operation.out, operation.vectors, operation.weights,
-                                                        request.requested and of_all)
-        request.agreed |= wanted
+        self.transport.compare(f"average ({operation.level})", operation.out)
+        weight, wanted = self.groups[operation.level].average(operation.out, operation.vectors, operation.weights,
+                                                              self.request.requested and of_all)
+        self.request.agreed |= wanted
         return weight
 
-    def sum_to_owners(operation: SumToOwners) -> int:
-        transport.compare("sum to owners", operation.vector)
-        count, wanted = group["world"].sum_to_owners(operation.vector, operation.count, request.requested)
-        request.agreed |= wanted
+    def sum_to_owners(self, operation: SumToOwners) -> int:
+        self.transport.compare("sum to owners", operation.vector)
+        count, wanted = self.groups["world"].sum_to_owners(operation.vector, operation.count, self.request.requested)
+        self.request.agreed |= wanted
         return count
 
-    def gather_from_owners(operation: GatherFromOwners) -> None:
-        transport.compare("gather from owners", operation.vector)
-        group["world"].gather_from_owners(operation.vector)
+    def gather_from_owners(self, operation: GatherFromOwners) -> None:
+        self.transport.compare("gather from owners", operation.vector)
+        self.groups["world"].gather_from_owners(operation.vector)
 
-    def swap(operation: Exchange) -> None:
-        transport.compare_pair("exchange", operation.vector, operation.partner)
-        group["world"].exchange(operation.vector, operation.out, operation.partner)
+    def exchange(self, operation: Exchange) -> None:
+        self.transport.compare_pair("exchange", operation.vector, operation.partner)
+        self.groups["world"].exchange(operation.vector, operation.out, operation.partner)
 
-    def close_step(operation: StepDone) -> None:
-        if request.requested and transport.size == 1:
-            request.agreed = True
-        actor.step_done()
+    def gather(self, operation: Gather) -> list[Any]:
+        return self.transport.gather(operation.vector)
 
-    carry_out: dict[type, Callable[[Any], Any]] = {
-        Compute: gradient,
-        Sum: sum_and_agree,
-        Average: average,
-        SumToOwners: sum_to_owners,
-        GatherFromOwners: gather_from_owners,
-        Exchange: swap,
-        Gather: lambda operation: transport.gather(operation.vector),
-        Lock: lambda operation: group.lock.acquire(),
-        Unlock: lambda operation: group.lock.release(),
-        StepDone: close_step,
-    }
-    if isinstance(end, ServerLink):
-        carry_out |= _of_worker(end, actor, transport, request)
-    elif isinstance(end, ServerPort):
-        carry_out |= _of_server(end, actor, transport, request, outlive)
-    advance = strategy.send
-    answer = None
-    while True:
-        try:
-            operation = advance(answer)
-        except StopIteration:
-            return
-        handler = carry_out.get(type(operation))
-        if handler is None:
-            raise InternalError(f"the strategy yielded {operation!r}, which is no operation of this driver")
-        noted.doing = operation
-        noted.number += 1
-        answer = handler(operation)
-        noted.doing = STRATEGY
+    def lock(self, operation: Lock) -> None:
+        self.groups.lock.acquire()
+
+    def unlock(self, operation: Unlock) -> None:
+        self.groups.lock.release()
 
 
-Handlers = dict[type, Callable[[Any], Any]]
-
-
-def _of_worker(link: ServerLink, actor: WorkerActor, transport: Transport, request: Stop) -> Handlers:
+class WorkerDriver(Driver):
     """A worker's operations with servers. A stop that is asked for ends the epoch: no more tickets are given."""
-    within = False  # an epoch
 
-    def gradient(operation: Compute) -> bool:
-        if request.requested:
-            link.close_tickets()
-        return actor.compute()
+    actor: WorkerActor
 
-    def fetch(operation: Fetch) -> Version:
-        version = link.fetch(operation.out, operation.progress)
-        actor.fetched(version)
+    def __init__(self, actor: Any, transport: Transport, request: Stop, groups: Groups, ordered: bool,
+                 link: ServerLink):
+        super().__init__(actor, transport, request, groups, ordered)
+        self.link = link
+        self.within = False  # an epoch
+
+    def begin_step(self, operation: BeginStep) -> bool:
+        if self.request.requested:
+            self.link.close_tickets()
+        return self.actor.begin_step()
+
+    def step_done(self, operation: StepDone) -> None:
+        self.actor.step_done()
+
+    def push(self, operation: Push) -> None:
+        self.link.push(operation.vector, operation.samples, operation.version, operation.phase, operation.rows,
+                       operation.weight)
+
+    def fetch(self, operation: Fetch) -> Version:
+        version = self.link.fetch(operation.out, operation.progress)
+        self.actor.fetched(version)
         return version
 
-    def meet(operation: NextEpoch) -> Epoch | None:
-        nonlocal within
-        if within:
-            link.finish()
-        epoch = actor.next_epoch()
-        within = epoch is not None
+    def next_epoch(self, operation: NextEpoch) -> Epoch | None:
+        if self.within:
+            self.link.finish()
+        epoch = self.actor.next_epoch()
+        self.within = epoch is not None
         return epoch
 
-    return {
-        Compute: gradient,
-        StepDone: lambda operation: actor.step_done(),
-        Push: lambda operation: link.push(operation.vector, operation.samples, operation.version),
-        Fetch: fetch,
-        NextEpoch: meet,
-        GatherFromServers: lambda operation: broadcast_shares(transport, operation.vector, link.servers),
-    }
+    def gather_from_servers(self, operation: GatherFromServers) -> None:
+        self.link.cut.broadcast(self.transport, operation.vector)
 
 
-def _of_server(port: ServerPort, actor: ServerActor, transport: Transport, request: Stop, outlive: bool) -> Handlers:
-    def receive(operation: Receive) -> Arrived | Left | None:
-        if request.requested:
-            port.close_tickets()
-        arrived = port.receive()
+class ServerDriver(Driver):
+    """A server's operations."""
+
+    actor: ServerActor
+
+    def __init__(self, actor: Any, transport: Transport, request: Stop, groups: Groups, ordered: bool,
+                 port: ServerPort, outlive: bool):
+        super().__init__(actor, transport, request, groups, ordered)
+        self.port, self.outlive = port, outlive
+
+    def receive(self, operation: Receive) -> Arrived | Left | None:
+        if self.request.requested:
+            self.port.close_tickets()
+        arrived = self.port.receive()
         if isinstance(arrived, Arrived):
-            actor.received(arrived)
-        elif arrived is not None and arrived.why and not outlive:
-            raise PeerLost(f"server {port.number}: {arrived.why}")
+            return self.actor.received(arrived)
+        if arrived is not None and arrived.why and not self.outlive:
+            raise PeerLost(f"server {self.port.number}: {arrived.why}")
         return arrived
 
-    def publish(operation: Publish) -> int:
-        version = port.publish(operation.progress)
-        actor.published(version)
+    def publish(self, operation: Publish) -> int:
+        version = self.port.publish(operation.progress)
+        self.actor.published(version)
         return version
 
-    def gather(operation: GatherFromServers) -> None:
-        operation.vector[port.share] = port.current()
-        broadcast_shares(transport, operation.vector, port.servers)
+    def next_epoch(self, operation: NextEpoch) -> Epoch | None:
+        return self.actor.next_epoch()
 
-    return {Receive: receive, Publish: publish, GatherFromServers: gather,
-            NextEpoch: lambda operation: actor.next_epoch()}
+    def gather_from_servers(self, operation: GatherFromServers) -> None:
+        self.port.cut.scatter(self.port.number, self.port.current(), operation.vector)
+        self.port.cut.broadcast(self.transport, operation.vector)

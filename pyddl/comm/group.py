@@ -5,16 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from pyddl.comm.cut import shares
 from pyddl.comm.lock import FileLock, NoLock
 from pyddl.errors import CommError
-from pyddl.layout import ALIGNMENT
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from pyddl.comm.transport import Transport
     from pyddl.comm.world import World
 
-__all__ = ["AloneGroup", "Group", "Groups", "MPIGroup", "SharedGroup", "broadcast_shares", "mean_of", "shares",
-           "tree_sum"]
+__all__ = ["AloneGroup", "Group", "Groups", "MPIGroup", "SharedGroup", "mean_of", "tree_sum"]
 
 FLAG = 1 << 48  # added to a count
 
@@ -251,7 +249,7 @@ class SharedGroup(MPIGroup):
         return total % FLAG, total >= FLAG
 
     def gather_from_owners(self, vector: np.ndarray) -> None:
-        if self._transport.shares(vector):
+        if self._transport.is_shared(vector):
             self._transport.gather_from_owners(vector)
         else:
             super().gather_from_owners(vector)
@@ -346,18 +344,6 @@ def tree_sum(parts: Sequence[np.ndarray]) -> None:
         tree_sum(parts[:half])
         tree_sum(parts[half:])
         np.add(parts[0], parts[half], out=parts[0])
-
-
-def shares(n: int, count: int) -> np.ndarray:
-    """Bounds of ``count`` shares of n elements, on cache lines: share i is [bounds[i], bounds[i + 1])."""
-    lines = -(-n // ALIGNMENT)
-    return np.minimum(np.arange(count + 1, dtype=np.int64) * lines // count * ALIGNMENT, n)
-
-
-def broadcast_shares(transport: Transport, vector: np.ndarray, count: int) -> None:
-    """``vector`` becomes what ranks 0 to ``count`` - 1 have in their shares of it. Collective."""
-    for rank, (begin, end) in enumerate(pairwise(shares(vector.size, count).tolist())):
-        transport.broadcast(vector[begin:end], rank)
 
 
 def _float() -> MPI.Datatype:

@@ -1,38 +1,83 @@
 """The operations that strategies yield: what happens, never how.
 
 A strategy is a generator; a driver carries out each operation it yields and sends the answer back. The same
-generators run over MPI and on the simulator's clock.
+generators run over MPI and on the simulator's clock. Whoever carries one out has a method of the operation's ``verb``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-__all__ = ["Arrived", "Average", "Compute", "Epoch", "Exchange", "Fetch", "Gather", "GatherFromOwners",
+__all__ = ["Arrived", "Average", "BeginStep", "Compute", "Epoch", "Exchange", "Fetch", "Gather", "GatherFromOwners",
            "GatherFromServers", "Left", "Lock", "NextEpoch", "Operation", "Publish", "Push", "Receive", "StepDone",
-           "Sum", "SumToOwners", "Unlock", "Version", "average", "average_replicas", "compute", "exchange", "fetch",
-           "gather", "gather_from_owners", "gather_from_servers", "lock", "next_epoch", "publish", "push", "receive",
-           "step_done", "sum_over_workers", "sum_to_owners", "unlock"]
+           "Sum", "SumToOwners", "Unlock", "Update", "Version"]
 
 Version = int | tuple[int, ...]
 """How many times a server has published; of each, where there are several."""
 
 
 class Operation:
-    """Base of all operations."""
+    """Base of all operations.
+
+    Attributes
+    ----------
+    verb : str
+        The class's name in small letters: ``sum_to_owners``.
+    """
 
     __slots__ = ()
+    verb: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.verb = re.sub(r"(?<=.)(?=[A-Z])", "_", cls.__name__).lower()
+
+
+# ---- a step of one worker
+
+
+@dataclass(slots=True, eq=False)
+class BeginStep(Operation):
+    """The rows of the next step of this worker, or of a replica of its. Answer: False at the end of the data."""
+
+    replica: Any = None
 
 
 @dataclass(slots=True, eq=False)
 class Compute(Operation):
-    """The gradient of the next rows of this worker, or of a replica of its. Answer: False at the end of the data."""
+    """In a turn: the gradient of the step's rows, into the gradients of this worker, or of a replica. Answer: None."""
 
     replica: Any = None
+
+
+@dataclass(slots=True, eq=False)
+class Update(Operation):
+    """Let the optimizer move parameters by ``scale`` times a sum of gradients. Answer: None.
+
+    In a worker's turn: its parameters, or a replica's, by its gradients; its share of them where it has one, and then
+    ``squared_norm`` is of all the gradients, for clipping. On a server: the next version is the current one, of which
+    the slices of ``phase`` are moved by ``vector``; ``rate`` multiplies the learning rate.
+    """
+
+    scale: float
+    squared_norm: float | None = None
+    replica: Any = None
+    vector: np.ndarray | None = None
+    phase: str | None = None
+    rate: float = 1.0
+
+
+class StepDone(Operation):
+    """A step is over: the trainer may look at the vectors, evaluate and save. Answer: None."""
+
+    __slots__ = ()
+
+
+# ---- among workers; all of them yield these
 
 
 @dataclass(slots=True, eq=False)
@@ -40,26 +85,29 @@ class Sum(Operation):
     """``vector`` becomes its sum over all workers, on all workers. Answer: the sum of ``count``."""
 
     vector: np.ndarray
-    count: int
+    count: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class Average(Operation):
-    """``out`` becomes the weighted mean of the ``vectors`` of all workers of ``level``. Answer: the sum of the weights.
+    """``out`` becomes the weighted mean of the ``vectors``, perhaps several or none, of each worker. Answer: the sum of
+    the weights.
 
-    Added along one fixed tree over the vectors, whatever carries them: the same bits on every worker, by MPI and in a
-    simulation. Vector i of worker w of P stands at place i P + w. Where all weights are 0 ``out`` stays as it is.
+    The workers are those of the ``world``, or of this one's ``node``. Added along one fixed tree over the vectors,
+    whatever carries them: the same bits on every worker, by MPI and in a simulation. Vector i of worker w of P stands at
+    place i P + w. Where all weights are 0 ``out`` stays as it is.
     """
 
     out: np.ndarray
     vectors: Sequence[np.ndarray]
     weights: Sequence[int]
-    level: str
+    level: str = "world"
 
 
 @dataclass(slots=True, eq=False)
 class Exchange(Operation):
-    """``out`` becomes the ``vector`` of worker ``partner``, who names this one at the same time. Answer: None."""
+    """``out``, another vector, becomes the ``vector`` of worker ``partner``, who names this one at the same time.
+    Answer: None."""
 
     vector: np.ndarray
     out: np.ndarray
@@ -68,21 +116,9 @@ class Exchange(Operation):
 
 @dataclass(slots=True, eq=False)
 class Gather(Operation):
-    """Answer: a short vector of each worker, in worker order, on all workers."""
+    """Answer: a short vector of each worker, in worker order, on all workers. Not for parameters."""
 
     vector: np.ndarray
-
-
-class Lock(Operation):
-    """Wait for the lock that all workers share, and hold it. Answer: None."""
-
-    __slots__ = ()
-
-
-class Unlock(Operation):
-    """Give the lock back. Answer: None."""
-
-    __slots__ = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +126,7 @@ class SumToOwners(Operation):
     """Each worker's share of ``vector`` becomes its sum over all workers; other elements are lost. Answer as `Sum`."""
 
     vector: np.ndarray
-    count: int
+    count: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -100,8 +136,15 @@ class GatherFromOwners(Operation):
     vector: np.ndarray
 
 
-class StepDone(Operation):
-    """A step is over: the trainer may look at the vectors, evaluate and save. Answer: None."""
+class Lock(Operation):
+    """Wait for the lock that all workers share, and hold it; a strategy that uses it says so by ``locks``. Answer: None.
+    """
+
+    __slots__ = ()
+
+
+class Unlock(Operation):
+    """Give the lock back. Answer: None."""
 
     __slots__ = ()
 
@@ -115,9 +158,9 @@ class Epoch(NamedTuple):
     Attributes
     ----------
     number : int
-        Fences so far in this session, from 1.
+        Fences so far, from 1.
     step : int
-        Steps (of ``batch_size`` samples) before it, since training began.
+        Steps (of ``batch_size`` samples) before it, since the stage began.
     steps : int
         Steps in it.
     """
@@ -136,9 +179,17 @@ class Arrived(NamedTuple):
     samples : int
         What the vector is a sum over.
     version : int
-        Of this server's share, on which the vector was computed.
+        Of this server, on which the vector was computed.
     vector : ndarray, float32
-        This server's share; read only, valid until the next `receive`.
+        This server's share; read only, valid until the next `Receive`.
+    phase : str or None
+        Whose slices the vector is of; None: all.
+    rows : int
+        Those of the minibatches that this push completes; 0 where more pushes of them follow.
+    weight : float
+        What part of a step, or how many steps, the vector stands for.
+    staleness : int
+        Updates of the phase since that version.
     clock : int
         Pushes of this worker before this one.
     """
@@ -147,7 +198,11 @@ class Arrived(NamedTuple):
     samples: int
     version: int
     vector: np.ndarray
-    clock: int
+    phase: str | None = None
+    rows: int = 0
+    weight: float = 1.0
+    staleness: int = 0
+    clock: int = 0
 
 
 class Left(NamedTuple):
@@ -165,29 +220,37 @@ class Left(NamedTuple):
 
 
 class NextEpoch(Operation):
-    """All ranks meet, between two epochs. Answer: the `Epoch` that begins; None when training is over."""
+    """All ranks meet, between two epochs. Answer: the `Epoch` that begins; None when the stage is over."""
 
     __slots__ = ()
 
 
 @dataclass(slots=True, eq=False)
 class Push(Operation):
-    """Send ``vector``, the sum over ``samples`` rows, to the servers; it may be changed at once. Answer: None."""
+    """Send ``vector``, the sum over ``samples`` rows, to the servers; it may be changed at once. Answer: None.
+
+    It is of the slices of ``phase``, computed on ``version``; with it minibatches of ``rows`` rows are complete. It
+    stands for ``weight`` steps of all workers: a part of one, or several.
+    """
 
     vector: np.ndarray
     samples: int
     version: Version
+    phase: str | None = None
+    rows: int = 0
+    weight: float = 1.0
 
 
 @dataclass(slots=True, eq=False)
 class Fetch(Operation):
-    """``out`` becomes the newest version whose ``progress`` is at least this; it is waited for. Answer: its `Version`.
+    """``out``, of all slices, becomes the newest version whose ``progress`` is at least this; it is waited for. Answer:
+    its `Version`.
 
     What comes from one server is of one version, and the server has dealt with all that this worker has pushed before.
     """
 
     out: np.ndarray
-    progress: int
+    progress: int = 0
 
 
 class Receive(Operation):
@@ -198,9 +261,10 @@ class Receive(Operation):
 
 @dataclass(slots=True, eq=False)
 class Publish(Operation):
-    """What the server has written becomes the current version, with this ``progress``. Answer: the version."""
+    """What the server has written becomes the current version, with this ``progress``, a number that only grows.
+    Answer: the version."""
 
-    progress: int
+    progress: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -208,99 +272,3 @@ class GatherFromServers(Operation):
     """``vector`` becomes, on all ranks, servers too, what each server has published of its share. Answer: None."""
 
     vector: np.ndarray
-
-
-_COMPUTE = Compute()
-_LOCK = Lock()
-_UNLOCK = Unlock()
-_STEP_DONE = StepDone()
-_NEXT_EPOCH = NextEpoch()
-_RECEIVE = Receive()
-
-
-def compute(replica: Any = None) -> Compute:
-    """Compute the gradient of my next rows into ``me.gradients``; false at the end of the data.
-
-    With one of ``me.replicas``, of its next rows into its gradients.
-    """
-    return _COMPUTE if replica is None else Compute(replica)
-
-
-def lock() -> Lock:
-    """Wait until no other worker holds the lock. A strategy that uses it says so by ``locks``."""
-    return _LOCK
-
-
-def unlock() -> Unlock:
-    """Let the next worker have the lock."""
-    return _UNLOCK
-
-
-def sum_over_workers(vector: np.ndarray, count: int = 0) -> Sum:
-    """Sum ``vector`` over all workers, in place; the answer is the sum of ``count``. Every worker calls it."""
-    return Sum(vector, count)
-
-
-def step_done() -> StepDone:
-    """Tell the trainer that parameters are those of a finished step."""
-    return _STEP_DONE
-
-
-def average(vector: np.ndarray, weight: int, level: str = "world") -> Average:
-    """Replace ``vector`` by its weighted mean over the workers of the ``world``, or of this worker's ``node``."""
-    return Average(vector, (vector,), (weight,), level)
-
-
-def average_replicas(out: np.ndarray, vectors: Sequence[np.ndarray], weights: Sequence[int]) -> Average:
-    """Write the weighted mean of all workers' ``vectors``, perhaps several or none of each, into ``out``."""
-    return Average(out, vectors, weights, "world")
-
-
-def exchange(vector: np.ndarray, out: np.ndarray, partner: int) -> Exchange:
-    """Send ``vector`` to ``partner`` and receive theirs into ``out``, another vector."""
-    return Exchange(vector, out, partner)
-
-
-def sum_to_owners(vector: np.ndarray, count: int = 0) -> SumToOwners:
-    """Sum ``vector`` over all workers, each into its own share only; the answer is the sum of ``count``."""
-    return SumToOwners(vector, count)
-
-
-def gather_from_owners(vector: np.ndarray) -> GatherFromOwners:
-    """Replace ``vector`` by the shares of all workers."""
-    return GatherFromOwners(vector)
-
-
-def gather(vector: np.ndarray) -> Gather:
-    """The short ``vector`` of each worker: not for parameters."""
-    return Gather(vector)
-
-
-def next_epoch() -> NextEpoch:
-    """Meet all ranks between two epochs: the answer is the `Epoch` that begins, or None. Every rank calls it."""
-    return _NEXT_EPOCH
-
-
-def push(vector: np.ndarray, samples: int, version: Version) -> Push:
-    """Send a sum over ``samples`` rows, computed on ``version``, to the servers."""
-    return Push(vector, samples, version)
-
-
-def fetch(out: np.ndarray, progress: int = 0) -> Fetch:
-    """Copy what the servers have published into ``out``, once they have come as far as ``progress``."""
-    return Fetch(out, progress)
-
-
-def receive() -> Receive:
-    """Wait for the next push of any worker: `Arrived`, `Left`, or None at the end of the epoch."""
-    return _RECEIVE
-
-
-def publish(progress: int = 0) -> Publish:
-    """Let workers see what the server has written, and ``progress``, a number that only grows."""
-    return Publish(progress)
-
-
-def gather_from_servers(vector: np.ndarray) -> GatherFromServers:
-    """Replace ``vector`` by what all servers have published. Every rank calls it, at a fence or after the last."""
-    return GatherFromServers(vector)

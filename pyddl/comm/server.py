@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from pyddl.comm.group import shares
+from pyddl.comm.cut import Cut
 from pyddl.comm.operations import Arrived, Left
 from pyddl.comm.shared import check_room, create_and_join, together
 from pyddl.comm.transport import Transport
@@ -28,14 +28,18 @@ log = logging.getLogger("pyddl")
 Self = TypeVar("Self", bound="_End")
 
 CHUNK = 1 << 28  # elements in a message: a count of bytes fits an int, whatever MPI makes of it
+PHASES = 8  # bits below the version in a push's version: 0 for all phases, or 1 and the phase's number
+NOTE = struct.Struct("<If")  # a push's note: rows, and weight
+Phases = Mapping[str, tuple[int, int]]
+"""By name, begin and end of what is pushed together."""
 
 
 class _End:
     """One end of the service, which `close` ends; a ``with`` block does so, too, unless an error leaves it."""
 
-    def __init__(self, ends: Sequence[Server | NodeLink | NetworkLink], mpi: MPI.Intracomm, servers: int):
-        self._ends, self._mpi = ends, mpi
-        self.servers, self.workers = servers, mpi.size - servers
+    def __init__(self, ends: Sequence[Server | NodeLink | NetworkLink], mpi: MPI.Intracomm, cut: Cut, phases: Phases):
+        self._ends, self._mpi, self.cut, self.phases = ends, mpi, cut, phases
+        self.servers, self.workers = cut.count, mpi.size - cut.count
 
     def watch(self) -> None:
         """Begin to watch the processes at the other ends, when all ends have been made."""
@@ -73,17 +77,18 @@ class ServerPort(_End):
     ----------
     number, servers, workers : int
         This server's number, and how many servers and workers there are.
-    share : slice
-        Of the whole vector: what this server owns.
+    cut : Cut
+        Which server owns which part of the vector.
     wait_seconds, communication_seconds : float
     bytes_sent : int
         As in `pyddl.comm.transport.Transport`.
     """
 
-    def __init__(self, server: Server, mpi: MPI.Intracomm, number: int, servers: int, share: slice):
-        super().__init__([server], mpi, servers)
+    def __init__(self, server: Server, mpi: MPI.Intracomm, number: int, cut: Cut, phases: Phases):
+        super().__init__([server], mpi, cut, phases)
         self._server = server
-        self.number, self.share = number, share
+        self.number = number
+        self._places = [(None, slice(None)), *((name, cut.within(number, *phases[name])[0]) for name in phases)]
         self._read = [server.buffer(index, True) for index in range(server.count)]
         self._write = [server.buffer(index, False) for index in range(server.count)]
         self._pushed = [[server.mailbox(worker, slot) for slot in range(2)] for worker in range(self.workers)]
@@ -130,8 +135,11 @@ class ServerPort(_End):
             return None
         if len(event) == 2:
             return Left(*event)
-        worker, slot, samples, version, clock = event
-        return Arrived(worker, samples, version, self._pushed[worker][slot], clock)
+        worker, slot, samples, version, note, clock = event
+        phase, place = self._places[version & (1 << PHASES) - 1]
+        rows, weight = NOTE.unpack(note.to_bytes(8, "little", signed=True))
+        return Arrived(worker, samples, version >> PHASES, self._pushed[worker][slot][place], phase, rows, weight,
+                       clock=clock)
 
     def begin_epoch(self, tickets: int = 0) -> None:
         """Let workers begin their next epoch, with this many tickets to claim. After the one before is over."""
@@ -165,35 +173,55 @@ class ServerLink(_End):
         As in `pyddl.comm.transport.Transport`.
     """
 
-    def __init__(self, links: Sequence[NodeLink | NetworkLink], mpi: MPI.Intracomm, number: int, size: int):
-        super().__init__(links, mpi, len(links))
+    def __init__(self, links: Sequence[NodeLink | NetworkLink], mpi: MPI.Intracomm, number: int, cut: Cut,
+                 phases: Phases):
+        super().__init__(links, mpi, cut, phases)
         self._links = links
         self.number = number
-        self._size = size
-        bounds = shares(size, len(links)).tolist()
-        self._shares = [slice(begin, end) for begin, end in pairwise(bounds)]
+        self._codes: dict[str | None, int] = {name: code for code, name in enumerate([None, *phases])}
+        self._places = {name: [cut.within(server, *place) for server in range(cut.count)]
+                        for name, place in phases.items() if place != (0, cut.size)}
+        apart = self._places or not all(map(cut.is_range, range(cut.count)))
+        self._parts = [np.zeros(length, dtype=np.float32) for length in cut.lengths] if apart else []
 
-    def push(self, vector: np.ndarray, samples: int, version: int | tuple[int, ...]) -> None:
+    def push(self, vector: np.ndarray, samples: int, version: int | tuple[int, ...], phase: str | None = None,
+             rows: int = 0, weight: float = 1.0) -> None:
         """Copy each share of ``vector`` into this worker's mailbox at its server.
 
         Waits while the last two pushes are both unread.
 
         Parameters
         ----------
-        vector : ndarray of shape (size,), float32
+        vector : ndarray of shape (elements of the phase,), float32
         samples : int
         version : int or tuple of int
             What `fetch` gave when the parameters came that ``vector`` was computed from.
+        phase : str, optional
+            Whose slices ``vector`` is of; by default it is the whole vector.
+        rows : int
+            Of the minibatches that are complete with this push.
+        weight : float
+            What part of a step, or how many steps, the vector stands for.
 
         Raises
         ------
         PeerLost
             A server has died or ended.
         """
-        self._check("vector", vector)
+        begin, end = (0, self.cut.size) if phase is None else self.phases[phase]
+        self._check("vector", vector, end - begin)
         versions = version if isinstance(version, tuple) else (version,) * self.servers
-        for link, share, number in zip(self._links, self._shares, versions, strict=True):
-            link.push(vector[share], samples, number)
+        code, note = self._codes[phase], int.from_bytes(NOTE.pack(rows, weight), "little", signed=True)
+        for server, (link, number) in enumerate(zip(self._links, versions, strict=True)):
+            link.push(self._part(server, vector, phase), samples, number << PHASES | code, note)
+
+    def _part(self, server: int, vector: np.ndarray, phase: str | None) -> np.ndarray:
+        """What a server gets: of its whole part, only the phase's share counts."""
+        if phase not in self._places:
+            return self.cut.part(server, vector, self._parts[server] if self._parts else None)
+        there, here = self._places[phase][server]
+        self._parts[server][there] = vector[here]
+        return self._parts[server]
 
     def fetch(self, out: np.ndarray, progress: int = 0) -> int | tuple[int, ...]:
         """Wait until all servers have published this progress; copy the newest version of each share.
@@ -215,10 +243,15 @@ class ServerLink(_End):
         PeerLost
             A server has died or ended.
         """
-        self._check("out", out)
-        for link, share in zip(self._links, self._shares, strict=True):
-            link.request(out[share], progress)
-        versions = [link.fetch(out[share], progress) for link, share in zip(self._links, self._shares, strict=True)]
+        self._check("out", out, self.cut.size)
+        ranges = [self.cut.is_range(server) for server in range(self.servers)]
+        parts = [self.cut.part(server, out) if whole else self._parts[server] for server, whole in enumerate(ranges)]
+        for link, part in zip(self._links, parts, strict=True):
+            link.request(part, progress)
+        versions = [link.fetch(part, progress) for link, part in zip(self._links, parts, strict=True)]
+        for server, (part, whole) in enumerate(zip(parts, ranges, strict=True)):
+            if not whole:
+                self.cut.scatter(server, part, out)
         return versions[0] if self.servers == 1 else tuple(versions)
 
     def claim(self) -> int | None:
@@ -242,16 +275,17 @@ class ServerLink(_End):
     def communication_seconds(self) -> float:
         return sum(link.communication_seconds for link in self._links)
 
-    def _check(self, name: str, vector: np.ndarray) -> None:
-        if vector.shape != (self._size,) or vector.dtype != np.float32 or not vector.flags.c_contiguous:
+    def _check(self, name: str, vector: np.ndarray, size: int) -> None:
+        if vector.shape != (size,) or vector.dtype != np.float32 or not vector.flags.c_contiguous:
             raise ShapeError(f"{name} has shape {vector.shape} and type {vector.dtype}; expected a contiguous float32 "
-                             f"vector of {self._size} elements")
+                             f"vector of {size} elements")
 
 
-def serve(here: World, transport: Transport, *, servers: int, size: int) -> ServerPort | ServerLink:
+def serve(here: World, transport: Transport, *, servers: int, size: int, phases: Phases | None = None
+          ) -> ServerPort | ServerLink:
     """Make ranks 0 to ``servers`` - 1 servers of a vector, and the others their workers. Collective.
 
-    Server s owns share s of `pyddl.comm.group.shares`; rank r is worker r - ``servers``.
+    Server s owns part s of a `Cut` by the phases; rank r is worker r - ``servers``.
 
     Parameters
     ----------
@@ -261,6 +295,8 @@ def serve(here: World, transport: Transport, *, servers: int, size: int) -> Serv
     servers : int
     size : int
         Elements of the vector; the same on all ranks.
+    phases : mapping, optional
+        By name, begin and end of what is pushed together, besides the whole vector.
 
     Returns
     -------
@@ -274,50 +310,49 @@ def serve(here: World, transport: Transport, *, servers: int, size: int) -> Serv
     if not 1 <= servers < here.size or here.mpi is None:
         raise ParameterError(f"servers is {servers} on {here.size} rank{'s' * (here.size > 1)}; expected 1 or more, "
                              "and at least one rank besides: start more ranks (--ranks)")
+    cut = Cut(size, servers, (phases or {}).values())
     # Ranks of one place share memory.
     places = here.mpi.allgather(here.node if transport.kind == "shared memory" else -1 - here.rank)
     mates = [[place == places[server] for place in places[servers:]] for server in range(servers)]
     try:
-        regions = _regions(here.mpi, here.node, mates, size)
+        regions = _regions(here.mpi, here.node, mates, cut.lengths)
     except CommError as refused:
         if here.rank == 0:
             log.warning("parameter server: no shared memory (%s); using messages", refused)
         mates = [[False] * len(row) for row in mates]
-        regions = _regions(here.mpi, here.node, mates, size)
+        regions = _regions(here.mpi, here.node, mates, cut.lengths)
     mpi = here.mpi.Dup()
     mpi.Set_errhandler(here.mpi.Get_errhandler())
     make: Callable[..., ServerPort | ServerLink] = _port if here.rank < servers else _link
-    end = make(mpi, servers, size, mates, regions)
+    end = make(mpi, cut, phases or {}, mates, regions)
     mpi.Barrier()
     end.watch()
     mpi.Barrier()  # only now may anyone leave
     return end
 
 
-def _port(mpi: MPI.Intracomm, servers: int, size: int, mates: list[list[bool]], regions: dict[int, Region]
+def _port(mpi: MPI.Intracomm, cut: Cut, phases: Phases, mates: list[list[bool]], regions: dict[int, Region]
           ) -> ServerPort:
     from pyddl.comm._mpi import Server
 
     number = mpi.rank
-    bounds = shares(size, servers).tolist()
-    server = Server(regions[number], _seats(mates[number]), list(range(servers, mpi.size)), mpi, CHUNK)
-    return ServerPort(server, mpi, number, servers, slice(bounds[number], bounds[number + 1]))
+    server = Server(regions[number], _seats(mates[number]), list(range(cut.count, mpi.size)), mpi, CHUNK)
+    return ServerPort(server, mpi, number, cut, phases)
 
 
-def _link(mpi: MPI.Intracomm, servers: int, size: int, mates: list[list[bool]], regions: dict[int, Region]
+def _link(mpi: MPI.Intracomm, cut: Cut, phases: Phases, mates: list[list[bool]], regions: dict[int, Region]
           ) -> ServerLink:
     from pyddl.comm._mpi import NetworkLink, NodeLink
 
-    number = mpi.rank - servers
-    lengths = np.diff(shares(size, servers)).tolist()
+    number = mpi.rank - cut.count
     links: list[NodeLink | NetworkLink] = []
-    for server in range(servers):
+    for server, length in enumerate(cut.lengths):
         name = f"server {server} (rank {server})"
         if mates[server][number]:
             links.append(NodeLink(regions[server], number, _seats(mates[server])[number], name))
         else:
-            links.append(NetworkLink(mpi, server, name, number, lengths[server], CHUNK))
-    return ServerLink(links, mpi, number, size)
+            links.append(NetworkLink(mpi, server, name, number, length, CHUNK))
+    return ServerLink(links, mpi, number, cut, phases)
 
 
 def _seats(mates: Sequence[bool]) -> list[int]:
@@ -325,7 +360,7 @@ def _seats(mates: Sequence[bool]) -> list[int]:
     return [sum(mates[:worker]) if mate else -1 for worker, mate in enumerate(mates)]
 
 
-def _regions(mpi: MPI.Intracomm, node: int, mates: list[list[bool]], size: int) -> dict[int, Region]:
+def _regions(mpi: MPI.Intracomm, node: int, mates: list[list[bool]], lengths: list[int]) -> dict[int, Region]:
     """By server, the memory that this rank shares with it; a server's is its own where it has no mates. Collective.
 
     Raises
@@ -336,11 +371,10 @@ def _regions(mpi: MPI.Intracomm, node: int, mates: list[list[bool]], size: int) 
     from pyddl.comm._mpi import Region
 
     servers = len(mates)
-    bounds = shares(size, servers).tolist()
     made: dict[int, Region] = {}
 
     def make(server: int, name: str | None, role: Role) -> None:
-        length, workers, here = bounds[server + 1] - bounds[server], len(mates[server]), sum(mates[server])
+        length, workers, here = lengths[server], len(mates[server]), sum(mates[server])
         if name is not None and role != "joins":
             check_room(Region.bytes(length, workers, here))
         made[server] = Region(name, role, length, workers, here)

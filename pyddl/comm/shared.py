@@ -120,15 +120,15 @@ class SharedTransport(MPITransport):
 
         Other elements are lost. Shares are those of `pyddl.comm.group.shares`. Collective.
         """
-        return self._channel.sum_to_owners(vector, count) if self.shares(vector) else self.sum(vector, count)
+        return self._channel.sum_to_owners(vector, count) if self.is_shared(vector) else self.sum(vector, count)
 
     def gather_from_owners(self, vector: np.ndarray) -> None:
         """``vector``, one that the ranks of this one node share, becomes what each has in its share. Collective."""
         self._channel.gather_from_owners(vector)
 
-    def shares(self, vector: np.ndarray) -> bool:
+    def is_shared(self, vector: np.ndarray) -> bool:
         """Whether a vector lies in memory that the ranks of this node share, from `allocate`."""
-        return self._channel.shares(vector)
+        return self._channel.is_shared(vector)
 
     def allocate_in_sight(self, size: int, name: str = "vector") -> list[np.ndarray] | None:
         """A new vector for each rank of the node, in their order: this rank's, and those of the others, to be read.
@@ -174,7 +174,7 @@ class SharedTransport(MPITransport):
             return None
 
     def travelling(self, vector: np.ndarray, slices: Iterable[tuple[int, int]]) -> Callable[[int, int], None] | None:
-        if self._nodes == 1 or not self.shares(vector):
+        if self._nodes == 1 or not self.is_shared(vector):
             return None
         return super().travelling(vector, slices)
 

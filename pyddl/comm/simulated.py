@@ -7,7 +7,7 @@ happens first is decided by the virtual clock, so a run can be replayed: it depe
 from __future__ import annotations
 
 import heapq
-import math
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -15,127 +15,39 @@ from typing import Any
 
 import numpy as np
 
-from pyddl import _check
-from pyddl.comm.group import mean_of, shares, tree_sum
+from pyddl.comm.cut import Cut, shares
+from pyddl.comm.group import mean_of, tree_sum
+from pyddl.comm.machine import Machine, Timeline
 from pyddl.comm.operations import (
-    Average,
+    BeginStep,
     Compute,
     Exchange,
-    Fetch,
     Gather,
     GatherFromOwners,
     GatherFromServers,
     Lock,
     NextEpoch,
     Operation,
-    Publish,
-    Push,
-    Receive,
     StepDone,
     Sum,
     SumToOwners,
     Unlock,
+    Update,
 )
 from pyddl.comm.simulated_servers import Published, SimulatedServers
 from pyddl.errors import CommError, InternalError
-from pyddl.random import SEEDS, STRATEGY
 
-__all__ = ["Machine", "Simulation", "Timeline"]
-
-COMPUTE, LATENCY, WORKER = range(3)  # what a random number is for
+__all__ = ["Baton", "Simulation"]
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What the simulated workers run on.
-
-    Times vary by log-normal factors of mean 1. The sum of n bytes over P workers takes 2 log2(P) latencies and
-    2 (P-1)/P n bytes [1]_; an exchange one latency and n bytes.
-
-    Parameters
-    ----------
-    sample_seconds, step_seconds : float
-        A gradient and update of r rows takes step_seconds + r sample_seconds.
-    jitter : float
-        Relative standard deviation of each compute and latency.
-    uneven : float
-        Relative standard deviation of the workers' own speeds.
-    latency, bandwidth : float
-        Between nodes: seconds per message, bytes per second.
-    node_latency, node_bandwidth : float
-        Within a node.
-    workers_per_node : int
-        In the order of ranks, of which servers are the first.
-    straggler : float
-        Worker 0 computes so many times slower than the others.
-    update_bandwidth : float
-        Of a server: bytes of parameters that it updates per second.
-    seed : int
-
-    References
-    ----------
-    .. [1] Rabenseifner (2004), Optimization of collective reduction operations, ICCS.
-    """
-
-    sample_seconds: float = 20e-6
-    step_seconds: float = 100e-6
-    jitter: float = 0.1
-    uneven: float = 0.0
-    latency: float = 30e-6
-    bandwidth: float = 1.2e9
-    node_latency: float = 2e-6
-    node_bandwidth: float = 10e9
-    workers_per_node: int = 1
-    straggler: float = 1.0
-    update_bandwidth: float = 1.5e9
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("sample_seconds", "step_seconds", "jitter", "uneven", "latency", "node_latency"):
-            _check.number(name, getattr(self, name), at_least=0)
-        for name in ("bandwidth", "node_bandwidth", "straggler", "update_bandwidth"):
-            _check.number(name, getattr(self, name), above=0)
-        _check.integer("workers_per_node", self.workers_per_node, at_least=1)
-        _check.integer("seed", self.seed, at_least=0)
-
-    def compute_seconds(self, worker: int, number: int, samples: int) -> float:
-        """How long a worker's ``number``-th gradient takes."""
-        return ((self.step_seconds + samples * self.sample_seconds) * self._factor(self.jitter, COMPUTE, worker, number)
-                * self._factor(self.uneven, WORKER, worker, 0) * (self.straggler if worker == 0 else 1))
-
-    def update_seconds(self, size: int) -> float:
-        """How long a server takes to update so many bytes."""
-        return size / self.update_bandwidth
-
-    def message(self, number: int, size: int, one: int, other: int) -> tuple[float, float]:
-        """Latency of rank ``one``'s ``number``-th communication, with ``other``; transfer time of so many bytes."""
-        return self.seconds(number, 1, 0, (one, other)), self.seconds(number, 0, size, (one, other))
-
-    def seconds(self, number: int, messages: int, sent: float, workers: Sequence[int]) -> float:
-        """How long the ``number``-th communication takes: so many messages and bytes in a row, among these workers."""
-        within = len({worker // self.workers_per_node for worker in workers}) == 1
-        latency, bandwidth = ((self.node_latency, self.node_bandwidth) if within else (self.latency, self.bandwidth))
-        return messages * latency * self._factor(self.jitter, LATENCY, workers[0], number) + sent / bandwidth
-
-    def _factor(self, spread: float, purpose: int, worker: int, number: int) -> float:
-        if spread == 0:
-            return 1.0
-        bits = np.random.Philox(key=STRATEGY * SEEDS + self.seed % SEEDS, counter=[number, worker, purpose, 1])
-        radius, angle = ((bits.random_raw(2) >> np.uint64(11)) + np.uint64(1)) / 2.0**53  # of Box and Muller, in (0, 1]
-        normal = math.sqrt(-2 * math.log(radius)) * math.cos(2 * math.pi * angle)
-        variance = math.log1p(spread**2)
-        return math.exp(math.sqrt(variance) * normal - variance / 2)
+RESUME = object()  # the answer to workers in the middle of a gradient
 
 
-@dataclass
-class Timeline:
-    """Where a worker's virtual time went, in seconds, and what it sent."""
+class BatchSum(Operation):
+    """What a model asks for within its gradient: ``vector`` becomes its sum over all workers."""
 
-    now: float = 0.0
-    compute: float = 0.0
-    wait: float = 0.0
-    communication: float = 0.0
-    bytes_sent: int = 0
+    def __init__(self, vector: np.ndarray):
+        self.vector, self.count = vector, 0
 
 
 @dataclass
@@ -145,6 +57,49 @@ class _Meeting:
     kind: type
     members: Sequence[int]
     came: dict[int, Operation] = field(default_factory=dict)
+
+
+class Baton:
+    """Runs a worker's gradient on a thread of its own, which stops wherever it asks for a sum over the batch.
+
+    Only one thread runs at a time, the simulation's or the one that it has handed the baton to.
+    """
+
+    def __init__(self) -> None:
+        self._mine, self._theirs = threading.Semaphore(0), threading.Semaphore(0)
+        self._asked: np.ndarray | None = None
+        self._failure: BaseException | None = None
+
+    def begin(self, compute: Callable[[], None]) -> np.ndarray | None:
+        """Compute, up to the first sum, whose vector is returned, or to the end: None."""
+        threading.Thread(target=self._run, args=(compute,), daemon=True).start()
+        return self._wait()
+
+    def go_on(self) -> np.ndarray | None:
+        """Go on after a sum, up to the next."""
+        self._theirs.release()
+        return self._wait()
+
+    def sum(self, vector: np.ndarray) -> np.ndarray:
+        """What `Batch.sum` is, on the thread."""
+        self._asked = vector
+        self._mine.release()
+        self._theirs.acquire()
+        return vector
+
+    def _wait(self) -> np.ndarray | None:
+        self._mine.acquire()
+        if self._failure is not None:
+            raise self._failure
+        return self._asked
+
+    def _run(self, compute: Callable[[], None]) -> None:
+        try:
+            compute()
+        except BaseException as failure:
+            self._failure = failure
+        self._asked = None
+        self._mine.release()
 
 
 class Simulation:
@@ -169,7 +124,7 @@ class Simulation:
         self.timelines: list[Timeline] = []
 
     def run(self, strategies: Sequence[Generator[Operation, Any, None]], actors: Sequence[Any],
-            served: Sequence[Published] = ()) -> None:
+            served: Sequence[Published] = (), cut: Cut | None = None, batons: Sequence[Baton] = ()) -> None:
         """Run all strategies to their ends.
 
         Parameters
@@ -180,6 +135,10 @@ class Simulation:
             ``samples``, where there are any, says how long a gradient takes.
         served : sequence of Published
             What the servers serve: so many of the ranks, the first ones, are servers.
+        cut : Cut, optional
+            Which server has what; by default an equal share of the whole vector.
+        batons : sequence of Baton, optional
+            Of each worker, where their gradients ask for sums over the batch.
 
         Raises
         ------
@@ -198,12 +157,11 @@ class Simulation:
         self._locked: deque[int] = deque()  # who holds the lock, then who waits for it, in the order they came
         self._events: list[tuple[float, int, int, Callable[[], None]]] = []  # when, whose, which: a heap
         self._scheduled = 0
-        self._servers = servers = SimulatedServers(self, list(served), count - len(served))
-        self._carry_out_one: dict[type, Callable[[int, Any], None]] = {
-            Compute: self._compute, StepDone: self._step_done, Exchange: self._exchange, Lock: self._lock,
-            Unlock: self._unlock, Push: servers.push, Fetch: servers.fetch, Receive: servers.receive,
-            Publish: servers.publish, NextEpoch: self._next_epoch,
-            **dict.fromkeys((Sum, Average, Gather, SumToOwners, GatherFromOwners, GatherFromServers), self._meet)}
+        if cut is None and served:
+            cut = Cut(sum(each.current().size for each in served), len(served))
+        self._servers = SimulatedServers(self, list(served), count - len(served), cut)
+        self._batons = batons
+        self._carry_out_one: dict[type, Callable[[int, Any], None]] = {}
         for rank in range(count):
             self.go_on(rank)
         while self._events:
@@ -233,8 +191,16 @@ class Simulation:
             return
         handler = self._carry_out_one.get(type(operation))
         if handler is None:
-            raise InternalError(f"the strategy yielded {operation!r}, which is no operation of the simulation")
+            handler = self._carry_out_one[type(operation)] = self._handler(operation)
         handler(rank, operation)
+
+    def _handler(self, operation: Any) -> Callable[[int, Any], None]:
+        """Who carries it out: a method of its verb, here or at the servers."""
+        if isinstance(operation, Operation):
+            for where in (self, self._servers):
+                if (found := getattr(where, operation.verb, None)) is not None:
+                    return found
+        raise InternalError(f"the strategy yielded {operation!r}, which is no operation of the simulation")
 
     def _check_end(self) -> None:
         for meeting in self._meetings.values():
@@ -247,31 +213,56 @@ class Simulation:
         if waits := self._servers.waiting():
             raise CommError(f"{waits}, and nobody is left who could end that")
 
-    def _compute(self, worker: int, operation: Compute) -> None:
-        actor = operation.replica or self.actors[worker]
-        more = actor.compute()
-        if more:
-            seconds = self.machine.compute_seconds(worker - self._servers.count, self.next_number(worker),
-                                                   getattr(actor, "samples", 1))
-            self.timelines[worker].compute += seconds
-            self.timelines[worker].now += seconds
-        self.go_on(worker, more)
+    # ---- operations of one worker
 
-    def _step_done(self, worker: int, operation: StepDone) -> None:
+    def begin_step(self, worker: int, operation: BeginStep) -> None:
+        self.go_on(worker, (operation.replica or self.actors[worker]).begin_step())
+
+    def compute(self, worker: int, operation: Compute) -> None:
+        actor = operation.replica or self.actors[worker]
+        timeline = self.timelines[worker]
+        seconds = self.machine.compute_seconds(worker - self._servers.count, self.next_number(worker),
+                                               getattr(actor, "samples", 1))
+        timeline.compute += seconds
+        if self._batons:
+            asked = self._batons[worker - self._servers.count].begin(actor.compute)
+        else:
+            actor.compute()
+            asked = None
+        timeline.now += seconds
+        self._computed(worker, asked)
+
+    def _computed(self, worker: int, asked: np.ndarray | None) -> None:
+        """A gradient is done, or asks for a sum over the batch first."""
+        if asked is None:
+            self.go_on(worker)
+        else:
+            self.at(self.timelines[worker].now, worker, lambda: self._meet(worker, BatchSum(asked)))
+
+    def update(self, rank: int, operation: Update) -> None:
+        actor = operation.replica or self.actors[rank]
+        actor.update(operation)
+        if rank >= self._servers.count:  # a server's time is that of publishing
+            seconds = self.machine.worker_update_seconds(actor.parameters.nbytes)
+            self.timelines[rank].compute += seconds
+            self.timelines[rank].now += seconds
+        self.go_on(rank)
+
+    def step_done(self, worker: int, operation: StepDone) -> None:
         self.actors[worker].step_done()
         self.go_on(worker)
 
-    def _next_epoch(self, rank: int, operation: NextEpoch) -> None:
+    def next_epoch(self, rank: int, operation: NextEpoch) -> None:
         if rank >= self._servers.count:
             self._servers.leave(rank)
         self._meet(rank, operation)
 
-    def _lock(self, worker: int, operation: Lock) -> None:
+    def lock(self, worker: int, operation: Lock) -> None:
         self._locked.append(worker)
         if self._locked[0] == worker:
             self._hand_over(worker, self.timelines[worker].now)
 
-    def _unlock(self, worker: int, operation: Unlock) -> None:
+    def unlock(self, worker: int, operation: Unlock) -> None:
         if not self._locked or self._locked.popleft() != worker:
             raise InternalError(f"worker {worker} yielded Unlock, but does not hold the lock")
         if self._locked:
@@ -286,6 +277,13 @@ class Simulation:
         timeline.now = now + seconds
         self.go_on(worker)
 
+    # ---- operations of several workers
+
+    def sum(self, worker: int, operation: Sum) -> None:
+        self._meet(worker, operation)
+
+    average = gather = sum_to_owners = gather_from_owners = gather_from_servers = sum
+
     def _meet(self, worker: int, operation: Operation) -> None:
         level = getattr(operation, "level", "world")
         members: Sequence[int] = range(len(self.actors))
@@ -297,7 +295,7 @@ class Simulation:
         if came is not None:
             self._carry_out(members, came)
 
-    def _exchange(self, worker: int, operation: Exchange) -> None:
+    def exchange(self, worker: int, operation: Exchange) -> None:
         pair = sorted((worker, operation.partner))
         came = self._join(("pair", *pair), worker, operation, pair)
         if came is not None:
@@ -338,10 +336,10 @@ class Simulation:
             self._pass_time(members, 2 * rounds, 0, 0, epochs)
             return
         if isinstance(operations[0], GatherFromServers):
-            size = self._servers.gather(operations)
+            size = self._servers.give_all(operations)
             self._pass_time(members, rounds, size, 0, [None] * count)
             return
-        if isinstance(operations[0], Sum):
+        if isinstance(operations[0], (Sum, BatchSum)):
             vectors = [operation.vector for operation in operations]
             tree_sum(vectors)
             for vector in vectors[1:]:
@@ -360,6 +358,8 @@ class Simulation:
             for operation in operations[1:]:
                 if answer:
                     operation.out[:] = operations[0].out
+        if isinstance(operations[0], BatchSum):
+            answer = RESUME
         sent = 2 * (count - 1) / count * vectors[0].nbytes
         self._pass_time(members, 2 * rounds, sent, int(sent), [answer] * count)
 
@@ -392,4 +392,7 @@ class Simulation:
             timeline.communication += seconds
             timeline.now = begin + seconds
             timeline.bytes_sent += sent if len(members) > 1 else 0
-            self.go_on(member, answer)
+            if answer is RESUME:
+                self._computed(member, self._batons[member - self._servers.count].go_on())
+            else:
+                self.go_on(member, answer)

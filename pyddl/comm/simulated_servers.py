@@ -6,20 +6,35 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 
-from pyddl.comm.group import shares
+from pyddl.comm.cut import Cut
+from pyddl.comm.machine import Machine, Timeline
 from pyddl.comm.operations import Arrived, Fetch, GatherFromServers, Left, Publish, Push, Receive, Version
 from pyddl.errors import InternalError
-
-if TYPE_CHECKING:
-    from pyddl.comm.simulated import Simulation
 
 __all__ = ["Published", "SimulatedServers"]
 
 SLOTS = 2  # of each worker's mailbox
+
+
+class Clock(Protocol):
+    """What the servers ask of a `pyddl.comm.simulated.Simulation`."""
+
+    now: float
+    timelines: list[Timeline]
+    actors: Any
+
+    @property
+    def machine(self) -> Machine: ...
+
+    def at(self, time: float, rank: int, action: Callable[[], None]) -> None: ...
+
+    def go_on(self, rank: int, answer: Any = None) -> None: ...
+
+    def next_number(self, rank: int) -> int: ...
 
 
 class Published:
@@ -63,7 +78,6 @@ class _Server:
     """What one server has to do with workers."""
 
     published: Published
-    share: slice
     mailbox: deque[Arrived | Left] = field(default_factory=deque)  # in the order of arrival
     held: dict[int, int] = field(default_factory=dict)  # by worker: slots in use
     clocks: dict[int, int] = field(default_factory=dict)  # by worker: pushes so far
@@ -86,25 +100,26 @@ class SimulatedServers:
 
     Parameters
     ----------
-    simulation : Simulation
+    simulation : Clock
     published : list of Published
         Of each server.
+    workers : int
+    cut : Cut or None
+        Which server has what of the vector.
     """
 
-    def __init__(self, simulation: Simulation, published: list[Published], workers: int):
+    def __init__(self, simulation: Clock, published: list[Published], workers: int, cut: Cut | None):
         self._simulation, self.workers = simulation, workers
         self.count = len(published)
-        n = sum(each.current().size for each in published)
-        bounds = shares(n, self.count).tolist() if published else [0]
-        self._servers = [_Server(each, slice(*bounds[s : s + 2])) for s, each in enumerate(published)]
+        self._cut = cut or Cut(0, 1)
+        self._servers = [_Server(each) for each in published]
         self._blocked: dict[tuple[int, int], Callable[[], None]] = {}  # (server, worker): a push that waits for a slot
         self._open = False
 
     # ---- workers
 
     def push(self, rank: int, operation: Push) -> None:
-        vectors = operation.vector.copy()
-        self._push_to(0, rank, vectors, operation)
+        self._push_to(0, rank, operation.vector.copy(), operation)
 
     def _push_to(self, s: int, rank: int, vector: np.ndarray, operation: Push) -> None:
         """Send server s its share, then the next one."""
@@ -116,7 +131,7 @@ class SimulatedServers:
             self._blocked[s, worker] = lambda: self._push_to(s, rank, vector, operation)
             return
         server.held[worker] = server.held.get(worker, 0) + 1
-        share = vector[server.share]
+        share = self._share(s, vector, rank, operation.phase)
         version = operation.version if isinstance(operation.version, int) else operation.version[s]
         machine, timeline = self._simulation.machine, self._simulation.timelines[rank]
         latency, seconds = machine.message(self._simulation.next_number(rank), share.nbytes, rank, s)
@@ -126,10 +141,18 @@ class SimulatedServers:
         timeline.communication += seconds
         timeline.bytes_sent += share.nbytes
         timeline.now = end
-        arrived = Arrived(worker, operation.samples, version, share, server.clocks.get(worker, 0))
+        arrived = Arrived(worker, operation.samples, version, share, operation.phase, operation.rows,
+                          float(np.float32(operation.weight)), clock=server.clocks.get(worker, 0))
         server.clocks[worker] = arrived.clock + 1
         self._send(s, arrived, end + latency)
         self._simulation.at(end, rank, lambda: self._push_to(s + 1, rank, vector, operation))
+
+    def _share(self, s: int, vector: np.ndarray, rank: int, phase: str | None) -> np.ndarray:
+        """What server s gets of a push."""
+        if phase is None:
+            return self._cut.part(s, vector).copy()
+        begin, end = self._simulation.actors[rank].place_of(phase)
+        return vector[self._cut.within(s, begin, end)[1]]
 
     def fetch(self, rank: int, operation: Fetch) -> None:
         versions: dict[int, int] = {}
@@ -149,7 +172,7 @@ class SimulatedServers:
         server, simulation = self._servers[s], self._simulation
         timeline = simulation.timelines[rank]
         latency, seconds = simulation.machine.message(
-            simulation.next_number(rank), 4 * (server.share.stop - server.share.start), rank, s)
+            simulation.next_number(rank), 4 * self._cut.lengths[s], rank, s)
 
         def transfer() -> None:
             begin = max(simulation.now, server.outgoing)
@@ -157,7 +180,7 @@ class SimulatedServers:
             simulation.at(begin, rank, copy)
 
         def copy() -> None:
-            operation.out[server.share] = server.published.current()
+            self._cut.scatter(s, server.published.current(), operation.out)
             version = server.published.version
             end = simulation.now + seconds + latency
             timeline.communication += seconds + 2 * latency
@@ -232,7 +255,7 @@ class SimulatedServers:
                 server.here -= 1
             else:
                 server.reading = answer.worker
-                self._simulation.actors[s].received(answer)
+                answer = self._simulation.actors[s].received(answer)
         elif server.here > 0:
             return
         server.waits = False
@@ -259,11 +282,11 @@ class SimulatedServers:
 
         self._simulation.at(timeline.now, s, show)
 
-    def gather(self, operations: list[GatherFromServers]) -> int:
+    def give_all(self, operations: list[GatherFromServers]) -> int:
         """Fill the vectors of all; the bytes of one."""
         for operation in operations:
-            for server in self._servers:
-                operation.vector[server.share] = server.published.current()
+            for s, server in enumerate(self._servers):
+                self._cut.scatter(s, server.published.current(), operation.vector)
         return operations[0].vector.nbytes
 
     def waiting(self) -> str:

@@ -35,13 +35,13 @@ class Chains(NamedTuple):
     ----------
     begin, end : int
         This worker's rows; none at all is legal.
-    count : int
+    total : int
         Chains behind the gradient that the optimizer gets: those of all workers where their gradients are summed.
     """
 
     begin: int
     end: int
-    count: int
+    total: int
 
 
 def _identity(vector: np.ndarray) -> np.ndarray:

@@ -29,6 +29,8 @@ class Tickets:
         Of each step.
     row : int, default=0
         First position of the epoch that is still to be done.
+    steps : int, optional
+        Of the epoch, where it ends early; all by default.
 
     Attributes
     ----------
@@ -44,11 +46,13 @@ class Tickets:
     [(6, 6), (6, 7), (7, 8), (8, 8), (8, 9), (9, 10)]
     """
 
-    def __init__(self, sampler: Sampler, slices: int, row: int = 0):
+    def __init__(self, sampler: Sampler, slices: int, row: int = 0, steps: int | None = None):
         self.sampler, self.row = sampler, row
         self.slices = _check.integer("slices", slices, at_least=1)
         self._first = row // sampler.batch_size
-        self.count = (sampler.steps_per_epoch - self._first) * slices if row < sampler.rows else 0
+        steps = sampler.steps_per_epoch if steps is None else steps
+        self.rows = sampler.consumed(steps)
+        self.count = (steps - self._first) * slices if row < self.rows else 0
 
     def step(self, ticket: int) -> int:
         """The step of the epoch that a ticket belongs to."""
@@ -63,7 +67,7 @@ class Tickets:
 
     def done(self, claimed: int) -> int:
         """The first position that is still to be done when so many tickets were handed out."""
-        return self.part(claimed)[0] if claimed < self.count else self.sampler.rows
+        return self.part(claimed)[0] if claimed < self.count else self.rows
 
 
 class TicketLoader(AbstractContextManager["TicketLoader"]):
@@ -92,10 +96,10 @@ class TicketLoader(AbstractContextManager["TicketLoader"]):
         self._epoch = 0
         self._tickets = Tickets(sampler, slices)
 
-    def begin_epoch(self, epoch: int, row: int = 0) -> None:
-        """From now on tickets are of this epoch, from this position on."""
+    def begin_epoch(self, epoch: int, row: int = 0, steps: int | None = None) -> None:
+        """From now on tickets are of this epoch, of so many steps, from this position on."""
         self._epoch = epoch
-        self._tickets = Tickets(self.sampler, self.slices, row)
+        self._tickets = Tickets(self.sampler, self.slices, row, steps)
 
     def next(self) -> Batch | None:
         """The next ticket's rows, at least one; None when the epoch has no more. Valid until the next call."""
@@ -141,10 +145,10 @@ class SliceLoader(AbstractContextManager["SliceLoader"]):
         self._loader, self._claim = loader, claim
         self._left = self.given = 0
 
-    def begin_epoch(self, epoch: int, row: int = 0) -> None:
-        """The next epoch begins, at a step's first position."""
+    def begin_epoch(self, epoch: int, row: int = 0, steps: int | None = None) -> None:
+        """The next epoch begins, of so many steps, at a step's first position."""
         sampler = self._loader.sampler
-        self._left = sampler.steps_per_epoch - row // sampler.batch_size
+        self._left = (sampler.steps_per_epoch if steps is None else steps) - row // sampler.batch_size
         self.given = 0
 
     def next(self) -> Batch | None:

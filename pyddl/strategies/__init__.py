@@ -10,7 +10,7 @@ from pyddl.errors import ParameterError
 from pyddl.strategies.allreduce import Allreduce
 from pyddl.strategies.auto import Auto
 from pyddl.strategies.averaging import Averaging
-from pyddl.strategies.base import Me, Served, Steps, Strategy
+from pyddl.strategies.base import Me, Served, Steps, Strategy, Turn
 from pyddl.strategies.elastic import Elastic
 from pyddl.strategies.gossip import Gossip
 from pyddl.strategies.local import Local
@@ -19,7 +19,7 @@ from pyddl.strategies.server import Server
 from pyddl.strategies.split import Split
 
 __all__ = ["NAMES", "Allreduce", "Auto", "Averaging", "Elastic", "Gossip", "Local", "Me", "Sequential", "Served",
-           "Server", "Split", "Steps", "Strategy", "strategy"]
+           "Server", "Split", "Steps", "Strategy", "Turn", "strategy"]
 
 _BY_NAME: dict[str, type[Strategy]] = {
     s.name: s for s in (Local, Allreduce, Averaging, Server, Elastic, Gossip, Sequential, Split, Auto)}

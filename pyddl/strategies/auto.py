@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from pyddl import _check
@@ -13,167 +12,21 @@ from pyddl.strategies.allreduce import Allreduce
 from pyddl.strategies.averaging import Averaging
 from pyddl.strategies.base import Strategy
 from pyddl.strategies.elastic import Elastic
+from pyddl.strategies.figures import Figures
 from pyddl.strategies.gossip import Gossip
 from pyddl.strategies.local import Local
 from pyddl.strategies.sequential import Sequential
 from pyddl.strategies.server import Server
 from pyddl.strategies.split import Split
 
-__all__ = ["ALLOWED", "Auto", "Candidate", "Choice", "Figures", "Link", "candidates", "step_seconds"]
+__all__ = ["ALLOWED", "Auto", "Candidate", "Choice", "candidates"]
 
 ALLOWED = ("synchronous", "any")
 CLOSE = 0.02  # so much slower than the fastest counts as equally fast; then the first in the table wins
 
 
-class Link(NamedTuple):
-    """How long an operation of all ranks takes on vectors: ``latency + bytes / bandwidth``, in s and bytes/s."""
-
-    latency: float
-    bandwidth: float
-
-    def seconds(self, nbytes: float) -> float:
-        return self.latency + nbytes / self.bandwidth
-
-    @classmethod
-    def through(cls, short: tuple[int, float], long: tuple[int, float]) -> Link:
-        """The line through two (bytes, seconds); never one that falls."""
-        slope = max(long[1] - short[1], 0.01 * long[1]) / (long[0] - short[0])
-        return cls(max(short[1] - short[0] * slope, 0.0), 1 / slope)
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What was measured on the ranks before training: seconds, of the slowest rank where ranks differ.
-
-    Attributes
-    ----------
-    ranks, nodes : int
-    crowding : float
-        How much faster a rank's step is while the others are idle, 1 at least: what they take of cores and memory.
-    rows : float
-        Of one rank in one step.
-    nbytes : int
-        Of the parameters.
-    apart : float
-        A step, gradient and update, when no rank waits for another.
-    together : float
-        A step when all begin it together: until the last is done.
-    per_row : float
-        What each row of a rank adds to a step.
-    update : float
-        The optimizer's share of a step.
-    hidden : float
-        Share of a sum of the gradients that is over when the backward pass ends: between nodes slices travel meanwhile.
-    split : float
-        A step of the model split over all ranks; not finite where it cannot be split.
-    links : dict of Link
-        ``sum``, of the gradients; ``average``, and ``replicas``, of vectors that stay as they are; ``owners``, a sum to
-        owners and a gather from them; ``exchange``, of
-        pairs; ``pass``, one vector in memory added to another; ``served``, a push to rank 0 and a fetch of what it then
-        publishes, of all others at once; and, where there are several nodes, ``node``, an average within each.
-    """
-
-    ranks: int
-    nodes: int
-    crowding: float
-    rows: float
-    nbytes: int
-    apart: float
-    together: float
-    per_row: float
-    update: float
-    hidden: float
-    split: float
-    links: Mapping[str, Link]
-
-    def link(self, name: str) -> float:
-        """Seconds of an operation on a vector of the parameters' size."""
-        return self.links[name].seconds(self.nbytes)
-
-    def step(self, period: float) -> float:
-        """A rank's own step where ranks wait for the slowest every ``period`` steps.
-
-        What chance adds to one step evens out over several: the largest of the ranks' means over H steps lies above
-        their common mean by 1/sqrt(H) of what it does for one.
-        """
-        return self.apart + (self.together - self.apart) / math.sqrt(period)
-
-    def alone(self, rows: float) -> float:
-        """A step of ``rows`` rows on one rank while the others are idle."""
-        return max(self.apart + (rows - self.rows) * self.per_row, self.update) / self.crowding
-
-    def minibatch(self, workers: int) -> float:
-        """The gradient of a worker where so many share the rows of a step."""
-        rows = self.ranks * self.rows / workers
-        relief = max(1.0, self.crowding * workers / self.ranks) / self.crowding  # servers leave cores to workers
-        return max(self.apart - self.update + (rows - self.rows) * self.per_row, 0.0) * relief
-
-    def record(self) -> dict[str, Any]:
-        """As plain values; those that are not finite are left out."""
-        values = {name: value for name, value in asdict(self).items() if name != "split" or math.isfinite(value)}
-        return {**values, "links": {name: link._asdict() for name, link in self.links.items()}}
-
-
-# ---- what a step takes, by strategy ----------------------------------------------------------------------------------
-
-
-def _local(s: Local, f: Figures) -> float:
-    return f.apart
-
-
-def _allreduce(s: Allreduce, f: Figures) -> float:
-    if s.shards:  # each updates its share only
-        return f.together - f.update * (1 - 1 / f.ranks) + f.link("owners")
-    return f.together + (1 - f.hidden) * f.link("sum")
-
-
-def _averaging(s: Averaging, f: Figures) -> float:
-    within = f.link("node" if f.nodes > 1 else "average") if s.node_period else 0.0
-    between = f.link("average") + (6 * f.link("pass") if s.vectors else 0.0)
-    rare, often = 1 / s.period, 1 / s.node_period if s.node_period else 0.0
-    return f.step(min(s.period, s.node_period or s.period)) + rare * between + max(0.0, often - rare) * within
-
-
-def _elastic(s: Elastic, f: Figures) -> float:
-    if s.servers:
-        workers = f.ranks - s.servers
-        meeting = f.link("served") + 3 * f.link("pass")
-        return max(f.minibatch(workers) + f.update + meeting / s.tau, workers * f.link("pass") / s.tau)
-    own = 5 * f.link("pass") if s.momentum else 0.0
-    return f.step(s.tau) + own + (f.link("average") + 7 * f.link("pass")) / s.tau
-
-
-def _gossip(s: Gossip, f: Figures) -> float:
-    return f.step(s.period) + (f.link("exchange") + 2 * f.link("pass")) / s.period
-
-
-def _server(s: Server, f: Figures) -> float:
-    """Workers and servers at the same time: whichever takes longer."""
-    workers = f.ranks - s.servers
-    update = (f.update + f.link("pass")) / s.servers  # from one buffer into another
-    moved = f.link("served") * (1 / s.push_every + 1 / s.fetch_every) / 2
-    if s.mode == "sync":
-        waiting = f.together - f.apart
-        return f.minibatch(workers) + waiting + moved + workers * f.link("pass") / s.servers + update
-    turn = f.minibatch(workers) + moved + update / s.push_every
-    return max(turn, workers * (update + f.link("pass") / s.servers) / s.push_every)
-
-
-def _sequential(s: Sequential, f: Figures) -> float:
-    turn = f.alone(f.ranks * f.rows / s.replicas) + f.link("pass")  # those who wait for the lock sleep
-    return s.replicas * turn + f.link("replicas")
-
-
-_COSTS: dict[type[Strategy], Callable[[Any, Figures], float]] = {
-    Local: _local, Allreduce: _allreduce, Averaging: _averaging, Elastic: _elastic, Gossip: _gossip,
-    Sequential: _sequential, Server: _server, Split: lambda s, f: f.split}
-_NAMED: dict[str, Callable[..., Strategy]] = {each.name: each for each in _COSTS}
-
-
-def step_seconds(strategy: Strategy, figures: Figures) -> float:
-    """Predicted seconds of a step of all ranks."""
-    return _COSTS[type(strategy)](strategy, figures)
-
+_OFFERED: dict[str, type[Strategy]] = {
+    each.name: each for each in (Local, Allreduce, Averaging, Elastic, Gossip, Sequential, Server, Split)}
 
 # ---- the choice ------------------------------------------------------------------------------------------------------
 
@@ -266,7 +119,7 @@ class Choice:
 
     def build(self) -> Strategy:
         """The strategy itself."""
-        return _NAMED[self.strategy](**self.options)
+        return _OFFERED[self.strategy](**self.options)
 
     def text(self) -> str:
         """Table and reason, as lines; one line for a choice made before."""
@@ -308,7 +161,7 @@ class Auto(Strategy):
 
     def choose(self, figures: Figures, offered: Sequence[Candidate]) -> Choice:
         """The best of what is ``offered``, which runs with these options on these ranks."""
-        seconds = [step_seconds(each.strategy, figures) for each in offered]
+        seconds = [each.strategy.step_seconds(figures) for each in offered]
         eligible = [(taken, each) for taken, each in zip(seconds, offered, strict=True)
                     if not each.strategy.one_group
                     and (each.as_one or (self.allow == "any" and each.strategy.joint))]

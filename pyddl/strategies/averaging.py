@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from pyddl import _check
-from pyddl.comm.operations import average, compute, step_done, sum_over_workers
+from pyddl.comm.operations import Average, BeginStep, Compute, StepDone, Sum, Update
 from pyddl.errors import ParameterError
 from pyddl.strategies.base import Me, Steps, Strategy
+from pyddl.strategies.figures import Figures
 
 __all__ = ["Averaging"]
 
@@ -84,20 +85,30 @@ class Averaging(Strategy):
         self.outer_rate = rate if outer_rate is None else _check.number("outer_rate", outer_rate, above=0)
         self.vectors = () if outer == "none" else ("anchor", "velocity")
 
+    def step_seconds(self, figures: Figures) -> float:
+        f, rare, often = figures, 1 / self.period, 1 / self.node_period if self.node_period else 0.0
+        within = f.link("node" if f.nodes > 1 else "average") if self.node_period else 0.0
+        between = f.link("average") + (6 * f.link("pass") if self.vectors else 0.0)
+        own = f.step(min(self.period, self.node_period or self.period))
+        return own + rare * between + max(0.0, often - rare) * within
+
     def worker(self, me: Me) -> Steps:
-        while (yield compute()):
+        while (yield BeginStep()):
             if me.step == self.sync_steps and self.vectors:
                 me.vectors["anchor"][:] = me.parameters
-            if me.step < self.sync_steps:
-                samples = yield sum_over_workers(me.gradients, me.samples)
-                me.update(scale=1 / samples)
-            else:
-                yield from self._local_step(me)
-            yield step_done()
+            for _ in me.turns():
+                yield Compute()
+                samples = me.samples
+                if me.step < self.sync_steps:
+                    samples = yield Sum(me.gradients, me.samples)
+                if samples:
+                    yield Update(1 / samples)
+            if me.step >= self.sync_steps:
+                yield from self._meet(me)
+            yield StepDone()
 
-    def _local_step(self, me: Me) -> Steps:
-        if me.samples:
-            me.update(scale=1 / me.samples)
+    def _meet(self, me: Me) -> Steps:
+        """After all turns of a step: an average of whole vectors, where one is due."""
         me.counters["samples"] = me.counters.get("samples", 0) + me.samples
         steps = me.step + 1 - self.sync_steps
         if steps % self.period == 0:
@@ -105,18 +116,18 @@ class Averaging(Strategy):
             me.counters["samples"] = 0
             self._outer_step(me)
         elif self.node_period and steps % self.node_period == 0:
-            yield average(me.parameters, me.counters["samples"], level="node")
+            yield Average(me.parameters, [me.parameters], [me.counters["samples"]], level="node")
 
     def settle(self, me: Me) -> Steps:
         samples = me.counters.get("samples", 0)
-        yield average(me.parameters, samples)
+        yield Average(me.parameters, [me.parameters], [samples])
         yield from me.merge_buffers([samples])
 
     def _outer_step(self, me: Me) -> None:
         if self.outer == "none":
             return
         anchor, velocity = me.vectors["anchor"], me.vectors["velocity"]
-        move = np.subtract(anchor, me.parameters, out=me.gradients)  # the outer gradient; the inner one is used up
+        move = np.subtract(anchor, me.parameters, out=me.gradients)  # the outer gradient; the inner ones are used up
         velocity *= self.outer_momentum
         velocity += move
         if self.outer == "nesterov":

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from pyddl.comm.operations import Arrived, Operation
 from pyddl.errors import ParameterError
 from pyddl.layout import Layout
+from pyddl.strategies.figures import Figures
 
-__all__ = ["Me", "Served", "Steps", "Strategy"]
+__all__ = ["Me", "Served", "Steps", "Strategy", "Turn"]
 
 Steps = Generator[Operation, Any, None]
+
+
+class Turn(NamedTuple):
+    """A phase's turn within a step: a gradient and an update of its slices.
+
+    Attributes
+    ----------
+    phase : str
+    place : slice
+        Of the whole vectors.
+    last : bool
+        Whether no other turn of this step follows.
+    """
+
+    phase: str
+    place: slice
+    last: bool
 
 
 class Me(Protocol):
@@ -26,19 +44,24 @@ class Me(Protocol):
     layout : Layout
         Slices of the vectors.
     parameters, gradients : ndarray, float32
-        ``gradients`` holds the sum over this worker's rows after `compute`.
+        ``gradients`` holds the sum over this worker's rows after `Compute`. Within a turn both are the phase's part of
+        the vectors, otherwise whole.
+    whole : ndarray, float32
+        The parameters, always whole.
     samples : int
-        Rows that the last gradient was summed over; may be 0.
+        Rows of this worker in the step; may be 0.
+    samples_of_step : int
+        Rows of the step of all workers.
     step : int
-        Steps finished since training began; also after a resume.
+        Steps finished since the stage began; also after a resume.
     seed : int
         Key of everything random.
     vectors : dict of ndarray, float32
-        One for each name in `Strategy.vectors`, as long as the parameters, zero at first.
+        One for each name in `Strategy.vectors`, whole, zero when a stage begins.
     counters : dict of int
-        Numbers that the strategy wants to find again. Both are kept in checkpoints.
+        Numbers that the strategy wants to find again; none when a stage begins. Both are kept in checkpoints.
     clips : bool
-        Whether the optimizer clips by norm.
+        Whether the optimizer of the turn clips by norm.
     buffers : ndarray, float32
         State of the model that is not trained.
     replicas : sequence of Me
@@ -51,41 +74,43 @@ class Me(Protocol):
     layout: Layout
     parameters: np.ndarray
     gradients: np.ndarray
+    whole: np.ndarray
     samples: int
+    samples_of_step: int
     step: int
     seed: int
     vectors: dict[str, np.ndarray]
     counters: dict[str, int]
-    clips: bool
     buffers: np.ndarray
+
+    @property
+    def clips(self) -> bool: ...
 
     @property
     def replicas(self) -> Sequence[Me]: ...
 
-    def update(self, *, scale: float, squared_norm: float | None = None) -> None:
-        """Let the optimizer move ``parameters`` by ``scale * gradients``: this worker's share, where it has one.
-
-        ``squared_norm`` is of the whole of ``gradients``, for clipping a share.
-        """
+    def turns(self) -> Iterator[Turn]:
+        """The turns of this step, one after another: within the loop's body vectors are those of the phase."""
 
     def restart(self) -> None:
-        """Forget the optimizer's state: the next `update` is its first."""
+        """Forget the optimizer's state: the next update is its first."""
 
     def squared_norm(self) -> float:
-        """Sum of squares of this worker's share of ``gradients``."""
+        """In a turn: sum of squares of this worker's share of ``gradients``."""
 
-    def merge_buffers(self, weights: Sequence[int]) -> Steps:
+    def merge_buffers(self, weights: Sequence[int] | None = None) -> Steps:
         """Operations that make the model's buffers one for all workers, by each slice's rule.
 
-        ``weights`` are of this worker, or of its replicas where there are such.
+        ``weights`` are of this worker, or of its replicas where there are such; by default the rows seen since the last
+        time.
         """
 
 
 class Served(Protocol):
     """One server, as its strategy sees it: a share of the vector that workers fetch, in versions.
 
-    `update` and `add` write the next version, whole, beside the current one, which workers may be reading; the
-    operation `publish` puts it in its place, or, where nothing was written, only makes the progress known.
+    `Update` and `add` write the next version, whole, beside the current one, which workers may be reading; the
+    operation `Publish` puts it in its place, or, where nothing was written, only makes the progress known.
 
     Attributes
     ----------
@@ -94,23 +119,17 @@ class Served(Protocol):
     version : int
         The current one: how many have been published.
     steps : int
-        Whole steps' worth of samples that have arrived since training began.
-    gradients : ndarray, float32
-        Memory for a sum, as long as the share.
+        Whole steps' worth of samples that have arrived since the stage began.
+    sums : mapping of ndarray, float32
+        By phase: memory for a sum of pushes.
     """
 
     workers: int
     version: int
-    gradients: np.ndarray
+    sums: Mapping[str, np.ndarray]
 
     @property
     def steps(self) -> int: ...
-
-    def update(self, vector: np.ndarray, *, scale: float, rate: float = 1.0) -> None:
-        """The next version is the current one, moved by the optimizer with ``scale * vector`` as the gradient.
-
-        ``rate`` multiplies the learning rate.
-        """
 
     def add(self, vector: np.ndarray) -> None:
         """The next version is the current one plus ``vector``."""
@@ -145,13 +164,13 @@ class Strategy:
     shards : bool
         Whether each worker keeps optimizer state for its share of the parameters only.
     updates_only : bool
-        Whether in its steps nothing but ``me.update`` changes ``me.parameters``: then what an update writes besides,
-        the parameters in another type, stays true until the next one.
+        Whether in its steps nothing but `Update` changes the parameters: then what an update writes besides, the
+        parameters in another type, stays true until the next one.
     sums_gradients : bool
-        Whether what follows each `compute` is the sum of ``me.gradients``, as they are, over all workers: then finished
+        Whether what follows each `Compute` is the sum of ``me.gradients``, as they are, over all workers: then finished
         slices may start to travel during the backward pass.
     locks : bool
-        Whether it yields `lock`.
+        Whether it yields `Lock`.
     replicas : int or None
         How many replicas all ranks together have, replica r on rank r mod P. None: each rank is one.
     vectors : tuple of str
@@ -162,7 +181,7 @@ class Strategy:
         Whether rows are handed out as *tickets*: ticket t of an epoch is slice t mod `slices` of its step t div
         `slices`, and goes to whichever worker is free. Otherwise worker w has slice w of each step.
     optimizes : bool
-        Whether workers call `Me.update`.
+        Whether workers yield `Update`.
     server_optimizer : str or None
         The rule that servers update by; None: the workers'.
     """
@@ -198,6 +217,13 @@ class Strategy:
             raise ParameterError(f"strategy {self.name} needs {self.needs} ranks, and there is {ranks}: choose "
                                  f"strategy local, or start more ranks (pyddl train --ranks {self.needs})")
 
+    def step_seconds(self, figures: Figures) -> float:
+        """Predicted seconds of a step of all ranks, for strategy `auto`."""
+        raise TypeError(f"{type(self).__name__} does not say how long its steps take")
+
+    def check_stages(self, phases: Sequence[int]) -> None:
+        """Raise `ParameterError` where the strategy cannot train stages of so many phases each. Not collective."""
+
     def idle(self, workers: int) -> range:
         """The workers that have nothing to compute."""
         return range(0)
@@ -207,16 +233,18 @@ class Strategy:
         return workers
 
     def worker(self, me: Me) -> Steps:
-        """What one worker does, as operations."""
+        """What one worker does in a stage, as operations: `BeginStep`, then for each of ``me.turns()`` `Compute` and
+        what makes an `Update` of it, then `StepDone`."""
         raise TypeError(f"{type(self).__name__} lacks its worker side")
 
     def server(self, me: Served) -> Steps:
-        """What one server does, as operations."""
+        """What one server does in a stage, as operations."""
         raise TypeError(f"{type(self).__name__} lacks its server side")
 
     def settle(self, me: Me) -> Steps:
-        """Operations that give ``me.parameters`` the values that training stands for: to evaluate, and at the end.
+        """Operations that give ``me.parameters`` and buffers the values that training stands for: to evaluate, where a
+        stage begins, and at the end. By default parameters stay as they are, and buffers are merged.
 
         Evaluation works on a copy, so that training does not depend on it.
         """
-        yield from ()
+        yield from me.merge_buffers()

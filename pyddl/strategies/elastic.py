@@ -7,18 +7,21 @@ import numpy as np
 from pyddl import _check
 from pyddl.comm.operations import (
     Arrived,
-    average,
-    compute,
-    fetch,
-    gather_from_servers,
-    next_epoch,
-    publish,
-    push,
-    receive,
-    step_done,
+    Average,
+    BeginStep,
+    Compute,
+    Fetch,
+    GatherFromServers,
+    NextEpoch,
+    Publish,
+    Push,
+    Receive,
+    StepDone,
+    Update,
 )
 from pyddl.errors import ParameterError
 from pyddl.strategies.base import Me, Served, Steps, Strategy
+from pyddl.strategies.figures import Figures
 
 __all__ = ["Elastic"]
 
@@ -39,6 +42,7 @@ class Elastic(Strategy):
 
     With ``elastic_momentum`` it is EAMSGD: v' = delta v - eta g(x_i + delta v) in the place of -eta g(x_i). Then
     ``me.parameters`` is the point x_i + delta v at which gradients are taken. The step -eta g may be any optimizer's.
+    Where a step has several turns workers meet before the last one's update; the force acts on whole vectors.
 
     It is another algorithm than one worker's: replicas stay apart, which is meant to explore. The centre is the model:
     it is evaluated, saved, and what all ranks have at the end. Workers count alike. Sent per worker every ``tau``
@@ -84,6 +88,15 @@ class Elastic(Strategy):
             raise ParameterError(f"alpha is {self.alpha} with {workers} workers, so that the centre would move beyond "
                                  f"their mean; expected at most 1 / workers = {1 / workers:g}")
 
+    def step_seconds(self, figures: Figures) -> float:
+        f = figures
+        if self.servers:
+            workers = f.ranks - self.servers
+            meeting = f.link("served") + 3 * f.link("pass")
+            return max(f.minibatch(workers) + f.update + meeting / self.tau, workers * f.link("pass") / self.tau)
+        own = 5 * f.link("pass") if self.momentum else 0.0
+        return f.step(self.tau) + own + (f.link("average") + 7 * f.link("pass")) / self.tau
+
     def worker(self, me: Me) -> Steps:
         x = me.vectors.get("position", me.parameters)
         if me.step == 0:
@@ -93,26 +106,33 @@ class Elastic(Strategy):
         if self.mode == "sync":
             yield from self._steps(me, x)
         else:
-            while (yield next_epoch()) is not None:
+            while (yield NextEpoch()) is not None:
                 yield from self._steps(me, x)
 
     def _steps(self, me: Me, x: np.ndarray) -> Steps:
-        while (yield compute()):
-            if me.step % self.tau == 0 and (me.step > 0 or self.mode == "async"):  # in sync all are equal at first
-                yield from (self._meet_all(me, x) if self.mode == "sync" else self._meet_centre(me, x))
-            if me.samples:
-                me.update(scale=1 / me.samples)
+        meet = self._meet_all if self.mode == "sync" else self._meet_centre
+        while (yield BeginStep()):
+            due = me.step % self.tau == 0 and (me.step > 0 or self.mode == "async")  # in sync all are equal at first
+            for turn in me.turns():
+                yield Compute()
+                if turn.last and due:
+                    yield from meet(me, x)
+                    due = False
+                if me.samples:
+                    yield Update(1 / me.samples)
+            if due:  # in a step without a turn
+                yield from meet(me, x)
             me.counters["samples"] = me.counters.get("samples", 0) + me.samples
             if self.momentum:
                 velocity = np.subtract(me.parameters, x, out=me.vectors["velocity"])
                 x[:] = me.parameters
                 me.parameters += self.momentum * velocity
-            yield step_done()
+            yield StepDone()
 
     def _meet_all(self, me: Me, x: np.ndarray) -> Steps:
         centre, mean = me.vectors["centre"], me.vectors["mean"]
         mean[:] = x
-        yield average(mean, 1)
+        yield Average(mean, [mean], [1])
         self._move(me, x, self._rate(me) * (centre - x))
         mean -= centre
         mean *= self._rate(me) * me.count
@@ -120,12 +140,13 @@ class Elastic(Strategy):
 
     def _meet_centre(self, me: Me, x: np.ndarray) -> Steps:
         force = me.vectors["force"]
-        version = yield fetch(force)
+        version = yield Fetch(force)
         np.subtract(x, force, out=force)
         force *= self._rate(me)
         self._move(me, x, -force)
         samples = me.counters.get("samples", 0)
-        yield push(force, samples - me.counters.get("pushed", 0), version)
+        new = samples - me.counters.get("pushed", 0)
+        yield Push(force, new, version, rows=new)
         me.counters["pushed"] = samples
 
     def _rate(self, me: Me) -> float:
@@ -133,20 +154,20 @@ class Elastic(Strategy):
 
     def _move(self, me: Me, x: np.ndarray, by: np.ndarray) -> None:
         x += by
-        if x is not me.parameters:
-            me.parameters += by
+        if x is not me.whole:
+            me.whole += by
 
     def server(self, me: Served) -> Steps:
-        while (yield next_epoch()) is not None:
-            while (arrived := (yield receive())) is not None:
+        while (yield NextEpoch()) is not None:
+            while (arrived := (yield Receive())) is not None:
                 if isinstance(arrived, Arrived):
                     me.add(arrived.vector)
-                    yield publish()
+                    yield Publish()
 
     def settle(self, me: Me) -> Steps:
         if self.mode == "sync":
             me.parameters[:] = me.vectors["centre"]
             yield from me.merge_buffers([1])
         else:
-            yield gather_from_servers(me.parameters)
+            yield GatherFromServers(me.parameters)
             yield from me.merge_buffers([min(1, me.counters.get("samples", 0))])  # of those who have seen rows

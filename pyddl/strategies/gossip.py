@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from pyddl import _check
-from pyddl.comm.operations import average, compute, exchange, step_done
+from pyddl.comm.operations import Average, BeginStep, Compute, Exchange, StepDone, Update
 from pyddl.random import SEEDS, STRATEGY
 from pyddl.strategies.base import Me, Steps, Strategy
+from pyddl.strategies.figures import Figures
 
 __all__ = ["Gossip", "partner"]
 
@@ -19,6 +20,8 @@ class Gossip(Strategy):
     average and applied after it, ::
 
         x_i' = (x_i + x_j) / 2 - eta g(x_i)
+
+    Where a step has several turns the exchange, of whole vectors, comes before the last one's update.
 
     The pairs of a step are a random matching that follows from (seed, step), so that every worker knows its partner
     and nobody is asked; with an odd number of workers one is left out. The mean of all replicas moves as in
@@ -45,20 +48,32 @@ class Gossip(Strategy):
     def __init__(self, period: int = 1):
         self.period = _check.integer("period", period, at_least=1)
 
+    def step_seconds(self, figures: Figures) -> float:
+        meeting = figures.link("exchange") + 2 * figures.link("pass")
+        return figures.step(self.period) + meeting / self.period
+
     def worker(self, me: Me) -> Steps:
-        theirs = me.vectors["theirs"]
-        while (yield compute()):
+        while (yield BeginStep()):
             other = partner(me.number, me.count, me.seed, me.step) if (me.step + 1) % self.period == 0 else None
-            if other is not None:
-                yield exchange(me.parameters, theirs, other)
-                me.parameters += theirs
-                me.parameters *= 0.5
-            if me.samples:
-                me.update(scale=1 / me.samples)
-            yield step_done()
+            for turn in me.turns():
+                yield Compute()
+                if turn.last and other is not None:
+                    yield from self._meet(me, other)
+                    other = None
+                if me.samples:
+                    yield Update(1 / me.samples)
+            if other is not None:  # in a step without a turn
+                yield from self._meet(me, other)
+            yield StepDone()
+
+    def _meet(self, me: Me, other: int) -> Steps:
+        theirs = me.vectors["theirs"]
+        yield Exchange(me.whole, theirs, other)
+        me.whole += theirs
+        me.whole *= 0.5
 
     def settle(self, me: Me) -> Steps:
-        yield average(me.parameters, 1)
+        yield Average(me.parameters, [me.parameters], [1])
         yield from me.merge_buffers([1])
 
 

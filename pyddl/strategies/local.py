@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pyddl.comm.operations import compute, step_done
+from pyddl.comm.operations import BeginStep, Compute, StepDone, Update
 from pyddl.strategies.base import Me, Steps, Strategy
+from pyddl.strategies.figures import Figures
 
 __all__ = ["Local"]
 
@@ -21,7 +22,15 @@ class Local(Strategy):
     updates_only = True
 
     def worker(self, me: Me) -> Steps:
-        while (yield compute()):
-            if me.samples:
-                me.update(scale=1 / me.samples)
-            yield step_done()
+        while (yield BeginStep()):
+            for _ in me.turns():
+                yield Compute()
+                if me.samples:
+                    yield Update(1 / me.samples)
+            yield StepDone()
+
+    def step_seconds(self, figures: Figures) -> float:
+        return figures.apart
+
+    def settle(self, me: Me) -> Steps:
+        yield from ()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pyddl import _check
-from pyddl.comm.operations import average_replicas, compute, lock, step_done, unlock
+from pyddl.comm.operations import Average, BeginStep, Compute, Lock, StepDone, Unlock, Update
 from pyddl.errors import ParameterError
 from pyddl.strategies.base import Me, Steps, Strategy
+from pyddl.strategies.figures import Figures
 
 __all__ = ["Sequential"]
 
@@ -14,7 +15,7 @@ class Sequential(Strategy):
     """``replicas`` replicas of the model take one turn each, one at a time, then their parameters are averaged.
 
     A *round* is k turns, all from the same parameters, on k different minibatches of batch_size / k rows; each turn (a
-    gradient and an update, with an optimizer state of the replica's own) holds a lock that all ranks share. Then the
+    gradient and an update for each phase, with an optimizer state of the replica's own) holds a lock that all ranks share. Then the
     replicas are averaged in their order, weighted by samples, and the mean is where the next round begins.
 
     Bit for bit `averaging` with ``period`` 1 on k ranks, on any number of ranks: replica r lives on rank r mod P, and
@@ -44,19 +45,28 @@ class Sequential(Strategy):
     def idle(self, workers: int) -> range:
         return range(min(self.replicas, workers), workers)
 
+    def step_seconds(self, figures: Figures) -> float:
+        turn = figures.alone(figures.ranks * figures.rows / self.replicas) + figures.link("pass")
+        return self.replicas * turn + figures.link("replicas")  # those who wait for the lock sleep
+
     def worker(self, me: Me) -> Steps:
         while True:
             samples = []
             for replica in me.replicas:
-                yield lock()
+                yield Lock()
                 replica.parameters[:] = me.parameters
                 replica.buffers[:] = me.buffers
-                more = yield compute(replica)
+                more = yield BeginStep(replica)
                 samples.append(replica.samples if more else 0)
-                if samples[-1]:
-                    replica.update(scale=1 / replica.samples)
-                yield unlock()
-            if not (yield average_replicas(me.parameters, [replica.parameters for replica in me.replicas], samples)):
+                for _ in replica.turns() if more else ():
+                    yield Compute(replica)
+                    if replica.samples:
+                        yield Update(1 / replica.samples, replica=replica)
+                yield Unlock()
+            if not (yield Average(me.parameters, [replica.parameters for replica in me.replicas], samples)):
                 return
             yield from me.merge_buffers(samples)
-            yield step_done()
+            yield StepDone()
+
+    def settle(self, me: Me) -> Steps:
+        yield from ()

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from pyddl import _check
 from pyddl.comm.operations import (
     Arrived,
+    BeginStep,
+    Compute,
     Epoch,
+    Fetch,
+    GatherFromServers,
     Left,
+    NextEpoch,
+    Publish,
+    Push,
+    Receive,
+    StepDone,
+    Update,
     Version,
-    compute,
-    fetch,
-    gather_from_servers,
-    next_epoch,
-    publish,
-    push,
-    receive,
-    step_done,
 )
 from pyddl.errors import ParameterError
-from pyddl.strategies.base import Me, Served, Steps, Strategy
+from pyddl.strategies.base import Me, Served, Steps, Strategy, Turn
+from pyddl.strategies.figures import Figures
 
 __all__ = ["Server"]
 
@@ -51,8 +56,13 @@ class Server(Strategy):
 
     A minibatch is a slice of a step, batch_size / workers rows, in all modes. ``sync`` without backup equals
     `allreduce` on as many workers up to rounding. All others are other algorithms than one worker's: rows go to
-    whoever is free, and updates are made from old parameters. Then steps (learning rates) are divided by the staleness
-    where that is above 1 [4]_, so that W workers which push one after another move as far as one in the same samples.
+    whoever is free, and updates are made from old parameters. Then learning rates are multiplied by the part of a step
+    that a push is: 1 / W for one minibatch of W workers, whose staleness is W - 1 in the mean, and steps are divided by
+    the mean staleness [4]_, the update itself counted. So W workers move as far as one does in the same samples, and
+    pushes of one clock count alike.
+
+    In a stage of several phases a worker fetches before each turn and pushes after it; a version is an update of one
+    phase, and staleness counts those of the push's own phase.
 
     Sent per minibatch and worker: n elements to the servers, n from them; divided by ``push_every``, ``fetch_every``.
     All ranks meet at the end of an epoch.
@@ -72,7 +82,7 @@ class Server(Strategy):
     solo_steps : int, default=0
         Steps that worker 0 takes alone at first [3]_; for async.
     staleness : {"scaled", "ignored"}, default="scaled"
-        Whether steps are divided by it; for ssp and async.
+        Whether learning rates are multiplied by what part of a step a push is; for ssp and async.
 
     References
     ----------
@@ -133,54 +143,85 @@ class Server(Strategy):
             raise ParameterError(f"backup is {self.backup} with {ranks - self.servers} workers; expected fewer backup "
                                  "workers than workers: give a smaller one, or start more ranks")
 
+    def check_stages(self, phases: Sequence[int]) -> None:
+        if self.backup and max(phases) > 1:
+            raise ParameterError(f"backup drops pushes of a step as a whole, and this model has stages of {max(phases)} "
+                                 "phases, each with pushes of its own: leave backup out")
+
     def slices(self, workers: int) -> int:
         return workers - self.backup
+
+    def step_seconds(self, figures: Figures) -> float:
+        """Workers and servers at the same time: whichever takes longer."""
+        f, workers = figures, figures.ranks - self.servers
+        update = (f.update + f.link("pass")) / self.servers  # from one buffer into another
+        moved = f.link("served") * (1 / self.push_every + 1 / self.fetch_every) / 2
+        if self.mode == "sync":
+            waiting = f.together - f.apart
+            return f.minibatch(workers) + waiting + moved + workers * f.link("pass") / self.servers + update
+        turn = f.minibatch(workers) + moved + update / self.push_every
+        return max(turn, workers * (update + f.link("pass") / self.servers) / self.push_every)
 
     # ---- worker
 
     def worker(self, me: Me) -> Steps:
-        while (epoch := (yield next_epoch())) is not None:
+        while (epoch := (yield NextEpoch())) is not None:
             if me.number > 0 and epoch.step < self.solo_steps:
-                yield fetch(me.parameters, at(epoch, min(self.solo_steps - epoch.step, epoch.steps)))
+                yield Fetch(me.parameters, at(epoch, min(self.solo_steps - epoch.step, epoch.steps)))
             yield from self._epoch(me, epoch)
 
     def _epoch(self, me: Me, epoch: Epoch) -> Steps:
-        done = samples = 0
+        done = rows = 0  # minibatches, and rows of those that no push has told of yet
         version: Version = -1
-        first = version  # of what is pending
+        pending: dict[str, Pending] = {}  # by phase
         me.counters["samples"] = 0
         if self.optimizes:
             me.restart()
-        while True:
-            if done % self.fetch_every == 0:
-                version = yield fetch(me.parameters, self._needed(epoch, done, version))
-            if not (yield compute()):
-                break
-            if samples == 0:
-                first = version
-            samples += me.samples
+        while (yield BeginStep()):
+            rows += me.samples
             me.counters["samples"] += me.samples
+            for turn in me.turns():
+                if done % self.fetch_every == 0:
+                    version = yield Fetch(me.whole, self._needed(epoch, done, version))
+                yield Compute()
+                mine = pending.setdefault(turn.phase, Pending())
+                vector = self._pending(me, mine, turn, version)
+                if (done + 1) % self.push_every == 0:
+                    yield Push(vector, mine.samples, mine.version, turn.phase, rows if turn.last else 0, mine.weight)
+                    rows = 0 if turn.last else rows
+                    del pending[turn.phase]
+                if (done + 1) % self.fetch_every and me.samples:
+                    yield Update(1 / me.samples)
             done += 1
-            vector = self._pending(me, done)
             if done % self.push_every == 0:
-                yield push(vector, samples, first)
-                samples = 0
-            if done % self.fetch_every and me.samples:
-                me.update(scale=1 / me.samples)
-            yield step_done()
-        if done % self.push_every:
-            yield push(me.vectors["pending"], samples, first)
+                yield from self._flush(me, pending, rows)
+                rows = 0 if pending else rows
+                pending.clear()
+            yield StepDone()
+        yield from self._flush(me, pending, rows)
 
-    def _pending(self, me: Me, done: int) -> np.ndarray:
-        """The sum of the gradients since the last push."""
+    def _pending(self, me: Me, mine: Pending, turn: Turn, version: Version) -> np.ndarray:
+        """The sum of the phase's gradients since it was last pushed."""
+        first = mine.samples == 0 and mine.place is None
+        mine.place = turn.place
+        if first:
+            mine.version = version
+        mine.samples += me.samples
+        mine.weight += me.samples / me.samples_of_step
         if self.push_every == 1:
             return me.gradients
-        pending = me.vectors["pending"]
-        if done % self.push_every == 1:
-            pending[:] = me.gradients
+        vector = me.vectors["pending"][turn.place]
+        if first:
+            vector[:] = me.gradients
         else:
-            pending += me.gradients
-        return pending
+            vector += me.gradients
+        return vector
+
+    def _flush(self, me: Me, pending: dict[str, Pending], rows: int) -> Steps:
+        """Push what phases without a turn in this minibatch have left."""
+        for left, (phase, mine) in enumerate(pending.items(), 1 - len(pending)):
+            yield Push(me.vectors["pending"][mine.place], mine.samples, mine.version, phase, 0 if left else rows,
+                       mine.weight)
 
     def _needed(self, epoch: Epoch, done: int, version: Version) -> int:
         """The progress that a worker waits for after ``done`` minibatches of this epoch."""
@@ -194,56 +235,73 @@ class Server(Strategy):
     # ---- server
 
     def server(self, me: Served) -> Steps:
-        while (epoch := (yield next_epoch())) is not None:
+        while (epoch := (yield NextEpoch())) is not None:
             if self.mode == "sync":
                 yield from self._together(me)
             else:
                 yield from self._one_by_one(me, epoch)
 
     def _together(self, me: Served) -> Steps:
-        """An epoch of steps: as many pushes as are needed, then the update. Progress is the version."""
+        """An epoch of turns: as many pushes as are needed, then the update. Progress is the version."""
         there = set(range(me.workers))
-        came: dict[int, Arrived] = {}  # of this step
-        while (arrived := (yield receive())) is not None:
+        came: dict[int, Arrived] = {}  # of this turn
+        while (arrived := (yield Receive())) is not None:
             if isinstance(arrived, Left):
                 there.discard(arrived.worker)
             elif arrived.version < me.version:
                 me.drop(arrived)
             else:
+                assert arrived.phase is not None
+                total = me.sums[arrived.phase]
                 if came:
-                    me.gradients += arrived.vector
+                    total += arrived.vector
                 else:
-                    me.gradients[:] = arrived.vector
+                    total[:] = arrived.vector
                 came[arrived.worker] = arrived
             if came and (len(came) == self.slices(me.workers) or there <= came.keys()):
                 if len(came) == self.slices(me.workers) or self.tickets:
-                    me.update(me.gradients, scale=1 / sum(each.samples for each in came.values()))
+                    phase = next(each.phase for each in came.values())
+                    samples = sum(each.samples for each in came.values())
+                    yield Update(1 / samples, vector=me.sums[str(phase)], phase=phase)
                 else:  # a stop has cut this step off; it will be done again
                     for each in came.values():
                         me.drop(each)
                 came.clear()
-                yield publish(me.version + 1)
+                yield Publish(me.version + 1)
 
     def _one_by_one(self, me: Served, epoch: Epoch) -> Steps:
         """An epoch of pushes, each an update. Progress is the slowest worker's clock in ssp, else steps consumed."""
         clocks: list[float] = [0] * me.workers
         waits = self.mode == "ssp" or epoch.step < self.solo_steps
-        while (arrived := (yield receive())) is not None:
-            clocks[arrived.worker] += math.inf if isinstance(arrived, Left) else 1
+        while (arrived := (yield Receive())) is not None:
             if isinstance(arrived, Arrived):
-                staleness = me.version - arrived.version
-                me.update(arrived.vector, scale=1 / arrived.samples, rate=1 / max(1, staleness) if self.scales else 1)
-            elif not waits:  # nobody may wait for the worker that has left
-                continue
+                clocks[arrived.worker] += arrived.rows > 0
+                rate = arrived.weight if self.scales else 1.0
+                yield Update(1 / arrived.samples, vector=arrived.vector, phase=arrived.phase, rate=rate)
+            else:
+                clocks[arrived.worker] = math.inf
+                if not waits:  # nobody may wait for the worker that has left
+                    continue
             if self.mode == "ssp":
                 progress = min(clocks)
             else:
                 progress = END if math.isinf(clocks[0]) else me.steps - epoch.step
-            yield publish(at(epoch, progress))
+            yield Publish(at(epoch, progress))
 
     def settle(self, me: Me) -> Steps:
-        yield gather_from_servers(me.parameters)
+        yield GatherFromServers(me.parameters)
         yield from me.merge_buffers([me.counters.get("samples", 0)])
+
+
+@dataclass
+class Pending:
+    """What a worker has summed up of one phase: over so many samples, which are ``weight`` steps of all workers; first
+    on this version, at this place."""
+
+    samples: int = 0
+    weight: float = 0.0
+    version: Version = -1
+    place: slice | None = None
 
 
 def at(epoch: Epoch, progress: float) -> int:

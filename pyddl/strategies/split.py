@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyddl.strategies.allreduce import Allreduce
+from pyddl.strategies.figures import Figures
 
 __all__ = ["Split"]
 
@@ -21,3 +22,6 @@ class Split(Allreduce):
 
     def __init__(self) -> None:
         super().__init__()
+
+    def step_seconds(self, figures: Figures) -> float:
+        return figures.split

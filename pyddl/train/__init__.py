@@ -7,7 +7,7 @@ from typing import Any
 __all__ = ["Result", "Run", "StopRequest", "Trainer", "evaluate", "load_run"]
 
 _HOMES = {
-    "Result": "trainer",
+    "Result": "result",
     "Trainer": "trainer",
     "Run": "run",
     "load_run": "run",

@@ -10,20 +10,20 @@ from pyddl.errors import ParameterError
 from pyddl.strategies import Auto, Local, Strategy
 from pyddl.strategies.auto import Choice, candidates
 from pyddl.train.agreement import agreement
+from pyddl.train.plan import Plan
 from pyddl.train.rehearsal import rehearse
-from pyddl.train.session import Session
 
 __all__ = ["choose", "recorded"]
 
 
-def choose(auto: Auto, prepare: Callable[[Strategy], Session], here: World) -> Choice:
+def choose(auto: Auto, planned: Callable[[Strategy], Plan], here: World) -> Choice:
     """What `auto` stands for on these ranks, with these options. Collective.
 
     Parameters
     ----------
     auto : Auto
-    prepare : callable
-        A session with a strategy; what it refuses is not offered.
+    planned : callable
+        A plan with a strategy; what it refuses is not offered.
     here : World
 
     Raises
@@ -32,21 +32,19 @@ def choose(auto: Auto, prepare: Callable[[Strategy], Session], here: World) -> C
         On every rank: no strategy can train so.
     """
     with agreement(here.transport):
-        session = prepare(Local())
+        plan = planned(Local())
     if here.size == 1:
         return Choice("local", {}, "local, for there is one rank", 1)
     offered, division = [], None
     for each in candidates(here.nodes):
         try:
-            tried = prepare(each.strategy)
+            tried = planned(each.strategy)
         except ParameterError:
             continue
         offered.append(each)
         if each.strategy.one_group:
             division = tried.division
-    options = session.options
-    figures = rehearse(session.model, session.optimizer, session.sampler, session.data, here, seed=options["seed"],
-                       reproducible=options["reproducible"], division=division)
+    figures = rehearse(plan, here, division=division)
     return here.transport.gather_objects(auto.choose(figures, offered))[0]
 
 

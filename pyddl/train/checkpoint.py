@@ -34,7 +34,7 @@ from pyddl.train.tensors import Gathered, Parts, write_parts
 
 __all__ = ["Checkpoints", "Saved"]
 
-FORMAT = 1
+FORMAT = 2  # 1 named the state of the optimizer without a phase
 KEPT = 2  # the newest ones: a damaged one must leave another
 MANIFEST, BOOKS, LATEST, BEST = "manifest.json", "books.json", "latest", "best"
 

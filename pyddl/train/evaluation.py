@@ -12,7 +12,7 @@ from pyddl.data.batch import Batch, ModelGroup
 from pyddl.data.source import Source
 from pyddl.models.protocol import Model
 
-__all__ = ["CHUNK", "evaluate", "exact_sum"]
+__all__ = ["CHUNK", "evaluate", "exact_sum", "scores_of"]
 
 CHUNK = 500  # rows: each chunk is computed with its own shape by one rank, so its sum does not depend on the ranks
 
@@ -20,7 +20,7 @@ CHUNK = 500  # rows: each chunk is computed with its own shape by one rank, so i
 def evaluate(model: Model, parameters: np.ndarray, buffers: np.ndarray, source: Source,
              transport: Transport | None = None, beat: Callable[[], None] = lambda: None,
              group: ModelGroup | None = None, worker: tuple[int, int] | None = None) -> dict[str, float]:
-    """Means over the rows of ``source`` of what the model evaluates: ``loss`` and perhaps ``squared_error``.
+    """Means over the rows of ``source`` of the model's scores: ``loss`` and others.
 
     Chunks go to the ranks of ``transport`` in turn and their sums are added exactly, so that the result is bit-
     identical on any number of ranks. Collective over ``transport``; without one, everything is computed here.
@@ -37,15 +37,27 @@ def evaluate(model: Model, parameters: np.ndarray, buffers: np.ndarray, source: 
     rank, size = worker or ((transport.rank, transport.size) if transport else (0, 1))
     sums: dict[str, list[float]] = {}
     rows = np.empty((CHUNK, source.features), dtype=np.float32)
-    names: list[str] = sorted(model.evaluate(parameters, buffers, Batch(rows[:0])))
+    names = scores_of(model, source, parameters, buffers)
     for begin in range(rank * CHUNK, len(source), size * CHUNK):
         index = np.arange(begin, min(begin + CHUNK, len(source)), dtype=np.int64)
         part = rows[: len(index)]
         source.read(index, part)
-        for name, value in model.evaluate(parameters, buffers, Batch(part, index, group=group)).items():
+        batch = Batch(part, index, labels=None if source.labels is None else source.labels[index], group=group)
+        for name, value in model.evaluate(parameters, buffers, batch).items():
             sums.setdefault(name, []).append(value)
         beat()
     return {name: exact_sum(sums.get(name, []), transport) / len(source) for name in names}
+
+
+def scores_of(model: Model, source: Source, parameters: np.ndarray | None = None,
+              buffers: np.ndarray | None = None) -> list[str]:
+    """Names of the model's scores, ``loss`` first; none where it has no ``evaluate``."""
+    if not hasattr(model, "evaluate"):
+        return []
+    empty = Batch(np.empty((0, source.features), dtype=np.float32), labels=None if source.labels is None else source.labels[:0])
+    parameters = model.layout.zeros() if parameters is None else parameters
+    found = model.evaluate(parameters, model.buffers.zeros() if buffers is None else buffers, empty)
+    return sorted(found, key=lambda name: (name != "loss", name))
 
 
 def exact_sum(values: list[float], transport: Transport | None = None) -> float:

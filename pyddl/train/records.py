@@ -1,94 +1,140 @@
-"""What a session says of itself: its first lines, ``config.toml`` and ``summary.json``."""
+"""What a training says of itself: its first lines, ``config.toml`` and ``summary.json``."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pyddl import _core
 from pyddl.comm import threads
+from pyddl.comm.transport import Transport
 from pyddl.models.protocol import name_of
+from pyddl.strategies.auto import Choice
+from pyddl.train.ledger import Ledger
+from pyddl.train.plan import Plan
 from pyddl.train.timing import PARTS
 
-if TYPE_CHECKING:
-    from pyddl.train.session import Session
-
-__all__ = ["config", "summary", "title"]
+__all__ = ["Spent", "config", "summary", "title"]
 
 PEAK_SECONDS = 0.2  # how long the machine's own matrix-product peak is measured at the end
 
 
-def title(session: Session, placements: list[threads.Placement]) -> str:
+@dataclass
+class Spent:
+    """What a session has taken.
+
+    Attributes
+    ----------
+    seconds : dict of float
+        Of the whole run in parts, mean over the ranks.
+    per_rank : list of ndarray
+        Of this session, for each rank, in the order of `PARTS`.
+    steps, samples : int
+        Of this session.
+    bytes_sent : int
+        By this rank.
+    """
+
+    seconds: Mapping[str, float]
+    per_rank: Sequence[np.ndarray]
+    steps: int
+    samples: int
+    bytes_sent: int
+
+
+def title(plan: Plan, ledger: Ledger, choice: Choice | None, placements: list[threads.Placement]) -> str:
     """What is about to be trained, on what, and how, as lines."""
-    ranks = "1 rank" if session.world.size == 1 else f"{session.world.size} ranks"
-    groups = "" if session.division.parts == 1 else f", {session.division.parts} to each copy of the model"
+    ranks = "1 rank" if plan.world.size == 1 else f"{plan.world.size} ranks"
+    groups = "" if plan.division.parts == 1 else f", {plan.division.parts} to each copy of the model"
     lines = [
-        f"{name_of(session.model)}, {session.whole_model.layout.count:,} parameters, on {session.data.describe()}",
-        f"{session.strategy} on {ranks}{groups}, batches of {session.options['batch_size']}, {_rules(session)}",
-        *([session.choice.text()] if session.choice else []),
+        f"{name_of(plan.model)}, {plan.whole_model.layout.count:,} parameters, on {plan.data.describe()}",
+        f"{plan.strategy} on {ranks}{groups}, batches of {plan.options['batch_size']}, {_rules(plan)}",
+        *_stages(plan),
+        *([choice.text()] if choice else []),
         *threads.describe(placements),
         *(f"warning: {text}" for text in threads.warnings(placements))]
-    if session.serving is not None:
-        lines.append(session.serving.title())
-    idle = session.strategy.idle(session.division.count)
+    if plan.strategy.servers:
+        lines.append(_servers(plan))
+    idle = plan.strategy.idle(plan.division.count)
     if idle:
-        count = session.strategy.replicas
+        count = plan.strategy.replicas
         lines.append(f"warning: {'ranks' if len(idle) > 1 else 'rank'} {', '.join(map(str, idle))} will be idle: "
-                     f"{session.strategy.name} has {count} replica{'s' if count != 1 else ''}")
-    if session.step:
-        lines.append(f"going on after step {session.step} of {session.steps}")
-    elif session.options["resume"]:
+                     f"{plan.strategy.name} has {count} replica{'s' if count != 1 else ''}")
+    if ledger.step:
+        lines.append(f"going on after step {ledger.step} of {plan.end}")
+    elif plan.options["resume"]:
         lines.append("no checkpoint yet: starting from the beginning")
     return "\n".join(lines)
 
 
-def _rules(session: Session) -> str:
+def _stages(plan: Plan) -> list[str]:
+    """What is trained when, where that is not everything all the time."""
+    spans = plan.calendar.spans
+    if len(spans) == 1 and len(spans[0].stage.phases) == 1:
+        return []
+    lines = []
+    for span in spans:
+        phases = ", ".join(phase.name if phase.every == 1 else f"{phase.name} every {phase.every} steps"
+                           for phase in span.stage.phases)
+        lines.append(f"stage {span.number + 1} of {len(spans)}: {phases}, to epoch {span.last_epoch + 1}")
+    return lines
+
+
+def _rules(plan: Plan) -> str:
     """The optimizers at work, for people."""
-    if session.serving is None or session.serving.optimizer.name == session.optimizer.name:
-        return session.optimizer.name
-    between = f", {session.optimizer.name} between fetches" if session.strategy.optimizes else ""
-    return f"{session.serving.optimizer.name} on the server{'s' * (session.strategy.servers > 1)}{between}"
+    if not plan.strategy.servers or plan.server_optimizer.name == plan.optimizer.name:
+        return plan.optimizer.name
+    between = f", {plan.optimizer.name} between fetches" if plan.strategy.optimizes else ""
+    return f"{plan.server_optimizer.name} on the server{'s' * (plan.strategy.servers > 1)}{between}"
 
 
-def config(session: Session) -> dict[str, Any]:
+def _servers(plan: Plan) -> str:
+    """Who does what."""
+    def ranks(first: int, count: int) -> str:
+        return f"rank {first}" if count == 1 else f"ranks {first} to {first + count - 1}"
+
+    servers, workers = plan.strategy.servers, plan.workers
+    return (f"{ranks(0, servers)} {'serves' if servers == 1 else 'serve'}, "
+            f"{ranks(servers, workers)} {'computes' if workers == 1 else 'compute'}")
+
+
+def config(plan: Plan, choice: Choice | None) -> dict[str, Any]:
     """What ``config.toml`` holds: with it, the same run can be made again."""
-    whole = {"model": name_of(session.model), **session.config, "strategy": session.strategy.name,
-             "ranks": session.world.size, "optimizer": session.optimizer.name, **session.options,
-             "threads": _core.threads(), "auto": session.choice and session.choice.record()}
+    whole = {"model": name_of(plan.model), **plan.config, "strategy": plan.strategy.name, "ranks": plan.world.size,
+             "optimizer": plan.optimizer.name, **plan.options, "threads": _core.threads(),
+             "auto": choice and choice.record()}
     return {name: value for name, value in whole.items() if name not in ("overwrite", "resume")}
 
 
-def summary(session: Session, stopped: bool) -> dict[str, Any]:
+def summary(plan: Plan, ledger: Ledger, spent: Spent, transport: Transport, *, choice: Choice | None, stopped: bool,
+            server: Mapping[str, Any] | None) -> dict[str, Any]:
     """What ``summary.json`` holds. Collective."""
-    last: dict[str, Any] = session.metrics[-1] if session.metrics else {}
-    model = session.model
-    seconds, per_rank = session.seconds()
-    samples = session.sampler.consumed(session.step) if session.serving is None else session.serving.trained()
-    samples_per_second = samples / sum(seconds.values()) if samples else None
+    last: dict[str, Any] = ledger.metrics[-1] if ledger.metrics else {}
+    model = plan.model
+    samples_per_second = ledger.samples / sum(spent.seconds.values()) if ledger.samples else None
     peak = reached = None
-    steps = max(1, session.step - session.first_step)
-    sent = float(np.mean([x[0] for x in session.transport.gather(np.array([session.clock.bytes_sent / steps]))]))
-    if session.checkpoints is not None and getattr(model, "flops", None) and samples_per_second:
-        session.transport.barrier()  # all ranks at once, as in training
-        peak = float(sum(x[0] for x in session.transport.gather(
+    sent = float(np.mean([x[0] for x in transport.gather(np.array([spent.bytes_sent / max(1, spent.steps)]))]))
+    if plan.out is not None and getattr(model, "flops", None) and samples_per_second:
+        transport.barrier()  # all ranks at once, as in training
+        peak = float(sum(x[0] for x in transport.gather(
             np.array([_core.product_peak(getattr(model, "dtype", "float32"), PEAK_SECONDS)]))))
         reached = model.flops * samples_per_second / 1e9  # type: ignore[attr-defined]
-    trained = samples - session.sampler.consumed(session.first_step)
-    taken = float(np.mean(np.sum(per_rank, axis=1)))
-    auto = session.choice and session.choice.beside(taken, trained, session.world.size)
+    taken = float(np.mean(np.sum(spent.per_rank, axis=1)))
+    figures = {name: value for name, value in last.items() if name.startswith(("train_", "test_"))}
     return {
-        "model": name_of(model), "strategy": session.strategy.name, "ranks": session.world.size,
-        "split": session.division.parts,
-        "threads": _core.threads(), "parameters": session.whole_model.layout.count, "epochs": len(session.metrics),
-        "train_loss": last.get("train_loss"), "test_loss": last.get("test_loss"),
-        "test_squared_error": last.get("test_squared_error"), "samples_per_second": samples_per_second,
-        "time": seconds, "bytes_per_step": sent, "auto": auto,
-        "time_per_rank": [dict(zip(PARTS, each.tolist(), strict=True)) for each in per_rank],
-        "gflops": reached, "peak_gflops": peak, "machine": platform.node(),
-        "server": None if session.serving is None else session.serving.summary(), "deaths": session.deaths,
-        "simd_level": _core.simd_level(), "onednn": _core.onednn_version(), "stopped_early": session.patience.over,
+        "model": name_of(model), "strategy": plan.strategy.name, "ranks": plan.world.size,
+        "split": plan.division.parts, "stage": ledger.stage,
+        "threads": _core.threads(), "parameters": plan.whole_model.layout.count, "epochs": len(ledger.metrics),
+        **{"train_loss": None, "test_loss": None, "test_squared_error": None, **figures},
+        "samples_per_second": samples_per_second, "time": spent.seconds, "bytes_per_step": sent,
+        "auto": choice and choice.beside(taken, spent.samples, plan.world.size),
+        "time_per_rank": [dict(zip(PARTS, each.tolist(), strict=True)) for each in spent.per_rank],
+        "gflops": reached, "peak_gflops": peak, "machine": platform.node(), "server": server, "deaths": ledger.deaths,
+        "simd_level": _core.simd_level(), "onednn": _core.onednn_version(), "stopped_early": ledger.patience.over,
         "finished": None if stopped else datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

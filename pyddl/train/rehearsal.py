@@ -5,23 +5,27 @@ from __future__ import annotations
 import copy
 import math
 import statistics
+from collections.abc import Callable
 from time import perf_counter
+from typing import Any
+
+import numpy as np
 
 from pyddl.comm.driver import drive
-from pyddl.comm.operations import compute, step_done, sum_over_workers
+from pyddl.comm.operations import BeginStep, Compute, StepDone, Sum, Update
 from pyddl.comm.probe import operation_seconds
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import World
 from pyddl.data import Source
 from pyddl.data.batch import Batch
 from pyddl.data.sampler import Sampler
-from pyddl.data.statistics import Statistics
 from pyddl.models.protocol import Model
-from pyddl.optim import Optimizer
 from pyddl.strategies import Allreduce, Local, Steps, Strategy
-from pyddl.strategies.auto import Figures, Link
 from pyddl.strategies.base import Me
+from pyddl.strategies.figures import Figures, Link
 from pyddl.train.division import Division
+from pyddl.train.plan import Plan
+from pyddl.train.replica import Rules
 from pyddl.train.worker import Worker
 
 __all__ = ["rehearse"]
@@ -35,9 +39,8 @@ SHORT = 16  # floats: a cache line, whose operations are all latency
 class Understudy(Worker):
     """A worker whose losses do not count: a rehearsal must not fail where training would not."""
 
-    def _loss_of(self, batch: Batch, gradients: object) -> None:
-        batch.ready = self.ready
-        self.model.gradient(self.parameters, gradients, self.buffers, batch)  # type: ignore[arg-type]
+    def _loss_of(self, batch: Batch, gradients: np.ndarray) -> None:
+        self.model.gradient(self.whole, gradients, self.buffers, batch)
 
 
 class InStep(Strategy):
@@ -46,24 +49,32 @@ class InStep(Strategy):
     name = "in step"
 
     def worker(self, me: Me) -> Steps:
-        while (yield compute()):
-            yield sum_over_workers(me.gradients[:0])
-            me.update(scale=1 / max(me.samples, 1))
-            yield step_done()
+        while (yield BeginStep()):
+            for _ in me.turns():
+                yield Compute()
+                yield Sum(me.gradients[:0])
+                yield Update(1 / max(me.samples, 1))
+            yield StepDone()
 
 
-def rehearse(model: Model, optimizer: Optimizer, sampler: Sampler, source: Source, here: World, *, seed: int = 0,
-             reproducible: bool = False, division: Division | None = None) -> Figures:
+def rehearse(plan: Plan, here: World, *, division: Division | None = None) -> Figures:
     """Measure, on all ranks at the same time, with the rows, threads and code that training will use. Collective.
 
-    With ``division`` the model is also tried in its parts. It takes less than a second, or some two dozen steps where
-    these take longer.
+    Measured is the first stage. With ``division`` the model is also tried in its parts. It takes less than a second, or
+    some two dozen steps where these take longer.
     """
-    transport = here.transport
-    statistics = Statistics(source, here.rank, here.size, transport.gather_objects)
-    worker = Understudy(model, optimizer, sampler, number=here.rank, count=here.size, seed=seed,
-                        reproducible=reproducible, gradients=transport.allocate(model.layout.size, "rehearsal"))
-    model.initialise(worker.parameters, worker.buffers, seed, statistics)
+    transport, model, source, sampler = here.transport, plan.model, plan.data, plan.sampler
+    seed, reproducible, span = plan.options["seed"], plan.options["reproducible"], plan.calendar.spans[0]
+
+    def cast(model: Model, rules: Rules, **own: Any) -> Understudy:
+        worker = Understudy(model, sampler, seed=seed, **own)
+        worker.enter(span.stage, rules)
+        model.initialise(worker.whole, worker.buffers, seed, plan.statistics())
+        worker.begin_averages()
+        return worker
+
+    worker = cast(model, plan.rules(span), number=here.rank, count=here.size, reproducible=reproducible,
+                  gradients=transport.allocate(model.layout.size, "rehearsal"))
     double = Sampler(sampler.rows, 2 * sampler.batch_size, seed)
     joint = copy.copy(worker)
     if not reproducible:
@@ -73,11 +84,12 @@ def rehearse(model: Model, optimizer: Optimizer, sampler: Sampler, source: Sourc
     measured: dict[str, tuple[Strategy, Worker]] = {
         "apart": (Local(), worker), "solo": (Local(), worker), "together": (InStep(), joint),
         "double": (Local(), larger)}
-    travels = None if reproducible else transport.travelling(worker.gradients, [(s.begin, s.end) for s in model.layout])
-    if travels is not None:
+    if not reproducible:
         whole = copy.copy(joint)
-        whole.ready = travels
-        measured["summed"] = (Allreduce(), whole)
+        whole.travels = transport.travelling
+        whole.announce()
+        if any(whole.announces):
+            measured["summed"] = (Allreduce(), whole)
 
     def seconds(name: str, steps: int) -> float:
         return _step_seconds(*measured[name], source, here, steps, reproducible, idle=name == "solo" and here.rank > 0)
@@ -100,18 +112,18 @@ def rehearse(model: Model, optimizer: Optimizer, sampler: Sampler, source: Sourc
     update = max(transport.gather_objects(_update_seconds(worker)))
     per_row = max(twice - apart, 0.0) / (more - rows) if more > rows else apart / rows
     together = max(apart, medians["together"] - links["sum"].latency)
-    left = (medians["summed"] - together) / long["sum"] if travels is not None else 1.0
+    left = (medians["summed"] - together) / long["sum"] if "summed" in measured else 1.0
     return Figures(
         ranks=here.size, nodes=here.nodes, crowding=max(1.0, apart / medians["solo"]), rows=rows,
         nbytes=4 * model.layout.size, apart=apart, together=together, per_row=per_row,
         update=min(update, apart), hidden=min(max(1 - left, 0.0), 1.0),
-        split=math.inf if division is None else _split_seconds(division, worker, source, here), links=links)
+        split=math.inf if division is None else _split_seconds(division, cast, plan.rules(span), source, here), links=links)
 
 
 def _step_seconds(strategy: Strategy, actor: Worker, source: Source, here: World, steps: int, ordered: bool = False,
                   transport: Transport | None = None, idle: bool = False) -> float:
     """Of one step, over the first ``steps``: the slowest rank's mean; one may be ``idle``. Collective."""
-    actor.updates = 0
+    actor.restart()
     with actor.open(source, 0, 0 if idle else steps):
         here.transport.barrier()
         begin = perf_counter()
@@ -120,13 +132,10 @@ def _step_seconds(strategy: Strategy, actor: Worker, source: Source, here: World
     return max(here.transport.gather_objects(taken)) / steps
 
 
-def _split_seconds(division: Division, whole: Worker, source: Source, here: World) -> float:
+def _split_seconds(division: Division, cast: Callable[..., Worker], rules: Rules, source: Source, here: World) -> float:
     """Of one step of the model that all ranks hold together. Collective."""
-    model = division.model
     with division.connected(here.transport, lambda transport: transport) as between:
-        worker = Understudy(model, whole.optimizer, whole.sampler, number=division.number, count=division.count,
-                            seed=whole.seed, group=division.group)
-        model.initialise(worker.parameters, worker.buffers, whole.seed, Statistics(source))
+        worker = cast(division.model, rules, number=division.number, count=division.count, group=division.group)
 
         def seconds(steps: int) -> float:
             return _step_seconds(Local(), worker, source, here, steps, transport=between)
@@ -141,6 +150,7 @@ def _update_seconds(worker: Worker, runs: int = 5) -> float:
     taken = []
     for _ in range(runs):
         before = worker.compute_seconds
-        worker.update(scale=1.0)
+        for _ in worker.turns():
+            worker.update(Update(1.0))
         taken.append(worker.compute_seconds - before)
     return statistics.median(taken)

@@ -28,7 +28,7 @@ from pyddl.comm.model_group import ModelGroup
 from pyddl.comm.transport import Alone
 from pyddl.errors import CheckpointError, DataError, ParameterError, PyddlError
 from pyddl.models.protocol import Model, name_of
-from pyddl.optim import optimizer
+from pyddl.models.stages import Phase, stages_of
 from pyddl.train.agreement import FLOAT32_INSTEAD, dtype_of_all
 from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.tensors import write_parts
@@ -112,17 +112,24 @@ class RunDirectory:
             os.replace(temporary, self.path / name)
 
 
-def write_model(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndarray,
+def write_model(out: str | Path, model: Model, parameters: np.ndarray, averaged: np.ndarray, buffers: np.ndarray,
                 group: ModelGroup | None = None) -> None:
-    """Write ``model.safetensors``: every slice under its name, whole. Collective over ``group``, where there is one."""
+    """Write ``model.safetensors``: every slice under its name, whole. Collective over ``group``, where there is one.
+
+    Where averaged copies of parameters were kept, they are there as ``average.NAME``.
+    """
+    slices = {s.name: s for s in [*model.layout, *model.buffers]}
     tensors = model.layout.views(parameters) | model.buffers.views(buffers)
+    if averaged is not parameters:
+        slices |= {f"average.{s.name}": s for s in model.layout}
+        tensors |= {f"average.{name}": view for name, view in model.layout.views(averaged).items()}
     about = {"format": "pt", "model": name_of(model)}
     if hasattr(model, "options"):
         about["options"] = json.dumps(model.options())
     path = Path(out) / MODEL
     temporary = path.with_name(MODEL + ".part")
     with written(path):
-        write_parts(temporary, tensors, {s.name: s for s in [*model.layout, *model.buffers]}, group, about)
+        write_parts(temporary, tensors, slices, group, about)
         if group is None or group.rank == 0:
             os.replace(temporary, path)
 
@@ -148,35 +155,47 @@ class Run:
     metrics : list of dict
     model : Model
     parameters, buffers : ndarray
+    averaged : ndarray
+        The parameters, with averaged copies in the place of those that have one: what evaluates, encodes and generates.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], summary: dict[str, Any], metrics: list[dict[str, Any]],
-                 model: Model, parameters: np.ndarray, buffers: np.ndarray):
+                 model: Model, parameters: np.ndarray, buffers: np.ndarray, averaged: np.ndarray | None = None):
         self.path, self.config, self.summary, self.metrics = path, config, summary, metrics
         self.model, self.parameters, self.buffers = model, parameters, buffers
+        self.averaged = parameters if averaged is None else averaged
 
-    def optimizer_state(self) -> tuple[list[np.ndarray], int]:
-        """Vectors of the optimizer at the end of the run, and the updates done, from its last checkpoint.
+    def optimizer_state(self) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Vectors of the optimizers at the end of the run, and the updates done, as in `Result`, from its last
+        checkpoint.
 
-        None and 0, with a line in the log that says why, where there is no whole checkpoint of that moment, or where
+        Both are empty, with a line in the log that says why, where there is no whole checkpoint of that moment, or where
         the ranks' replicas had an optimizer each.
         """
         try:
             saved = Checkpoints(self.path, {"replicas": 1}).newest(Alone())
             if saved is None or saved.books["metrics"] != self.metrics:
                 raise DataError(f"{self.path} has no checkpoint of its end")
+            phases = stages_of(self.model)[saved.books["stage"]].phases
             updates, = saved.books["updates"][0]
-            names = optimizer(self.config["optimizer"]).state_names
-            return [self._vector(saved.tensors, name) for name in names], updates
+            state: dict[str, np.ndarray] = {}
+            for phase in phases:
+                for name in saved.tensors:
+                    if name.startswith(f"phase.{phase.name}."):
+                        vector = name.split(".")[2]
+                        if f"{phase.name}.{vector}" not in state:
+                            state[f"{phase.name}.{vector}"] = self._vector(saved.tensors, phase, vector)
+            return state, {phase.name: done for phase, done in zip(phases, updates, strict=True)}
         except (PyddlError, KeyError, ValueError) as error:
             log.warning("the optimizer starts anew: %s", error)
-            return [], 0
+            return {}, {}
 
-    def _vector(self, tensors: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-        vector = self.model.layout.zeros()
-        for slice_name, view in self.model.layout.views(vector).items():
-            view[...] = tensors[f"{name}.{slice_name}"]
-        return vector
+    def _vector(self, tensors: Mapping[str, np.ndarray], phase: Phase, name: str) -> np.ndarray:
+        whole, (begin, end) = self.model.layout.zeros(), self.model.layout.range_of(phase.groups)
+        for s in self.model.layout:
+            if begin <= s.begin < end:
+                whole[s.begin : s.end] = tensors[f"phase.{phase.name}.{name}.{s.name}"].ravel()
+        return whole[begin:end]
 
 
 def load_run(path: str | Path) -> Run:
@@ -221,9 +240,12 @@ def load_run(path: str | Path) -> Run:
     parameters, buffers = model.layout.zeros(), model.buffers.zeros()
     for name, view in (model.layout.views(parameters) | model.buffers.views(buffers)).items():
         view[...] = tensors[name]
+    averaged = parameters.copy() if any(name.startswith("average.") for name in tensors) else parameters
+    for name, view in model.layout.views(averaged).items():
+        view[...] = tensors.get(f"average.{name}", view)
     summary = _read(path / SUMMARY, _object)
     metrics = _read(path / METRICS, lambda text: [_object(line) for line in text.splitlines()])
-    return Run(path, _read(path / CONFIG, read_toml), summary, metrics, model, parameters, buffers)
+    return Run(path, _read(path / CONFIG, read_toml), summary, metrics, model, parameters, buffers, averaged)
 
 
 def read_toml(text: str) -> dict[str, Any]:

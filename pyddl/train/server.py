@@ -1,27 +1,31 @@
-"""Server: a replica that serves. It keeps versions of its share, and moves them by what workers push."""
+"""Server: a replica that serves. It keeps versions of its part, and moves them by what workers push."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
 
 from pyddl import _core
-from pyddl.comm.operations import Arrived
+from pyddl.comm.cut import Cut
+from pyddl.comm.operations import Arrived, Update
 from pyddl.data.sampler import Sampler
 from pyddl.errors import NotFiniteError
 from pyddl.models.protocol import Model
-from pyddl.optim import Optimizer
-from pyddl.train.replica import Replica
+from pyddl.models.stages import Stage
+from pyddl.train.replica import Replica, Rules
 
-__all__ = ["Books", "Port", "Server"]
+__all__ = ["Port", "Received", "Server"]
+
+REMEMBERED = 1 << 16  # updates of a phase whose versions are known: no push is staler
 
 
 class Port(Protocol):
-    """Where the versions of a share are: `pyddl.comm.server.ServerPort`, or a simulated one."""
+    """Where the versions of a part are: `pyddl.comm.server.ServerPort`, or a simulated one."""
 
     def current(self) -> np.ndarray:
         """The current version, which workers may be reading."""
@@ -30,7 +34,7 @@ class Port(Protocol):
         """Memory for the next version."""
 
 
-class Books:
+class Received:
     """What a server has received since this session began.
 
     Attributes
@@ -47,15 +51,15 @@ class Books:
         self.dropped = self.dropped_samples = 0
         self.staleness: Counter[int] = Counter()
 
-    def add(self, arrived: Arrived, staleness: int) -> None:
+    def add(self, arrived: Arrived) -> None:
         self.pushes[arrived.worker] += 1
-        self.samples[arrived.worker] += arrived.samples
-        self.staleness[staleness] += 1
+        self.samples[arrived.worker] += arrived.rows
+        self.staleness[arrived.staleness] += 1
 
     def drop(self, arrived: Arrived) -> None:
-        self.samples[arrived.worker] -= arrived.samples
+        self.samples[arrived.worker] -= arrived.rows
         self.dropped += 1
-        self.dropped_samples += arrived.samples
+        self.dropped_samples += arrived.rows
 
     def summary(self, version: int) -> dict[str, Any]:
         """For ``summary.json``."""
@@ -69,13 +73,12 @@ class Books:
 class Server(Replica):
     """One server of a strategy (see `pyddl.strategies.Served`), and the actor of its driver.
 
-    Workers have the ranks after the servers'. ``parameters`` is the whole vector, for evaluation and checkpoints; what
+    Workers have the ranks after the servers'. ``whole`` is the whole vector, for evaluation and checkpoints; what
     workers fetch is at the port.
 
     Parameters
     ----------
     model : Model
-    optimizer : Optimizer
     sampler : Sampler
     workers : int
     on_publish : callable
@@ -84,35 +87,61 @@ class Server(Replica):
         As in `Replica`.
     """
 
-    def __init__(self, model: Model, optimizer: Optimizer, sampler: Sampler, *, workers: int,
+    def __init__(self, model: Model, sampler: Sampler, *, workers: int,
                  on_publish: Callable[[], None] = lambda: None, **own: Any):
-        super().__init__(model, optimizer, sharded=True, **own)
+        super().__init__(model, gradients=np.zeros(0, dtype=np.float32), sharded=True, **own)
         self.sampler, self.workers = sampler, workers
-        self.gradients = self.gradients[self.share].copy()
         self.on_publish = on_publish
         self.version = 0
         self.consumed = 0  # samples that have arrived since training began
         self._in_version = 0  # those of them that had arrived at the last update
-        self.books = Books(workers)
+        self._first_step = 0  # of the stage
+        self.received_so_far = Received(workers)
         self.compute_seconds = 0.0
+        self.cut: Cut
         self.port: Port
 
-    def serve(self, port: Port, consumed: int = 0) -> None:
-        """Begin with ``parameters``, into which so many samples have gone: they are to be published."""
-        self.port = port
+    @property
+    def owners(self) -> int:
+        return self.workers
+
+    @property
+    def _members(self) -> Sequence[Replica]:
+        return ()  # it sees no rows
+
+    def enter(self, stage: Stage, rules: Rules) -> None:
+        super().enter(stage, rules)
+        segments = {each.name: (each.begin, each.end) for each in self.phases}
+        self.cut = Cut(self.layout.size, self.count, segments.values())
+        self._places = {name: self.cut.within(self.number, *segment)[0] for name, segment in segments.items()}
+        self.sums: dict[str, np.ndarray] = {name: np.zeros(place.stop - place.start, dtype=np.float32)
+                                            for name, place in self._places.items()}
+        self._updated_at: dict[str, list[int]] = {name: [] for name in segments}  # versions that an update has made
+
+    def serve(self, port: Port, consumed: int = 0, stage_began: int = 0) -> None:
+        """Begin with the parameters, into which so many samples have gone: they are to be published.
+
+        The stage is that which began with step ``stage_began``.
+        """
+        self.port, self._first_step = port, stage_began
         self.consumed = self._in_version = consumed
-        port.free()[:] = self.parameters[self.share]
+        self.version = 0
+        free = port.free()
+        at = 0
+        for piece in self.cut.pieces[self.number]:
+            free[at : at + piece.stop - piece.start] = self.whole[piece]
+            at += piece.stop - piece.start
 
     def refresh(self) -> None:
-        """Copy what is served into ``parameters``."""
-        self.parameters[self.share] = self.port.current()
+        """Copy what is served into the whole vector."""
+        self.cut.scatter(self.number, self.port.current(), self.whole)
 
     @property
     def steps(self) -> int:
-        return self.sampler.reached(self.consumed)
+        return self.sampler.reached(self.consumed) - self._first_step
 
-    def received(self, arrived: Arrived) -> None:
-        """Enter a push into the books.
+    def received(self, arrived: Arrived) -> Arrived:
+        """Enter a push into the books, and say how stale it is.
 
         Raises
         ------
@@ -122,24 +151,38 @@ class Server(Replica):
         begin = perf_counter()
         at = _core.first_not_finite(arrived.vector)
         if at >= 0:
-            at += self.share.start
-            inside = [s.name for s in self.layout if s.begin <= at < s.end]
+            bad = arrived.vector[at]
             raise NotFiniteError(
                 f"step {self.steps}, rank {self.count + arrived.worker}: it pushed a vector whose first "
-                f"bad value is {arrived.vector[at - self.share.start]}, in {inside[0] if inside else 'no slice'}: "
-                "lower the learning rate, or set clip_norm")
-        self.consumed += arrived.samples
-        self.books.add(arrived, self.version - arrived.version)
+                f"bad value is {bad}, in {self._slice_of(arrived.phase, at)}: lower the learning rate, or set clip_norm")
+        self.consumed += arrived.rows
+        updates = self._updated_at.get(arrived.phase or "", None)
+        staleness = self.version - arrived.version if updates is None else (
+            len(updates) - bisect_right(updates, arrived.version))
+        arrived = arrived._replace(staleness=staleness)
+        self.received_so_far.add(arrived)
         self.compute_seconds += perf_counter() - begin
+        return arrived
 
-    def update(self, vector: np.ndarray, *, scale: float, rate: float = 1.0) -> None:
+    def _slice_of(self, phase: str | None, at: int) -> str:
+        """Name of the slice that element ``at`` of a push belongs to."""
+        places = self.cut.part(self.number, np.arange(self.layout.size))
+        place = at if phase is None else self._places[phase].start + at
+        inside = [s.name for s in self.layout if s.begin <= places[place] < s.end]
+        return inside[0] if inside else "no slice"
+
+    def update(self, operation: Update) -> None:
         begin = perf_counter()
-        free = self.port.free()
+        assert operation.vector is not None and operation.phase is not None
+        free, phase = self.port.free(), self._by_name[operation.phase]
         free[:] = self.port.current()
-        self.optimizer.update(free, vector, self.state, self._ranges, scale=scale, step=self.updates, rate=rate,
-                              clock=self.sampler.reached(self._in_version))
+        phase.update(free[self._places[phase.name]], operation.vector, operation,
+                     clock=self.sampler.reached(self._in_version) - self._first_step)
+        made = self._updated_at[phase.name]
+        made.append(self.version + 1)
+        if len(made) > REMEMBERED:
+            del made[: REMEMBERED // 2]
         self._in_version = self.consumed
-        self.updates += 1
         self.compute_seconds += perf_counter() - begin
 
     def add(self, vector: np.ndarray) -> None:
@@ -148,8 +191,8 @@ class Server(Replica):
         self.compute_seconds += perf_counter() - begin
 
     def drop(self, arrived: Arrived) -> None:
-        self.books.drop(arrived)
-        self.counters["dropped_samples"] = self.counters.get("dropped_samples", 0) + arrived.samples
+        self.received_so_far.drop(arrived)
+        self.counters["dropped_samples"] = self.counters.get("dropped_samples", 0) + arrived.rows
 
     def published(self, version: int) -> None:
         self.version = version

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from pyddl.comm.cut import Cut
+from pyddl.comm.machine import Machine, Timeline
 from pyddl.comm.operations import Epoch
-from pyddl.comm.simulated import Machine, Simulation, Timeline
+from pyddl.comm.simulated import Baton, Simulation
 from pyddl.comm.simulated_servers import Published
 from pyddl.data import Source
+from pyddl.data.batch import Batch
 from pyddl.data.prefetch import Loader
 from pyddl.data.sampler import Sampler
 from pyddl.data.statistics import Statistics
 from pyddl.data.tickets import SliceLoader, TicketLoader, Tickets
 from pyddl.errors import ParameterError
 from pyddl.models.protocol import Model
+from pyddl.models.stages import stages_of
 from pyddl.optim import Optimizer
+from pyddl.optim.given import optimizer_of
 from pyddl.strategies import Steps, Strategy
+from pyddl.train.calendar import Calendar, Span
 from pyddl.train.evaluation import evaluate
-from pyddl.train.replica import Replica
+from pyddl.train.replica import Replica, chains_of, checked_buffers
 from pyddl.train.server import Server
 from pyddl.train.worker import Worker
 
@@ -51,7 +58,7 @@ class Simulated:
     parameters : ndarray
         As all workers have them at the end.
     servers : list of dict
-        What each server has received, as `pyddl.train.server.Books` sums it up.
+        What each server has received, as `pyddl.train.server.Received` sums it up.
     """
 
     strategy: str
@@ -102,46 +109,47 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
     Raises
     ------
     ParameterError
-        The strategy refuses so many workers, or makes one of all; or the model needs sums over the whole batch.
+        The strategy refuses so many workers, or makes one of all.
     """
     check(strategy, workers, batch_size, data)
-    servers = strategy.servers
     sampler = Sampler(len(data), batch_size, seed)
-    steps = epochs * sampler.steps_per_epoch
+    calendar = Calendar(sampler, stages_of(model), epochs)
+    checked_buffers(model.buffers, reproducible=False)
+    strategy.check_stages([len(span.stage.phases) for span in calendar.spans])
     simulation = Simulation(machine)
-    everyone = _Everyone(strategy, workers)
-    snapshots = _Snapshots(model, test, everyone, max(1, steps // points), sampler, simulation)
-    rule = server_optimizer or optimizer
-    fences = _Fences(everyone, sampler, epochs)
-    for number in range(servers):
-        server = Server(model, rule, sampler, number=number, count=servers, workers=workers, seed=seed)
-        server.on_publish = partial(snapshots.see_server, server)
-        everyone.servers.append(server)
-    for number in range(workers):
-        worker = Worker(model, optimizer, sampler, number=number, count=workers, seed=seed, batch_sum=_no_sum,
-                        vectors=strategy.vectors, sharded=strategy.shards)
-        if servers == 0:
-            worker.on_step = partial(snapshots.see, worker)
-        if strategy.replicas is not None:
-            worker.host(strategy.replicas)
-        if strategy.tickets:
-            worker.loader = TicketLoader(data, sampler, strategy.slices(workers), fences.claim)
-        else:
-            worker.open(data, 0, steps, buffer_bytes=LOADER_BYTES, background=False)
-            if servers:
-                worker.loader = SliceLoader(cast(Loader, worker.loader), fences.claim)
-        everyone.workers.append(worker)
     statistics = Statistics(data)
+    batons = [Baton() for _ in range(workers)] if strategy.synchronous and _asks_for_sums(model, data) else []
+    everyone = _Everyone.cast(model, strategy, sampler, workers, seed, batons)
+    snapshots = _Snapshots(model, test, everyone, max(1, calendar.end // points), sampler, simulation)
+    fences = _Fences(everyone, calendar)
     for each in everyone:
-        model.initialise(each.parameters, each.buffers, seed, statistics)
-        each.merged[:] = each.buffers
         each.on_epoch = partial(fences.pass_one, each)
-    simulation.run(everyone.roles(), list(everyone), everyone.serve())
-    timelines = simulation.timelines
-    snapshots.finish(steps, max(timeline.now for timeline in timelines))
+    for server in everyone.servers:
+        server.on_publish = partial(snapshots.see_server, server)
+    for worker in everyone.workers if not strategy.servers else ():
+        worker.on_step = partial(snapshots.see, worker)
+    timelines: list[Timeline] = []
+    for span in calendar.spans:
+        everyone.enter(span, optimizer, server_optimizer or optimizer, getattr(model, "rate_scale", 1.0))
+        if span.number == 0:
+            for each in everyone:
+                model.initialise(each.whole, each.buffers, seed, statistics)
+                each.take_buffers(each.buffers)
+        everyone.begin(span, seed, statistics)
+        everyone.load(data, span, fences)
+        snapshots.begin(span.first, max((timeline.now for timeline in timelines), default=0.0))
+        fences.begin(span)
+        simulation.run(everyone.roles(), list(everyone), everyone.serve(span), everyone.cut, batons)
+        timelines = _added(timelines, simulation.timelines)
+        if span is not calendar.spans[-1]:
+            everyone.settle()
+            for each in everyone:
+                each.take_buffers(each.buffers_as_one())
+    snapshots.finish(calendar.end, max(timeline.now for timeline in timelines))
     everyone.settle()
-    first, books = everyone.workers[0], [server.books.summary(server.version) for server in everyone.servers]
-    return Simulated(strategy.name, workers, steps, snapshots.curve, timelines, first.parameters, books)
+    first = everyone.workers[0]
+    received = [server.received_so_far.summary(server.version) for server in everyone.servers]
+    return Simulated(strategy.name, workers, calendar.end, snapshots.curve, timelines, first.whole, received)
 
 
 def check(strategy: Strategy, workers: int, batch_size: int, data: Source) -> None:
@@ -159,18 +167,70 @@ class _Everyone:
         self.servers: list[Server] = []
         self.workers: list[Worker] = []
 
+    @classmethod
+    def cast(cls, model: Model, strategy: Strategy, sampler: Sampler, workers: int, seed: int,
+             batons: Sequence[Baton]) -> _Everyone:
+        """So many workers, and the servers that the strategy wants."""
+        everyone = cls(strategy, workers)
+        for number in range(strategy.servers):
+            everyone.servers.append(Server(model, sampler, number=number, count=strategy.servers, workers=workers,
+                                           seed=seed))
+        for number in range(workers):
+            batch_sum = batons[number].sum if batons else _unforeseen if strategy.synchronous else None
+            worker = Worker(model, sampler, number=number, count=workers, seed=seed, batch_sum=batch_sum,
+                            together=strategy.synchronous, vectors=strategy.vectors, sharded=strategy.shards)
+            if strategy.replicas is not None:
+                worker.host(strategy.replicas)
+            everyone.workers.append(worker)
+        return everyone
+
     def __iter__(self) -> Iterator[Any]:
         return iter([*self.servers, *self.workers])
+
+    def enter(self, span: Span, rule: Optimizer, server_rule: Optimizer, rate_scale: float) -> None:
+        """All begin a stage."""
+        for each in self:
+            given = server_rule if isinstance(each, Server) else rule
+            each.enter(span.stage, lambda phase, given=given: optimizer_of(given, {}, span.end - span.first, rate_scale,
+                                                                           phase.optimizer))
+
+    def begin(self, span: Span, seed: int, statistics: Statistics) -> None:
+        """Let the model do what it does at the stage's start."""
+        for each in self:
+            if span.stage.begin is not None:
+                buffers = each.buffers_as_one().copy()
+                span.stage.begin(each.whole, buffers, seed, statistics)
+                each.take_buffers(buffers)
+            for replica in dict.fromkeys((each, *each.rows)):
+                replica.whole[:] = each.whole
+                replica.begin_averages()
+
+    def load(self, data: Source, span: Span, fences: _Fences) -> None:
+        """Give all workers their rows of the stage."""
+        for worker in self.workers:
+            if self.strategy.tickets:
+                worker.take(TicketLoader(data, worker.sampler, self.strategy.slices(self.count), fences.claim),
+                            span.first)
+                continue
+            worker.open(data, span.first, span.end - span.first, stage_began=span.first, buffer_bytes=LOADER_BYTES,
+                        background=False)
+            if self.servers:
+                worker.take(SliceLoader(cast(Loader, worker.loader), fences.claim), span.first)
 
     def roles(self) -> list[Steps]:
         """What each does."""
         return [*map(self.strategy.server, self.servers), *map(self.strategy.worker, self.workers)]
 
-    def serve(self) -> list[Published]:
+    @property
+    def cut(self) -> Cut | None:
+        """Which server has what."""
+        return self.servers[0].cut if self.servers else None
+
+    def serve(self, span: Span) -> list[Published]:
         """The servers' ports, with their first version."""
-        ports = [Published(server.parameters[server.share]) for server in self.servers]
+        ports = [Published(server.cut.part(server.number, server.whole)) for server in self.servers]
         for server, port in zip(self.servers, ports, strict=True):
-            server.serve(port)
+            server.serve(port, server.sampler.consumed(span.first), span.first)
             port.publish(0)
             server.version = port.version
         return ports
@@ -184,35 +244,59 @@ class _Everyone:
     def settle(self) -> None:
         """Give all of them the values that training stands for."""
         ports = [Published(server.port.current()) for server in self.servers]
-        Simulation().run([self.strategy.settle(me) for me in self], list(self), ports)
+        rounds = [[self.strategy.settle(me) for me in self]]
+        if self.strategy.joint and not self.strategy.replicated:
+            rounds.append([me.settle_averages() for me in self])
+        if self.strategy.joint:
+            rounds.append([me.gather_chains() for me in self])
+        for steps in rounds:
+            Simulation().run(steps, list(self), ports, self.cut)
+
+    def averaged(self) -> np.ndarray:
+        """Of what is settled: the parameters with averaged copies in their places."""
+        out = self.workers[0].whole.copy()
+        keepers = self.servers if self.servers and self.strategy.replicated else (
+            self.workers if self.strategy.shards else self.workers[:1])
+        for each in keepers:
+            for phase in each.phases:
+                if phase.copies:
+                    out[phase.place][phase.share] = phase.average
+        return out
 
 
 class _Fences:
     """Epochs and tickets, where there are servers."""
 
-    def __init__(self, everyone: _Everyone, sampler: Sampler, epochs: int):
-        self.everyone, self.sampler, self.epochs = everyone, sampler, epochs
+    def __init__(self, everyone: _Everyone, calendar: Calendar):
+        self.everyone, self.calendar, self.sampler = everyone, calendar, calendar.sampler
         self.slices = everyone.strategy.slices(everyone.count)
-        self._number = 0
+        self._span = calendar.spans[0]
+        self._number = self._epoch = 0
         self._passed = 0
         self._left = 0
         self._given = 0
 
+    def begin(self, span: Span) -> None:
+        """A stage begins."""
+        self._span, self._epoch = span, span.first // self.sampler.steps_per_epoch - 1
+
     def pass_one(self, replica: Replica) -> Epoch | None:
         """One rank passes the fence; all do before any goes on."""
+        each = self.sampler.steps_per_epoch
         if self._passed == 0:
-            self._number += 1
-            self._left = Tickets(self.sampler, self.slices).count
-            self._given = 0
+            self._number, self._epoch = self._number + 1, self._epoch + 1
+            self._given = self._left = 0
+            if self._epoch <= self._span.last_epoch:
+                self._steps = self.calendar.end_of(self._epoch) - self._epoch * each
+                self._left = Tickets(self.sampler, self.slices, 0, self._steps).count
         self._passed = (self._passed + 1) % (len(self.everyone.servers) + self.everyone.count)
-        if self._number > self.epochs:
+        if self._epoch > self._span.last_epoch:
             return None
         if isinstance(replica, Worker):
-            cast(TicketLoader, replica.loader).begin_epoch(self._number - 1)
+            cast(TicketLoader, replica.loader).begin_epoch(self._epoch, 0, self._steps)
         else:
-            cast(Server, replica).consumed = (self._number - 1) * self.sampler.rows
-        per_epoch = self.sampler.steps_per_epoch
-        return Epoch(self._number, (self._number - 1) * per_epoch, per_epoch)
+            cast(Server, replica).consumed = self._epoch * self.sampler.rows
+        return Epoch(self._number, self._epoch * each - self._span.first, self._steps)
 
     def claim(self) -> int | None:
         """The next ticket of this epoch."""
@@ -233,24 +317,31 @@ class _Snapshots:
         self.model, self.test, self.everyone, self.every, self.sampler = model, test, everyone, every, sampler
         self.simulation = simulation
         self.curve: list[dict[str, Any]] = []
+        self.first, self.seconds = 0, 0.0  # when the stage began
         self._waiting: dict[int, list[tuple[float, Worker]]] = {}
 
+    def begin(self, step: int, seconds: float) -> None:
+        """A stage begins."""
+        self.first, self.seconds = step, seconds
+
     def see(self, worker: Worker) -> None:
-        if worker.step % self.every:
+        step = self.first + worker.step
+        if step % self.every:
             return
-        there = self._waiting.setdefault(worker.step, [])
+        there = self._waiting.setdefault(step, [])
         there.append((self.simulation.timelines[worker.number].now, _copy(worker)))
         if len(there) < worker.count:
             return
         twins = _Everyone(self.everyone.strategy, worker.count)
-        twins.workers = sorted((each for _, each in self._waiting.pop(worker.step)), key=lambda each: each.number)
-        self._judge(twins, worker.step, max(when for when, _ in there))
+        twins.workers = sorted((each for _, each in self._waiting.pop(step)), key=lambda each: each.number)
+        self._judge(twins, step, self.seconds + max(when for when, _ in there))
 
     def see_server(self, server: Server) -> None:
         """Server 0 has published."""
         last = self.curve[-1]["step"] if self.curve else 0
-        if server.number == 0 and server.steps // self.every > last // self.every:
-            self._judge(self.everyone.copy(), server.steps, self.simulation.now)
+        step = self.first + server.steps
+        if server.number == 0 and step // self.every > last // self.every:
+            self._judge(self.everyone.copy(), step, self.seconds + self.simulation.now)
 
     def finish(self, steps: int, seconds: float) -> None:
         """All is over: where servers were seldom told of samples, the last point is still missing."""
@@ -260,20 +351,51 @@ class _Snapshots:
     def _judge(self, twins: _Everyone, step: int, seconds: float) -> None:
         twins.settle()
         first = twins.workers[0]
-        scores = evaluate(self.model, first.parameters, first.buffers, self.test)
+        scores = evaluate(self.model, twins.averaged(), first.buffers_as_one(), self.test)
         self.curve.append({"step": step, "seconds": seconds, "samples": self.sampler.consumed(step),
                            **{f"test_{name}": value for name, value in scores.items()}})
 
 
 def _copy(replica: R) -> R:
     twin = copy.copy(replica)
-    for name in ("parameters", "buffers", "merged"):
+    for name in ("whole", "buffers", "merged"):
         setattr(twin, name, getattr(replica, name).copy())
+    twin.parameters = twin.whole
     twin.vectors = {name: vector.copy() for name, vector in replica.vectors.items()}
     twin.counters = dict(replica.counters)
+    twin.phases = list(map(copy.copy, replica.phases))
+    for phase in twin.phases:
+        phase.state = [*phase.state[:-1], phase.state[-1].copy()] if phase.copies else phase.state
     return twin
 
 
-def _no_sum(vector: np.ndarray) -> np.ndarray:
-    raise ParameterError("this model uses statistics of the whole batch (batch.sum), which simulated workers cannot "
-                         "give: each computes its gradient in one piece")
+def _asks_for_sums(model: Model, data: Source) -> bool:
+    """Whether the model's gradients ask for sums over the batch: it does so equally often with no rows at all."""
+    asked = []
+
+    def sum_(vector: np.ndarray) -> np.ndarray:
+        asked.append(vector)
+        return vector
+
+    chains = chains_of(model.buffers, 0, 1, together=True)
+    rows, labels = np.empty((0, data.features), dtype=np.float32), None if data.labels is None else data.labels[:0]
+    for stage in stages_of(model):
+        for number, phase in enumerate(stage.phases):
+            parameters, buffers = model.layout.zeros(), model.buffers.zeros()
+            model.initialise(parameters, buffers, 0, Statistics(data))
+            model.gradient(parameters, model.layout.zeros(), buffers, Batch(
+                rows, labels=labels, phase=phase.name, turn=number, total=1, sum=sum_, chains=chains))
+    return bool(asked)
+
+
+def _unforeseen(vector: np.ndarray) -> np.ndarray:
+    raise ParameterError("this model asks for statistics of the whole batch (batch.sum) now, but did not with no rows: "
+                         "every worker must call it equally often, also without rows")
+
+
+def _added(before: list[Timeline], more: Sequence[Timeline]) -> list[Timeline]:
+    """Timelines of one stage after those of the stages before."""
+    if not before:
+        return list(more)
+    return [Timeline(*(getattr(a, field.name) + getattr(b, field.name) for field in dataclasses.fields(Timeline)))
+            for a, b in zip(before, more, strict=True)]

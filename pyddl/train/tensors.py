@@ -79,14 +79,18 @@ class Gathered(Mapping[str, np.ndarray]):
 
     def __init__(self, replica: Replica, gather: Callable[[np.ndarray], None]):
         self._replica, self._gather = replica, gather
-        self._views = replica.tensors([replica.gradients] * len(replica.state))
-        self._waiting = dict(zip(replica.optimizer.state_names, replica.state, strict=True))
+        spare = replica.whole_gradients
+        self._views = replica.tensors({f"{phase.name}.{name}": spare[phase.place] for phase in replica.phases
+                                       for name in phase.names})
+        self._waiting = {f"phase.{phase.name}.{name}": (vector, spare[phase.place], phase.share)
+                         for phase in replica.phases for name, vector in zip(phase.names, phase.state, strict=True)}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        share = self._waiting.pop(name.partition(".")[0], None)
-        if share is not None:
-            self._replica.gradients[self._replica.share] = share
-            self._gather(self._replica.gradients)
+        waiting = self._waiting.pop(".".join(name.split(".")[:3]), None)
+        if waiting is not None:
+            mine, whole, share = waiting
+            whole[share] = mine
+            self._gather(whole)
         return self._views[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -37,6 +37,8 @@ class TimeSplit:
     ``compute`` is gradients and updates; ``communication`` moving bytes; ``wait`` waiting for other ranks; ``data``
     waiting for rows; ``other`` the rest: the strategy, the driver, the progress display.
 
+    It counts from the start where there are carriers, else from `carry_on`.
+
     Attributes
     ----------
     seconds : dict of float
@@ -45,13 +47,18 @@ class TimeSplit:
         What this rank had to send, by the algorithm.
     """
 
-    def __init__(self, replica: Replica, carriers: Sequence[Carrier], model_group: ModelGroup | None = None):
+    def __init__(self, replica: Replica, carriers: Sequence[Carrier] = (), model_group: ModelGroup | None = None):
         self._replica, self._carriers, self._model_group = replica, carriers, model_group
         self.bytes_sent = 0
-        self._at, self._sent_before = self._counters(), self._sent()
-        self._begin = perf_counter()
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self._lap = 0.0
+        if carriers:
+            self.go_on()
+
+    def carry_on(self, carriers: Sequence[Carrier]) -> None:
+        """Begin to count again, with these carriers."""
+        self._carriers = carriers
+        self.go_on()
 
     @property
     def total(self) -> float:

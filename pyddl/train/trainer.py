@@ -5,21 +5,17 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from pyddl import _core, options
 from pyddl.comm import threads
-from pyddl.comm.group import broadcast_shares, shares
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import World, world
 from pyddl.data import Source, load
 from pyddl.data.joined import training_and_test
 from pyddl.errors import DataError, ParameterError, ShapeError
-from pyddl.layout import Layout
 from pyddl.models.protocol import Model, described, options_of
 from pyddl.optim import Optimizer
 from pyddl.strategies import Auto, Strategy, strategy
@@ -27,96 +23,15 @@ from pyddl.strategies.auto import Choice
 from pyddl.train.agreement import agreement, require_same, require_same_options
 from pyddl.train.auto import choose, recorded
 from pyddl.train.checkpoint import Checkpoints
+from pyddl.train.plan import Plan
 from pyddl.train.progress import Progress
+from pyddl.train.result import Result
 from pyddl.train.session import Session
 from pyddl.train.stop import StopRequest
 
-__all__ = ["Result", "Trainer"]
+__all__ = ["Trainer"]
 
 OF_EACH_RANK = ("threads", "quiet")  # options that may differ
-
-
-@dataclass
-class Result:
-    """What training left: the same on every rank when the strategy keeps replicas equal.
-
-    Where the model was split, each rank has its part, and with ``shard_optimizer`` its share of the optimizer's state:
-    see `whole`.
-
-    Attributes
-    ----------
-    model : Model
-    parameters, buffers : ndarray
-    metrics : list of dict
-        A line per epoch: ``epoch``, ``train_loss``, ``test_loss``, ``test_squared_error``, ``samples_per_second``,
-        ``seconds``.
-    summary : dict
-        As in ``summary.json``; ``finished`` is None where training was stopped and can be resumed.
-    state : list of ndarray
-        Vectors of the optimizer; none where they are not known.
-    updates : int
-        Updates that this rank has done.
-    """
-
-    model: Model
-    parameters: np.ndarray
-    buffers: np.ndarray
-    metrics: list[dict[str, Any]]
-    summary: dict[str, Any]
-    state: list[np.ndarray] = field(default_factory=list)
-    updates: int = 0
-
-    def whole(self) -> Result:
-        """The same with the whole model and whole vectors, on every rank: those of the first that hold it together.
-
-        Collective over all ranks of the training, where the model was split or the optimizer's state lay in shares.
-        Every rank needs the memory.
-        """
-        parts = self.summary["split"]
-        if parts == 1 and all(vector.size == self.parameters.size for vector in self.state):
-            return self
-        transport = world().transport
-        if parts == 1:
-            return replace(self, state=[_of_shares(share, self.parameters.size, transport) for share in self.state])
-        model = self.model.whole  # type: ignore[attr-defined]
-        layouts = [(model.layout, self.model.layout), (model.buffers, self.model.buffers),
-                   *[(model.layout, self.model.layout)] * len(self.state)]
-        vectors = [self.parameters, self.buffers, *self.state]
-        joined = [_joined(whole, part, vector, transport, parts)
-                  for (whole, part), vector in zip(layouts, vectors, strict=True)]
-        return replace(self, model=model, parameters=joined[0], buffers=joined[1], state=joined[2:])
-
-    def cut(self, layout: Layout, buffers: Layout) -> Result:
-        """The same with the vectors that belong to a part of the model, of these layouts."""
-        if self.model.layout == layout:
-            return self
-        mine = self.model
-        return replace(self, parameters=layout.cut(mine.layout, self.parameters),
-                       buffers=buffers.cut(mine.buffers, self.buffers),
-                       state=[layout.cut(mine.layout, vector) for vector in self.state])
-
-
-def _of_shares(mine: np.ndarray, size: int, transport: Transport) -> np.ndarray:
-    """The whole vector, of which each rank has a share. Collective."""
-    out = np.empty(size, dtype=np.float32)
-    begin, end = shares(size, transport.size)[transport.rank : transport.rank + 2]
-    out[begin:end] = mine
-    broadcast_shares(transport, out, transport.size)
-    return out
-
-
-def _joined(whole: Layout, part: Layout, vector: np.ndarray, transport: Transport, parts: int) -> np.ndarray:
-    """The whole of the vector, of which the first ``parts`` ranks of ``transport`` have a part each. Collective."""
-    out = whole.zeros()
-    mine, views = part.views(vector), whole.views(out)
-    for s in whole:
-        firsts = [0] if part[s.name].of is None else transport.gather_objects(part[s.name].first)[:parts]
-        for root, (first, end) in enumerate(pairwise([*firsts, s.shape[0]])):
-            rows = views[s.name][first:end]
-            if transport.rank == root:
-                rows[...] = mine[s.name]
-            transport.broadcast(rows, root)
-    return out
 
 
 class Trainer:
@@ -173,7 +88,7 @@ class Trainer:
             raise ParameterError("resume goes on with the run that overwrite removes: leave one of the two out")
 
     def fit(self, data: Source | np.ndarray, test: Source | np.ndarray | None = None, *,
-            start: Result | None = None) -> Result:
+            start: Result | None = None, passes: int | None = None) -> Result:
         """Train on the rows of ``data``; evaluate on ``test`` after each epoch.
 
         Collective: every rank of the world calls it, with the same data and options.
@@ -186,6 +101,8 @@ class Trainer:
             By default the validation part, where ``validation`` asks for one, else the source's own test part.
         start : Result, optional
             Go on from there, to ``epochs`` epochs in all, with the model and optimizer that left it.
+        passes : int, optional
+            Stop after so many epochs of all stages together, those of ``start`` included.
 
         Returns
         -------
@@ -199,6 +116,35 @@ class Trainer:
             The loss became NaN or infinite.
         """
         here = world()
+        source, tested = self._sources(here, data, test)
+
+        def planned(chosen: Strategy, choice: Choice | None = None, here: World = here) -> Plan:
+            given = self.options
+            if choice is not None:  # what was chosen is as if it had been given
+                own = options.defaults_of(choice.strategy) | choice.options
+                given = {name: value for name, value in given.items() if name not in options.defaults_of("auto")} | own
+            return Plan(self.model, chosen, self.optimizer, given, here, source, tested, self.config, self.out, passes,
+                        choice)
+
+        with agreement(here.transport):
+            chosen, choice = self._strategy(), None
+        if isinstance(chosen, Auto):
+            choice = recorded(self._record(here.transport, start), here) or choose(chosen, planned, here)
+            chosen = choice.build()
+        if start is not None and chosen.joint and start.summary["split"] == 1:
+            require_same(here.transport, "checksums of the parameters to go on from", zlib.crc32(start.parameters.data),
+                         cure="Every rank needs those of one training: was each trained apart, or with strategy local?")
+        with agreement(here.transport):
+            session = Session(planned(chosen, choice), self.progress, self.stop or StopRequest(), start)
+        with agreement(here.transport):  # only once no rank has found a fault
+            session.open()
+        directory = session.ledger.directory
+        with contextlib.nullcontext() if directory is None else contextlib.closing(directory):
+            return self._run(session, lambda smaller: planned(chosen, choice, smaller))
+
+    def _sources(self, here: World, data: Source | np.ndarray, test: Source | np.ndarray | None
+                 ) -> tuple[Source, Source | None]:
+        """What to train and test on, the same on all ranks; this rank's threads are set. Collective."""
         masks = here.transport.gather_objects((here.node, threads.cores()))
         with agreement(here.transport):  # nothing collective inside: a rank may leave it at any line
             flops = getattr(self.model, "flops", None)
@@ -210,43 +156,17 @@ class Trainer:
             source, tested = training_and_test(load(data), None if test is None else load(test),
                                                self.options["validation"], self.options["seed"])
         self._compare(here.transport, source, tested)
+        return source, tested
 
-        def prepare(chosen: Strategy, choice: Choice | None = None, start: Result | None = start,
-                    here: World = here) -> Session:
-            given = self.options
-            if choice is not None:  # what was chosen is as if it had been given
-                own = options.defaults_of(choice.strategy) | choice.options
-                given = {name: value for name, value in given.items() if name not in options.defaults_of("auto")} | own
-            return Session(self.model, chosen, self.optimizer, given, here, source, tested, self.out, self.progress,
-                           self.stop or StopRequest(), self.config, start, choice)
-
-        with agreement(here.transport):
-            chosen, choice = self._strategy(), None
-        if isinstance(chosen, Auto):
-            choice = recorded(self._record(here.transport, start), here) or choose(chosen, prepare, here)
-            chosen = choice.build()
-        if start is not None and chosen.joint and start.summary["split"] == 1:
-            require_same(here.transport, "checksums of the parameters to go on from", zlib.crc32(start.parameters.data),
-                         cure="Every rank needs those of one training: was each trained apart, or with strategy local?")
-        with agreement(here.transport):
-            session = prepare(chosen, choice)
-        with agreement(here.transport):  # only once no rank has found a fault
-            session.open()
-        with contextlib.nullcontext() if session.directory is None else contextlib.closing(session.directory):
-            return self._run(session, prepare, chosen, choice)
-
-    def _run(self, session: Session, prepare: Callable[..., Session], chosen: Strategy,
-             choice: Choice | None) -> Result:
+    def _run(self, session: Session, planned: Callable[[World], Plan]) -> Result:
         """The session, and those that take its place where ranks die. Collective."""
         while True:
-            summary, worker = session.run(), session.worker
-            result = Result(session.model, worker.parameters, worker.buffers, session.metrics, summary, session.state,
-                            worker.updates)
+            result = session.run()
             if not session.goes_on:
                 return result
-            with agreement(session.transport):
-                following = prepare(chosen, choice, result, session.world)
-            following.carry_on(session)
+            world = session.connection.world
+            with agreement(session.connection.transport):
+                following = Session(planned(world), self.progress, self.stop or StopRequest(), result, session)
             session = following
 
     def _rows_at_once(self, ranks: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from math import isfinite
 from time import perf_counter
@@ -13,7 +13,7 @@ import numpy as np
 
 from pyddl import _core
 from pyddl.comm.model_group import ModelGroup
-from pyddl.comm.operations import Version
+from pyddl.comm.operations import Update, Version
 from pyddl.data.batch import Batch, Ready
 from pyddl.data.prefetch import Loader
 from pyddl.data.sampler import Sampler
@@ -21,8 +21,10 @@ from pyddl.data.source import Source
 from pyddl.data.tickets import SliceLoader, TicketLoader
 from pyddl.errors import NotFiniteError, ParameterError
 from pyddl.models.protocol import Model
-from pyddl.optim import Optimizer
-from pyddl.train.replica import Replica
+from pyddl.models.stages import Stage
+from pyddl.strategies import Turn
+from pyddl.train.phase import PhaseState
+from pyddl.train.replica import Replica, Rules, chains_of
 
 __all__ = ["SHARDS", "Worker"]
 
@@ -35,11 +37,12 @@ class Worker(Replica):
     Parameters
     ----------
     model : Model
-    optimizer : Optimizer
     sampler : Sampler
         Which rows belong to which step.
     reproducible : bool, default=False
         Compute the step in its `SHARDS` micro-shards, one by one, and add them along a binary tree.
+    together : bool, default=False
+        Whether the gradients of all workers are summed, each of its slice of the step.
     batch_sum : callable, optional
         What `Batch.sum` does; the identity by default.
     on_step : callable, optional
@@ -57,11 +60,11 @@ class Worker(Replica):
     Attributes
     ----------
     loader : Loader, SliceLoader or TicketLoader
-        Gives this worker's part of each step, or its tickets; set when training begins.
+        Gives this worker's part of each step, or its tickets; set when a stage begins.
     replicas : list of Worker
         Those that `host` has made.
-    ready : callable or None
-        Where the model announces finished slices of ``gradients``.
+    travels : callable or None
+        ``travels(gradients, slices)`` gives what to announce finished slices of a phase's gradients to, or None.
     last_fetched : tuple of int
     spreads : Counter
         Where there are several servers: the versions of the last fetch, and how many fetches had versions so far apart.
@@ -69,15 +72,15 @@ class Worker(Replica):
 
     loader: Loader | SliceLoader | TicketLoader
 
-    def __init__(self, model: Model, optimizer: Optimizer, sampler: Sampler, *, reproducible: bool = False,
+    def __init__(self, model: Model, sampler: Sampler, *, reproducible: bool = False, together: bool = False,
                  batch_sum: Callable[[np.ndarray], np.ndarray] | None = None,
                  on_step: Callable[[], None] = lambda: None, group: ModelGroup | None = None,
                  rank: int | None = None, updates_only: bool = False, **own: Any):
-        super().__init__(model, optimizer, **own)
-        self.sampler, self.group = sampler, group
+        super().__init__(model, **own)
+        self.sampler, self.group, self.together = sampler, group, together
         self.rank = self.number if rank is None else rank
         self._rounded: np.ndarray | None = None  # the parameters in bfloat16
-        self._rounded_is_current = False
+        self._rounded_phases: set[str] = set()  # of which phases it is current
         if updates_only and getattr(model, "takes_rounded", False):
             self._rounded = model.layout.zeros().view(np.uint16)[: model.layout.size]
         self.replicas: list[Worker] = []
@@ -86,8 +89,13 @@ class Worker(Replica):
         self._shards = SHARDS // self.count if reproducible else 0
         self._partial = [model.layout.zeros() for _ in range(self._shards.bit_length() - 1)] if reproducible else []
         self._batch_sum = _no_sum_of_shards if reproducible else batch_sum
+        self._chains = chains_of(model.buffers, self.number, self.count, together=together)
         self.on_step = on_step
-        self.ready: Ready | None = None
+        self.travels: Callable[[np.ndarray, list[tuple[int, int]]], Ready | None] = lambda gradients, slices: None
+        self.announces: list[Ready | None] = []
+        self._first_step = 0
+        self._batch = Batch(np.empty((0, 0), dtype=np.float32))
+        self._phase: PhaseState
         self.last_fetched: Version = ()
         self.spreads: Counter[int] = Counter()
 
@@ -95,58 +103,126 @@ class Worker(Replica):
         """Make those of ``replicas`` replicas that live on this rank; the worker itself only holds what they share."""
         self.hosts = True
         for number in range(self.number, replicas, self.count):
-            replica = Worker(self.model, self.optimizer, self.sampler, number=number, count=replicas, seed=self.seed,
-                             gradients=self.gradients, rank=self.rank)
-            replica.losses = self.losses
+            replica = Worker(self.model, self.sampler, number=number, count=replicas, seed=self.seed,
+                             gradients=self.whole_gradients, rank=self.rank)
+            replica.losses, replica.rows_seen = self.losses, self.rows_seen
             self.replicas.append(replica)
+        self._hosted = replicas
 
     @property
     def rows(self) -> Sequence[Worker]:
         """Those who take rows of each step: the replicas, or the worker itself."""
         return self.replicas if self.hosts else (self,)
 
-    def open(self, source: Source, first_step: int, steps: int, **options: Any) -> ExitStack:
-        """Start the loaders of all `rows`; the context closes them. Until then anyone may have set the parameters."""
-        self._rounded_is_current = False
+    @property
+    def owners(self) -> int:
+        return self._hosted if self.hosts else self.count
+
+    def enter(self, stage: Stage, rules: Rules) -> None:
+        super().enter(stage, rules)
+        for replica in self.replicas:
+            replica.enter(stage, rules)
+        self._rounded_phases = set()
+        self._covered = sum(each.size for each in self.phases) == self.layout.size
+        self.announce()
+
+    def announce(self) -> None:
+        """From now on finished slices are announced, where that gains anything."""
+        self.announces = [self._travelling(each) for each in self.phases]
+
+    def _travelling(self, phase: PhaseState) -> Ready | None:
+        """Where the model announces finished slices of a phase, by their places in the whole vector."""
+        begin = phase.begin
+        travels = self.travels(self.whole_gradients[phase.place], [
+            (s.begin - begin, s.end - begin) for s in self.layout if begin <= s.begin < phase.end])
+        if travels is None or begin == 0:
+            return travels
+        return lambda first, last: travels(first - begin, last - begin)
+
+    def open(self, source: Source, first_step: int, steps: int, *, stage_began: int = 0, **options: Any) -> ExitStack:
+        """Start the loaders of all `rows`; the context closes them. Until then anyone may have set the parameters.
+
+        Steps are counted from the beginning of training; the stage's are those from ``stage_began`` on.
+        """
+        self._rounded_phases = set()
         loaders = ExitStack()
         for each in self.rows:
+            each._first_step = stage_began
             each.loader = loaders.enter_context(Loader(source, self.sampler, each.number, each.count,
                                                        first_step=first_step, steps=steps, **options))
         return loaders
+
+    def take(self, loader: SliceLoader | TicketLoader, stage_began: int) -> None:
+        """The same with a loader that is given."""
+        self._rounded_phases = set()
+        self.loader, self._first_step = loader, stage_began
 
     def seconds(self) -> tuple[float, float]:
         """Spent so far in computing, and in waiting for data."""
         return (sum(each.compute_seconds for each in self.rows), sum(each.loader.waited for each in self.rows))
 
-    def compute(self) -> bool:
-        """Gradient of this worker's rows of the next step; false at the end of the data."""
+    # ---- a step
+
+    def begin_step(self) -> bool:
+        """Have the rows of the next step; false at the end of the data."""
         batch = self.loader.next()
         if batch is None:
             return False
         if self._batch_sum is not None:
             batch.sum = self._batch_sum
-        batch.group = self.group
-        begin = self._clock()
+        batch.group, batch.chains = self.group, self._chains
         self.samples = len(batch)
-        self.rows_seen += self.samples
-        if self._shards:
-            first = self.number * self._shards
-            self._gradient_of_shards(batch, first, first + self._shards, self.gradients)
-        else:
-            self._loss_of(batch, self.gradients)
-        self.compute_seconds += self._clock() - begin
+        begin, end = self.sampler.rows_of(batch.step)
+        self.samples_of_step = end - begin
+        batch.total = self.samples_of_step if self.together else self.samples
+        self.seen += self.samples
+        self._batch = batch
         return True
 
-    def update(self, *, scale: float, squared_norm: float | None = None) -> None:
-        """Move the parameters by the optimizer's rule, with ``scale * gradients`` as the gradient."""
+    def turns(self) -> Iterator[Turn]:
+        """The turns of this step: until the next one is asked for, vectors are those of the phase."""
+        step = self._batch.step - self._first_step
+        due = [each for each in self.phases if each.is_due(step)]
+        for each in due:
+            self._phase = each
+            self._batch.phase, self._batch.turn, self._batch.ready = each.name, each.number, self.announces[each.number]
+            if each.size < self.layout.size:
+                self.parameters, self.gradients = self.whole[each.place], self.whole_gradients[each.place]
+            yield each.turns[each is due[-1]]
+        self.parameters, self.gradients = self.whole, self.whole_gradients
+
+    @property
+    def clips(self) -> bool:
+        return self._phase.clips
+
+    def compute(self) -> None:
+        """The gradient of the turn's phase, of this worker's rows."""
         begin = self._clock()
-        if self.clips and self.group is not None:
-            squared_norm = self.group.total(self.squared_norm() if squared_norm is None else squared_norm)
-        self.optimizer.update(self.parameters[self.share], self.gradients[self.share], self.state, self._ranges,
-                              scale=scale, step=self.updates, squared_norm=squared_norm, rounded=self._rounded)
-        self._rounded_is_current = self._rounded is not None
-        self.updates += 1
+        batch = self._batch
+        self.rows_seen[batch.phase] += self.samples
+        if self._shards:
+            first = self.number * self._shards
+            self._gradient_of_shards(batch, first, first + self._shards, self.whole_gradients)
+        else:
+            self._loss_of(batch, self.whole_gradients)
         self.compute_seconds += self._clock() - begin
+
+    def update(self, operation: Update) -> None:
+        """Move this worker's share of the phase's parameters by the optimizer's rule."""
+        begin = self._clock()
+        phase = self._phase
+        if phase.clips and self.group is not None:
+            norm = operation.squared_norm
+            operation.squared_norm = self.group.total(self.squared_norm() if norm is None else norm)
+        rounded = None if self._rounded is None else self._rounded[phase.place][phase.share]
+        phase.update(self.whole[phase.place][phase.share], self.whole_gradients[phase.place][phase.share], operation,
+                     clock=self._batch.step - self._first_step, rounded=rounded)
+        self._rounded_phases.add(phase.name)
+        self.compute_seconds += self._clock() - begin
+
+    def squared_norm(self) -> float:
+        """Sum of squares of this one's share of the phase's gradients."""
+        return self._phase.squared_norm(self.whole_gradients[self._phase.place])
 
     def _clock(self) -> float:
         """Seconds, without those that a model group takes within a gradient or an update."""
@@ -154,9 +230,8 @@ class Worker(Replica):
 
     def restart(self) -> None:
         """Forget the optimizer's state."""
-        self.updates = 0
-        for vector in self.state:
-            vector[:] = 0
+        for each in self.phases:
+            each.restart()
 
     def fetched(self, version: Version) -> None:
         """Remember from how many versions the parameters are, where there are several servers."""
@@ -169,7 +244,7 @@ class Worker(Replica):
         self.on_step()
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        self._rounded_is_current = False
+        self._rounded_phases = set()
         super().restore(tensors)
 
     def _gradient_of_shards(self, batch: Batch, first: int, last: int, out: np.ndarray) -> None:
@@ -186,18 +261,26 @@ class Worker(Replica):
             return
         mine, _ = self.sampler.part(batch.step, self.number, self.count)
         begin, end = (position - mine for position in self.sampler.part(batch.step, first, SHARDS))
-        self._loss_of(batch.part(begin, end), out)
+        part = batch.part(begin, end)
+        if self._chains is not None:
+            part.chains = chains_of(self.model.buffers, first, SHARDS, together=True)
+        self._loss_of(part, out)
 
     def _loss_of(self, batch: Batch, gradients: np.ndarray) -> None:
-        batch.ready, batch.rounded = self.ready, self._rounded if self._rounded_is_current else None
-        loss = self.model.gradient(self.parameters, gradients, self.buffers, batch)
+        batch.rounded = self._rounded if self._is_rounded else None
+        loss = self.model.gradient(self.whole, gradients, self.buffers, batch)
         if not isfinite(loss):
             raise NotFiniteError(self._where_not_finite(loss, batch, gradients))
-        self.losses.append(loss)
+        self.losses[batch.phase].append(loss)
+
+    @property
+    def _is_rounded(self) -> bool:
+        """Whether the copy in bfloat16 is true of all parameters."""
+        return len(self._rounded_phases) == len(self.phases) > 0 and self._covered
 
     def _where_not_finite(self, loss: float, batch: Batch, gradients: np.ndarray) -> str:
         message = f"step {batch.step}, rank {self.rank}: the loss is {loss}"
-        for name, vector in (("parameters", self.parameters), ("gradients", gradients)):
+        for name, vector in (("parameters", self.whole), ("gradients", gradients)):
             at = _core.first_not_finite(vector)
             if at >= 0:
                 inside = [s.name for s in self.layout if s.begin <= at < s.end]

@@ -11,6 +11,7 @@ import support
 from support import assert_on_all_ranks
 
 from pyddl.comm import server as module
+from pyddl.comm.cut import shares
 from pyddl.comm.operations import Arrived, Left
 from pyddl.comm.server import ServerPort, serve
 from pyddl.errors import ParameterError, ShapeError
@@ -55,7 +56,7 @@ def test_every_ticket_is_given_once_and_its_push_arrives_once(world, servers, si
                 end.begin_epoch(tickets)
                 for event in pushes(end):
                     same = event.vector.size == 0 or (event.vector == event.vector[0]).all()
-                    assert event.vector.size == end.share.stop - end.share.start
+                    assert event.vector.size == end.cut.lengths[end.number]
                     assert same and not event.vector.flags.writeable
                     arrived.append((event.worker, event.clock, event.samples, event.version))
                     if event.vector.size:
@@ -95,7 +96,7 @@ def test_a_fetched_share_is_one_version(world, servers, size):
                 assert (end.current() == version).all(), event
             assert version == 3 * fetches * (world.size - servers)
         else:
-            bounds = module.shares(size, servers)
+            bounds = shares(size, servers)
             out, gradient, before = np.empty(size, np.float32), np.zeros(size, np.float32), (-1,) * servers
             for _ in range(fetches):
                 versions = per_server(end.fetch(out), servers)
@@ -210,10 +211,10 @@ def test_large_vectors_travel_in_chunks(world, servers, monkeypatch):
     with serve(world, world.transport, servers=servers, size=size) as end:
         if isinstance(end, ServerPort):
             end.begin_epoch()
-            end.free()[:] = np.arange(size)[end.share]
+            end.free()[:] = end.cut.part(end.number, np.arange(size))
             end.publish()
             for event in pushes(end):
-                assert (event.vector == 2 * np.arange(size)[end.share]).all()
+                assert (event.vector == 2 * end.cut.part(end.number, np.arange(size))).all()
         else:
             out = np.zeros(size, np.float32)
             end.fetch(out)

@@ -10,7 +10,8 @@ import pytest
 from support import assert_on_all_ranks
 
 import pyddl.comm
-from pyddl.comm.group import Groups, shares
+from pyddl.comm.cut import shares
+from pyddl.comm.group import Groups
 
 LENGTHS = [1, 15, 1023, 1024, 1025, 5000, 32_768, 32_769, 100_003]
 
@@ -280,7 +281,7 @@ def test_ranks_that_do_not_see_each_other_in_proc_share_memory_by_its_name(mpiru
         x[:] = 1
         transport.sum(x)
         left = [name for name in os.listdir("/dev/shm") if f"/{name}" in names]
-        print((x == 3).all(), len(names), transport.shares(x), left)
+        print((x == 3).all(), len(names), transport.is_shared(x), left)
     """)
     assert done.code == 0, done.err
     assert done.out.count("True 2 True []") == 3, done.out
@@ -421,7 +422,7 @@ def test_refused_space_means_private_memory_and_the_same_sums(mpirun, refused):
         setrlimit(OPEN_FILES, (1000, 1000))
         x[:] = t.rank + 1
         t.sum(x)
-        print(f"{{(x == 3).all()}} {{t.shares(x)}} <{{os.getpid()}}>")
+        print(f"{{(x == 3).all()}} {{t.is_shared(x)}} <{{os.getpid()}}>")
     """)
     assert done.code == 0, done.err
     assert done.out.count("True False") == 2, done.out

@@ -6,22 +6,24 @@ import numpy as np
 import pytest
 from golden import Worker, assert_same, by_simulation
 
+from pyddl.comm.machine import Machine
 from pyddl.comm.operations import (
     Arrived,
+    Average,
+    BeginStep,
+    Compute,
     Epoch,
-    average,
-    compute,
-    exchange,
-    fetch,
-    gather,
-    next_epoch,
-    publish,
-    push,
-    receive,
-    step_done,
-    sum_over_workers,
+    Exchange,
+    Fetch,
+    Gather,
+    NextEpoch,
+    Publish,
+    Push,
+    Receive,
+    StepDone,
+    Sum,
 )
-from pyddl.comm.simulated import Machine, Simulation
+from pyddl.comm.simulated import Simulation
 from pyddl.comm.simulated_servers import Published
 from pyddl.errors import CommError, InternalError, ParameterError
 from pyddl.strategies import strategy
@@ -36,11 +38,14 @@ class Actor:
     def __init__(self, *work):
         self.work, self.samples, self.done = list(work), 0, 0
 
-    def compute(self):
+    def begin_step(self):
         if not self.work:
             return False
         self.samples = self.work.pop(0)
         return True
+
+    def compute(self):
+        pass
 
     def step_done(self):
         self.done += 1
@@ -56,10 +61,11 @@ def run(machine, actors, program):
 def test_a_sum_waits_for_the_last_and_takes_its_time():
     def program(number, answers):
         vector = np.full(4, number + 1, dtype=np.float32)
-        yield compute()
-        answers.append((yield sum_over_workers(vector, number)))
+        yield BeginStep()
+        yield Compute()
+        answers.append((yield Sum(vector, number)))
         answers.append(vector[0])
-        yield step_done()
+        yield StepDone()
 
     actors = [Actor(1), Actor(3), Actor(2), Actor(2)]
     timelines, answers = run(EXACT, actors, program)
@@ -74,9 +80,9 @@ def test_a_sum_waits_for_the_last_and_takes_its_time():
 def test_within_a_node_its_own_latency_and_bandwidth_count():
     def program(number, answers):
         vector = np.full(4, number, dtype=np.float32)
-        yield average(vector, 1, level="node")
+        yield Average(vector, [vector], [1], level="node")
         answers.append(vector[0])
-        yield exchange(vector, vector2 := np.zeros(4, dtype=np.float32), number ^ 2)
+        yield Exchange(vector, vector2 := np.zeros(4, dtype=np.float32), number ^ 2)
         answers.append(vector2[0])
 
     timelines, answers = run(EXACT, [Actor() for _ in range(4)], program)
@@ -88,7 +94,8 @@ def test_who_is_faster_goes_first():
     order = []
 
     def program(number, answers):
-        while (yield compute()):
+        while (yield BeginStep()):
+            yield Compute()
             order.append(number)
 
     run(EXACT, [Actor(*[10] * 2), Actor(*[1] * 3)], program)
@@ -114,6 +121,7 @@ class Fenced(Actor):
 
     def received(self, arrived):
         self.arrived.append((arrived.worker, arrived.samples, arrived.version, arrived.clock, arrived.vector.copy()))
+        return arrived
 
     def published(self, version):
         self.versions.append(version)
@@ -128,23 +136,24 @@ def serve(machine, workers, server, worker):
 
 
 def add_up(port):
-    assert (yield next_epoch()).number == 1
-    while (arrived := (yield receive())) is not None:
+    assert (yield NextEpoch()).number == 1
+    while (arrived := (yield Receive())) is not None:
         if isinstance(arrived, Arrived):
             port.free()[:] = port.current() + arrived.vector
-            yield publish(port.version + 1)
-    assert (yield next_epoch()) is None
+            yield Publish(port.version + 1)
+    assert (yield NextEpoch()) is None
 
 
 def push_and_fetch(number):
     vector, out = np.full(4, number + 1, dtype=np.float32), np.zeros(4, dtype=np.float32)
-    yield next_epoch()
-    version = yield fetch(out)
-    while (yield compute()):
-        yield push(vector, 10, version)
-        version = yield fetch(out)
+    yield NextEpoch()
+    version = yield Fetch(out)
+    while (yield BeginStep()):
+        yield Compute()
+        yield Push(vector, 10, version)
+        version = yield Fetch(out)
         vector += out
-    yield next_epoch()
+    yield NextEpoch()
 
 
 def test_a_push_and_a_fetch_take_latency_link_and_update():
@@ -170,10 +179,10 @@ def test_a_servers_link_carries_one_vector_at_a_time():
 
 def test_a_worker_waits_while_both_slots_of_its_mailbox_are_full():
     def busy(number):
-        yield next_epoch()
+        yield NextEpoch()
         for clock in range(4):
-            yield push(np.full(4, clock, dtype=np.float32), 1, 0)
-        yield next_epoch()
+            yield Push(np.full(4, clock, dtype=np.float32), 1, 0)
+        yield NextEpoch()
 
     slow = replace(LINKED, update_bandwidth=0.16)  # an update takes 100 s
     timelines, (server, _) = serve(slow, [[]], add_up, busy)
@@ -184,8 +193,8 @@ def test_a_worker_waits_while_both_slots_of_its_mailbox_are_full():
 
 def test_a_fetch_for_which_nobody_publishes_is_an_error():
     def hopes(number):
-        yield next_epoch()
-        yield fetch(np.zeros(4, dtype=np.float32), 7)
+        yield NextEpoch()
+        yield Fetch(np.zeros(4, dtype=np.float32), 7)
 
     with pytest.raises(CommError, match=r"ranks \[1\] wait for progress, servers \[0\] wait for pushes"):
         serve(LINKED, [[]], add_up, hopes)
@@ -193,9 +202,9 @@ def test_a_fetch_for_which_nobody_publishes_is_an_error():
 
 def test_progress_may_only_grow():
     def shrinks(port):
-        yield next_epoch()
-        yield publish(5)
-        yield publish(4)
+        yield NextEpoch()
+        yield Publish(5)
+        yield Publish(4)
 
     with pytest.raises(InternalError, match="published progress 4 after 5"):
         serve(LINKED, [], shrinks, push_and_fetch)
@@ -203,7 +212,7 @@ def test_progress_may_only_grow():
 
 def test_gathered_vectors_are_in_the_order_of_workers():
     def program(number, answers):
-        answers.append((yield gather(np.array([number]))))
+        answers.append((yield Gather(np.array([number]))))
 
     _, answers = run(EXACT, [Actor() for _ in range(3)], program)
     assert all(np.array_equal(np.concatenate(each[0]), [0, 1, 2]) for each in answers)
@@ -233,7 +242,7 @@ def test_random_times_have_the_mean_and_the_spread_that_were_asked_for():
 
 def test_workers_that_do_not_do_the_same_are_named():
     def program(number, answers):
-        yield sum_over_workers(np.zeros(1, dtype=np.float32)) if number else average(np.zeros(1, dtype=np.float32), 1)
+        yield Sum(np.zeros(1, dtype=np.float32)) if number else Average(np.zeros(1, dtype=np.float32), [], [])
 
     with pytest.raises(InternalError, match="worker 1 yielded Sum, but worker 0 Average"):
         run(EXACT, [Actor(), Actor()], program)
@@ -242,7 +251,7 @@ def test_workers_that_do_not_do_the_same_are_named():
 def test_a_wait_for_a_worker_that_has_ended_is_an_error():
     def program(number, answers):
         if number:
-            yield sum_over_workers(np.zeros(1, dtype=np.float32))
+            yield Sum(np.zeros(1, dtype=np.float32))
 
     with pytest.raises(CommError, match=r"workers \[1, 2\] wait in Sum for \[0\], who have ended"):
         run(EXACT, [Actor(), Actor(), Actor()], program)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from pyddl.errors import ParameterError
 from pyddl.strategies import NAMES, Allreduce, Auto, Averaging, Elastic, Gossip, Local, Sequential, Server, Split
-from pyddl.strategies.auto import Choice, Figures, Link, candidates, step_seconds
+from pyddl.strategies.auto import Choice, candidates
+from pyddl.strategies.figures import Figures, Link
 
 LINKS = {name: Link(1e-3, 1e9)
          for name in ("sum", "average", "replicas", "owners", "exchange", "pass", "served", "node")}
@@ -18,7 +19,7 @@ MOVED = 3e-3  # of an operation on 2 MB by these links
 
 
 def seconds(strategy, **changes):
-    return step_seconds(strategy, replace(FIGURES, **changes))
+    return strategy.step_seconds(replace(FIGURES, **changes))
 
 
 def test_an_operation_takes_its_latency_and_its_bytes():
@@ -78,7 +79,7 @@ def test_longer_periods_wait_less_for_the_slowest():
 def test_every_strategy_is_offered_and_has_a_cost(nodes):
     offered = candidates(nodes)
     assert {each.name for each in offered} == set(NAMES) - {"auto"}
-    assert all(step_seconds(each.strategy, FIGURES) > 0 for each in offered)
+    assert all(each.strategy.step_seconds(FIGURES) > 0 for each in offered)
     assert (("averaging", {"node_period": 1}) in [each[:2] for each in offered]) == (nodes > 1)
     meanings = {str(each): each.meaning for each in offered}
     assert {name for name, meaning in meanings.items() if meaning == "as one process"} == {

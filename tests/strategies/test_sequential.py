@@ -21,7 +21,7 @@ from golden import (
 
 from pyddl.comm.group import Groups
 from pyddl.comm.lock import NoLock
-from pyddl.comm.operations import Compute, Lock, Unlock
+from pyddl.comm.operations import BeginStep, Compute, Lock, Unlock, Update
 from pyddl.errors import CommError, InternalError, ParameterError
 from pyddl.strategies import strategy
 
@@ -65,9 +65,12 @@ def test_each_turn_holds_the_lock():
     chosen = strategy("sequential", replicas=2)
     steps = chosen.worker(Worker(0, 1, chosen))
     yielded = [next(steps)]
-    for _ in range(5):
-        yielded.append(steps.send(True))
-    assert [type(operation) for operation in yielded] == [Lock, Compute, Unlock] * 2
+    for _ in range(9):
+        answer = True
+        if isinstance(yielded[-1], BeginStep):
+            answer = yielded[-1].replica.begin_step()
+        yielded.append(steps.send(answer))
+    assert [type(operation) for operation in yielded] == [Lock, BeginStep, Compute, Update, Unlock] * 2
     assert [operation.replica.number for operation in yielded if isinstance(operation, Compute)] == [0, 1]
 
 

@@ -14,7 +14,7 @@ from pyddl.errors import DataError, ParameterError
 from pyddl.models import Autoencoder
 from pyddl.optim import SGD, Adam
 from pyddl.strategies import Auto
-from pyddl.strategies.auto import Figures, Link
+from pyddl.strategies.figures import Figures, Link
 from pyddl.train import StopRequest, Trainer, auto, rehearsal
 from pyddl.train.progress import Progress
 from pyddl.train.rehearsal import rehearse

@@ -6,11 +6,11 @@ import time
 
 import numpy as np
 import pytest
-from small_runs import ROWS, TEST, Buffered, StopAfter, same_everywhere, train
+from small_runs import ROWS, TEST, Buffered, StopAfter, entered, same_everywhere, train
 
 import pyddl
 from pyddl.comm import use
-from pyddl.comm.operations import Arrived, compute, next_epoch
+from pyddl.comm.operations import Arrived, BeginStep, Compute, NextEpoch, Update
 from pyddl.comm.simulated_servers import Published
 from pyddl.data.batch import Batch
 from pyddl.data.sampler import Sampler
@@ -203,7 +203,7 @@ def test_what_servers_have_trained_goes_on_as_well_in_this_process(world):
 
 
 def test_a_worker_counts_how_far_apart_the_versions_of_servers_are():
-    worker = Worker(Autoencoder(20, hidden=(8, 3)), optimizer("adam"), Sampler(100, 10))
+    worker = Worker(Autoencoder(20, hidden=(8, 3)), Sampler(100, 10))
     for version in ((3, 5, 4), (6, 6, 6), (7, 9, 8), 4):
         worker.fetched(version)
     assert worker.spreads == {0: 1, 2: 2} and worker.last_fetched == (7, 9, 8)
@@ -221,42 +221,43 @@ def test_buffers_are_merged_by_their_rules(world, mode):
 
 
 def test_the_server_refuses_what_is_not_finite():
-    server = trained_server.Server(Autoencoder(20, hidden=(8, 3)), optimizer("adam"), Sampler(100, 10), number=0,
-                                   count=1, workers=2)
+    server = entered(trained_server.Server(Autoencoder(20, hidden=(8, 3)), Sampler(100, 10), number=0, count=1, workers=2),
+                     optimizer("adam"))
     vector = np.zeros(server.layout.size, dtype=np.float32)
-    server.received(Arrived(0, 5, 0, vector, 0))
+    server.received(Arrived(0, 5, 0, vector, "all", 5))
     vector[5] = np.inf
     with pytest.raises(NotFiniteError, match=r"step 0, rank 2: it pushed a vector whose first bad value is inf, in "):
-        server.received(Arrived(1, 5, 0, vector, 0))
+        server.received(Arrived(1, 5, 0, vector, "all", 5))
 
 
-def test_an_update_is_scaled_by_its_staleness_and_scheduled_by_samples():
+def test_an_update_is_scaled_by_its_rate_and_scheduled_by_samples():
     """Half a step's samples in each push: the learning rate falls to a tenth with every second one."""
     model = Autoencoder(20, hidden=(8, 3))
     rule = optimizer("sgd", learning_rate=schedule("step", 0.5, step_every=1, step_factor=0.1))
-    server = trained_server.Server(model, rule, Sampler(100, 10), number=0, count=1, workers=2)
+    server = entered(trained_server.Server(model, Sampler(100, 10), number=0, count=1, workers=2), rule)
     vector = np.ones(server.layout.size, dtype=np.float32)
     port = Published(server.parameters)
     server.serve(port)
     before = port.current().copy()
     for clock, (staleness, rate) in enumerate([(1, 0.5), (2, 0.5), (1, 0.05), (4, 0.05), (1, 0.005)]):
-        server.received(Arrived(clock % 2, 5, server.version, vector, clock))
-        server.update(vector, scale=1 / 5, rate=1 / staleness)
+        server.received(Arrived(clock % 2, 5, server.version, vector, "all", 5))
+        server.update(Update(1 / 5, vector=vector, phase="all", rate=1 / staleness))
         server.published(port.publish(0))
         np.testing.assert_allclose(before - port.current(), rate / 5 / staleness, rtol=1e-5)
         before = port.current().copy()
 
 
 def test_between_fetches_a_worker_begins_each_epoch_without_optimizer_state():
-    worker = Worker(Autoencoder(20, hidden=(8, 3)), optimizer("adam"), Sampler(100, 10))
+    worker = entered(Worker(Autoencoder(20, hidden=(8, 3)), Sampler(100, 10)), optimizer("adam"))
     moved = []
     for _ in range(2):
         worker.restart()
-        worker.parameters[:] = 0
-        worker.gradients[:] = 3
-        worker.update(scale=1.0)
+        worker.whole[:] = 0
+        worker.whole_gradients[:] = 3
+        for _ in worker.turns():
+            worker.update(Update(1.0))
         moved.append(worker.parameters.copy())
-    assert worker.updates == 1 and moved[0].any() and np.array_equal(*moved)
+    assert worker.phases[0].updates == 1 and moved[0].any() and np.array_equal(*moved)
 
 
 def test_what_is_not_finite_ends_all_ranks_with_the_workers_name(mpirun):
@@ -311,9 +312,10 @@ class Silent(Server):
         if me.number > 0:
             yield from super().worker(me)
             return
-        while (yield next_epoch()) is not None:
-            while (yield compute()):
-                pass
+        while (yield NextEpoch()) is not None:
+            while (yield BeginStep()):
+                for _ in me.turns():
+                    yield Compute()
 
 
 @pytest.mark.mpi(min_size=2)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_runs import ROWS, TEST, Buffered, StopAfter, same_everywhere, train
+from small_runs import ROWS, TEST, Buffered, StopAfter, entered, same_everywhere, train
 
 from pyddl.comm import threads
 from pyddl.data import ArraySource
@@ -163,7 +163,7 @@ def test_sharded_optimizer_state_changes_nothing_but_memory(world, options):
         np.testing.assert_allclose(sharded.parameters, whole.parameters, rtol=1e-3, atol=2e-5)
     else:
         assert np.array_equal(sharded.parameters, whole.parameters)
-        assert all(np.array_equal(a, b) for a, b in zip(sharded.state, whole.state, strict=True))
+        assert all(np.array_equal(sharded.state[name], vector) for name, vector in whole.state.items())
     clipped = train(shard_optimizer=True, clip_norm=0.5, **options)
     np.testing.assert_allclose(clipped.parameters, train(clip_norm=0.5, **options).parameters, rtol=1e-3, atol=2e-5)
 
@@ -171,8 +171,8 @@ def test_sharded_optimizer_state_changes_nothing_but_memory(world, options):
 @pytest.mark.mpi
 def test_each_rank_keeps_its_share_of_the_state(world):
     model = Autoencoder(20, hidden=(8, 3))
-    worker = Worker(model, optimizer("adam"), Sampler(100, 10), number=world.rank, count=world.size, sharded=True)
-    held = world.transport.gather(np.array([sum(vector.size for vector in worker.state)], dtype=np.float64))
+    worker = entered(Worker(model, Sampler(100, 10), number=world.rank, count=world.size, sharded=True), optimizer("adam"))
+    held = world.transport.gather(np.array([sum(vector.size for vector in worker.phases[0].state)], dtype=np.float64))
     assert sum(each[0] for each in held) == 2 * model.layout.size
     assert max(each[0] for each in held) <= 2 * (model.layout.size / world.size + ALIGNMENT)
 
@@ -184,7 +184,7 @@ def test_a_result_in_shares_is_gone_on_from_as_it_is_or_whole(world):
             ROWS, TEST, start=start)
 
     first, expected = fit(epochs=2, shard_optimizer=True), fit()
-    assert all(mine.size < first.parameters.size for mine in first.state)
+    assert all(mine.size < first.parameters.size for mine in first.state.values())
     for again in (fit(first, shard_optimizer=True), fit(first.whole(), shard_optimizer=True), fit(first.whole())):
         np.testing.assert_allclose(again.parameters, expected.parameters, rtol=1e-3, atol=2e-5)
     with pytest.raises(ShapeError, match=r"has shape .* this model needs .*: whole\(\) of that result gathers shares"):

@@ -10,7 +10,7 @@ import pytest
 import small_runs
 
 from pyddl.comm.activity import Activity
-from pyddl.comm.operations import compute, sum_over_workers
+from pyddl.comm.operations import Compute, Sum
 from pyddl.models import Autoencoder
 from pyddl.train.watchdog import Watchdog, report
 
@@ -115,12 +115,12 @@ def test_progress_of_one_rank_keeps_all_from_being_stuck(tmp_path, capfd, monkey
         for dog in dogs:
             dog._look()
 
-    idle.begin(sum_over_workers(np.zeros(3, np.float32)))
+    idle.begin(Sum(np.zeros(3, np.float32)))
     for _ in range(50):
         busy.beat()
         pass_a_tenth_of_a_second()
     assert not ended.is_set()
-    busy.begin(compute())
+    busy.begin(Compute())
     for _ in range(30):
         pass_a_tenth_of_a_second()
     assert ended.is_set() and ended.code == 1
@@ -185,31 +185,31 @@ def test_debug_mode_finds_nothing_wrong_with_a_whole_run(world, tmp_path, option
 
 
 @pytest.mark.parametrize(("worker", "said"), [
-    ("""while (yield compute()):
-            yield sum_over_workers(me.gradients[:32 if rank == 1 else 64], 1)
-            yield step_done()""",
+    ("""while (yield BeginStep()):
+            yield Sum(me.gradients[:32 if rank == 1 else 64], 1)
+            yield StepDone()""",
      "ranks 0, 2: sum of 64 float32 (operation 2); rank 1: sum of 32 float32 (operation 2)"),
-    ("""yield compute()
+    ("""yield BeginStep()
         if rank != 1:
-            yield compute()
-        yield sum_over_workers(me.gradients, 1)""",
+            yield BeginStep()
+        yield Sum(me.gradients, 1)""",
      "ranks 0, 2: sum of 464 float32 (operation 3); rank 1: sum of 464 float32 (operation 2)"),
-    ("""yield compute()
+    ("""yield BeginStep()
         if rank == 1:
             return
-        yield sum_over_workers(me.gradients, 1)""", "rank 1: gather"),
-    ("""yield compute()
+        yield Sum(me.gradients, 1)""", "rank 1: gather"),
+    ("""yield BeginStep()
         if rank == 1:
-            yield average(np.zeros(6, np.float32), 1)
+            yield Average(np.zeros(6, np.float32), [np.zeros(6, np.float32)], [1])
         else:
-            yield average(np.zeros(7, np.float32), 1)""",
+            yield Average(np.zeros(7, np.float32), [np.zeros(7, np.float32)], [1])""",
      "ranks 0, 2: average (world) of 7 float32 (operation 2); rank 1: average (world) of 6 float32 (operation 2)"),
-    ("yield gather_from_owners(me.parameters[:64 if rank else 32])",
+    ("yield GatherFromOwners(me.parameters[:64 if rank else 32])",
      "rank 0: gather from owners of 32 float32 (operation 1); ranks 1, 2: gather from owners of 64 float32"),
-    ("yield sum_to_owners(me.gradients, 1) if rank else sum_over_workers(me.gradients, 1)",
+    ("yield SumToOwners(me.gradients, 1) if rank else Sum(me.gradients, 1)",
      "rank 0: sum of 464 float32 (operation 1); ranks 1, 2: sum to owners of 464 float32 (operation 1)"),
     ("""if rank < 2:
-            yield exchange(me.parameters[:64 if rank else 32], np.zeros(64, np.float32), 1 - rank)""",
+            yield Exchange(me.parameters[:64 if rank else 32], np.zeros(64, np.float32), 1 - rank)""",
      "rank 0: exchange of 32 float32; rank 1: exchange of 64 float32"),
 ])
 def test_debug_mode_names_what_differs(mpirun, worker, said):

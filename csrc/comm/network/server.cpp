@@ -142,7 +142,7 @@ void Server::go_on(std::size_t i) {
     const std::int64_t kind = member.request[0];
     if (kind == push) {
         if (!over(member, member.pushed) || member.gone) return;
-        desk_.post(member.worker, member.request[1], member.request[2]);
+        desk_.post(member.worker, member.request[1], member.request[2], member.request[3]);
         member.asked = false;
     } else if (kind == fetch || kind == claim_ticket) {
         answer(member);
@@ -224,7 +224,7 @@ Worker::Worker(MPI_Comm comm, int server, const std::string& name, int number, s
                int (*look)())
     : comm_(comm), server_(server), name_(name), number_(number), length_(length), chunk_(chunk), look_(look) {}
 
-void Worker::push(const float* vector, std::int64_t samples, std::int64_t version) {
+void Worker::push(const float* vector, std::int64_t samples, std::int64_t version, std::int64_t note) {
     const double began = now();
     while (pushes_ - taken_ == 2) receive_taken();
     const auto i = static_cast<std::size_t>(pushes_ % 2);
@@ -232,7 +232,8 @@ void Worker::push(const float* vector, std::int64_t samples, std::int64_t versio
     const double free = now();
     wait_seconds_ += free - began;
     vectors_[i].assign(vector, vector + length_);
-    send({network::push, samples, version, pushes_++});
+    send({network::push, samples, version, note});
+    ++pushes_;
     send_vector(comm_, server_, vectors_[i].data(), length_, chunk_, pushed_[i]);
     communication_seconds_ += now() - free;
     bytes_sent_ += length_ * static_cast<std::int64_t>(sizeof(float));

@@ -41,7 +41,7 @@ class Desk {
   public:
     virtual ~Desk() = default;
     virtual float* slot(int worker) = 0;  ///< where the worker's next push goes
-    virtual void post(int worker, std::int64_t samples, std::int64_t version) = 0;
+    virtual void post(int worker, std::int64_t samples, std::int64_t version, std::int64_t note) = 0;
     struct Pinned {
         const float* data = nullptr;  ///< null: the progress has not been published
         std::int64_t version = 0;
@@ -125,7 +125,7 @@ class Worker {
     Worker(MPI_Comm comm, int server, const std::string& name, int number, std::int64_t length, std::int64_t chunk,
            int (*look)());
 
-    void push(const float* vector, std::int64_t samples, std::int64_t version);
+    void push(const float* vector, std::int64_t samples, std::int64_t version, std::int64_t note = 0);
     /// Once the server is through with this worker's pushes, ask for the vector; then wait for it. `out` must stay
     /// where it is.
     void request(float* out, std::int64_t progress);

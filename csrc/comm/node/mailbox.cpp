@@ -33,9 +33,9 @@ bool Mailbox::all_used() const { return slots_[slot_of(clock_ + slots - 1)].stat
 
 Futex& Mailbox::latest() { return slots_[slot_of(clock_ + slots - 1)].state; }
 
-void Mailbox::post(std::int64_t samples, std::int64_t version) {
+void Mailbox::post(std::int64_t samples, std::int64_t version, std::int64_t note) {
     Slot& slot = slots_[slot_of(clock_)];
-    slot.push = {samples, version, clock_++};
+    slot.push = {samples, version, note, clock_++};
     slot.state.set(posted);
 }
 

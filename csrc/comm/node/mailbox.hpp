@@ -18,6 +18,7 @@ class Mailbox {
     struct Push {
         std::int64_t samples = 0;
         std::int64_t version = 0;  ///< that the vector was computed from
+        std::int64_t note = 0;     ///< whatever else there is to say of it
         std::int64_t clock = 0;    ///< pushes of this worker before this one
     };
 
@@ -39,7 +40,7 @@ class Mailbox {
     Futex& latest();
     float* next() const { return vector(slot_of(clock_)); }
     /// Hand over next() as the next push.
-    void post(std::int64_t samples, std::int64_t version);
+    void post(std::int64_t samples, std::int64_t version, std::int64_t note);
 
     // ---- the server
 

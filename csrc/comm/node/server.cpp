@@ -203,11 +203,11 @@ Worker::Worker(std::shared_ptr<SharedMemory> memory, Shard::Shape shape, int num
     seat_.presence.enter();
 }
 
-void Worker::push(const float* vector, std::int64_t samples, std::int64_t version) {
+void Worker::push(const float* vector, std::int64_t samples, std::int64_t version, std::int64_t note) {
     const double began = wait(mailbox_.emptied(), [&] { return mailbox_.has_room(); });
     const std::int64_t bytes = shard_.shape.length * static_cast<std::int64_t>(sizeof(float));
     if (bytes > 0) std::memcpy(mailbox_.next(), vector, static_cast<std::size_t>(bytes));
-    mailbox_.post(samples, version);
+    mailbox_.post(samples, version, note);
     shard_.bell.advance();
     communication_seconds_ += now() - began;
     bytes_sent_ += bytes;

@@ -166,7 +166,7 @@ class Worker {
     /// After the server and all mates have entered.
     void watch() { process_.watch(shard_.server.process.load()); }
 
-    void push(const float* vector, std::int64_t samples, std::int64_t version);
+    void push(const float* vector, std::int64_t samples, std::int64_t version, std::int64_t note = 0);
     /// Copy the newest version once the server is through with this worker's pushes and the progress is reached; the
     /// version.
     std::int64_t fetch(float* out, std::int64_t progress);

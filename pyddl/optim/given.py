@@ -1,0 +1,59 @@
+"""From the training options to an optimizer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from pyddl.optim import MomentumSchedule, Optimizer, Schedule, optimizer, schedule
+from pyddl.optim.base import argument_names
+
+__all__ = ["optimizer_of"]
+
+SCHEDULED = {"schedule": "constant", "warmup": 0, "step_every": 1000, "step_factor": 0.5, "minimum_rate": 0.0}
+"""What makes a schedule of a learning rate, where nothing else is said."""
+
+
+def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps: int, rate_scale: float = 1.0,
+                 own: Mapping[str, Any] | None = None) -> Optimizer:
+    """A new optimizer as the training options describe it, with its schedules.
+
+    Parameters
+    ----------
+    given : str or Optimizer
+        A rule's name; an object is taken as it is, with its own rate, schedule, decay and clipping.
+    options : mapping
+        Of training.
+    total_steps : int
+        For schedules that know their end.
+    rate_scale : float, default=1
+        Of the model: see `pyddl.models.Model`.
+    own : mapping, optional
+        What a phase wants otherwise: ``optimizer``, options, or arguments of the rule.
+    """
+    own = dict(own or {})
+    given = own.pop("optimizer", given)
+    if not isinstance(given, str):
+        if not own:
+            return copy.copy(given)
+        arguments = {name: getattr(given, name) for name in argument_names(type(given))}
+        wanted = {name: own.pop(name) for name in SCHEDULED if name in own}
+        if wanted:
+            peak = own.pop("learning_rate", given.learning_rate)
+            own["learning_rate"] = _rate(peak, {**SCHEDULED, **wanted}, total_steps)
+        return type(given)(**{**arguments, **own})
+    options = {**options, **{name: own.pop(name) for name in list(own) if name in options}}
+    arguments = {name: options[name] for name in ("weight_decay", "clip_norm", "momentum") if options[name] is not None}
+    if options["momentum_schedule"] == "sutskever":
+        largest = {"maximum": arguments["momentum"]} if "momentum" in arguments else {}
+        arguments["momentum"] = MomentumSchedule(**largest)
+    peak = options["learning_rate"]
+    if peak is None:
+        peak = optimizer(given).learning_rate  # the rule's own default
+    return optimizer(given, **{"learning_rate": _rate(peak, options, total_steps), **arguments, **own})
+
+
+def _rate(peak: Any, options: Mapping[str, Any], total_steps: int) -> float | Schedule:
+    return schedule(options["schedule"], peak, warmup_steps=options["warmup"], step_every=options["step_every"],
+                    step_factor=options["step_factor"], minimum=options["minimum_rate"], total_steps=total_steps)

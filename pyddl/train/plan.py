@@ -1,0 +1,216 @@
+"""Plan: what a training is to be - checked facts, the same on every rank, before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pyddl.comm.world import World
+from pyddl.data import Source
+from pyddl.data.sampler import Sampler
+from pyddl.data.statistics import Statistics
+from pyddl.errors import DataError, ParameterError, ShapeError
+from pyddl.models.protocol import Model, described
+from pyddl.models.stages import Phase, stages_of
+from pyddl.optim import Optimizer
+from pyddl.optim.given import optimizer_of
+from pyddl.strategies import Strategy
+from pyddl.strategies.auto import Choice
+from pyddl.train.calendar import Calendar, Span
+from pyddl.train.division import Division
+from pyddl.train.replica import checked_buffers
+from pyddl.train.worker import SHARDS
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training on this rank. Making one checks it; nothing in that is collective, so it may fail on some ranks only.
+
+    Parameters
+    ----------
+    whole_model : Model
+        As it was given: where it is split, each rank trains a part, the division's ``model``.
+    strategy : Strategy
+    given_optimizer : str or Optimizer
+    options : dict
+        All training options, checked.
+    world : World
+    data : Source
+    test : Source or None
+    config : dict
+        What ``config.toml`` records of data and model.
+    out : str or None
+        The run directory.
+    passes : int, optional
+        Stop after so many epochs of all stages together.
+    choice : Choice, optional
+        How strategy `auto` came to this one.
+    division : Division, optional
+        Of the ranks into workers; made here by default.
+
+    Raises
+    ------
+    ParameterError, ShapeError, DataError
+    """
+
+    whole_model: Model
+    strategy: Strategy
+    given_optimizer: str | Optimizer
+    options: dict[str, Any]
+    world: World
+    data: Source
+    test: Source | None
+    config: dict[str, Any] = field(default_factory=dict)
+    out: str | None = None
+    passes: int | None = None
+    choice: Choice | None = None
+    division: Division = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.division is None:
+            made = Division(self.world, self.whole_model, self.strategy, self.options)
+            object.__setattr__(self, "division", made)
+        self._check_data()
+        self._check_model()
+        self._check_ranks()
+        for span in self.calendar.spans:
+            for phase in span.stage.phases:
+                self._check_rule(self.rule(span, phase))
+                if self.strategy.servers:
+                    self._check_rule(self.rule(span, phase, served=True))
+
+    # ---- what follows from it
+
+    @property
+    def model(self) -> Model:
+        return self.division.model
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        return Sampler(len(self.data), self.options["batch_size"], self.options["seed"])
+
+    @cached_property
+    def calendar(self) -> Calendar:
+        return Calendar(self.sampler, stages_of(self.model), self.options["epochs"])
+
+    @cached_property
+    def end(self) -> int:
+        """The step at which training is over."""
+        return min(self.calendar.end, (self.passes or self.calendar.epochs) * self.sampler.steps_per_epoch)
+
+    @property
+    def epochs(self) -> int:
+        """Of all stages together."""
+        return min(self.calendar.epochs, self.passes or self.calendar.epochs)
+
+    @property
+    def workers(self) -> int:
+        """Who take rows: servers do not."""
+        return self.division.count - self.strategy.servers
+
+    def rule(self, span: Span, phase: Phase, *, served: bool = False) -> Optimizer:
+        """A new optimizer for a phase, of workers or of servers."""
+        given = self.strategy.server_optimizer or self.given_optimizer if served else self.given_optimizer
+        return optimizer_of(given, self.options, span.end - span.first, getattr(self.model, "rate_scale", 1.0),
+                            phase.optimizer)
+
+    def rules(self, span: Span, *, served: bool = False) -> Callable[[Phase], Optimizer]:
+        """The same for all phases of a stage."""
+        return lambda phase: self.rule(span, phase, served=served)
+
+    @cached_property
+    def optimizer(self) -> Optimizer:
+        """The workers', without what phases want otherwise: for people and files."""
+        last = self.calendar.spans[-1]
+        return optimizer_of(self.given_optimizer, self.options, last.end - last.first)
+
+    @cached_property
+    def server_optimizer(self) -> Optimizer:
+        """The servers'."""
+        last = self.calendar.spans[-1]
+        return optimizer_of(self.strategy.server_optimizer or self.given_optimizer, self.options, last.end - last.first)
+
+    def statistics(self) -> Statistics:
+        """Of the training rows; all ranks share the work."""
+        return Statistics(self.data, self.world.rank, self.world.size, self.world.transport.gather_objects)
+
+    def about(self) -> dict[str, Any]:
+        """What a run that goes on must have in common with the one that wrote its checkpoint."""
+        return {**described(self.whole_model), "rows": len(self.data), "features": self.data.features,
+                **{name: self.options[name] for name in ("batch_size", "seed", "reproducible")},
+                "fingerprint of the data": self.data.fingerprint(),
+                "optimizer": (self.server_optimizer if self.strategy.servers else self.optimizer).name,
+                "replicas": 1 if self.strategy.replicated else self.division.count}
+
+    @property
+    def continues(self) -> bool:
+        """Whether ranks that die are left behind."""
+        return self.options["on_failure"] == "continue"
+
+    # ---- checks
+
+    def _check_data(self) -> None:
+        model = self.whole_model
+        for name, source in (("training", self.data), ("test", self.test)):
+            if source is None:
+                continue
+            wanted = getattr(model, "inputs", source.features)
+            if source.features != wanted:
+                raise ShapeError(f"the {name} data have {source.features} features; the model expects {wanted}")
+            low, high = getattr(model, "input_range", None) or (-np.inf, np.inf)
+            if source.minimum < low or source.maximum > high:
+                raise ParameterError(
+                    f"the {name} data reach from {source.minimum:g} to {source.maximum:g}; this model's loss needs "
+                    f"values in [{low:g}, {high:g}]: scale the data, or use loss mse")
+            if getattr(model, "needs_labels", False) and source.labels is None:
+                raise DataError(f"the {name} data have no labels, which this model needs: give them with --labels "
+                                f"(--test-labels for --test), or a source that has some")
+            if hasattr(model, "check_data"):
+                model.check_data(source)
+
+    def _check_model(self) -> None:
+        checked_buffers(self.model.buffers, self.options["reproducible"])
+        self.strategy.check_stages([len(span.stage.phases) for span in self.calendar.spans])
+
+    def _check_rule(self, optimizer: Optimizer) -> None:
+        if optimizer.clip_norm is None:
+            return
+        if self.options["reproducible"] and self.strategy.shards:
+            raise ParameterError("with shard_optimizer clip_norm adds up the squares of the ranks' shares, which are "
+                                 "others on another number of ranks: leave out reproducible, clip_norm or "
+                                 "shard_optimizer")
+        if self.strategy.servers > 1:
+            raise ParameterError(f"clip_norm is by the norm of the whole gradient, of which each of "
+                                 f"{self.strategy.servers} servers has a share only: use one server, or leave out "
+                                 "clip_norm")
+
+    def _check_ranks(self) -> None:
+        strategy, options = self.strategy, self.options
+        if self.continues:
+            if not (strategy.servers and strategy.tickets):
+                raise ParameterError(f"on_failure is continue, but workers of strategy {strategy.name} as given "
+                                     "wait for one another: choose strategy server with mode ssp or async, or elastic "
+                                     "with mode async; or leave on_failure out")
+            self.world.check_outlives()
+        if not strategy.one_group:
+            strategy.check(self.division.count, min(options["batch_size"], len(self.data)))
+        workers = self.workers
+        who = "ranks" if self.division.parts == 1 else f"groups of {self.division.parts} ranks"
+        if options["batch_size"] < workers:
+            raise ParameterError(
+                f"batch_size is {options['batch_size']}, the samples of a step of all ranks together; "
+                f"{workers} {who} would not all have work: give at least {workers}, or use fewer ranks")
+        if len(self.data) < workers:
+            raise DataError(f"the training data have {len(self.data)} rows for {workers} {who}; expected at least one "
+                            "for each: use fewer ranks")
+        if options["reproducible"] and strategy.servers:
+            raise ParameterError(f"reproducible has no meaning with strategy {strategy.name} on servers, which "
+                                 "add as workers come: leave it out, or choose strategy allreduce")
+        if options["reproducible"] and SHARDS % self.world.size != 0:
+            raise ParameterError(f"reproducible training runs on 1, 2, 4 or 8 ranks; this world has {self.world.size}")
