@@ -338,7 +338,9 @@ def of_model(name: str) -> list[Option]:
 
 def stranger(name: str, *, model: str | None = None, strategy: str | None = None) -> str | None:
     """Why the option does not belong to this model or strategy, as a sentence; None where it does, or None is asked."""
-    option = _BY_NAME[name]
+    option = _BY_NAME.get(name)
+    if option is None:
+        return None
     kind = _KINDS.get(option.section)
     here = {"model": model, "strategy": strategy}.get(kind or "")
     if here is None or not option.of or here in option.of:
@@ -392,7 +394,7 @@ def fitting(recorded: Mapping[str, Any], defaults: Mapping[str, Any], *, model: 
     stand in the way of the other one.
     """
     return {name: value for name, value in recorded.items()
-            if name not in _BY_NAME or not stranger(name, model=model, strategy=strategy)
+            if not stranger(name, model=model, strategy=strategy)
             or not _same(value, defaults.get(name, _BY_NAME[name].default))}
 
 
