@@ -8,7 +8,7 @@ from typing import Any
 from pyddl.estimators.table import OTHERS, TABLE, named
 
 __all__ = ["OTHERS", "TABLE", "ZCA", "Autoencoder", "Classifies", "Encodes", "Estimator", "Regresses", "Scores",
-           "Transformer", "from_table", "load"]
+           "Transformer", "load"]
 
 
 def __getattr__(name: str) -> Any:  # each loads when it is first named

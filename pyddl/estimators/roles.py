@@ -181,7 +181,7 @@ class Classifies(Supervised):
         except TypeError:
             raise ParameterError("y mixes labels of several types; expected all numbers, or all text") from None
         if (unknown := labels[self.classes_[places] != labels]).size:
-            raise ParameterError(f"y has the label {unknown[0]!r}, which is not among the classes "
+            raise ParameterError(f"y has the label {unknown.tolist()[0]!r}, which is not among the classes "
                                  f"{', '.join(map(str, self.classes_[:10]))}: name all in the first partial_fit")
         return places.astype(np.int64)
 

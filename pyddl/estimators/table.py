@@ -18,7 +18,6 @@ OTHERS: dict[str, Place] = {
     "ZCA": ("pyddl.estimators.whitening", "ZCA"),
     "Estimator": ("pyddl.estimators.estimator", "Estimator"),
     "Transformer": ("pyddl.estimators.transformer", "Transformer"),
-    "from_table": ("pyddl.estimators.from_table", "from_table"),
     "load": ("pyddl.estimators.loading", "load"),
     **{role: ("pyddl.estimators.roles", role) for role in ("Classifies", "Encodes", "Regresses", "Scores")},
 }
