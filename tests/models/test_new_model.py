@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -134,6 +135,16 @@ def test_a_run_becomes_an_estimator_and_an_estimator_is_made_from_the_table(trai
             TinyCoder(width=0).fit(X)
         with pytest.raises(ParameterError, match="has an encoder only: there is no way back"):
             fitted.inverse_transform(fitted.transform(X))
+
+
+def test_the_program_in_the_docs_is_a_pyddl_that_knows_one_model_more(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/own_models.md").read_text(encoding="utf-8")
+    program, estimator = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "tied.py").write_text(program.replace("\nif __name__", f"\n{estimator}\nif __name__"))
+    done = run(python(tmp_path / "tied.py", "train", "tied", "--data", "digits", "--ranks", "2", "--out",
+                      str(tmp_path / "run")), {**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.code == 0, done.err
+    assert "epoch 3/3" in done.out
 
 
 def test_only_its_own_options_reach_it():
