@@ -7,8 +7,8 @@ __version__ = "0.1.0"
 
 # Names appear on first use, so that `import pyddl` stays light: a thousand ranks may start from one file
 # system.
-_SUBMODULES = ("comm", "data", "estimators", "models", "optim", "server", "strategies", "train")
-_HOME = {"Layout": "pyddl.layout", "ParameterServer": "pyddl.server", "Slice": "pyddl.layout",
+_SUBMODULES = ("callbacks", "comm", "data", "estimators", "models", "optim", "server", "strategies", "train")
+_HOME = {"Layout": "pyddl.layout", "ParameterServer": "pyddl.callbacks", "Slice": "pyddl.layout",
          "ZCA": "pyddl.estimators", "load": "pyddl.estimators", "use": "pyddl.comm", "world": "pyddl.comm"}
 
 

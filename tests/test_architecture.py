@@ -15,7 +15,8 @@ MAY_USE = {
     "strategies": {"strategies", "comm.operations", "optim"},
     "comm": {"comm", "_core"},
     "train": {"_core", "train", "models", "optim", "strategies", "comm", "data", "__version__"},
-    "server": {"server", "comm.abort", "comm.world", "data.sampler", "data.source"},
+    "callbacks": {"callbacks", "comm.abort", "comm.world", "data.sampler", "data.source"},
+    "server": {"callbacks"},
     "estimators": {"estimators", "train", "models", "data", "comm.world"},
     "cli": {"cli", "train", "models", "optim", "strategies", "comm", "data", "_core", "__version__"},
 }
