@@ -21,7 +21,7 @@ from gensim.test.utils import datapath
 from gensim.utils import simple_preprocess
 
 import pyddl
-from pyddl.server import AdaGradDescent
+from pyddl.callbacks import AdaGradDescent
 
 SHARED = 256  # negative samples that the pairs of a minibatch share
 FREQUENT = 500  # words whose pairs are compared

@@ -7,10 +7,9 @@ __version__ = "0.1.0"
 
 # Names appear on first use, so that `import pyddl` stays light: a thousand ranks may start from one file
 # system.
-_SUBMODULES = ("comm", "data", "estimators", "models", "optim", "server", "strategies", "train")
-_HOME = {"Autoencoder": "pyddl.estimators", "Layout": "pyddl.layout", "ParameterServer": "pyddl.server",
-         "Slice": "pyddl.layout", "ZCA": "pyddl.estimators", "load": "pyddl.estimators", "use": "pyddl.comm",
-         "world": "pyddl.comm"}
+_SUBMODULES = ("callbacks", "comm", "data", "estimators", "models", "optim", "server", "strategies", "train")
+_HOME = {"Layout": "pyddl.layout", "ParameterServer": "pyddl.callbacks", "Slice": "pyddl.layout",
+         "ZCA": "pyddl.estimators", "load": "pyddl.estimators", "use": "pyddl.comm", "world": "pyddl.comm"}
 
 
 def __getattr__(name: str) -> Any:
@@ -20,8 +19,15 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(_HOME[name]), name)
         globals()[name] = value
         return value
+    if name[:1].isupper() and (place := _estimators().get(name)):
+        return import_module(place).__dict__[name]
     raise AttributeError(f"module 'pyddl' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_SUBMODULES, *_HOME])
+    return sorted({*globals(), *_SUBMODULES, *_HOME, *_estimators()})
+
+
+def _estimators() -> dict[str, str]:
+    """Those of models, each with its module: their table knows them."""
+    return {name: module for module, name in import_module("pyddl.estimators").TABLE.values()}

@@ -1,19 +1,20 @@
 """Every option of training, once: the trainer's keywords, the flags and the TOML keys are made from this table.
 
 It stands beside `errors.py` rather than in `cli/`, because the trainer reads it too and must not import the command
-line.
+line. It knows models by their names only; what a model's defaults are, `models.TABLE` says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pyddl import _check
+from pyddl import _check, names
 from pyddl.errors import ParameterError
 
-__all__ = ["TABLE", "Option", "defaults_of", "of_section", "of_strategy", "resolve"]
+__all__ = ["TABLE", "Option", "add", "check_names", "defaults_of", "fitting", "named", "of_model", "of_section",
+           "of_strategy", "resolve", "share", "stranger", "with_runs"]
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,15 @@ class Option:
     name : str
         Python keyword and TOML key; the flag is ``--name`` with dashes.
     kind : str
-        ``str``, ``int``, ``float``, ``bool`` or ``ints`` (whole numbers, with commas on the command line).
+        ``str``, ``int``, ``float``, ``bool``, ``ints`` (whole numbers, with commas on the command line), or ``run``
+        (the path of a finished run, in whose place a model gets a `models.Trained`).
     default : object
         None means that the default depends on another option; the help says how.
     section : str
         ``data``, ``model``, ``training``, ``machine``, ``simulation`` or ``output``.
-    help, unit : str
+    help : str
+        What it is, beginning with a noun that makes sense without the name; or, of a switch, what it does.
+    unit : str
     choices : tuple of str
         The values allowed, where there are few.
     also : tuple of str
@@ -40,7 +44,12 @@ class Option:
     trainer : bool
         Whether the trainer takes it as a keyword.
     of : tuple of str
-        The strategies whose constructors take it; with others it is refused. Empty: it is no strategy's own.
+        In section ``model`` the models that take it, in section ``training`` the strategies whose constructors do; with
+        others it is refused. Empty: it is nobody's own.
+    empty : bool
+        Whether ``ints`` may be none at all, spelled ``none`` on the command line.
+    simulated : bool
+        Whether it has a meaning in a simulation.
     """
 
     name: str
@@ -57,6 +66,8 @@ class Option:
     below: float | None = None
     trainer: bool = True
     of: tuple[str, ...] = ()
+    empty: bool = False
+    simulated: bool = True
 
     @property
     def flag(self) -> str:
@@ -77,160 +88,245 @@ class Option:
             return _check.number(self.name, value, above=self.above, at_least=self.at_least, at_most=self.at_most,
                                  below=self.below)
         if self.kind == "ints":
-            return _check.integers(self.name, parse_ints(self.name, value) if isinstance(value, str) else value,
-                                   at_least=1)
+            return self._integers(value)
         if not isinstance(value, str) or not value:
             raise ParameterError(f"{self.name} is {value!r}; expected text")
         return _check.one_of(self.name, value, self.choices) if self.choices else value
 
+    def _integers(self, value: Any) -> tuple[int, ...]:
+        if isinstance(value, str):  # "256,64" -> (256, 64)
+            try:
+                value = () if self.empty and value in ("", "none") else tuple(int(part) for part in value.split(","))
+            except ValueError:
+                raise ParameterError(f"{self.name} is {value!r}; expected whole numbers with commas, for example "
+                                     f"256,64{', or none' if self.empty else ''}") from None
+        values = _check.integers(self.name, value, at_least=1)
+        if not values and not self.empty:
+            raise ParameterError(f"{self.name} is empty; expected at least one whole number")
+        return values
 
-def parse_ints(name: str, text: str) -> tuple[int, ...]:
-    """``"256,64"`` -> (256, 64)."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ParameterError(f"{name} is {text!r}; expected whole numbers with commas, for example 256,64") from None
 
+_NETWORKS = ("autoencoder",)  # models that are made of layers
+_SUPERVISED = ("classifier", "linear")
 
-_RULES = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw")
-_ACTIVATIONS = ("linear", "sigmoid", "relu", "leaky_relu", "tanh", "softplus")
-
-TABLE: tuple[Option, ...] = (
+TABLE: list[Option] = [
     # ---- data
     Option("data", "str", "digits", "data",
-           "digits, mnist, cifar10; a .npy, IDX, HDF5, Parquet or CIFAR-10 file, or a folder of such; or "
-           "random:ROWSxCOLS",
+           "training data: digits, mnist, cifar10; a .npy, IDX, HDF5, Parquet or CIFAR-10 file, or a folder of such; "
+           "or random:ROWSxCOLS", trainer=False),
+    Option("labels", "str", None, "data",
+           "labels of the training rows: as data; for a Parquet file FILE.parquet:COLUMN. A named set brings its own",
            trainer=False),
     Option("test", "str", None, "data", "test data; a named set brings its own test part", trainer=False),
+    Option("test_labels", "str", None, "data", "labels of the rows of test: as labels", trainer=False),
     # ---- model
-    Option("hidden", "ints", (256, 64), "model", "units of the encoder's layers, the code last", trainer=False),
-    Option("activation", "str", "relu", "model", "of all layers but code and output", choices=_ACTIVATIONS,
-           trainer=False),
-    Option("code_activation", "str", "linear", "model", "of the code layer", choices=_ACTIVATIONS, trainer=False),
+    Option("hidden", "ints", (256, 64), "model",
+           "units of the hidden layers; of an autoencoder those of the encoder, the code last", trainer=False,
+           of=_NETWORKS, empty=True),
+    Option("activation", "str", "relu", "model", "activation of all layers but code and output",
+           choices=names.ACTIVATIONS, trainer=False, of=_NETWORKS),
+    Option("code_activation", "str", "linear", "model", "activation of the code layer", choices=names.ACTIVATIONS,
+           trainer=False, of=("autoencoder",)),
     Option("loss", "str", "bce", "model",
-           "bce: cross-entropy, for data in [0, 1]; mse: squared error, with a linear output", choices=("bce", "mse"),
-           trainer=False),
-    Option("initialiser", "str", "auto", "model", "of the weights",
-           choices=("auto", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "normal", "uniform",
-                    "sparse"), trainer=False),
-    Option("dtype", "str", "float32", "model", "of the matrix products; sums, weights and updates are float32 always",
-           choices=("float32", "bfloat16"), trainer=False),
+           "loss of a reconstruction: bce, cross-entropy, for data in [0, 1]; mse, squared error, with a linear output",
+           choices=names.LOSSES, trainer=False, of=("autoencoder",)),
+    Option("initialiser", "str", "auto", "model", "initialiser of the weights", choices=("auto", *names.INITIALISERS),
+           trainer=False, of=_NETWORKS),
+    Option("encoder", "run", None, "model", "path of a finished run whose encoder the rows pass first", trainer=False,
+           of=_SUPERVISED),
+    Option("frozen_epochs", "int", 0, "model",
+           "epochs in which the head alone is trained first; then the encoder moves too", "epochs", at_least=0,
+           trainer=False, of=_SUPERVISED),
+    Option("dtype", "str", "float32", "model",
+           "element type of the matrix products; sums, weights and updates are float32 always", choices=names.DTYPES,
+           trainer=False, of=_NETWORKS),
     # ---- training
-    Option("strategy", "str", "allreduce", "training", "how ranks work together",
-           choices=("local", "allreduce", "averaging", "server", "elastic", "gossip", "sequential", "split", "auto")),
+    Option("strategy", "str", "allreduce", "training", "how ranks work together", choices=names.STRATEGIES),
     Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),
     Option("batch_size", "int", 256, "training", "samples per step of all ranks together", "samples", at_least=1),
-    Option("optimizer", "str", "adam", "training", "update rule", choices=_RULES),
+    Option("optimizer", "str", "adam", "training", "update rule", choices=names.RULES),
     Option("learning_rate", "float", None, "training", "step size; each optimizer has its own default", also=("--lr",),
            above=0),
-    Option("schedule", "str", "constant", "training", "of the learning rate", choices=("constant", "step", "cosine")),
-    Option("momentum", "float", None, "training", "of momentum, nesterov and rmsprop; the largest of a schedule",
-           at_least=0, below=1),
+    Option("schedule", "str", "constant", "training", "schedule of the learning rate", choices=names.SCHEDULES),
+    Option("momentum", "float", None, "training",
+           "momentum of the rules momentum, nesterov and rmsprop; with a schedule, the largest", at_least=0, below=1),
     Option("momentum_schedule", "str", "constant", "training",
-           "sutskever: 1/2, 3/4, 5/6, ... for 250 steps each, up to momentum", choices=("constant", "sutskever")),
+           "schedule of the momentum; sutskever: 1/2, 3/4, 5/6, ... for 250 steps each, up to momentum",
+           choices=names.MOMENTUM_SCHEDULES),
     Option("warmup", "int", 0, "training", "steps in which the learning rate grows from 0", "steps", at_least=0),
-    Option("step_every", "int", 1000, "training", "schedule step: steps between two cuts", "steps", at_least=1),
-    Option("step_factor", "float", 0.5, "training", "schedule step: factor of a cut", above=0),
-    Option("minimum_rate", "float", 0.0, "training", "schedule cosine: learning rate at the end", at_least=0),
-    Option("weight_decay", "float", None, "training", "L2 decay of weights, not of biases; 0, or 0.01 in adamw",
-           at_least=0),
+    Option("step_every", "int", 1000, "training", "steps between two cuts of the learning rate in schedule step",
+           "steps", at_least=1),
+    Option("step_factor", "float", 0.5, "training", "factor of a cut in schedule step", above=0),
+    Option("minimum_rate", "float", 0.0, "training", "learning rate at the end of schedule cosine", at_least=0),
+    Option("weight_decay", "float", None, "training",
+           "L2 decay of weights, not of biases; by default 0, or 0.01 in adamw", at_least=0),
     Option("clip_norm", "float", None, "training", "largest norm of the mean gradient; longer ones are shortened",
            above=0),
     Option("validation", "float", None, "training",
            "fraction of the training rows, drawn by the seed, to test on instead of training", above=0, below=1),
-    Option("patience", "int", None, "training", "stop when the test loss has not fallen for this many epochs", "epochs",
-           at_least=1),
-    Option("seed", "int", 0, "training", "of everything random", at_least=0),
-    Option("reproducible", "bool", False, "training", "bit-identical results on 1, 2, 4 and 8 ranks"),
+    Option("patience", "int", None, "training", "epochs without a lower test loss after which training stops", "epochs",
+           at_least=1, simulated=False),
+    Option("seed", "int", 0, "training", "seed of everything random", at_least=0),
+    Option("reproducible", "bool", False, "training", "make results bit-identical on 1, 2, 4 and 8 ranks",
+           simulated=False),
     Option("split", "int", 1, "training",
-           "adjacent ranks that hold one copy of the model together, each some outputs of every layer", at_least=1),
+           "adjacent ranks that hold one copy of the model together, each some outputs of every layer", at_least=1,
+           simulated=False),
     # ---- strategies
     Option("period", "int", None, "training", "steps between two averages: 16 in averaging, 1 in gossip", "steps",
            at_least=1, of=("averaging", "gossip")),
-    Option("sync_steps", "int", 0, "training", "so many steps of allreduce first", "steps", at_least=0,
+    Option("sync_steps", "int", 0, "training", "steps of allreduce at the beginning", "steps", at_least=0,
            of=("averaging",)),
     Option("node_period", "int", None, "training", "steps between two averages within each node, below period", "steps",
            at_least=1, of=("averaging",)),
-    Option("outer", "str", "none", "training", "what moves the average: momentum as in SlowMo, nesterov as in DiLoCo",
+    Option("outer", "str", "none", "training",
+           "outer optimizer, which moves the average: momentum as in SlowMo, nesterov as in DiLoCo",
            choices=("none", "momentum", "nesterov"), of=("averaging",)),
-    Option("outer_momentum", "float", None, "training", "of outer: 0.6 for momentum, 0.9 for nesterov", at_least=0,
-           below=1, of=("averaging",)),
-    Option("outer_rate", "float", None, "training", "step size of outer: 1 for momentum, 0.7 for nesterov", above=0,
+    Option("outer_momentum", "float", None, "training",
+           "momentum of the outer optimizer: 0.6 for momentum, 0.9 for nesterov", at_least=0, below=1,
            of=("averaging",)),
+    Option("outer_rate", "float", None, "training",
+           "step size of the outer optimizer: 1 for momentum, 0.7 for nesterov", above=0, of=("averaging",)),
     Option("mode", "str", "sync", "training",
-           "sync: all workers meet at each step; ssp: none is more than bound ahead; async: each at its own pace",
-           choices=("sync", "ssp", "async"), of=("server", "elastic")),
-    Option("bound", "int", None, "training", "ssp: pushes that a worker may be ahead of the slowest; 3", "pushes",
-           at_least=0, of=("server",)),
-    Option("push_every", "int", 1, "training", "ssp, async: minibatches between two pushes", "minibatches", at_least=1,
+           "how workers keep together; sync: all meet at each step; ssp: none is more than bound ahead; async: each at "
+           "its own pace", choices=("sync", "ssp", "async"), of=("server", "elastic")),
+    Option("bound", "int", None, "training",
+           "pushes that a worker of mode ssp may be ahead of the slowest; by default 3", "pushes", at_least=0,
            of=("server",)),
-    Option("fetch_every", "int", 1, "training",
-           "ssp, async: minibatches between two fetches; between them the worker moves its own copy", "minibatches",
+    Option("push_every", "int", 1, "training", "minibatches between two pushes in modes ssp and async", "minibatches",
            at_least=1, of=("server",)),
+    Option("fetch_every", "int", 1, "training",
+           "minibatches between two fetches in modes ssp and async; between them the worker moves its own copy",
+           "minibatches", at_least=1, of=("server",)),
     Option("server_optimizer", "str", None, "training", "update rule on the servers; by default that of the workers",
-           choices=_RULES, of=("server",)),
+           choices=names.RULES, of=("server",)),
     Option("servers", "int", 1, "training", "ranks that serve a share of the parameters each, and compute nothing",
            at_least=1, of=("server",)),
-    Option("backup", "int", 0, "training", "sync: workers whose pushes a step does not wait for", "workers", at_least=0,
+    Option("backup", "int", 0, "training", "workers whose pushes a step of mode sync does not wait for", "workers",
+           at_least=0, of=("server",)),
+    Option("solo_steps", "int", 0, "training", "steps that one worker of mode async takes alone at first", "steps",
+           at_least=0, of=("server",)),
+    Option("staleness", "str", "scaled", "training",
+           "staleness in modes ssp and async: whether learning rates are divided by it", choices=("scaled", "ignored"),
            of=("server",)),
-    Option("solo_steps", "int", 0, "training", "async: steps that one worker takes alone at first", "steps", at_least=0,
-           of=("server",)),
-    Option("staleness", "str", "scaled", "training", "ssp, async: whether learning rates are divided by it",
-           choices=("scaled", "ignored"), of=("server",)),
     Option("tau", "int", 10, "training", "steps between two meetings with the centre", "steps", at_least=1,
            of=("elastic",)),
-    Option("alpha", "float", None, "training", "share of its distance by which a worker moves; 0.9 / workers", above=0,
+    Option("alpha", "float", None, "training",
+           "share of its distance to the centre by which a worker moves; by default 0.9 / workers", above=0,
            of=("elastic",)),
     Option("elastic_momentum", "float", 0.0, "training", "momentum of the workers, as in EAMSGD", at_least=0, below=1,
            of=("elastic",)),
-    Option("replicas", "int", 2, "training", "how many take turns in each step", at_least=1, of=("sequential",)),
+    Option("replicas", "int", 2, "training", "replicas that take turns in each step", at_least=1, of=("sequential",)),
     Option("shard_optimizer", "bool", False, "training",
-           "each rank keeps optimizer state for its share of the parameters only, as in ZeRO-1", of=("allreduce",)),
+           "let each rank keep optimizer state for its share of the parameters only, as in ZeRO-1", of=("allreduce",)),
     Option("allow", "str", "synchronous", "training",
-           "what may be chosen: strategies with the result of one process, or any", choices=("synchronous", "any"),
-           of=("auto",)),
+           "strategies that may be chosen: those with the result of one process, or any",
+           choices=("synchronous", "any"), of=("auto",)),
     # ---- machine
-    Option("ranks", "int", None, "machine", "start this many MPI ranks on this machine; by default train where started",
+    Option("ranks", "int", None, "machine", "MPI ranks to start on this machine; by default train where started",
            at_least=1, trainer=False),
     Option("threads", "int", None, "machine",
            "threads per rank; by default OMP_NUM_THREADS, else cores / ranks, or fewer for small steps", at_least=1,
            at_most=_check.MOST_THREADS),
     Option("timeout", "float", 600.0, "machine",
-           "end the job when no rank has made progress for so long; 0: wait for ever", "seconds", at_least=0,
+           "time without progress of any rank after which the job is ended; 0: wait for ever", "seconds", at_least=0,
            at_most=1e9),
-    Option("on_failure", "str", "end", "machine", "when a rank dies: end all, or let the others go on without it",
-           choices=("end", "continue")),
-    Option("debug", "bool", False, "machine", "before each collective, compare what the ranks are about to do"),
+    Option("on_failure", "str", "end", "machine",
+           "what follows when a rank dies: end all, or let the others go on without it", choices=("end", "continue")),
+    Option("debug", "bool", False, "machine", "compare before each collective what the ranks are about to do"),
     # ---- simulation
-    Option("workers", "ints", (4, 16, 64), "simulation", "how many to simulate; several numbers with commas",
+    Option("workers", "ints", (4, 16, 64), "simulation", "numbers of workers to simulate, with commas", trainer=False),
+    Option("sample_seconds", "float", 20e-6, "simulation", "time of a gradient per row", "s", at_least=0,
            trainer=False),
-    Option("sample_seconds", "float", 20e-6, "simulation", "a gradient's time per row", "s", at_least=0, trainer=False),
-    Option("step_seconds", "float", 100e-6, "simulation", "a gradient's time beside its rows, and the update's", "s",
+    Option("step_seconds", "float", 100e-6, "simulation", "time of a gradient beside its rows, and of the update", "s",
            at_least=0, trainer=False),
     Option("jitter", "float", 0.1, "simulation", "relative standard deviation of each compute and latency", at_least=0,
            trainer=False),
     Option("uneven", "float", 0.0, "simulation", "relative standard deviation of the workers' own speeds", at_least=0,
            trainer=False),
-    Option("latency", "float", 30e-6, "simulation", "of a message between nodes", "s", at_least=0, trainer=False),
-    Option("bandwidth", "float", 1.2e9, "simulation", "between nodes", "bytes/s", above=0, trainer=False),
-    Option("node_latency", "float", 2e-6, "simulation", "of a message within a node", "s", at_least=0, trainer=False),
-    Option("node_bandwidth", "float", 10e9, "simulation", "within a node", "bytes/s", above=0, trainer=False),
-    Option("straggler", "float", 1.0, "simulation", "worker 0 computes so many times slower", above=0, trainer=False),
-    Option("update_bandwidth", "float", 1.5e9, "simulation", "a server's: parameters that it updates", "bytes/s",
+    Option("latency", "float", 30e-6, "simulation", "latency of a message between nodes", "s", at_least=0,
+           trainer=False),
+    Option("bandwidth", "float", 1.2e9, "simulation", "bandwidth between nodes", "bytes/s", above=0, trainer=False),
+    Option("node_latency", "float", 2e-6, "simulation", "latency of a message within a node", "s", at_least=0,
+           trainer=False),
+    Option("node_bandwidth", "float", 10e9, "simulation", "bandwidth within a node", "bytes/s", above=0, trainer=False),
+    Option("straggler", "float", 1.0, "simulation", "factor by which worker 0 computes more slowly", above=0,
+           trainer=False),
+    Option("update_bandwidth", "float", 1.5e9, "simulation", "parameters that a server updates in a second", "bytes/s",
            above=0, trainer=False),
     Option("worker_update_bandwidth", "float", None, "simulation",
-           "a worker's; by default its updates are part of step_seconds", "bytes/s", above=0, trainer=False),
-    Option("workers_per_node", "int", 1, "simulation", "how many share a node", at_least=1, trainer=False),
+           "parameters that a worker updates in a second; by default updates are part of step_seconds", "bytes/s",
+           above=0, trainer=False),
+    Option("workers_per_node", "int", 1, "simulation", "workers that share a node", at_least=1, trainer=False),
     # ---- output
     Option("out", "str", None, "output", "run directory; by default runs/MODEL-DATE-TIME"),
     Option("overwrite", "bool", False, "output", "replace what an earlier run left in the run directory"),
     Option("resume", "bool", False, "output", "go on after the newest checkpoint in the run directory"),
     Option("checkpoint_every", "int", 1, "output", "epochs between two checkpoints; the best is always kept", "epochs",
            at_least=1),
-    Option("quiet", "bool", False, "output", "no progress display and no table"),
-)
+    Option("quiet", "bool", False, "output", "show no progress and no table"),
+]
+"""In the order of flags and keys. `add` puts in more."""
 
 _BY_NAME = {option.name: option for option in TABLE}
+
+_KINDS = {"model": "model", "training": "strategy"}  # section -> what an option's `of` names there
+
+
+def named(name: str) -> Option:
+    """The option of this name.
+
+    Raises
+    ------
+    ParameterError
+        There is none; the nearest name is offered.
+    """
+    check_names([name], _BY_NAME)
+    return _BY_NAME[name]
+
+
+def add(*added: Option) -> None:
+    """Put options into the table, each behind the others of its section: for a model of one's own.
+
+    Raises
+    ------
+    ParameterError
+        The table has an option of this name or flag already (`share` lets a model take it), or the default does not
+        pass its own check.
+
+    Examples
+    --------
+    >>> add(Option("width", "int", 3, "model", "width of it", trainer=False, of=("mine",)))
+    >>> resolve({"width": 4}, lambda option: option.section == "model", model="mine")
+    {'width': 4}
+    >>> _remove("width")
+    """
+    for option in added:
+        taken = {flag for other in TABLE for flag in (other.flag, *other.also)}
+        if clash := taken & {option.flag, *option.also}:
+            raise ParameterError(f"option {option.name} has the flag {min(clash)} of another one: let the model share "
+                                 "that one (pyddl.options.share), or choose another name")
+        sections = [index for index, other in enumerate(TABLE) if other.section == option.section]
+        if not sections:
+            raise ParameterError(f"option {option.name} is of section {option.section!r}; expected one of "
+                                 f"{', '.join(dict.fromkeys(other.section for other in TABLE))}")
+        option.check(option.default)
+        TABLE.insert(sections[-1] + 1, option)
+        _BY_NAME[option.name] = option
+
+
+def share(model: str, *options: str) -> None:
+    """Let a model of one's own take options that others have: ``share("mine", "activation", "dtype")``."""
+    for name in options:
+        old = named(name)
+        if old.section != "model":
+            raise ParameterError(f"{name} is an option of section {old.section}; expected one of section model")
+        if model not in old.of:
+            _BY_NAME[name] = TABLE[TABLE.index(old)] = replace(old, of=(*old.of, model))
+
+
+def _remove(name: str) -> None:
+    TABLE.remove(_BY_NAME.pop(name))
 
 
 def of_section(*sections: str) -> list[Option]:
@@ -238,37 +334,75 @@ def of_section(*sections: str) -> list[Option]:
     return [option for option in TABLE if option.section in sections]
 
 
-def resolve(given: Mapping[str, Any], accept: Callable[[Option], bool] = lambda option: True, *,
-            where: str = "", strategy: str | None = None) -> dict[str, Any]:
+def of_model(name: str) -> list[Option]:
+    """The options that this model takes, in the table's order."""
+    return [option for option in TABLE if option.section == "model" and (name in option.of or not option.of)]
+
+
+def stranger(name: str, *, model: str | None = None, strategy: str | None = None) -> str | None:
+    """Why the option does not belong to this model or strategy, as a sentence; None where it does, or None is asked."""
+    option = _BY_NAME.get(name)
+    if option is None:
+        return None
+    kind = _KINDS.get(option.section)
+    here = {"model": model, "strategy": strategy}.get(kind or "")
+    if here is None or not option.of or here in option.of:
+        return None
+    return (f"{name} is an option of {kind} {' and '.join(option.of)}; the {kind} here is {here}: leave it out, or "
+            f"choose {kind} {option.of[0]}")
+
+
+def resolve(given: Mapping[str, Any], accept: Callable[[Option], bool] = lambda option: True, *, where: str = "",
+            model: str | None = None, strategy: str | None = None,
+            defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """All options that ``accept`` takes: checked values where given, defaults elsewhere.
 
     Parameters
     ----------
+    model : str, optional
+        Whose own options are among them; by default those of all models.
     strategy : str, optional
         Whose own options are among them; by default the ``strategy`` that is given, or that option's default.
+    defaults : mapping, optional
+        Those that differ from the table's, for example the model's.
 
     Raises
     ------
     ParameterError
-        A name is unknown (the nearest one is offered), a value is out of range, or an option is another strategy's.
-        ``where`` begins the message.
+        A name is unknown (the nearest one is offered), a value is out of range, or an option is another model's or
+        strategy's. ``where`` begins the message.
     """
-    strategy = strategy or given.get("strategy", _BY_NAME["strategy"].default)
+    own = defaults or {}
+    strategy = strategy or given.get("strategy", own.get("strategy", _BY_NAME["strategy"].default))
     accepted = {option.name: option for option in TABLE if accept(option)}
     check_names(given, accepted, where=where)
+    strangers = {name: why for name in accepted if (why := stranger(name, model=model, strategy=strategy))}
     for name in given:
-        of = accepted[name].of
-        if of and strategy not in of:
-            raise ParameterError(f"{where}{name} is an option of strategy {' and '.join(of)}; the strategy here is "
-                                 f"{strategy}: leave it out, or choose strategy {of[0]}")
-    accepted = {name: option for name, option in accepted.items() if not option.of or strategy in option.of}
-    values = {name: option.default for name, option in accepted.items()}
+        if name in strangers:
+            raise ParameterError(where + strangers[name])
+    values = {name: own.get(name, option.default) for name, option in accepted.items() if name not in strangers}
     for name, value in given.items():
         try:
             values[name] = accepted[name].check(value)
         except ParameterError as error:
             raise ParameterError(where + str(error)) from None
     return values
+
+
+def fitting(recorded: Mapping[str, Any], defaults: Mapping[str, Any], *, model: str | None = None,
+            strategy: str | None = None) -> dict[str, Any]:
+    """Those of ``recorded`` that need not be refused where another model or strategy was chosen than in the record.
+
+    A run records every option: those of its own model or strategy that were never changed from ``defaults`` must not
+    stand in the way of the other one.
+    """
+    return {name: value for name, value in recorded.items()
+            if not stranger(name, model=model, strategy=strategy)
+            or not _same(value, defaults.get(name, _BY_NAME[name].default))}
+
+
+def _same(value: Any, default: Any) -> bool:
+    return (tuple(value) if isinstance(value, list) else value) == default
 
 
 def check_names(given: Iterable[str], accepted: Iterable[str], *, where: str = "") -> None:
@@ -281,9 +415,16 @@ def check_names(given: Iterable[str], accepted: Iterable[str], *, where: str = "
 
 def defaults_of(strategy: str) -> dict[str, Any]:
     """Defaults of the options that are the strategy's own."""
-    return {option.name: option.default for option in TABLE if strategy in option.of}
+    return {option.name: option.default for option in TABLE if option.section == "training" and strategy in option.of}
 
 
 def of_strategy(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of ``values`` that are options of the strategy's own, for its constructor; it fills in those of None."""
-    return {key: value for key, value in values.items() if name in _BY_NAME[key].of and value is not None}
+    own = defaults_of(name)
+    return {key: value for key, value in values.items() if key in own and value is not None}
+
+
+def with_runs(values: Mapping[str, Any], read: Callable[[str], Any]) -> dict[str, Any]:
+    """``values`` with what ``read`` makes of each path of a run."""
+    return {name: read(value) if value is not None and name in _BY_NAME and _BY_NAME[name].kind == "run" else value
+            for name, value in values.items()}

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 FOREIGN = {"--map-by", "--oversubscribe", "--bind-to", "--no-binary", "--no-build-isolation", "--config-settings",
            "--mpi", "--cpus-per-task", "--signal", "--nodes", "--partition", "--account", "--shm-size", "--cpus",
-           "--help", "--size", "--with-ft", "--outlive", "--config"}
+           "--help", "--size", "--with-ft", "--outlive", "--config", "--measure",
+           "--width"}
 
 
 @pytest.fixture(scope="module", params=PAGES, ids=lambda path: path.stem)

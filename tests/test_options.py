@@ -1,30 +1,50 @@
 """The option table: checks, nearest names, one home."""
 
 import inspect
+import re
 
 import pytest
 
-from pyddl import models, options, strategies
+from pyddl import models, names, options, strategies
 from pyddl.errors import ParameterError
-from pyddl.models.autoencoder import ACTIVATIONS, DTYPES, LOSSES
 from pyddl.models.initialisers import INITIALISERS
 from pyddl.optim import OPTIMIZERS, schedule
 
-
-def choices(name):
-    return set(next(option.choices for option in options.TABLE if option.name == name))
+LATER = {"classifier", "linear"}  # models that options are ready for; must become empty
 
 
-def test_choices_are_those_that_exist():
-    assert choices("strategy") == set(strategies.NAMES)
-    assert choices("optimizer") == set(OPTIMIZERS)
-    for name in choices("schedule"):
+def test_the_registries_have_the_names_that_may_be_chosen():
+    assert tuple(strategies.NAMES) == names.STRATEGIES
+    assert tuple(OPTIMIZERS) == names.RULES
+    assert tuple(INITIALISERS) == names.INITIALISERS
+    for name in names.SCHEDULES:
         assert schedule(name, 0.1, total_steps=10, step_every=5)(0) == 0.1
-    assert choices("activation") == choices("code_activation") == set(ACTIVATIONS)
-    assert choices("loss") == set(LOSSES)
-    assert choices("dtype") == set(DTYPES)
-    assert choices("initialiser") == {"auto", *INITIALISERS}
-    assert set(models.NAMES) == {"autoencoder"}
+
+
+def test_options_belong_to_models_and_strategies_that_exist():
+    for option in options.TABLE:
+        known = {"model": {*models.TABLE, *LATER}, "training": set(strategies.NAMES)}.get(option.section, set())
+        assert set(option.of) <= known, option.name
+
+
+@pytest.mark.parametrize("name", models.TABLE)
+def test_a_model_has_its_options_in_the_table_with_its_defaults(name):
+    """So each is a flag, a TOML key and a keyword of the estimator."""
+    entry, cls = models.TABLE[name], models.class_of(name)
+    assert cls.name == name and entry.help.endswith(".") and "\n" not in entry.help
+    for key, value in {**entry.defaults, **entry.simulated}.items():
+        assert options.named(key).check(value) == value and options.stranger(key, model=name) is None
+    taken = inspect.signature(getattr(cls, "for_data", cls)).parameters
+    for option in options.of_model(name):
+        assert option.name in taken, f"{name} does not take {option.name}"
+        default = entry.defaults.get(option.name, option.default)
+        assert default is None or taken[option.name].default == default, option.name
+
+
+def test_help_texts_make_sense_by_themselves():
+    for option in options.TABLE:
+        assert not re.match(r"(of|so|a|an|the) |[A-Z]", option.help) or option.help.startswith(("L2", "MPI"))
+        assert not option.help.endswith(".")
 
 
 def test_defaults_pass_their_own_checks():
@@ -48,6 +68,10 @@ def test_defaults_pass_their_own_checks():
     ({"hidden": "256,x"}, "expected whole numbers with commas"),
     ({"hidden": 64}, "hidden is 64; expected whole numbers, for example"),
     ({"hidden": (256, 0)}, "hidden is 0"),
+    ({"workers": ""}, "workers is ''; expected whole numbers with commas"),
+    ({"workers": ()}, "workers is empty; expected at least one"),
+    ({"labels": 3}, "labels is 3; expected text"),
+    ({"encoder": ""}, "encoder is ''; expected text"),
     ({"reproducible": "yes"}, "expected true or false"),
     ({"data": 3}, "expected text"),
 ])
@@ -71,3 +95,49 @@ def test_a_strategy_has_its_options_in_the_table_with_its_defaults(name):
     for option, default in in_table.items():
         assert default is None or parameters[option].default == default, option
     strategies.strategy(name, **options.of_strategy(name, options.resolve({"strategy": name})))
+
+
+@pytest.mark.parametrize("none", ["none", "", (), []])
+def test_hidden_layers_may_be_none_at_all(none):
+    assert options.resolve({"hidden": none})["hidden"] == ()
+
+
+def of_models(option):
+    return option.section == "model"
+
+
+def test_another_model_s_option_is_refused_by_name():
+    with pytest.raises(ParameterError, match=r"^c\.toml: encoder is an option of model classifier and linear; the "
+                                             r"model here is autoencoder: leave it out, or choose model classifier$"):
+        options.resolve({"encoder": "runs/ae"}, of_models, model="autoencoder", where="c.toml: ")
+    mine = [option.name for option in options.of_model("autoencoder")]
+    assert list(options.resolve({}, of_models, model="autoencoder")) == mine
+    assert options.resolve({}, of_models, model="linear", defaults={"frozen_epochs": 3})["frozen_epochs"] == 3
+
+
+def test_a_record_of_another_model_or_strategy_does_not_stand_in_the_way():
+    record = {"hidden": [256, 64], "code_activation": "tanh", "tau": 10, "epochs": 3, "later": 1}
+    left = options.fitting(record, {}, model="linear", strategy="local")
+    assert left == {"code_activation": "tanh", "epochs": 3, "later": 1}
+    assert options.fitting(record, {"hidden": (4,)}, model="linear")["hidden"] == [256, 64]
+    assert options.fitting(record, {}) == record
+
+
+@pytest.mark.parametrize(("option", "message"), [
+    (options.Option("hidden", "int", 3, "model", "x"), "option hidden has the flag --hidden of another one"),
+    (options.Option("rate", "int", 3, "model", "x", also=("--lr",)), "option rate has the flag --lr of another one"),
+    (options.Option("depth", "int", 0, "model", "x", at_least=1), "depth is 0; expected a whole number at least 1"),
+    (options.Option("depth", "int", 1, "modl", "x"), "section 'modl'; expected one of data, model, training"),
+])
+def test_an_option_is_not_added_where_it_clashes(option, message):
+    before = list(options.TABLE)
+    with pytest.raises(ParameterError, match=message):
+        options.add(option)
+    assert before == options.TABLE
+
+
+def test_only_options_of_models_are_shared():
+    with pytest.raises(ParameterError, match="epochs is an option of section training"):
+        options.share("autoencoder", "epochs")
+    with pytest.raises(ParameterError, match="did you mean 'hidden'"):
+        options.share("autoencoder", "hiden")

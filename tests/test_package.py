@@ -36,6 +36,13 @@ def test_every_public_name_is_there(name):
         assert public, "__all__ says what a module is for"
 
 
+def test_the_parameter_server_is_still_found_under_its_former_name():
+    import pyddl.server
+
+    assert pyddl.server.ParameterServer is pyddl.ParameterServer is pyddl.callbacks.ParameterServer
+    assert pyddl.server.AdaGradDescent is pyddl.callbacks.AdaGradDescent
+
+
 def test_names_of_the_package_appear_on_first_use():
     assert not [name for name in dir(pyddl) if not hasattr(pyddl, name)]
 

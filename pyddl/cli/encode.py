@@ -27,7 +27,7 @@ def command(run: str, data: str | None, out: str | None) -> int:
     trained = load_run(run)
     if not hasattr(trained.model, "encode"):
         raise DataError(f"the model in {run}, {trained.summary['model']}, has no encoder")
-    source = rows_for(trained, data)
+    source = rows_for(trained, data, labelled=False)
     target = Path(out) if out is not None else Path(run) / "codes.npy"
     rows = np.empty((min(CHUNK, len(source)), source.features), dtype=np.float32)
     codes = []

@@ -1,4 +1,4 @@
-"""pyddl evaluate RUN: loss and reconstruction error of a trained model."""
+"""pyddl evaluate RUN: scores and measures of a trained model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pyddl.errors import DataError
+from pyddl.errors import DataError, ParameterError
 
 __all__ = ["command", "rows_for"]
 
@@ -15,15 +15,32 @@ __all__ = ["command", "rows_for"]
 @click.command("evaluate")
 @click.argument("run", type=click.Path())
 @click.option("--data", help="What to evaluate on; by default the run's own test data.")
+@click.option("--labels", help="Labels of the rows of --data, where it brings none of its own.")
+@click.option("--measure", "measured", multiple=True, metavar="NAME",
+              help="Compute this measure of the model too, which is no mean over rows; may be given several times.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(run: str, data: str | None, as_json: bool) -> int:
-    """Loss and reconstruction error of the model in RUN, means over the rows."""
+def command(run: str, data: str | None, labels: str | None, measured: tuple[str, ...], as_json: bool) -> int:
+    """All scores of the model in RUN, loss and reconstruction error among them: means over the rows.
+
+    Under mpirun or srun all ranks share the work, with the same result.
+    """
+    from pyddl.comm.world import world
+    from pyddl.train.agreement import agreement
+    from pyddl.train.crew import Crew
     from pyddl.train.evaluation import evaluate
     from pyddl.train.run import load_run
 
-    trained = load_run(run)
-    source = rows_for(trained, data)
-    scores = evaluate(trained.model, trained.parameters, trained.buffers, source)
+    here = world()
+    with agreement(here.transport):
+        trained = load_run(run)
+        source = rows_for(trained, data, labels)
+        measures = [_measure(trained, name) for name in measured]
+    vectors = (trained.parameters, trained.buffers)
+    scores = evaluate(trained.model, *vectors, source, here.transport)
+    for measure in measures:
+        scores |= measure(*vectors, source, Crew(here.transport))
+    if here.rank > 0:
+        return 0
     if as_json:
         click.echo(json.dumps({"rows": len(source), **scores}))
     else:
@@ -33,18 +50,40 @@ def command(run: str, data: str | None, as_json: bool) -> int:
     return 0
 
 
-def rows_for(trained: Any, data: str | None) -> Any:
-    """The source that ``--data`` names, or the test data that the run recorded; of the model's width."""
+def _measure(trained: Any, name: str) -> Any:
+    from pyddl import _check
+    from pyddl.models.protocol import name_of
+
+    known = getattr(trained.model, "measures", {})
+    if name not in known:
+        raise ParameterError(f"model {name_of(trained.model)} has no measure {name!r}; it has "
+                             f"{', '.join(known) or 'none'}{_check.nearest(name, known)}")
+    return known[name]
+
+
+def rows_for(trained: Any, data: str | None, labels: str | None = None, *, labelled: bool = True) -> Any:
+    """The source that ``--data`` names, or the test data that the run recorded; of the model's width.
+
+    Without ``labelled`` files of labels that the run recorded are left alone.
+    """
     from pyddl.data import load
     from pyddl.data.joined import training_and_test
 
+    def source_of(spec: str, labels: str | None) -> Any:
+        given = {} if labels is None else {"labels": labels}
+        return load(spec, **given)
+
+    if labels is not None and data is None:
+        raise ParameterError("--labels are those of the rows of --data, which is not given: give it too, or leave them "
+                             "out")
+    recorded = trained.config if labelled else {**trained.config, "labels": None, "test_labels": None}
     if data is not None:
-        source = load(data)
-    elif trained.config.get("test"):
-        source = load(trained.config["test"])
-    elif trained.config.get("data"):
-        source = load(trained.config["data"])
-        tested = training_and_test(source, None, trained.config.get("validation"), trained.config["seed"])[1]
+        source = source_of(data, labels)
+    elif recorded.get("test"):
+        source = source_of(recorded["test"], recorded.get("test_labels"))
+    elif recorded.get("data"):
+        source = source_of(recorded["data"], recorded.get("labels"))
+        tested = training_and_test(source, None, recorded.get("validation"), recorded["seed"])[1]
         source = source if tested is None else tested
     else:
         raise DataError(f"{trained.path} does not record its data; name some with --data")

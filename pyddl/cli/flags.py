@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pyddl.errors import DataError, ParameterError
-from pyddl.options import Option, of_section
+from pyddl.options import Option, of_section, stranger
 
 __all__ = ["flags", "read_config"]
 
@@ -31,7 +31,7 @@ class _Checked(click.ParamType):
 
     def __init__(self, option: Option):
         self.option = option
-        self.name = {"ints": "N,N", "str": "text"}.get(option.kind, option.kind)
+        self.name = {"ints": "N,N", "str": "text", "run": "RUN"}.get(option.kind, option.kind)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
         return "|".join(self.option.choices) if self.option.choices else None
@@ -48,30 +48,38 @@ class _Checked(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-def flags(*sections: str, defaults: Mapping[str, Any] | None = None) -> Callable[[Any], Any]:
-    """Decorator: give a command the flags of these sections of the table. A flag not given is None.
+def flags(*sections: str, model: str | None = None, defaults: Mapping[str, Any] | None = None,
+          shown: Callable[[Option], bool] = lambda option: True) -> list[click.Parameter]:
+    """The flags of these sections of the table. A flag not given is None.
 
-    ``defaults`` are those that are the command's own, for the help.
+    Parameters
+    ----------
+    model : str, optional
+        Whose own options the help shows; by default no model's own. Those of other models are known all the same, so
+        that who gives one learns whose it is.
+    defaults : mapping, optional
+        Those that differ from the table's, for the help.
+    shown : callable
+        Which options the help may show.
     """
-    own = defaults or {}
-
-    def decorate(function: Any) -> Any:
-        for option in reversed(of_section(*sections)):
-            extra: dict[str, Any] = {"is_flag": True} if option.kind == "bool" else {"type": _Checked(option)}
-            text = _help(option, own.get(option.name, option.default))
-            function = click.option(option.flag, *option.also, option.name, default=None, help=text, **extra)(function)
-        return function
-
-    return decorate
+    made: list[click.Parameter] = []
+    for option in of_section(*sections):
+        extra: dict[str, Any] = {"is_flag": True} if option.kind == "bool" else {"type": _Checked(option)}
+        hidden = not shown(option) or bool(option.section == "model" and option.of
+                                           and (model is None or stranger(option.name, model=model)))
+        text = _help(option, (defaults or {}).get(option.name, option.default))
+        made.append(click.Option([option.flag, *option.also, option.name], default=None, help=text, hidden=hidden,
+                                 **extra))
+    return made
 
 
 def _help(option: Option, default: Any) -> str:
     if isinstance(default, tuple):
-        default = ",".join(map(str, default))
+        default = ",".join(map(str, default)) or "none"
     shown = (
         ""
         if default is None or isinstance(default, bool)
         else f"  [{default}{' ' + option.unit if option.unit else ''}]"
     )
-    of = f"{', '.join(option.of)}: " if option.of else ""
+    of = f"{', '.join(option.of)}: " if option.of and option.section == "training" else ""
     return of + option.help + shown

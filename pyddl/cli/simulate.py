@@ -10,32 +10,30 @@ from typing import Any
 
 import click
 
-from pyddl import options
-from pyddl.cli.flags import flags, read_config
+from pyddl import _check, models, options
+from pyddl.cli.flags import read_config
+from pyddl.cli.model_command import ModelCommand, for_data, source_of
 from pyddl.errors import ParameterError
 
-__all__ = ["command"]
+__all__ = ["DEFAULTS", "command"]
 
-LEFT_OUT = ("reproducible", "patience", "split")  # training options without a meaning here
 SECTIONS = ("data", "model", "training", "simulation")
-DEFAULTS = {"hidden": (32, 8), "epochs": 40, "batch_size": 512}  # for hundreds of replicas in one process
+DEFAULTS = {"epochs": 40, "batch_size": 512}  # for hundreds of replicas in one process
+MODEL = "autoencoder"  # where none is named
 
 
-@click.command("simulate")
-@click.argument("model", required=False, metavar="MODEL")
-@click.option("--config", type=click.Path(),
-              help="TOML file with options, for example a run's; flags win over it. What it says of real ranks and of "
-                   "files is of no effect.")
-@flags(*SECTIONS, defaults=DEFAULTS)
-@click.option("--out", type=click.Path(), help="Folder for table and picture; by default runs/simulate-DATE-TIME.")
-def command(model: str | None, config: str | None, out: str | None, **given: Any) -> int:
-    """Train MODEL (autoencoder) on simulated workers: loss against virtual time, bytes and waits.
+def _defaults(model: str | None) -> dict[str, Any]:
+    entry = None if model is None else models.TABLE[model]
+    return DEFAULTS if entry is None else {**entry.defaults, **DEFAULTS, **entry.simulated}
+
+
+def run(model: str | None, config: str | None, out: str | None, **given: Any) -> int:
+    """Train MODEL (by default autoencoder) on simulated workers: loss against virtual time, bytes and waits.
 
     Gradients, vectors and results are real; seconds are those of a machine that --latency, --bandwidth,
     --sample-seconds and others describe. Next to the strategy runs allreduce, for comparison. Equal seeds give equal
     results.
     """
-    from pyddl import data, models
     from pyddl.comm.machine import Machine
     from pyddl.data.joined import training_and_test
     from pyddl.optim.given import optimizer_of
@@ -44,11 +42,9 @@ def command(model: str | None, config: str | None, out: str | None, **given: Any
     from pyddl.train.simulation import check, simulate
 
     name, settings = _settings(model, config, {name: value for name, value in given.items() if value is not None})
-    source = data.load(settings["data"])
-    test = data.load(settings["test"]) if settings["test"] is not None else None
-    source, test = training_and_test(source, test, settings["validation"], settings["seed"])
-    built = models.create(name, inputs=source.features,
-                          **{option.name: settings[option.name] for option in options.of_section("model")})
+    source, test = training_and_test(source_of(settings), source_of(settings, "test", "test_labels"),
+                                     settings["validation"], settings["seed"])
+    built = for_data(name, source, settings)
     machine = Machine(**{field.name: settings[field.name] for field in dataclasses.fields(Machine)})
     steps = settings["epochs"] * -(-len(source) // settings["batch_size"])
     own = options.of_strategy(settings["strategy"], settings)
@@ -61,47 +57,57 @@ def command(model: str | None, config: str | None, out: str | None, **given: Any
         if workers > rows:
             raise ParameterError(f"a step has {rows} rows, and {workers} workers would not all have work: simulate at "
                                  f"most {rows}, or give a larger batch_size, if the data have more rows")
-    runs = []
+    simulations = []
     click.echo(f"{len(source):,} rows, batches of {settings['batch_size']}, {steps} steps, "
                f"{built.layout.count:,} parameters")
     click.echo(HEAD)
     for workers, chosen in wanted:
         rules = [optimizer_of(rule, settings, steps)
                  for rule in (settings["optimizer"], chosen.server_optimizer or settings["optimizer"])]
-        run = simulate(built, source, test or source, chosen, workers, rules[0], epochs=settings["epochs"],
-                       batch_size=settings["batch_size"], seed=settings["seed"], machine=machine,
-                       server_optimizer=rules[1])
-        runs.append(run)
-        click.echo(_line(run))
+        simulation = simulate(built, source, test or source, chosen, workers, rules[0], epochs=settings["epochs"],
+                              batch_size=settings["batch_size"], seed=settings["seed"], machine=machine,
+                              server_optimizer=rules[1])
+        simulations.append(simulation)
+        click.echo(_line(simulation))
     folder = Path(out or time.strftime("runs/simulate-%Y%m%d-%H%M%S"))
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "curves.jsonl", "w", encoding="utf-8") as file:
-        for run in runs:
-            for point in run.curve:
-                file.write(json.dumps({"strategy": run.strategy, "workers": run.workers, **point}) + "\n")
-    (folder / "table.txt").write_text("\n".join([HEAD, *map(_line, runs)]) + "\n", encoding="utf-8")
-    click.echo(f"picture {draw_simulations(folder / 'loss.png', runs)}")
+        for each in simulations:
+            for point in each.curve:
+                file.write(json.dumps({"strategy": each.strategy, "workers": each.workers, **point}) + "\n")
+    (folder / "table.txt").write_text("\n".join([HEAD, *map(_line, simulations)]) + "\n", encoding="utf-8")
+    click.echo(f"picture {draw_simulations(folder / 'loss.png', simulations)}")
     return 0
 
 
 def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The model, and all options: flags over the file over defaults."""
     from_file = {} if config is None else read_config(config)
-    name = model or from_file.get("model", "autoencoder")
+    recorded = from_file.get("model", MODEL)
+    name = _check.one_of("MODEL", model or recorded, models.TABLE)
     elsewhere = {"model", "auto", *(option.name for option in options.of_section("machine", "output"))}
     from_file = {key: value for key, value in from_file.items() if key not in elsewhere}
-    plain = {option.name: option.default for option in options.TABLE if option.name in LEFT_OUT}
-    for key in LEFT_OUT:
+    if recorded != name and recorded in models.TABLE:  # a run's record of every option of its own model
+        from_file = options.fitting(from_file, models.TABLE[recorded].defaults, model=name)
+    for option in options.TABLE:
         for where, values in (("", given), (f"{config}: ", from_file)):
-            if values.get(key, plain[key]) != plain[key]:
-                raise ParameterError(f"{where}{key} has no meaning in a simulation: leave it out")
+            if not option.simulated and values.get(option.name, option.default) != option.default:
+                raise ParameterError(f"{where}{option.name} has no meaning in a simulation: leave it out")
 
     def accept(option: options.Option) -> bool:
         return option.section in SECTIONS
 
-    options.resolve(from_file, accept, where=f"{config}: ", strategy=given.get("strategy"))
-    return name, options.resolve({**DEFAULTS, **from_file, **given}, accept)
+    options.resolve(from_file, accept, where=f"{config}: ", model=name, strategy=given.get("strategy"))
+    return name, options.resolve({**from_file, **given}, accept, model=name, defaults=_defaults(name))
 
+
+command = ModelCommand("simulate", run, sections=SECTIONS, defaults=_defaults,
+                       shown=lambda option: option.simulated, own=lambda: [
+    click.Option(["--config"], type=click.Path(),
+                 help="TOML file with options, for example a run's; flags win over it. What it says of real ranks and "
+                      "of files is of no effect."),
+    click.Option(["--out"], type=click.Path(),
+                 help="Folder for table and picture; by default runs/simulate-DATE-TIME.")])
 
 HEAD = (f"{'strategy':<12} {'workers':>7} {'virtual s':>10} {'test loss':>10} {'compute':>8} {'sending':>8} "
         f"{'waiting':>8} {'bytes/step/worker':>18}")

@@ -9,22 +9,19 @@ from typing import Any
 
 import click
 
-from pyddl import options
-from pyddl.cli.flags import flags, read_config
+from pyddl import _check, models, options
+from pyddl.cli.flags import read_config
+from pyddl.cli.model_command import ModelCommand, for_data, source_of
 from pyddl.comm.abort import STOPPED
 from pyddl.errors import ParameterError
 
 __all__ = ["command"]
 
-MODELS = ("autoencoder",)
+SECTIONS = ("data", "model", "training", "machine", "output")
 
 
-@click.command("train")
-@click.argument("model", required=False, metavar="MODEL")
-@click.option("--config", type=click.Path(), help="TOML file with options; flags win over it.")
-@flags("data", "model", "training", "machine", "output")
-def command(model: str | None, config: str | None, **given: Any) -> int:
-    """Train MODEL (autoencoder) on this process, or on MPI ranks.
+def run(model: str | None, config: str | None, **given: Any) -> int:
+    """Train MODEL on this process, or on MPI ranks.
 
     Under mpirun or srun all ranks train together; --ranks N starts mpirun by itself. SIGUSR1, SIGTERM and Ctrl-C end
     training at a step boundary with a checkpoint and exit status 75; the same line with --resume goes on. With
@@ -51,48 +48,44 @@ def command(model: str | None, config: str | None, **given: Any) -> int:
 
 def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """All options: flags over the file over defaults."""
-    from pyddl import _check
-
     from_file: dict[str, Any] = {} if config is None else read_config(config)
-    from_file = _for_strategy(from_file, given.get("strategy"), config)
-    name = model or from_file.pop("model", None)
-    from_file.pop("model", None)
+    name = model or from_file.get("model")
     if name is None:
-        raise ParameterError(f"which model? expected pyddl train MODEL, with one of {', '.join(MODELS)}")
-    _check.one_of("MODEL", name, MODELS)
+        raise ParameterError(f"which model? expected pyddl train MODEL, with one of {', '.join(models.TABLE)}")
+    defaults = models.TABLE[_check.one_of("MODEL", name, models.TABLE)].defaults
+    strategy = given.get("strategy")
 
     def accept(option: options.Option) -> bool:
-        return option.section != "simulation"
+        return option.section in SECTIONS
 
-    options.resolve(from_file, accept, where=f"{config}: ", strategy=given.get("strategy"))
-    settings = options.resolve({**from_file, **given}, accept)
+    from_file = _for(name, strategy, from_file, config)
+    options.resolve(from_file, accept, where=f"{config}: ", model=name, strategy=strategy, defaults=defaults)
+    settings = options.resolve({**from_file, **given}, accept, model=name, defaults=defaults)
     if settings["resume"] and settings["out"] is None:
         raise ParameterError("--resume goes on with a run directory: name it with --out")
     return {"model": name, **settings}
 
 
-def _for_strategy(from_file: dict[str, Any], strategy: str | None, where: str | None) -> dict[str, Any]:
-    """The options of a file where a flag may have chosen another strategy: the file's own record of every option, as
-    `pyddl train` writes it, must not stand in the way."""
-    left = {name: value for name, value in from_file.items() if name != "auto"}
+def _for(model: str, strategy: str | None, from_file: dict[str, Any], where: str | None) -> dict[str, Any]:
+    """The options of a file where the command line may have chosen another model or strategy: the file's own record of
+    every option, as `pyddl train` writes it, must not stand in the way."""
+    left = {name: value for name, value in from_file.items() if name not in ("model", "auto")}
+    recorded = from_file.get("model")
     auto, chosen = from_file.get("auto"), None  # how an earlier run chose its strategy
     if auto is not None:
         chosen = auto.get("strategy") if isinstance(auto, dict) else auto
         options.resolve({"strategy": chosen}, where=f"{where}: auto: ")
-    if strategy is None:
-        return left
     if chosen is not None and strategy == "auto":  # to be chosen again, or found in a checkpoint
-        return {name: value for name, value in left.items() if name not in options.defaults_of(chosen)}
-    mine, theirs = options.defaults_of(strategy), options.defaults_of(str(left.get("strategy")))
-    return {name: value for name, value in left.items()
-            if name in mine or name not in theirs or value != theirs[name]}
+        left = {name: value for name, value in left.items() if name not in options.defaults_of(chosen)}
+    defaults = models.TABLE[recorded].defaults if recorded in models.TABLE else {}
+    return options.fitting(left, defaults, model=model if recorded not in (None, model) else None, strategy=strategy)
 
 
 def _start(settings: dict[str, Any]) -> int:
     """Start mpirun with this very command line: a rank knows the launcher by its environment."""
     from pyddl.comm import launcher
 
-    line, environment = launcher.command(settings["ranks"], [sys.executable, "-m", "pyddl", *sys.argv[1:]],
+    line, environment = launcher.command(settings["ranks"], [sys.executable, *sys.orig_argv[1:]],
                                          threads=settings["threads"], outlive=settings["on_failure"] == "continue")
     if not settings["quiet"]:
         click.echo(launcher.shown(line, environment), err=True)
@@ -100,7 +93,6 @@ def _start(settings: dict[str, Any]) -> int:
 
 
 def _train(settings: dict[str, Any]) -> int:
-    from pyddl import data, models
     from pyddl.comm.world import world
     from pyddl.train.agreement import FLOAT32_INSTEAD, agreement, dtype_of_all
     from pyddl.train.stop import StopRequest
@@ -108,19 +100,21 @@ def _train(settings: dict[str, Any]) -> int:
 
     stop = StopRequest().__enter__()  # for the rest of the process: a signal during start-up must not be lost
     here = world()
-    dtype = dtype_of_all(here.transport, settings["dtype"])
-    if dtype != settings["dtype"] and here.rank == 0:
+    wanted = settings.get("dtype", "float32")
+    dtype = dtype_of_all(here.transport, wanted)
+    if dtype != wanted and here.rank == 0:
         click.echo(FLOAT32_INSTEAD, err=True)
+    settings = {**settings, **({"dtype": dtype} if "dtype" in settings else {})}
     with agreement(here.transport):  # a file that only one rank lacks ends all of them with one message
-        source = data.load(settings["data"])
-        test = data.load(settings["test"]) if settings["test"] is not None else None
-        described = {name: settings[name] for name in ("data", "test")}
-        built = {option.name: settings[option.name] for option in options.of_section("model")} | {"dtype": dtype}
-        model = models.create(settings["model"], inputs=source.features, **built)
+        source = source_of(settings)
+        test = source_of(settings, "test", "test_labels")
+        model = for_data(settings["model"], source, settings)
         stamp = time.strftime("%Y%m%d-%H%M%S")
+    recorded = {option.name: settings[option.name] for option in options.of_section("data", "model")
+                if option.name in settings}
     out = here.transport.gather_objects(settings["out"] or f"runs/{settings['model']}-{stamp}")[0]
     trainer = Trainer(
-        model, out=out, progress=_progress(settings["quiet"]), stop=stop, config={**described, **built},
+        model, out=out, progress=_progress(settings["quiet"]), stop=stop, config=recorded,
         **{option.name: settings[option.name] for option in options.TABLE
            if option.trainer and option.name != "out" and option.name in settings})
     result = trainer.fit(source, test)
@@ -144,3 +138,8 @@ def _progress(quiet: bool) -> Any:
     from pyddl.train.progress import LiveProgress, PlainProgress, Progress
 
     return Progress() if quiet else LiveProgress() if terminal() else PlainProgress()
+
+
+command = ModelCommand("train", run, sections=SECTIONS, own=lambda: [
+    click.Option(["--config"], type=click.Path(), help="TOML file with options; flags win over it.")],
+    defaults=lambda model: {} if model is None else models.TABLE[model].defaults)

@@ -1,8 +1,10 @@
-"""What scikit-learn's users may give as X, checked as scikit-learn does it, without importing it."""
+"""What scikit-learn's users may give as X and y, checked as scikit-learn does it, without importing it."""
 
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,9 @@ import numpy as np
 from pyddl.data import Source
 from pyddl.errors import DataError, ParameterError, ShapeError
 
-__all__ = ["check_rows"]
+__all__ = ["CHUNK", "check_classes", "check_rows", "check_targets", "chunks"]
+
+CHUNK = 4096  # rows that pass through a model at once: bounds the memory of transform
 
 
 def check_rows(X: Any) -> tuple[np.ndarray | Source, np.ndarray | None]:
@@ -69,3 +73,77 @@ def _refuse_not_finite(array: np.ndarray) -> None:
     what = "NaN" if np.isnan(value) else "infinity" if np.isinf(value) else f"{value}, infinity for a float32"
     raise DataError(f"X has {what} in row {row}, column {column}; expected finite numbers: fill in (SimpleImputer) or "
                     "drop such rows")
+
+
+def check_classes(y: Any, rows: int) -> np.ndarray:
+    """y as a vector of ``rows`` labels of any type: classes, not quantities.
+
+    Raises
+    ------
+    ParameterError, ShapeError, DataError
+        There is none; it has another shape; NaN; numbers that are not whole.
+    """
+    y = _target(y, rows)
+    if y.ndim == 2 and y.shape[1] == 1:
+        from sklearn.exceptions import DataConversionWarning  # only who makes this mistake pays for the import
+
+        warnings.warn("A column-vector y was passed when a 1d array was expected. Please change the shape of y to "
+                      "(n_samples,), for example using ravel().", DataConversionWarning, stacklevel=6)
+        y = y.ravel()
+    if y.ndim != 1:
+        raise ShapeError(f"y should be a 1d array of labels, one for each row; it has shape {y.shape}")
+    if y.dtype.kind == "f" and (y != np.floor(y)).any():
+        raise ParameterError(f"Unknown label type: continuous. y holds {y[y != np.floor(y)][0]}; expected classes: "
+                             "whole numbers or text. For quantities take a regressor")
+    return y
+
+
+def check_targets(y: Any, rows: int) -> np.ndarray:
+    """y as float64 of shape (rows,) or (rows, targets), or raise as `check_classes`."""
+    y = _target(y, rows)
+    if y.dtype.kind not in "fiub":
+        try:
+            y = y.astype(np.float64)
+        except (TypeError, ValueError):
+            raise ParameterError(f"y holds {y.dtype} values; expected real numbers: for classes take a classifier") \
+                from None
+        _refuse_nan(y)
+    if y.ndim > 2:
+        raise ShapeError(f"y has shape {y.shape}; expected (rows,) or (rows, targets)")
+    return y.astype(np.float64)
+
+
+def _target(y: Any, rows: int) -> np.ndarray:
+    if y is None:
+        raise ParameterError("this estimator requires y to be passed, but the target y is None")
+    if hasattr(y, "toarray"):
+        raise TypeError("y is sparse; expected a dense array: use y.toarray()")
+    array = np.asarray(y)
+    if array.ndim == 0:
+        raise ShapeError(f"y should be a 1d array of labels, one for each row; it is {y!r}")
+    if len(array) != rows:
+        raise ShapeError(f"X has {rows} rows, and y has {len(array)}; expected a label for each row")
+    if array.dtype.kind == "c":
+        raise ShapeError(f"Complex data not supported: y holds {array.dtype} values; expected real numbers")
+    _refuse_nan(array)
+    return array
+
+
+def _refuse_nan(y: np.ndarray) -> None:
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        row = int(np.argwhere(~np.isfinite(y))[0][0])
+        raise DataError(f"y has NaN or infinity in row {row}; expected a finite label for each row: drop such rows")
+
+
+def chunks(rows: np.ndarray | Source) -> Iterator[tuple[slice, np.ndarray]]:
+    """Consecutive parts of ``rows`` as (place, float32 rows), each valid until the next."""
+    source = rows if isinstance(rows, Source) else None
+    buffer = np.empty((min(CHUNK, rows.shape[0]), rows.shape[1]), dtype=np.float32)
+    for begin in range(0, rows.shape[0], CHUNK):
+        place = slice(begin, min(begin + CHUNK, rows.shape[0]))
+        part = buffer[: place.stop - begin]
+        if source is None:
+            part[...] = rows[place]  # type: ignore[index]
+        else:
+            source.read(np.arange(begin, place.stop, dtype=np.int64), part)
+        yield place, part

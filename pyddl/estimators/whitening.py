@@ -9,8 +9,8 @@ import numpy as np
 from pyddl import _check
 from pyddl.data import Source
 from pyddl.errors import ShapeError
-from pyddl.estimators.base import Transformer, chunks
-from pyddl.estimators.rows import check_rows
+from pyddl.estimators.rows import check_rows, chunks
+from pyddl.estimators.transformer import Transformer
 
 __all__ = ["ZCA"]
 

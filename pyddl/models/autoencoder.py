@@ -18,16 +18,14 @@ from pyddl.data.batch import Batch
 from pyddl.data.statistics import Statistics
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import Layout, Slice
-from pyddl.models.initialisers import INITIALISERS, initialiser
+from pyddl.models.initialisers import initialiser
+from pyddl.names import ACTIVATIONS, DTYPES, INITIALISERS, LOSSES
 
 if TYPE_CHECKING:
     from pyddl.models.split import SplitAutoencoder
 
-__all__ = ["ACTIVATIONS", "DTYPES", "LOSSES", "Autoencoder", "Layer"]
+__all__ = ["Autoencoder", "Layer"]
 
-ACTIVATIONS = ("linear", "sigmoid", "relu", "leaky_relu", "tanh", "softplus")
-DTYPES = ("float32", "bfloat16")
-LOSSES = ("bce", "mse")
 ROWS_ALIKE = 33  # products of fewer rows may add in another order, and in float32 (csrc/kernels/few_rows.hpp)
 MOST_PARAMETERS = 2**48  # a petabyte: places in so long a vector are far from overflowing
 

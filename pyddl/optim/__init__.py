@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyddl import _check
+from pyddl import _check, names
 from pyddl.errors import ParameterError
 from pyddl.optim.adadelta import AdaDelta
 from pyddl.optim.adagrad import AdaGrad
@@ -61,7 +61,7 @@ def optimizer(name: str, **options: Any) -> Optimizer:
     >>> optimizer("momentum", learning_rate=0.1)
     Momentum(learning_rate=0.1, momentum=0.9, weight_decay=0.0)
     """
-    algorithm: Any = OPTIMIZERS[_check.one_of("optimizer", name, OPTIMIZERS)]
+    algorithm: Any = OPTIMIZERS[_check.one_of("optimizer", name, names.RULES)]
     known = argument_names(algorithm)
     for option in options:
         if option not in known:

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any
 
-from pyddl import _check
+from pyddl import _check, names
 from pyddl.errors import ParameterError
 
 __all__ = ["Constant", "Cosine", "MomentumSchedule", "Schedule", "StepDecay", "WarmUp", "schedule"]
@@ -202,7 +202,7 @@ def schedule(name: str, learning_rate: float, *, warmup_steps: int = 0, total_st
     >>> rate(0), rate(9), round(rate(60), 12), rate(110)
     (0.010000000000000002, 0.1, 0.05, 0.0)
     """
-    _check.one_of("schedule", name, ("constant", "step", "cosine"))
+    _check.one_of("schedule", name, names.SCHEDULES)
     warmup = _check.integer("warmup_steps", warmup_steps, at_least=0)
     then: Schedule
     if name == "constant":

@@ -1,7 +1,5 @@
-"""A parameter server for any Python object: ``gradient`` runs on workers, ``descent`` on rank 0."""
+"""The name that `pyddl.callbacks` had before: what was imported from here still can be."""
 
-from pyddl.server.descent import AdaGradDescent
-from pyddl.server.parameter_server import ParameterServer
-from pyddl.server.served import Report
+from pyddl.callbacks import AdaGradDescent, ParameterServer, Report
 
 __all__ = ["AdaGradDescent", "ParameterServer", "Report"]

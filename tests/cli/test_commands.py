@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support import run_ranks
 
-from pyddl import _core
+from pyddl import _core, models
 from pyddl.cli import bench
 from pyddl.errors import ParameterError
 from pyddl.train.run import read_toml
@@ -92,6 +92,13 @@ def test_flags_win_over_the_file(tmp_path):
     pyddl("train", "--config", "c.toml", "--epochs", "1", "--lr", "0.01", "--out", "r", cwd=tmp_path)
     config = read_toml((tmp_path / "r/config.toml").read_text())
     assert (config["epochs"], config["hidden"], config["learning_rate"]) == (1, [4], 0.01)
+
+
+def test_flags_may_stand_before_the_model(tmp_path):
+    pyddl("train", "--data", "random:64x10", "--epochs", "3", "autoencoder", "--hidden", "4", "--epochs", "1",
+          "--out", "r", cwd=tmp_path)
+    config = read_toml((tmp_path / "r/config.toml").read_text())
+    assert (config["epochs"], config["hidden"], config["data"]) == (1, [4], "random:64x10")
 
 
 def test_a_flag_s_strategy_wins_over_the_file_s_where_no_option_of_it_was_chosen(tmp_path):
@@ -190,6 +197,10 @@ def test_version_help_and_doctor(tmp_path):
     assert all(name in overview for name in ("train", "evaluate", "encode", "plot", "doctor", "fetch"))
     help_of_train, _ = pyddl("train", "--help", cwd=tmp_path)
     assert "--lr" in help_of_train and "256 samples" in help_of_train
+    assert models.TABLE["autoencoder"].help in help_of_train and "--hidden" not in help_of_train
+    help_of_model, _ = pyddl("train", "autoencoder", "--help", cwd=tmp_path)
+    assert "--lr" in help_of_model and "--hidden" in help_of_model and "[256,64]" in help_of_model
+    assert "--encoder" not in help_of_model, "another model's"
     assert "oneDNN" in pyddl("doctor", cwd=tmp_path)[0]
 
 
@@ -197,6 +208,12 @@ def test_version_help_and_doctor(tmp_path):
     (("trian",), "there is no command 'trian'; did you mean 'train'"),
     (("train",), "which model?"),
     (("train", "autoencodr"), "did you mean 'autoencoder'"),
+    (("train", "--epochs", "3", "autoencodr"), "did you mean 'autoencoder'"),
+    (("train", "autoencoder", "--encoder", "runs/ae"), "encoder is an option of model classifier and linear; the model "
+                                                       "here is autoencoder: leave it out"),
+    (("train", "autoencoder", "--hidden", "none"), "hidden is empty"),
+    (("train", "autoencoder", "--test-labels", "y.npy"), "--test-labels are those of the rows of --test, which is not"),
+    (("simulate", "autoencodr"), "did you mean 'autoencoder'"),
     (("train", "autoencoder", "--stratgy", "local"), "--strategy"),
     (("train", "autoencoder", "--strategy", "alreduce"), "did you mean 'allreduce'"),
     (("train", "autoencoder", "--epochs", "two"), "'two' is no whole number"),
@@ -231,6 +248,8 @@ def test_bad_usage_ends_with_2_and_says_what_was_expected(arguments, message, tm
     ('model = "autoencoder"\nepochs = "3"\n', "c.toml: epochs is '3'"),
     ("epochs = \n", "c.toml: "),
     ('model = "autoencoder"\nlearning_rate = true\n', "c.toml: learning_rate is True; expected a number"),
+    ('model = "autoencoder"\nfrozen_epochs = 3\n', "c.toml: frozen_epochs is an option of model classifier and linear"),
+    ('model = "autoencodr"\n', "did you mean 'autoencoder'"),
     ('model = "autoencoder"\nauto = 3\n', "c.toml: auto: strategy is 3; expected text"),
     ('model = "autoencoder"\nauto = {strategy = "best"}\n', "c.toml: auto: strategy is 'best'; expected one of"),
 ])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from pyddl import models
 from pyddl.cli.simulate import DEFAULTS, command
 from pyddl.errors import DataError, ParameterError
 
@@ -98,12 +99,12 @@ def test_a_validation_part_is_kept_back(simulate):
     assert "64 rows" in whole.output and "48 rows" in part.output
 
 
-def test_the_help_has_the_defaults_that_are_taken(simulate):
-    done, _ = simulate("--help")
-    text = " ".join(done.output.split())
-    for name, value in DEFAULTS.items():
+def test_the_help_has_the_defaults_that_are_taken():
+    text = " ".join(CliRunner().invoke(command, ["autoencoder", "--help"]).output.split())
+    for name, value in {**DEFAULTS, **models.TABLE["autoencoder"].simulated}.items():
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         assert f"[{shown}" in text, name
+    assert "--patience" not in text, "it has no meaning in a simulation"
 
 
 @pytest.mark.parametrize("arguments", [("--workers", "2,1", "--strategy", "gossip"), ("--workers", "4,17"),

@@ -46,7 +46,8 @@ def test_scikit_learns_checks_pass(estimator, check):
 # ---- parameters --------------------------------------------------------------------------------------------------
 
 def test_the_option_table_is_the_home_of_names_order_and_defaults():
-    table = [option for option in options.of_section("model", "training", "machine") if option.name != "ranks"]
+    others = [option for option in options.of_section("training", "machine") if option.name != "ranks"]
+    table = [*options.of_model("autoencoder"), *others]
     expected = {option.name: option.default for option in table}
     expected = {"random_state" if name == "seed" else name: None if name == "seed" else default
                 for name, default in expected.items()} | {"verbose": 0}
@@ -60,6 +61,8 @@ def test_the_option_table_is_the_home_of_names_order_and_defaults():
 def test_unknown_parameters_are_refused_with_the_nearest():
     with pytest.raises(TypeError, match="epoch"):
         pyddl.Autoencoder(epoch=3)
+    with pytest.raises(TypeError, match="encoder is an option of model classifier and linear; the model here is auto"):
+        pyddl.Autoencoder(encoder="runs/ae")
     with pytest.raises(ParameterError, match=r"no parameter 'epoch'; did you mean 'epochs'\?"):
         pyddl.Autoencoder().set_params(epoch=3)
 

@@ -9,14 +9,14 @@ from types import TracebackType
 from typing import Any
 
 from pyddl import _check
+from pyddl.callbacks.link import Link, Packed, birth_of
+from pyddl.callbacks.loops import Serving, train_alone, work_on
+from pyddl.callbacks.messages import Failed
+from pyddl.callbacks.served import Descent, Gradient, Replica, Report, Served
+from pyddl.callbacks.work import Job
 from pyddl.comm.abort import end_without_mpi, leave
 from pyddl.comm.world import World, world
 from pyddl.errors import CommError, ParameterError, PeerLost
-from pyddl.server.link import Link, Packed, birth_of
-from pyddl.server.loops import Serving, train_alone, work_on
-from pyddl.server.messages import Failed
-from pyddl.server.served import Descent, Gradient, Replica, Report, Served
-from pyddl.server.work import Job
 
 __all__ = ["ParameterServer"]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from time import monotonic, perf_counter
 from typing import Any
 
+from pyddl.callbacks.link import Link, Packed, Patience
+from pyddl.callbacks.messages import Acknowledged, Ask, Failed, Hello, ModelSent, Push
+from pyddl.callbacks.served import Replica, Report, Served
+from pyddl.callbacks.work import Job, Unit
 from pyddl.errors import CommError, PeerLost
-from pyddl.server.link import Link, Packed, Patience
-from pyddl.server.messages import Acknowledged, Ask, Failed, Hello, ModelSent, Push
-from pyddl.server.served import Replica, Report, Served
-from pyddl.server.work import Job, Unit
 
 __all__ = ["Serving", "train_alone", "work_on"]
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyddl.callbacks import AdaGradDescent
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.optim import AdaGrad
-from pyddl.server import AdaGradDescent
 
 whole = {"parameters": lambda model: model, "learning_rate": 0.3}
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from support import assert_on_all_ranks
 
+from pyddl.callbacks import link
+from pyddl.callbacks.link import Link, Packed, Patience, birth_of
 from pyddl.errors import PeerLost
-from pyddl.server import link
-from pyddl.server.link import Link, Packed, Patience, birth_of
 
 
 def objects():

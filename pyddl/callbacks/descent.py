@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyddl import _check
-from pyddl.server import arrays
+from pyddl.callbacks import arrays
 
 __all__ = ["AdaGradDescent"]
 

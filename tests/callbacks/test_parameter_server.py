@@ -9,9 +9,9 @@ import pytest
 from support import assert_on_all_ranks
 
 import pyddl
+from pyddl.callbacks.served import Replica, Served
+from pyddl.callbacks.work import Unit
 from pyddl.errors import DataError, NotFiniteError, ParameterError, ShapeError
-from pyddl.server.served import Replica, Served
-from pyddl.server.work import Unit
 
 ITEMS = 103
 ONE = np.ones(1)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from pyddl.callbacks import arrays
+from pyddl.callbacks.link import Packed
+from pyddl.callbacks.messages import ModelSent
+from pyddl.callbacks.work import Unit
 from pyddl.errors import ParameterError, ShapeError
-from pyddl.server import arrays
-from pyddl.server.link import Packed
-from pyddl.server.messages import ModelSent
-from pyddl.server.work import Unit
 
 __all__ = ["Descent", "Gradient", "Replica", "Report", "Served"]
 

@@ -1,0 +1,205 @@
+"""A model and the trainer as one estimator: training, and what it leaves. What else it can do, roles say."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from pyddl import _check, models, options
+from pyddl.data import ArraySource, Source
+from pyddl.estimators.rows import chunks
+from pyddl.estimators.transformer import Conventions, same
+
+if TYPE_CHECKING:
+    from pyddl.train.trainer import Result, Trainer
+
+__all__ = ["Estimator"]
+
+Self = TypeVar("Self", bound="Estimator")
+
+
+class Estimator(Conventions):
+    """A model and the trainer as one scikit-learn estimator. A subclass has roles, and is made by `from_table`."""
+
+    result_: Result
+    seed_: int
+    _run: str | None = None  # the run directory that `load` read, until training goes on
+    _model: ClassVar[str] = ""  # its public name
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "result_")
+
+    @property
+    def model_(self) -> Any:
+        """The model trained, one of `pyddl.models`."""
+        return self.result_.model
+
+    @property
+    def parameters_(self) -> dict[str, np.ndarray]:
+        """The trained parameters by their names, float32."""
+        return self.model_.layout.views(self.result_.parameters)
+
+    @property
+    def metrics_(self) -> list[dict[str, Any]]:
+        """A line per epoch, as in ``metrics.jsonl``."""
+        return self.result_.metrics
+
+    @property
+    def loss_curve_(self) -> list[float]:
+        """Training loss of each epoch."""
+        return [line["train_loss"] for line in self.metrics_]
+
+    def fit(self: Self, X: Any, y: Any = None) -> Self:
+        """Train from the start. Collective: every rank of the world calls it with the same X.
+
+        Parameters
+        ----------
+        X : array_like of shape (rows, features), or Source
+            All rows, also on many ranks. Larger data come as a source of `pyddl.data`.
+        y : array_like of shape (rows,)
+            Labels, for classifiers and regressors: see there. Others ignore it.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ParameterError, ShapeError, DataError
+            On every rank: a value is out of range, X or y is unfit, or ranks were given different ones.
+        NotFiniteError
+            Training diverged.
+        """
+        self._train(X, y, again=False)
+        return self
+
+    def partial_fit(self: Self, X: Any, y: Any = None) -> Self:
+        """Train for one more pass over X, from where the last call ended, optimizer state included. Collective.
+
+        The first call begins like `fit`. E calls with one X do what `fit` does with ``epochs=E``, as long as no
+        schedule of the learning rate depends on the end. ``validation`` and ``patience`` are of no effect.
+
+        Parameters
+        ----------
+        X : array_like of shape (rows, features), or Source
+        y : as in `fit`
+
+        Returns
+        -------
+        self
+        """
+        self._train(X, y, again=True)
+        return self
+
+    def _train(self, X: Any, y: Any, *, again: bool) -> None:
+        from pyddl.comm.world import world
+        from pyddl.train.agreement import FLOAT32_INSTEAD, agreement, dtype_of_all, require_same
+        from pyddl.train.run import load_run
+
+        here = world()
+        wanted = getattr(self, "dtype", "float32")
+        dtype = dtype_of_all(here.transport, wanted)
+        if dtype != wanted and here.rank == 0:
+            warnings.warn(FLOAT32_INSTEAD, stacklevel=3)
+        start = self.result_ if again and self.__sklearn_is_fitted__() else None
+        with agreement(here.transport):  # what one rank refuses, all refuse
+            rows = self._rows(X, first=start is None)
+            source = self._source(rows, y, first=start is None)
+            model = self._new_model(source, dtype) if start is None else start.model
+            source = self._in_range(model, rows, source, warn=here.rank == 0)
+            seed = _seed(self.random_state) if start is None else self.seed_  # type: ignore[attr-defined]
+            if start is not None and self._run is not None:
+                state, updates = load_run(self._run).optimizer_state()
+                start = replace(start, state=state, updates=updates)
+        if source is not rows and source.labels is not None:
+            require_same(here.transport, "checksums of y", zlib.crc32(np.ascontiguousarray(source.labels).data),
+                         cure="Every rank needs all rows and their labels, the same everywhere")
+        if start is not None and self._run is not None:
+            require_same(here.transport, "optimizer states to go on from", (len(start.state), start.updates),
+                         cure="Every rank must see the run directory")
+        seed = here.transport.gather_objects(seed)[0]
+        with agreement(here.transport):
+            trainer = self._trainer(model, seed, (len(start.metrics) if start else 0) + 1 if again else None)
+        self.result_ = trainer.fit(source, start=start).whole()  # transform is no collective matter
+        self.seed_, self._run = seed, None
+        self._learned()
+
+    def _source(self, rows: np.ndarray | Source, y: Any, *, first: bool) -> Source:
+        """The rows for the trainer, with what a role makes of ``y``; ``first`` where training starts from nothing."""
+        return rows if isinstance(rows, Source) else ArraySource(rows, name="X")
+
+    def _learned(self) -> None:
+        """A role's own attributes, after training or `load`."""
+
+    def _new_model(self, source: Source, dtype: str) -> Any:
+        from pyddl.train.run import load_run
+
+        given = {}
+        for option in options.of_model(self._model):
+            value = getattr(self, option.name)
+            given[option.name] = option.check(os.fspath(value) if isinstance(value, os.PathLike) else value)
+        if "dtype" in given:
+            given["dtype"] = dtype
+        given = options.with_runs(given, lambda path: models.Trained.of(load_run(path)))
+        return models.for_data(self._model, source, **given)
+
+    def _trainer(self, model: Any, seed: int, passes: int | None) -> Trainer:
+        """A trainer with this estimator's options; for ``passes`` over the data in all where `partial_fit` asks."""
+        from pyddl.train.progress import PlainProgress, Progress
+        from pyddl.train.trainer import Trainer
+
+        # Only what differs: options of other strategies than the chosen one have their defaults.
+        names = self._defaults()
+        given = {option.name: getattr(self, option.name) for option in options.of_section("training", "machine")
+                 if option.name in names and not same(getattr(self, option.name), option.default)}
+        if passes is not None:
+            given |= {"validation": None, "patience": None, "epochs": passes}
+        verbose: Any = self.verbose  # type: ignore[attr-defined]
+        verbose = _check.integer("verbose", int(verbose) if isinstance(verbose, bool) else verbose, at_least=0)
+        return Trainer(model, progress=PlainProgress() if verbose else Progress(), seed=seed, **given)
+
+    def _in_range(self, model: Any, rows: np.ndarray | Source, source: Source, *, warn: bool) -> Source:
+        """The source of these rows within the range that the model's loss needs."""
+        limits = getattr(model, "input_range", None)
+        if isinstance(rows, Source) or limits is None:
+            return source  # the trainer refuses a source whose values are out of range
+        low, high = limits
+        if source.minimum >= low and source.maximum <= high:
+            return source
+        if warn:
+            other = ", or choose another loss" if "loss" in self._defaults() else ""
+            warnings.warn(f"X reaches from {source.minimum:g} to {source.maximum:g}, but this model's loss needs "
+                          f"values in [{low:g}, {high:g}]: values outside are clipped. Scale X (MinMaxScaler){other}",
+                          stacklevel=4)
+        return ArraySource(np.clip(rows, low, high).astype(np.float32), name="X", labels=source.labels)
+
+    def _apply(self, rows: np.ndarray | Source, function: Callable[..., np.ndarray]) -> np.ndarray:
+        """``function`` of the model on all rows, in chunks."""
+        result = self.result_
+        low, high = getattr(result.model, "input_range", None) or (None, None)
+        out = np.empty((0, 0), dtype=np.float32)
+        for place, part in chunks(rows):
+            if low is not None:
+                np.clip(part, low, high, out=part)  # as in training
+            found = function(result.parameters, result.buffers, part)
+            if place.start == 0:
+                out = np.empty((rows.shape[0], found.shape[1]), dtype=np.float32)
+            out[place] = found
+        return out
+
+
+def _seed(random_state: Any) -> int:
+    """A seed from what scikit-learn allows as ``random_state``."""
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31))
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**31))
+    return _check.integer("random_state", random_state, at_least=0, at_most=2**64 - 1)

@@ -1,0 +1,30 @@
+"""The table of estimators: a new one is a file and a row."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+__all__ = ["OTHERS", "TABLE", "Place", "named"]
+
+Place = tuple[str, str]
+"""Module and name of a class."""
+
+TABLE: dict[str, Place] = {
+    "autoencoder": ("pyddl.estimators.autoencoder", "Autoencoder"),
+}
+"""The estimators of models, by the models' public names. A row may be added at any time."""
+
+OTHERS: dict[str, Place] = {
+    "ZCA": ("pyddl.estimators.whitening", "ZCA"),
+    "Estimator": ("pyddl.estimators.estimator", "Estimator"),
+    "Transformer": ("pyddl.estimators.transformer", "Transformer"),
+    "load": ("pyddl.estimators.loading", "load"),
+    **{role: ("pyddl.estimators.roles", role) for role in ("Classifies", "Encodes", "Regresses", "Scores")},
+}
+"""What else `pyddl.estimators` has, by its name."""
+
+
+def named(place: Place) -> object:
+    """What is there; its module is imported."""
+    module, name = place
+    return getattr(import_module(module), name)

@@ -1,0 +1,106 @@
+"""The table of models: everything that the command line, estimators, simulations and loading know of them by name.
+
+A new model is a file, a row here, and its options in `pyddl.options.TABLE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyddl import _check, options
+from pyddl.data.source import Source
+from pyddl.models.protocol import Model
+
+__all__ = ["NAMES", "TABLE", "Entry", "Trained", "class_of", "create", "for_data"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model.
+
+    Parameters
+    ----------
+    module, member : str
+        Where its class is: it is imported when a model is made.
+    help : str
+        One line, for lists of models.
+    defaults : mapping, default={}
+        Defaults of options where they differ from those in `pyddl.options.TABLE`; also of training options.
+    simulated : mapping, default={}
+        The same for `pyddl simulate`, which may hold hundreds of replicas in one process.
+    """
+
+    module: str
+    member: str
+    help: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    simulated: Mapping[str, Any] = field(default_factory=dict)
+
+
+TABLE: dict[str, Entry] = {
+    "autoencoder": Entry("pyddl.models.autoencoder", "Autoencoder",
+                         "Dense autoencoder: an encoder to a small code, and a decoder that mirrors it.",
+                         simulated={"hidden": (32, 8)}),
+}
+"""The models by their public names. A row may be added at any time: ``pyddl.models.TABLE["mine"] = Entry(...)``."""
+
+NAMES = TABLE.keys()
+"""The public names, rows added later among them."""
+
+
+class Trained(NamedTuple):
+    """A model and its vectors after training: what an option of kind ``run`` brings to the model that takes it."""
+
+    model: Model
+    parameters: np.ndarray
+    buffers: np.ndarray
+
+    @classmethod
+    def of(cls, run: Any) -> Trained:
+        """That of a `train.Run` or `train.Result`."""
+        return cls(run.model, run.parameters, run.buffers)
+
+
+def class_of(name: str) -> type:
+    """The class of the model of that public name.
+
+    Raises
+    ------
+    ParameterError
+        There is none; the nearest name is offered.
+    """
+    entry = TABLE[_check.one_of("model", name, TABLE)]
+    return getattr(import_module(entry.module), entry.member)
+
+
+def create(name: str, **recorded: Any) -> Model:
+    """The model of that public name, made again from what its ``options()`` said."""
+    return class_of(name)(**recorded)
+
+
+def for_data(name: str, data: Source, /, **given: Any) -> Model:
+    """The model of that public name for these training rows.
+
+    A class that needs to know more than the width of the rows has a class method ``for_data(data, **options)``.
+
+    Parameters
+    ----------
+    data : Source
+    **given
+        Options; those of other models, and those of None, are left out. One of kind ``run`` comes as `Trained`.
+
+    Examples
+    --------
+    >>> from pyddl.data import RandomSource
+    >>> for_data("autoencoder", RandomSource(100, 12), hidden=(8, 2), epochs=3).layout.count
+    254
+    """
+    cls: Any = class_of(name)
+    own = {option.name: given[option.name] for option in options.of_model(name)
+           if given.get(option.name) is not None}
+    return cls.for_data(data, **own) if hasattr(cls, "for_data") else cls(inputs=data.features, **own)
