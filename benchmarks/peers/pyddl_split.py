@@ -16,6 +16,7 @@ from pyddl.comm.driver import drive
 from pyddl.comm.group import Groups
 from pyddl.data.sampler import Sampler
 from pyddl.models import Autoencoder
+from pyddl.models.stages import stages_of
 from pyddl.optim import Adam
 from pyddl.strategies import Allreduce
 from pyddl.train.division import Division
@@ -37,10 +38,11 @@ class Training:
         self.loader = Slices(rows, batch // division.count, division.number, division.count)
         layout = division.model.layout
         self.worker = Worker(
-            division.model, Adam(), Sampler(batch, batch), number=division.number, count=division.count,
+            division.model, Sampler(batch, batch), number=division.number, count=division.count,
             gradients=self._between.allocate(layout.size, "gradients"), group=division.group)
-        self.worker.ready = self._between.travelling(self.worker.gradients, [(s.begin, s.end) for s in layout])
-        self.worker.loader = self.loader  # type: ignore[assignment]
+        self.worker.travels = self._between.travelling
+        self.worker.enter(stages_of(division.model)[0], lambda phase: Adam())
+        self.worker.take(self.loader, 0)  # type: ignore[arg-type]
         self.worker.parameters[:] = layout.cut(model.layout, weights)
 
     @property
@@ -84,7 +86,7 @@ class _Peer:
         """This rank's share of the losses of the next steps."""
         training = self.trainings[setup]
         training.run(count)
-        return list(training.worker.losses)
+        return list(training.worker.losses["all"])
 
     def bytes_per_step(self, setup: str, count: int) -> float:
         """What this rank has to send."""

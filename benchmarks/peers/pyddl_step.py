@@ -20,6 +20,7 @@ from pyddl.comm.group import Groups
 from pyddl.data.batch import Batch
 from pyddl.data.sampler import Sampler
 from pyddl.models import Autoencoder
+from pyddl.models.stages import stages_of
 from pyddl.optim import Adam
 from pyddl.strategies import strategy
 from pyddl.train.worker import Worker
@@ -78,7 +79,6 @@ class Training:
         self.groups = Groups(self.world)
         self.worker = Worker(
             model,
-            optimizer,
             Sampler(rows, rows),
             number=0 if alone else self.world.rank,
             count=1 if alone else self.world.size,
@@ -87,10 +87,10 @@ class Training:
             gradients=None if alone else allocate(model.layout.size, "gradients"),
             parameters=allocate(model.layout.size, "parameters") if self.strategy.shards else None,
         )
-        self.worker.loader = loader
         if travels and self.strategy.sums_gradients:
-            slices = [(s.begin, s.end) for s in model.layout]
-            self.worker.ready = self.world.transport.travelling(self.worker.gradients, slices)
+            self.worker.travels = self.world.transport.travelling
+        self.worker.enter(stages_of(model)[0], lambda phase: optimizer)
+        self.worker.take(loader, 0)
 
     def run(self, steps: int) -> None:
         self.worker.losses.clear()
@@ -101,7 +101,7 @@ class Training:
     def parts(self, steps: int) -> dict[str, float]:
         """Seconds per step in the model's gradient, in the optimizer's update, and in Python around them."""
         seconds = {"gradient": 0.0, "update": 0.0}
-        model, optimizer = self.worker.model, self.worker.optimizer
+        model, optimizer = self.worker.model, self.worker.phases[0].optimizer
 
         def timed(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
             def run(*given: Any, **named: Any) -> Any:
@@ -158,7 +158,7 @@ class _Peer:
         """Sums of this rank's losses in the next steps."""
         training = self.trainings[setup]
         training.run(count)
-        return list(training.worker.losses)
+        return list(training.worker.losses["all"])
 
     def time(self, setup: str, count: int) -> float:
         training = self.trainings[setup]

@@ -34,7 +34,7 @@ def command(run: str, data: str | None, out: str | None) -> int:
     for begin in range(0, len(source), CHUNK):
         index = np.arange(begin, min(begin + CHUNK, len(source)), dtype=np.int64)
         source.read(index, rows[: len(index)])
-        codes.append(trained.model.encode(trained.parameters, trained.buffers, rows[: len(index)]))
+        codes.append(trained.model.encode(trained.averaged, trained.buffers, rows[: len(index)]))
     result = np.concatenate(codes)
     try:
         with open(target, "wb") as file:  # np.save would append .npy to a name given without it

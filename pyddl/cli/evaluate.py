@@ -35,7 +35,7 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
         trained = load_run(run)
         source = rows_for(trained, data, labels)
         measures = [_measure(trained, name) for name in measured]
-    vectors = (trained.parameters, trained.buffers)
+    vectors = (trained.averaged, trained.buffers)
     scores = evaluate(trained.model, *vectors, source, here.transport)
     for measure in measures:
         scores |= measure(*vectors, source, Crew(here.transport))

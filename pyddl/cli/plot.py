@@ -19,6 +19,6 @@ def command(run: str, data: str | None, labels: str | None) -> int:
 
     trained = load_run(run)
     source = rows_for(trained, data, labels)
-    for path in draw(run, trained.model, trained.parameters, trained.buffers, trained.metrics, source):
+    for path in draw(run, trained.model, trained.averaged, trained.buffers, trained.metrics, source):
         click.echo(str(path))
     return 0

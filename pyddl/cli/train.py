@@ -124,7 +124,7 @@ def _train(settings: dict[str, Any]) -> int:
         from pyddl.train.report import draw, table
 
         tested = training_and_test(source, test, settings["validation"], settings["seed"])[1] or source
-        vectors = (result.parameters, result.buffers)
+        vectors = (result.averaged, result.buffers)
         drawn = [] if stopped else draw(out, result.model, *vectors, result.metrics, tested)
         if not settings["quiet"]:
             click.echo("\n".join([table(result.summary), f"written to {out}", *(f"picture {path}" for path in drawn)]))

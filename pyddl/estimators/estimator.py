@@ -43,7 +43,7 @@ class Estimator(Conventions):
     @property
     def parameters_(self) -> dict[str, np.ndarray]:
         """The trained parameters by their names, float32."""
-        return self.model_.layout.views(self.result_.parameters)
+        return self.model_.layout.views(self.result_.averaged)
 
     @property
     def metrics_(self) -> list[dict[str, Any]]:
@@ -121,12 +121,13 @@ class Estimator(Conventions):
             require_same(here.transport, "checksums of y", zlib.crc32(np.ascontiguousarray(source.labels).data),
                          cure="Every rank needs all rows and their labels, the same everywhere")
         if start is not None and self._run is not None:
-            require_same(here.transport, "optimizer states to go on from", (len(start.state), start.updates),
+            require_same(here.transport, "optimizer states to go on from", (len(start.state), dict(start.updates)),
                          cure="Every rank must see the run directory")
         seed = here.transport.gather_objects(seed)[0]
         with agreement(here.transport):
-            trainer = self._trainer(model, seed, (len(start.metrics) if start else 0) + 1 if again else None)
-        self.result_ = trainer.fit(source, start=start).whole()  # transform is no collective matter
+            passes = (len(start.metrics) if start else 0) + 1 if again else None
+            trainer = self._trainer(model, seed, passes)
+        self.result_ = trainer.fit(source, start=start, passes=passes).whole()  # transform is no collective matter
         self.seed_, self._run = seed, None
         self._learned()
 
@@ -187,7 +188,7 @@ class Estimator(Conventions):
         for place, part in chunks(rows):
             if low is not None:
                 np.clip(part, low, high, out=part)  # as in training
-            found = function(result.parameters, result.buffers, part)
+            found = function(result.averaged, result.buffers, part)
             if place.start == 0:
                 out = np.empty((rows.shape[0], found.shape[1]), dtype=np.float32)
             out[place] = found

@@ -48,7 +48,8 @@ def load(run: str | Path) -> Any:
     recorded = {**found.config, **{key: value for key, value in model.options().items() if key not in paths},
                 "random_state": found.config.get("seed", 0)}
     estimator = cls(**{key: _as_default(value, defaults[key]) for key, value in recorded.items() if key in defaults})
-    estimator.result_ = Result(found.model, found.parameters, found.buffers, found.metrics, found.summary)
+    estimator.result_ = Result(found.model, found.parameters, found.buffers, found.metrics, found.summary,
+                               averaged=found.averaged)
     estimator.seed_ = recorded["random_state"]
     estimator._run = str(found.path)
     estimator.n_features_in_ = model.inputs

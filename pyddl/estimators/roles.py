@@ -52,13 +52,13 @@ class Encodes(Estimator, Transformer):
                              "gives")
         out = np.empty((codes.shape[0], self.n_features_in_), dtype=np.float32)
         for place, part in chunks(codes):
-            out[place] = self.model_.decode(self.result_.parameters, self.result_.buffers, part)
+            out[place] = self.model_.decode(self.result_.averaged, self.result_.buffers, part)
         return out
 
     def _learned(self) -> None:
         super()._learned()
         one = np.zeros((1, self.n_features_in_), dtype=np.float32)
-        self._n_features_out = self.model_.encode(self.result_.parameters, self.result_.buffers, one).shape[1]
+        self._n_features_out = self.model_.encode(self.result_.averaged, self.result_.buffers, one).shape[1]
 
 
 class Scores(Estimator):
@@ -75,7 +75,7 @@ class Scores(Estimator):
         error = 0.0
         for _, part in chunks(rows):
             seen = np.clip(part, low, high)
-            rebuilt = self.model_.reconstruct(self.result_.parameters, self.result_.buffers, seen)
+            rebuilt = self.model_.reconstruct(self.result_.averaged, self.result_.buffers, seen)
             error += float(np.square(part.astype(np.float64) - rebuilt).sum())
         return -error / rows.shape[0]
 
@@ -192,7 +192,7 @@ class Classifies(Supervised):
         super()._learned()
         if not hasattr(self, "classes_"):  # of a run directory
             one = np.zeros((1, self.n_features_in_), dtype=np.float32)
-            found = self.model_.probabilities(self.result_.parameters, self.result_.buffers, one)
+            found = self.model_.probabilities(self.result_.averaged, self.result_.buffers, one)
             self.classes_ = np.arange(found.shape[1])
 
 
@@ -242,4 +242,4 @@ class Regresses(Supervised):
         super()._learned()
         if not hasattr(self, "_flat"):  # of a run directory
             one = np.zeros((1, self.n_features_in_), dtype=np.float32)
-            self._flat = self.model_.predict(self.result_.parameters, self.result_.buffers, one).shape[1] == 1
+            self._flat = self.model_.predict(self.result_.averaged, self.result_.buffers, one).shape[1] == 1

@@ -54,7 +54,7 @@ NAMES = TABLE.keys()
 
 
 class Trained(NamedTuple):
-    """A model and its vectors after training: what an option of kind ``run`` brings to the model that takes it."""
+    """A model and its vectors after training, averaged copies in their places: what an option of kind ``run`` brings to the model that takes it."""
 
     model: Model
     parameters: np.ndarray
@@ -63,7 +63,7 @@ class Trained(NamedTuple):
     @classmethod
     def of(cls, run: Any) -> Trained:
         """That of a `train.Run` or `train.Result`."""
-        return cls(run.model, run.parameters, run.buffers)
+        return cls(run.model, run.averaged, run.buffers)
 
 
 def class_of(name: str) -> type:

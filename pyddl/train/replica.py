@@ -117,7 +117,7 @@ class Replica:
         See `pyddl.layout.Slice` for the rules. Tables of chains stay cut; `gather_chains` joins them.
         """
         members = self._members
-        weights = [each.seen for each in members] if weights is None else weights
+        weights = [each.seen for each in members] if weights is None else weights[: len(members)]
         for each in members:
             each.seen = 0
         shared = [s for s in self.model.buffers if s.merge != "rows"]

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 import pyddl
+from pyddl import options
 from pyddl.comm.world import use
 from pyddl.data import ArraySource
-from pyddl.data.sampler import Sampler
 from pyddl.errors import DataError, ParameterError
 from pyddl.models import Autoencoder
 from pyddl.optim import SGD, Adam
-from pyddl.strategies import Auto
+from pyddl.strategies import Auto, Local
 from pyddl.strategies.figures import Figures, Link
 from pyddl.train import StopRequest, Trainer, auto, rehearsal
+from pyddl.train.plan import Plan
 from pyddl.train.progress import Progress
 from pyddl.train.rehearsal import rehearse
 from pyddl.train.report import table
@@ -67,6 +68,11 @@ def measured(monkeypatch):
     return fix
 
 
+def planned(world, model, rule, **given):
+    given = options.resolve({"batch_size": 50, "seed": 1, **given}, lambda each: each.trainer)
+    return Plan(model, Local(), rule, given, world, ArraySource(ROWS), None)
+
+
 def never(*given, **named):
     raise AssertionError("measured once more")
 
@@ -76,8 +82,7 @@ def never(*given, **named):
 def test_figures_are_measured_alike_on_all_ranks(world, reproducible):
     if reproducible and 8 % world.size:
         pytest.skip("reproducible needs a divisor of 8")
-    model, source = Autoencoder(20, hidden=(8, 3)), ArraySource(ROWS)
-    figures = rehearse(model, Adam(), Sampler(203, 50, 1), source, world, reproducible=reproducible)
+    figures = rehearse(planned(world, Autoencoder(20, hidden=(8, 3)), Adam(), reproducible=reproducible), world)
     assert isinstance(figures, Figures)
     assert len(set(map(str, world.transport.gather_objects(figures.record())))) == 1
     assert 0 < figures.update <= figures.apart <= figures.together
@@ -212,8 +217,7 @@ def test_faults_are_found_before_anything_is_measured(world, monkeypatch):
 @pytest.mark.mpi(min_size=2)
 def test_a_rehearsal_does_not_fail_where_training_diverges_later(world):
     model = Autoencoder(20, hidden=(8, 3), loss="mse")
-    source = ArraySource(ROWS)
-    assert rehearse(model, SGD(1e6), Sampler(203, 50), source, world).apart > 0
+    assert rehearse(planned(world, model, SGD(1e6)), world).apart > 0
 
 
 @pytest.mark.mpi
