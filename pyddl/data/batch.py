@@ -41,7 +41,7 @@ class Chains(NamedTuple):
 
     begin: int
     end: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
 
 
 def _identity(vector: np.ndarray) -> np.ndarray:
