@@ -38,9 +38,9 @@ def command(model: str | None, config: str | None, out: str | None, **given: Any
     from pyddl import data, models
     from pyddl.comm.simulated import Machine
     from pyddl.data.joined import training_and_test
+    from pyddl.optim.given import optimizer_of
     from pyddl.strategies import strategy
     from pyddl.train.plots import draw_simulations
-    from pyddl.train.session import optimizer_of
     from pyddl.train.simulation import check, simulate
 
     name, settings = _settings(model, config, {name: value for name, value in given.items() if value is not None})
@@ -66,7 +66,7 @@ def command(model: str | None, config: str | None, out: str | None, **given: Any
                f"{built.layout.count:,} parameters")
     click.echo(HEAD)
     for workers, chosen in wanted:
-        rules = [optimizer_of(rule, settings, steps)
+        rules = [optimizer_of(rule, settings, steps, getattr(built, "rate_scale", 1.0))
                  for rule in (settings["optimizer"], chosen.server_optimizer or settings["optimizer"])]
         run = simulate(built, source, test or source, chosen, workers, rules[0], epochs=settings["epochs"],
                        batch_size=settings["batch_size"], seed=settings["seed"], machine=machine,

@@ -24,7 +24,8 @@ from pyddl.data.statistics import Statistics
 from pyddl.errors import DataError, ParameterError, PeerLost, ShapeError
 from pyddl.layout import Slice
 from pyddl.models.protocol import Model, described
-from pyddl.optim import MomentumSchedule, Optimizer, optimizer, schedule
+from pyddl.optim import Optimizer
+from pyddl.optim.given import optimizer_of
 from pyddl.strategies import Steps, Strategy
 from pyddl.strategies.auto import Choice
 from pyddl.train import records
@@ -89,13 +90,14 @@ class Session:
         self.sampler = Sampler(len(data), options["batch_size"], options["seed"])
         self.steps_per_epoch = self.sampler.steps_per_epoch
         self.steps = options["epochs"] * self.steps_per_epoch
-        self.optimizer = optimizer_of(given_optimizer, options, self.steps)
+        scale = getattr(model, "rate_scale", 1.0)
+        self.optimizer = optimizer_of(given_optimizer, options, self.steps, scale)
         if options["reproducible"] and strategy.shards and self.optimizer.clip_norm is not None:
             raise ParameterError("with shard_optimizer clip_norm adds up the squares of the ranks' shares, which are "
                                  "others on another number of ranks: leave out reproducible, clip_norm or "
                                  "shard_optimizer")
-        self.serving = Serving(self, optimizer_of(strategy.server_optimizer or given_optimizer, options, self.steps)
-                               ) if strategy.servers else None
+        self.serving = Serving(self, optimizer_of(strategy.server_optimizer or given_optimizer, options, self.steps,
+                                                  scale)) if strategy.servers else None
         self.step = 0
         self.metrics: list[dict[str, Any]] = []
         self.seconds_before = dict.fromkeys(PARTS, 0.0)  # of earlier sessions of this run, mean over the ranks
@@ -525,18 +527,3 @@ class Session:
         per_rank = self.transport.gather(np.array([self.clock.seconds[part] for part in PARTS]))
         mean = np.mean(per_rank, axis=0)
         return {part: self.seconds_before[part] + float(mean[i]) for i, part in enumerate(PARTS)}, per_rank
-
-
-def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps: int) -> Optimizer:
-    """The optimizer that the training options describe, with its schedules; an object is taken as it is."""
-    if not isinstance(given, str):
-        return given
-    own = {name: options[name] for name in ("weight_decay", "clip_norm", "momentum") if options[name] is not None}
-    if options["momentum_schedule"] == "sutskever":
-        own["momentum"] = MomentumSchedule(**({"maximum": own["momentum"]} if "momentum" in own else {}))
-    peak = options["learning_rate"]
-    if peak is None:
-        peak = optimizer(given).learning_rate  # the rule's own default
-    rate = schedule(options["schedule"], peak, warmup_steps=options["warmup"], step_every=options["step_every"],
-                    step_factor=options["step_factor"], minimum=options["minimum_rate"], total_steps=total_steps)
-    return optimizer(given, learning_rate=rate, **own)
