@@ -21,6 +21,7 @@ __all__ = ["FORMAT", "open_hdf5"]
 SUFFIXES = (".h5", ".hdf5", ".hdf")
 BLOCK_BYTES = 1 << 20  # chunks are joined to blocks of about this size
 LARGEST_BLOCK = 1 << 30  # bytes: a block is in memory as a whole
+MOST_PACKED = 2000  # times smaller than they are can gzip make values; more is a damaged header
 MOST_BLOCKS = 10**7  # 10 TB: a header that promises more is damaged
 # What h5py raises for damaged files:
 FAULTS = (OSError, RuntimeError, TypeError, KeyError, ValueError, OverflowError, MemoryError)
@@ -58,7 +59,13 @@ def _labels(path: str, dataset: str) -> Labels:
     values = _mapped(Path(path), found, name)
     if values is None:
         try:
+            stored = found.id.get_storage_size()
+            if found.nbytes > max(MOST_PACKED * stored, 1 << 24):
+                raise DataError(f"{path} is damaged: {name} should have shape {found.shape}, but {stored} bytes are "
+                                "all that is stored")
             values = found.asstr()[:] if _is_text(found) else found[:]
+        except DataError:
+            raise
         except FAULTS as error:
             raise DataError(f"{path} is damaged: {name} cannot be read ({error})") from error
         finally:

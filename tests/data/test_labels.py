@@ -1,9 +1,12 @@
 """Labels: from arrays and files of every kind to the batches of every worker, always those of the row."""
 
+import io
 import tracemalloc
+from functools import cache
 
 import numpy as np
 import pytest
+from damage import damage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from idx_files import idx_bytes
@@ -213,6 +216,42 @@ def test_wrong_columns_of_labels_are_refused(table, column, labels, message):
     path = table(**column)
     with pytest.raises(DataError, match=message):
         load(f"{path}:a", labels=f"{path}:{labels}" if labels else path)
+
+
+def test_labels_at_an_address(table):
+    pytest.importorskip("fsspec")
+    path = f"file://{table()}"
+    source = load(path, labels=f"{path}:word")
+    assert source.shape == (50, 5) and source.classes == ("fig", "pear")
+
+
+@given(kind=st.sampled_from(["npy", "h5", "parquet"]), seed=st.integers(0, 2**32))
+@settings(max_examples=150)
+def test_damaged_labels_are_refused_or_labels(tmp_path_factory, kind, seed):
+    path = tmp_path_factory.getbasetemp() / f"damaged.{kind}"
+    path.write_bytes(damage(np.random.default_rng(seed), whole(kind)))
+    try:
+        source = load(RandomSource(50, 2), labels=f"{path}:y" if kind != "npy" else path)
+    except (DataError, ShapeError) as error:
+        assert f"damaged.{kind}" in str(error) or "rows" in str(error)
+        return
+    assert len(source.labels) == 50
+
+
+@cache
+def whole(kind):
+    """A file of labels."""
+    buffer = io.BytesIO()
+    if kind == "npy":
+        np.save(buffer, np.arange(50.0))
+    elif kind == "h5":
+        with pytest.importorskip("h5py").File(buffer, "w") as file:
+            text = np.array([b"cat", b"dog"] * 25)  # of one length: HDF5 hangs in damaged heaps of others
+            file.create_dataset("y", data=text, chunks=(7,), compression="gzip")
+    else:
+        pq = pytest.importorskip("pyarrow.parquet")
+        pq.write_table(pytest.importorskip("pyarrow").table({"y": ["cat", "dog"] * 25}), buffer, row_group_size=13)
+    return buffer.getvalue()
 
 
 def test_folders_of_parts_with_labels(table, tmp_path):
