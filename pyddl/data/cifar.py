@@ -6,19 +6,23 @@ Source: A. Krizhevsky (2009), Learning multiple layers of features from tiny ima
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pyddl.data.formats import Format
+from pyddl.data.labels import as_labels
 from pyddl.data.source import ArraySource, Source
 from pyddl.errors import DataError
 
-__all__ = ["IMAGE_SHAPE", "open_cifar10", "read_cifar10"]
+__all__ = ["FORMAT", "IMAGE_SHAPE", "open_cifar10", "read_cifar10"]
 
 IMAGE_SHAPE = (3, 32, 32)
 RECORD = 1 + 3 * 32 * 32  # bytes
 CLASSES = 10
+NAME = re.compile(r"(data|test)_batch[^/]*\.bin$")  # as its authors call them
 
 
 def read_cifar10(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -52,3 +56,8 @@ def open_cifar10(path: str | os.PathLike[str], **described: Any) -> Source:
     """The pixels of a binary batch as rows in [0, 1], with their labels; ``described`` is handed to `ArraySource`."""
     pixels, labels = read_cifar10(path)
     return ArraySource(pixels, scale=1 / 255, image_shape=IMAGE_SHAPE, labels=labels, **described)
+
+
+FORMAT = Format("CIFAR-10's data_batch_N.bin", lambda path: NAME.search(path) is not None,
+                lambda path, *_: open_cifar10(path, name=Path(path).name, origin=path),
+                lambda path, _: as_labels(read_cifar10(path)[1], path))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 import sys
 import zlib
@@ -16,10 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
+from pyddl.data.formats import Format
+from pyddl.data.labels import as_labels
+from pyddl.data.source import ArraySource, Source
 from pyddl.errors import DataError
 
-__all__ = ["read_idx"]
+__all__ = ["FORMAT", "read_idx"]
 
+NAME = re.compile(r"(\.idx\d?|-ubyte)(\.gz)?$")
 UINT8 = 8
 ELEMENT_TYPES = {8: "uint8", 9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
 GZIP_MAGIC = b"\x1f\x8b"
@@ -112,3 +117,14 @@ def _check_size(path: Path, shape: tuple[int, ...], at: int, found: int) -> None
     if found > expected:
         raise DataError(f"{path} goes on after offset {expected}, where the {sizes} values of its header "
                         "end; expected nothing more")
+
+
+def _open(path: str, *_: object) -> Source:
+    array = read_idx(path)
+    if array.ndim < 2:
+        raise DataError(f"{path} has 1 dimension (offset 3), like a file of labels; expected rows of values")
+    return ArraySource(array, scale=1 / 255, name=Path(path).name, origin=path)
+
+
+FORMAT = Format(".idx or -ubyte (or these with .gz)", lambda path: NAME.search(path) is not None, _open,
+                lambda path, _: as_labels(read_idx(path), path))

@@ -1,27 +1,31 @@
-"""Sources made of others: several joined to one, and a part of one drawn by chance."""
+"""Sources made of others: several joined to one, a part of one drawn by chance, one with other labels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from pyddl import _check, _core
+from pyddl.data.labels import Labels, as_labels, renumbered
 from pyddl.data.source import Source
 from pyddl.errors import DataError, ParameterError
 
-__all__ = ["JoinedSource", "PartSource", "split", "training_and_test"]
+__all__ = ["JoinedSource", "LabelledSource", "PartSource", "split", "training_and_test"]
 
 DRAW = 2**63  # stands for the epoch where the split is drawn: no epoch of training has this number
 
 
 class JoinedSource(Source):
-    """The rows of several sources, one after another.
+    """The rows of several sources, one after another. It has labels where all of them have.
 
     Parameters
     ----------
     sources : sequence of Source
-        At least one, of equal width.
+        At least one, of equal width. Where their labels were text, classes are those of all together.
     name, origin : str
     test : callable, optional
         Gives the test part when it is first asked for.
@@ -29,7 +33,7 @@ class JoinedSource(Source):
     Raises
     ------
     DataError
-        Two differ in their features; the message names both.
+        Two differ in their features or in the kind of their labels; the message names both.
     """
 
     def __init__(self, sources: Sequence[Source], *, name: str, origin: str,
@@ -43,8 +47,31 @@ class JoinedSource(Source):
         self._begins = np.cumsum([0, *map(len, sources)])
         self.shape = (int(self._begins[-1]), first.features)
         self.image_shape = first.image_shape if all(s.image_shape == first.image_shape for s in sources) else None
-        labels = [source.labels for source in sources if source.labels is not None]
-        self.labels = np.concatenate(labels) if len(labels) == len(sources) else None
+        self._label_type = self._label_type_of_all()
+
+    def _label_type_of_all(self) -> tuple[tuple[int, ...], np.dtype] | None:
+        """Shape and element type that hold the labels of all sources; and gives them classes in common."""
+        kinds = [source.label_type for source in self._sources]
+        if None in kinds:
+            return None
+        first = self._sources[0]
+        shape, dtypes = kinds[0][0], [kind[1] for kind in kinds if kind]  # type: ignore[index]
+        for other, kind in zip(self._sources, kinds, strict=True):
+            if kind is None or kind[0] != shape or (other.classes is None) != (first.classes is None):
+                raise DataError(f"{self.origin}: labels of {other.name} and of {first.name} are of different kinds: "
+                                f"{_kind(other)}, and {_kind(first)}; all need the same")
+        if first.classes is not None:
+            self.classes = tuple(sorted({name for source in self._sources for name in source.classes or ()}))
+            self._sources = [with_classes(source, self.classes) for source in self._sources]
+        return shape, np.result_type(*dtypes)
+
+    @property
+    def label_type(self) -> tuple[tuple[int, ...], np.dtype] | None:
+        return self._label_type
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:  # type: ignore[override]
+        return _all_labels(self)
 
     @property
     def minimum(self) -> float:
@@ -63,12 +90,24 @@ class JoinedSource(Source):
     def read(self, index: np.ndarray, out: np.ndarray) -> None:
         if index.size and not (index.min() >= 0 and index.max() < len(self)):
             raise IndexError(f"{self.name}: rows {index.min()} to {index.max()} are asked for; it has {len(self)}")
+        for source, places, rows in self._by_source(index):
+            part = np.empty((len(places), self.features), dtype=np.float32)
+            source.read(rows, part)
+            out[places] = part
+
+    def read_labels(self, index: np.ndarray, out: np.ndarray) -> None:
+        for source, places, rows in self._by_source(index):
+            assert source.label_type is not None
+            part = np.empty((len(places), *out.shape[1:]), dtype=source.label_type[1])
+            source.read_labels(rows, part)
+            out[places] = part
+
+    def _by_source(self, index: np.ndarray) -> Iterator[tuple[Source, np.ndarray, np.ndarray]]:
+        """Each source that holds some of the rows; their places in ``index``; their numbers in that source."""
         of_row = np.searchsorted(self._begins, index, side="right") - 1
         for number in np.unique(of_row).tolist():
             places = np.flatnonzero(of_row == number)
-            part = np.empty((len(places), self.features), dtype=np.float32)
-            self._sources[number].read(index[places] - self._begins[number], part)
-            out[places] = part
+            yield self._sources[number], places, index[places] - self._begins[number]
 
     def describe(self) -> str:
         return f"{self.name}: {self.shape[0]} x {self.shape[1]} of {len(self._sources)} files, from {self.origin}"
@@ -81,8 +120,15 @@ class PartSource(Source):
         self._whole, self._seed, self._begin, self.name = whole, seed, begin, name
         self.shape = (end - begin, whole.features)
         self.image_shape = whole.image_shape
-        if whole.labels is not None:
-            self.labels = whole.labels[self._rows(np.arange(len(self), dtype=np.int64))]
+        self.classes = whole.classes
+
+    @property
+    def label_type(self) -> tuple[tuple[int, ...], np.dtype] | None:
+        return self._whole.label_type
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:  # type: ignore[override]
+        return _all_labels(self)
 
     @property
     def minimum(self) -> float:
@@ -108,8 +154,89 @@ class PartSource(Source):
     def read(self, index: np.ndarray, out: np.ndarray) -> None:
         self._whole.read(self._rows(index), out)
 
+    def read_labels(self, index: np.ndarray, out: np.ndarray) -> None:
+        self._whole.read_labels(self._rows(index), out)
+
     def describe(self) -> str:
         return f"{self.name}: {len(self)} of {len(self._whole)} rows, by seed {self._seed}; {self._whole.describe()}"
+
+
+class LabelledSource(Source):
+    """The rows of a source with labels from elsewhere, or none.
+
+    The test part that a source brings stays, but without labels: its own are of another kind.
+
+    Parameters
+    ----------
+    whole : Source
+    labels : array_like or Labels, optional
+        See `pyddl.data.labels.as_labels`.
+    origin : str, default="memory"
+        Where they were found.
+    """
+
+    def __init__(self, whole: Source, labels: Any, *, origin: str = "memory"):
+        self._whole, self._origin = whole, origin
+        self.name, self.shape, self.image_shape = whole.name, whole.shape, whole.image_shape
+        if labels is not None:
+            self.labels, self.classes = as_labels(labels, whole.name, len(whole))
+
+    @property
+    def minimum(self) -> float:
+        """That of the rows."""
+        return self._whole.minimum
+
+    @property
+    def maximum(self) -> float:
+        """That of the rows."""
+        return self._whole.maximum
+
+    @property
+    def test(self) -> Source | None:
+        test = self._whole.test
+        return None if test is None else LabelledSource(test, None)
+
+    def checksum(self) -> int | None:
+        """Of rows and labels, where both lie in memory."""
+        rows = self._whole.checksum()
+        return rows if rows is None or self.labels is None else zlib.crc32(np.ascontiguousarray(self.labels).data, rows)
+
+    def fingerprint(self) -> int:
+        return self._whole.fingerprint()
+
+    def read(self, index: np.ndarray, out: np.ndarray) -> None:
+        self._whole.read(index, out)
+
+    def describe(self) -> str:
+        return f"{self._whole.describe()}; {_kind(self)}" + (f" from {self._origin}" if self.labels is not None else "")
+
+
+def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
+    """``source`` with labels that number ``classes``, which hold its own; itself where they do already."""
+    if source.classes in (None, classes):
+        return source
+    assert source.labels is not None and source.classes is not None
+    values = renumbered(source.labels, source.classes, classes, source.name)
+    return LabelledSource(source, Labels(values, classes))
+
+
+def _kind(source: Source) -> str:
+    """What a source's labels are, in words."""
+    if source.label_type is None:
+        return "no labels"
+    shape, dtype = source.label_type
+    if source.classes is not None:
+        return f"labels of {len(source.classes)} classes"
+    return f"{dtype} labels" + (f", {shape[0]} in a row" if shape else "")
+
+
+def _all_labels(source: Source) -> np.ndarray | None:
+    if source.label_type is None:
+        return None
+    shape, dtype = source.label_type
+    labels = np.empty((len(source), *shape), dtype=dtype)
+    source.read_labels(np.arange(len(source), dtype=np.int64), labels)
+    return labels
 
 
 def split(source: Source, validation: float, seed: int = 0) -> tuple[Source, Source]:
@@ -146,15 +273,28 @@ def split(source: Source, validation: float, seed: int = 0) -> tuple[Source, Sou
 def training_and_test(data: Source, test: Source | None, validation: float | None,
                       seed: int) -> tuple[Source, Source | None]:
     """What to train on and test on: ``test`` where it is given, else a validation part where one is asked for,
-    else the test part that the data bring.
+    else the test part that the data bring. Where labels were text, those of the test data number the classes of the
+    training data.
 
     Raises
     ------
     ParameterError
         Both ``test`` and ``validation`` are given, or the latter is out of range.
+    DataError
+        Both have labels, but of different kinds.
     """
     if validation is None:
-        return data, data.test if test is None else test
+        test = data.test if test is None else test
+        return data, test if test is None else _labelled_alike(data, test)
     if test is not None:
         raise ParameterError(f"test data and validation {validation:g} are both given; leave one of the two out")
     return split(data, validation, seed)
+
+
+def _labelled_alike(data: Source, test: Source) -> Source:
+    if data.label_type is None or test.label_type is None:
+        return test
+    if data.label_type[0] != test.label_type[0] or (data.classes is None) != (test.classes is None):
+        raise DataError(f"{test.name}, the test data, has {_kind(test)}, but {data.name} has {_kind(data)}; expected "
+                        "the same kind")
+    return test if data.classes is None else with_classes(test, data.classes)

@@ -10,9 +10,12 @@ from typing import BinaryIO
 
 import numpy as np
 
+from pyddl.data.formats import Format
+from pyddl.data.labels import Labels, as_labels
+from pyddl.data.source import ArraySource
 from pyddl.errors import DataError
 
-__all__ = ["open_npy"]
+__all__ = ["FORMAT", "open_npy"]
 
 MAGIC = b"\x93NUMPY"
 
@@ -20,8 +23,8 @@ MAGIC = b"\x93NUMPY"
 _NOT_A_HEADER = (ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError, TokenError)
 
 
-def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
-    """Map an array of at least two dimensions of real numbers, read-only.
+def open_npy(path: str | os.PathLike[str], labels: bool = False) -> np.ndarray:
+    """Map an array of at least two dimensions of real numbers, read-only; one of ``labels`` may have one, or be text.
 
     Raises
     ------
@@ -38,10 +41,11 @@ def open_npy(path: str | os.PathLike[str]) -> np.ndarray:
             file.seek(0)
             shape, dtype, at = _header(file)
             expected, found = at + math.prod(shape) * dtype.itemsize, path.stat().st_size
-        if dtype.kind not in "fiub" or dtype.itemsize > 8:
+        if (dtype.kind not in "fiub" or dtype.itemsize > 8) and not (labels and dtype.kind in "US"):
             raise DataError(f"{path} holds {dtype} values; expected real numbers: float32, float64 or uint8")
-        if len(shape) < 2 or 0 in shape:
-            raise DataError(f"{path} has shape {shape}; expected (rows, features), at least one of each")
+        if len(shape) < (1 if labels else 2) or 0 in shape:
+            expected_shape = "(rows,) or (rows, targets)" if labels else "(rows, features), at least one of each"
+            raise DataError(f"{path} has shape {shape}; expected {expected_shape}")
         if found < expected:
             raise DataError(f"{path} is truncated: it ends at offset {found}; its header promises an array "
                             f"of shape {shape}, {dtype}, which ends at offset {expected}")
@@ -60,3 +64,11 @@ def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype, int]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     return shape, dtype, file.tell()
+
+
+def _labels(path: str, inner: str) -> Labels:
+    return as_labels(open_npy(path, labels=True), path)
+
+
+FORMAT = Format(".npy", lambda path: path.endswith(".npy"),
+                lambda path, *_: ArraySource(open_npy(path), name=Path(path).name, origin=path), _labels)

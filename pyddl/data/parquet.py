@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,17 @@ import numpy as np
 
 from pyddl import _check
 from pyddl.data.blocks import BlockSource
+from pyddl.data.formats import Format
+from pyddl.data.labels import Labels, as_labels
 from pyddl.data.source import Source
 from pyddl.errors import DataError
 
-__all__ = ["SUFFIXES", "open_parquet"]
+__all__ = ["FORMAT", "open_parquet"]
 
 SUFFIXES = (".parquet", ".pq")
 
 
-def open_parquet(path: str | Path, columns: str = "") -> Source:
+def open_parquet(path: str | Path, columns: str = "", without: Sequence[str] = ()) -> Source:
     """Open a Parquet file as rows.
 
     Parameters
@@ -29,6 +31,8 @@ def open_parquet(path: str | Path, columns: str = "") -> Source:
     columns : str, optional
         Names with commas; all by default. They must be numbers, each a feature, or one column of lists of equal
         lengths, whose entries are the features.
+    without : sequence of str, optional
+        Columns that are no features where none are named.
 
     Raises
     ------
@@ -36,27 +40,90 @@ def open_parquet(path: str | Path, columns: str = "") -> Source:
         pyarrow or fsspec is not installed; the file is missing, damaged or no Parquet; a column is missing, holds text
         or empty values; there are no rows.
     """
+    file, groups, faults = _opened(path)
+    names = _chosen(path, file.schema_arrow, columns, without)
+    if sum(groups) == 0:
+        raise DataError(f"{path} has no rows; expected at least one")
+    return _Grouped(path, file, names, [size for size in groups if size], [i for i, size in enumerate(groups) if size],
+                    faults)
+
+
+def _labels(path: str, columns: str) -> Labels:
+    """The labels in one column or several of numbers, or in one of text or of lists."""
+    file, groups, faults = _opened(path)
+    names = _named(path, file.schema_arrow.names, columns)
+    if len(names) > 1 and not columns:
+        raise DataError(f"{path}: which column holds the labels? It has {', '.join(names)}: "
+                        f"{path.rsplit('/', 1)[-1]}:NAME")
+    if sum(groups) == 0:
+        raise DataError(f"{path} has no rows; expected at least one")
+    try:
+        table = file.read(columns=names)
+        values = [_label_column(path, name, table.column(name), alone=len(names) == 1) for name in names]
+    except faults as error:
+        raise DataError(f"{path} is damaged: {_first_line(error)}") from error
+    return as_labels(values[0] if len(values) == 1 else np.column_stack([each.values for each in values]),
+                     f"{path}:{','.join(names)}")
+
+
+def _label_column(path: str, name: str, column: Any, alone: bool) -> Labels:
+    """One column: integers and booleans as int64, floats as they are, text as classes."""
+    import pyarrow
+
+    kind, at = column.type, f"{path}: column {name}"
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
+        raise DataError(f"{at} has {column.null_count} empty values, the first in row {row}; expected labels: fill or "
+                        "drop them")
+    if _is_text(kind):
+        if not alone:
+            raise DataError(f"{at} holds text ({kind}); expected numbers: only a column that is the only one of labels "
+                            "may be text")
+        text = column if pyarrow.types.is_dictionary(kind) else column.dictionary_encode()
+        text = text.unify_dictionaries().combine_chunks()
+        codes, numbered = text.indices.to_numpy(), as_labels(text.dictionary.to_pylist(), at)
+        return _only_used(numbered.values[codes], numbered.classes or ())
+    if alone and _is_list(kind):
+        lists = column.combine_chunks()
+        lengths = np.diff(lists.offsets.to_numpy()) if hasattr(lists, "offsets") else np.array([kind.list_size])
+        if (lengths != lengths[0]).any():
+            row = int(np.flatnonzero(lengths != lengths[0])[0])
+            raise DataError(f"{at}: the list in row {row} has {lengths[row]} values; the first row has {lengths[0]}, "
+                            "and all need the same")
+        flat = _label_column(path, name, pyarrow.chunked_array([lists.flatten()]), alone=False).values
+        return Labels(flat.reshape(len(column), -1))
+    if not _is_number(kind):
+        raise DataError(f"{at} holds {kind}; expected numbers{', or text' if alone else ''}")
+    if pyarrow.types.is_floating(kind):
+        return Labels(column.to_numpy())
+    return Labels(column.cast(pyarrow.int64()).to_numpy())
+
+
+def _only_used(values: np.ndarray, classes: tuple[str, ...]) -> Labels:
+    """Without the classes of a dictionary that no row has."""
+    used, values = np.unique(values, return_inverse=True)
+    return Labels(values.astype(np.int64, copy=False), tuple(classes[i] for i in used))
+
+
+def _opened(path: str | Path) -> tuple[Any, list[int], tuple[type[BaseException], ...]]:
+    """A Parquet file, the rows of its row groups, and what is raised where it is damaged."""
     parquet = _pyarrow_parquet(path)
     import pyarrow
 
     faults = (pyarrow.ArrowException, OSError, ValueError)
     try:
-        file = parquet.ParquetFile(_opened(str(path)) if "://" in str(path) else path)
+        file = parquet.ParquetFile(_remote(str(path)) if "://" in str(path) else path)
         about = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         groups = [group.num_rows for group in about]
         if min(groups, default=0) < 0 or sum(groups) != file.metadata.num_rows:
             raise DataError(f"{path} is damaged: its row groups have {sum(groups)} rows in all, but it says "
                             f"{file.metadata.num_rows}")
-        schema = file.schema_arrow
+        _ = file.schema_arrow
     except DataError:
         raise
     except faults as error:
         raise DataError(f"{path} cannot be read as Parquet: {_first_line(error)}") from error
-    names = _chosen(path, pyarrow, schema, columns)
-    if sum(groups) == 0:
-        raise DataError(f"{path} has no rows; expected at least one")
-    return _Grouped(path, file, names, [size for size in groups if size], [i for i, size in enumerate(groups) if size],
-                    faults)
+    return file, groups, faults
 
 
 class _Grouped(BlockSource):
@@ -121,14 +188,27 @@ def _is_list(kind: Any) -> bool:
             and _is_number(kind.value_type))
 
 
-def _chosen(path: str | Path, pyarrow: Any, schema: Any, columns: str) -> list[str]:
-    if len(set(schema.names)) < len(schema.names):
+def _is_text(kind: Any) -> bool:
+    import pyarrow
+
+    types = pyarrow.types
+    return (types.is_string(kind) or types.is_large_string(kind)
+            or (types.is_dictionary(kind) and _is_text(kind.value_type)))
+
+
+def _named(path: str | Path, known: Sequence[str], columns: str) -> list[str]:
+    if len(set(known)) < len(known):
         raise DataError(f"{path} has two columns of one name; expected each once")
-    names = columns.split(",") if columns else list(schema.names)
+    names = columns.split(",") if columns else list(known)
     for name in names:
-        if name not in schema.names:
-            raise DataError(f"{path} has no column {name!r}; it has {', '.join(schema.names)}"
-                            f"{_check.nearest(name, schema.names)}")
+        if name not in known:
+            raise DataError(f"{path} has no column {name!r}; it has {', '.join(known)}{_check.nearest(name, known)}")
+    return names
+
+
+def _chosen(path: str | Path, schema: Any, columns: str, without: Sequence[str]) -> list[str]:
+    """The columns that are features."""
+    names = [name for name in _named(path, schema.names, columns) if columns or name not in without]
     kinds = [schema.field(name).type for name in names]
     if names and (all(_is_number(kind) for kind in kinds) or (len(kinds) == 1 and _is_list(kinds[0]))):
         return names
@@ -146,7 +226,7 @@ def _pyarrow_parquet(path: str | Path) -> Any:
     return pyarrow.parquet
 
 
-def _opened(address: str) -> Any:
+def _remote(address: str) -> Any:
     try:
         import fsspec
     except ImportError as error:
@@ -159,3 +239,7 @@ def _opened(address: str) -> Any:
 
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+FORMAT = Format(".parquet or .pq", lambda path: path.endswith(SUFFIXES), open_parquet, _labels, names=True,
+                addresses=True)

@@ -27,18 +27,27 @@ BUFFER_BYTES = 1 << 20  # per block: hand-over costs vanish, and its rows are st
 ALIGNMENT = 64
 
 
+def label_buffer(source: Source, rows: int) -> np.ndarray | None:
+    """Room for the labels of so many rows; None where the source has none."""
+    if source.label_type is None:
+        return None
+    shape, dtype = source.label_type
+    return np.empty((rows, *shape), dtype=dtype)
+
+
 @dataclass
 class _Block:
     """Buffers of several consecutive steps, and the batches that view them."""
 
     rows: np.ndarray
     index: np.ndarray
+    labels: np.ndarray | None
     batches: list[Batch]
     cuts: tuple[int, ...] = ()  # rows before each batch, for which ``batches`` were made
 
 
 class Loader:
-    """Gives one worker's part of each step, in order.
+    """Gives one worker's part of each step, in order: rows, and their labels where the source has any.
 
     A background thread fills blocks of several consecutive steps, so that a step costs no hand-over. Where it
     lags behind, because all cores compute, `next` fills a block itself rather than wait for a core. Nothing
@@ -178,7 +187,7 @@ class Loader:
         raw = np.empty(rows * self.source.features + ALIGNMENT // 4, dtype=np.float32)
         skip = (-raw.ctypes.data // raw.itemsize) % (ALIGNMENT // 4)
         aligned = raw[skip : skip + rows * self.source.features].reshape(rows, self.source.features)
-        return _Block(aligned, np.empty(rows, dtype=np.int64), [])
+        return _Block(aligned, np.empty(rows, dtype=np.int64), label_buffer(self.source, rows), [])
 
     def _fill(self, block: _Block) -> bool:
         """Read the next steps into ``block``; false when there are none left."""
@@ -189,9 +198,13 @@ class Loader:
             return False
         cuts = self._place(first, count, block.index)
         rows = cuts[-1]
+        labels = block.labels
         self.source.read(block.index[:rows], block.rows[:rows])
+        if labels is not None:
+            self.source.read_labels(block.index[:rows], labels[:rows])
         if cuts != block.cuts:
-            block.batches = [Batch(block.rows[begin:end], block.index[begin:end], seed=self.sampler.seed)
+            block.batches = [Batch(block.rows[begin:end], block.index[begin:end], seed=self.sampler.seed,
+                                   labels=None if labels is None else labels[begin:end])
                              for begin, end in pairwise(cuts)]
             block.cuts = cuts
         for step, batch in enumerate(block.batches, first):

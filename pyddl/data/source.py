@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pyddl import _core
+from pyddl.data.labels import as_labels, take
 from pyddl.errors import DataError, ShapeError
 
 __all__ = ["ArraySource", "RandomSource", "Source", "as_matrix"]
@@ -30,8 +31,11 @@ class Source(ABC):
         (rows, features).
     image_shape : tuple of int or None
         Shape of one row as a picture, for example (28, 28).
-    labels : ndarray of shape (rows,) or None
-        Classes, where the data set brings them.
+    labels : ndarray of shape (rows,) or (rows, targets), or None
+        Of all rows, where there are any. A source of several files joins them when first asked; `read_labels` gives
+        those of some rows without that.
+    classes : tuple of str or None
+        Where the labels were text: its values in sorted order, which the labels number from 0.
     minimum, maximum : float
         Of all values as `read` gives them; see the subclasses for what they cost.
     """
@@ -40,6 +44,7 @@ class Source(ABC):
     shape: tuple[int, int]
     image_shape: tuple[int, ...] | None = None
     labels: np.ndarray | None = None
+    classes: tuple[str, ...] | None = None
 
     @property
     @abstractmethod
@@ -104,6 +109,24 @@ class Source(ABC):
             A value is NaN or infinite.
         """
 
+    @property
+    def label_type(self) -> tuple[tuple[int, ...], np.dtype] | None:
+        """Shape of one row's labels, () or (targets,), and their element type; None without labels."""
+        return None if self.labels is None else (self.labels.shape[1:], self.labels.dtype)
+
+    def read_labels(self, index: np.ndarray, out: np.ndarray) -> None:
+        """Fill ``out[i]`` with the labels of row ``index[i]``; only where there are any. Any thread may call it.
+
+        Parameters
+        ----------
+        index : ndarray of shape (n,), int64
+            As in `read`.
+        out : ndarray of shape (n,) or (n, targets)
+            Contiguous, as `label_type` says.
+        """
+        assert self.labels is not None
+        take(self.labels, index, out)
+
     @abstractmethod
     def describe(self) -> str:
         """One line: what it is, and where it was found."""
@@ -135,7 +158,8 @@ class ArraySource(Source):
         Also begins every error message.
     image_shape : tuple of int, optional
         By default the axes after the first, when there are several.
-    labels : array_like of shape (rows,), optional
+    labels : array_like of shape (rows,) or (rows, targets), or Labels, optional
+        See `pyddl.data.labels.as_labels`.
     test : callable, optional
         Gives the test part when it is first asked for.
     origin : str, default="memory"
@@ -144,7 +168,7 @@ class ArraySource(Source):
     Raises
     ------
     ShapeError
-        No rows, no features, fewer than 2 dimensions, or no real numbers.
+        No rows, no features, fewer than 2 dimensions, or no real numbers; or labels of another number of rows.
     DataError
         NaN or infinity, with row and column. An array in memory is searched at once, a mapped file row by row
         as it is read.
@@ -167,10 +191,8 @@ class ArraySource(Source):
         self._rows = as_matrix(given, name)
         self.shape = (int(self._rows.shape[0]), int(self._rows.shape[1]))
         self.image_shape = image_shape or (given.shape[1:] if given.ndim > 2 else None)
-        self.labels = None if labels is None else np.asarray(labels)
-        if self.labels is not None and self.labels.shape != (len(self),):
-            raise ShapeError(f"{name}: labels have shape {self.labels.shape}; expected ({len(self)},), one "
-                             "for each row")
+        if labels is not None:
+            self.labels, self.classes = as_labels(labels, name, len(self))
         self._test = test
         if not isinstance(given, np.memmap):
             _ = self._range
@@ -182,6 +204,11 @@ class ArraySource(Source):
     @property
     def test(self) -> Source | None:
         return self._test_part
+
+    @property
+    def array(self) -> np.ndarray:
+        """The rows as they are kept, not scaled."""
+        return self._rows
 
     @property
     def dtype(self) -> np.dtype:

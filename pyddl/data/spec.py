@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pyddl import _check
-from pyddl.data import hdf5, parquet
-from pyddl.data.cifar import open_cifar10
+from pyddl.data import cifar, hdf5, idx, npy, parquet
 from pyddl.data.download import TIMEOUT, Progress, download
-from pyddl.data.idx import read_idx
-from pyddl.data.joined import JoinedSource
+from pyddl.data.formats import Format
+from pyddl.data.joined import JoinedSource, LabelledSource
+from pyddl.data.labels import Labels, as_labels
 from pyddl.data.named import NAMED, missing
-from pyddl.data.npy import open_npy
 from pyddl.data.source import ArraySource, RandomSource, Source
 from pyddl.errors import DataError, ParameterError
 
-__all__ = ["fetch", "find", "load"]
+__all__ = ["FORMATS", "fetch", "find", "load"]
 
 PARTS = ("train", "test")
-IDX_NAME = re.compile(r"(\.idx\d?|-ubyte)(\.gz)?$")
-CIFAR10_NAME = re.compile(r"(data|test)_batch[^/]*\.bin$")  # as its authors call them
+FORMATS: tuple[Format, ...] = (npy.FORMAT, idx.FORMAT, hdf5.FORMAT, parquet.FORMAT, cifar.FORMAT)
 
 
-def load(spec: Any, part: str | None = None) -> Source:
+def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
     """Open a data set.
 
     Parameters
@@ -40,6 +40,12 @@ def load(spec: Any, part: str | None = None) -> Source:
         `ArraySource`, a source is returned as it is.
     part : {"train", "test"}, optional
         Of a named set; "train" by default, whose ``test`` is the other.
+    labels : str, path, array or Source, optional
+        Where each row's labels are, as ``spec`` says where the rows are: one column or several, of integers or floats,
+        which keep their type (integers of Parquet files become int64), booleans, which become 0 and 1, or one column of
+        text, which becomes classes. Of a named set its own labels are taken; it needs none to be given. Columns that
+        are labels are no features where ``spec`` is the same file and names no columns. Files are mapped where the rows
+        would be, those of a folder joined in memory.
 
     Returns
     -------
@@ -51,13 +57,33 @@ def load(spec: Any, part: str | None = None) -> Source:
         The part is unknown or given twice.
     DataError
         Nothing of that name, or the file is damaged. A named set that is not on this machine is fetched into
-        the user cache; without a network the message lists every place that was tried.
+        the user cache; without a network the message lists every place that was tried. A label is missing, NaN or
+        infinite.
+    ShapeError
+        There are more labels than rows, or fewer.
 
     Examples
     --------
     >>> load("random:1000000x784").shape
     (1000000, 784)
+    >>> load([[0.1], [0.2], [0.3]], labels=["no", "yes", "no"]).labels
+    array([0, 1, 0])
     """
+    if labels is None:
+        return _load(spec, part, ())
+    without = _columns_of(labels, spec)
+    source = _load(spec, part, without)
+    if isinstance(labels, str | os.PathLike):
+        origin = os.fspath(labels)
+        found = _labels(origin)
+    else:
+        origin, found = "memory", _labels_of(labels) if isinstance(labels, Source) else as_labels(labels, source.name)
+    if without:
+        origin += f" (left out of the features: {', '.join(without)})"
+    return LabelledSource(source, found, origin=origin)
+
+
+def _load(spec: Any, part: str | None, without: Sequence[str]) -> Source:
     if isinstance(spec, Source):
         return spec
     if not isinstance(spec, str | os.PathLike):
@@ -72,7 +98,50 @@ def load(spec: Any, part: str | None = None) -> Source:
             raise ParameterError(f"data is {text!r} and part is {part!r}; give one of the two")
         return _named(name, _check.one_of("part", suffix if colon else part or "train", PARTS))
     _no_part(text, part)
-    return _file(text)
+    return _file(text, without)
+
+
+def _labels(text: str) -> Labels:
+    """The labels that a specification names."""
+    name, colon, _ = text.partition(":")
+    if name in NAMED or (name == "random" and colon):
+        return _labels_of(_load(text, None, ()))
+    path, inner = _inner(text)
+    if "://" in path:
+        return _format(path, inner).labels(path, inner)
+    if path and Path(path).is_dir():
+        parts = [form.labels(str(file), inner) for file, form in _files(Path(path), inner)]
+        return parts[0] if len(parts) == 1 else _joined(parts, path)
+    if not Path(path).is_file():
+        raise DataError(f"labels {text!r} are neither a known data set nor a file; expected "
+                        f"{', '.join(sorted(NAMED))}, or the path of a file or folder of "
+                        f"labels{_check.nearest(name, NAMED)}")
+    return _format(path, inner).labels(path, inner)
+
+
+def _labels_of(source: Source) -> Labels:
+    """The labels that a source brings, or else its rows."""
+    if source.labels is not None:
+        return Labels(source.labels, source.classes)
+    return as_labels(source.array if isinstance(source, ArraySource) else np.asarray(source), source.name)
+
+
+def _joined(parts: Sequence[Labels], path: str) -> Labels:
+    shapes = {part.values.shape[1:] for part in parts}
+    if len(shapes) > 1 or len({part.classes is None for part in parts}) > 1:
+        raise DataError(f"{path}: the files have labels of different kinds; all need the same")
+    if parts[0].classes is not None:
+        return as_labels(np.concatenate([np.array(part.classes)[part.values] for part in parts]), path)
+    return Labels(np.concatenate([part.values for part in parts]))
+
+
+def _columns_of(labels: Any, spec: Any) -> list[str]:
+    """Names of the labels within the file or folder that the rows are in too, where no features are named there."""
+    if not isinstance(labels, str | os.PathLike) or not isinstance(spec, str | os.PathLike):
+        return []
+    (path, inner), (rows, features) = _inner(os.fspath(labels)), _inner(os.fspath(spec))
+    same = path == rows or (os.path.exists(path) and os.path.exists(rows) and os.path.samefile(path, rows))
+    return inner.split(",") if same and inner and not features else []
 
 
 def find(name: str) -> Path | None:
@@ -117,89 +186,60 @@ def _random(text: str, sizes: str) -> Source:
     return RandomSource(int(match[1]), int(match[2]))
 
 
-def _file(text: str) -> Source:
+def _file(text: str, without: Sequence[str]) -> Source:
     text, inner = _inner(text)
     if "://" in text:
-        return _open(text, inner)
+        return _format(text, inner).open(text, inner, without)
     path = Path(text)
     if text and path.is_dir():
-        return _folder(path, inner)
+        return JoinedSource([form.open(str(file), inner, without) for file, form in _files(path, inner)],
+                            name=path.name or str(path), origin=str(path))
     if not path.is_file():
         raise DataError(f"data {text!r} is neither a known data set nor a file; expected {', '.join(sorted(NAMED))} "
                         "(with :train or :test), random:ROWSxFEATURES, or the path of a file or folder of data"
                         f"{_check.nearest(text.partition(':')[0], NAMED)}")
-    return _open(text, inner)
+    return _format(text, inner).open(text, inner, without)
 
 
 def _inner(text: str) -> tuple[str, str]:
     """``file.h5:name`` -> (``file.h5``, ``name``)."""
     path, colon, inner = text.rpartition(":")
-    if colon and not os.path.exists(text) and (os.path.isdir(path) or path.endswith(hdf5.SUFFIXES + parquet.SUFFIXES)):
+    if colon and not os.path.exists(text) and (os.path.isdir(path) or any(form.names and form.matches(path)
+                                                                          for form in FORMATS)):
         return path, inner
     return text, ""
 
 
-def _folder(folder: Path, inner: str) -> Source:
-    """The files of a folder as one source. Names that begin with a dot or underscore are marks of other programs."""
+def _files(folder: Path, inner: str) -> list[tuple[Path, Format]]:
+    """The files of a folder, all of one kind. Names that begin with a dot or underscore are marks of other programs."""
     try:
         files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_")))
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
     if not files:
         raise DataError(f"{folder} is a folder without files; expected files of data, all of one kind")
-    first = _kind(str(files[0]))
-    for file in files:
-        if _kind(str(file)) is not first:
+    found = [(file, _format(str(file), inner)) for file in files]
+    for file, form in found:
+        if form is not found[0][1]:
             raise DataError(f"{folder} is a folder of several kinds of files: {files[0].name} and {file.name}; "
                             "expected one kind")
-    sources = [_open(str(file), inner) for file in files]
-    return JoinedSource(sources, name=folder.name or str(folder), origin=str(folder))
+    return found
 
 
-def _open(path: str, inner: str) -> Source:
-    return _kind(path)(path, inner)
-
-
-def _kind(path: str) -> Callable[[str, str], Source]:
-    """How a file of this name is opened."""
-    if path.endswith(parquet.SUFFIXES):
-        return parquet.open_parquet
-    if "://" in path:
-        raise DataError(f"{path} is of no supported kind; expected an address that ends in .parquet")
-    if path.endswith(".npy"):
-        return _open_npy
-    if IDX_NAME.search(path):
-        return _open_idx
-    if path.endswith(hdf5.SUFFIXES):
-        return hdf5.open_hdf5
-    if CIFAR10_NAME.search(path):
-        return _open_cifar10
-    raise DataError(f"{path} is of no supported kind; expected a name that ends in .npy, .idx, -ubyte (or one of the "
-                    "last two with .gz), .h5, .hdf5 or .parquet, or CIFAR-10's data_batch_N.bin")
-
-
-def _nothing_inside(path: str, inner: str) -> None:
-    if inner:
-        raise DataError(f"{path} has no parts with names, such as {inner!r}; only HDF5 and Parquet files have: leave "
-                        f"out :{inner}")
-
-
-def _open_cifar10(path: str, inner: str) -> Source:
-    _nothing_inside(path, inner)
-    return open_cifar10(path, name=Path(path).name, origin=path)
-
-
-def _open_npy(path: str, inner: str) -> Source:
-    _nothing_inside(path, inner)
-    return ArraySource(open_npy(path), name=Path(path).name, origin=path)
-
-
-def _open_idx(path: str, inner: str) -> Source:
-    _nothing_inside(path, inner)
-    array = read_idx(path)
-    if array.ndim < 2:
-        raise DataError(f"{path} has 1 dimension (offset 3), like a file of labels; expected rows of values")
-    return ArraySource(array, scale=1 / 255, name=Path(path).name, origin=path)
+def _format(path: str, inner: str) -> Format:
+    """The kind that a file of this name is of."""
+    remote = "://" in path
+    for form in FORMATS:
+        if form.matches(path) and (form.addresses or not remote):
+            if inner and not form.names:
+                raise DataError(f"{path} has no parts with names, such as {inner!r}; only HDF5 and Parquet files have: "
+                                f"leave out :{inner}")
+            return form
+    if remote:
+        raise DataError(f"{path} is of no supported kind; expected an address that ends in "
+                        f"{', '.join(form.endings for form in FORMATS if form.addresses)}")
+    raise DataError(f"{path} is of no supported kind; expected a name that ends in "
+                    f"{', '.join(form.endings for form in FORMATS)}")
 
 
 def _no_part(text: str, part: str | None) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from functools import cached_property
-from typing import Any
+from functools import cached_property, reduce
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,25 @@ __all__ = ["Statistics"]
 
 CHUNKS = 256  # at most: the rows are cut the same way on any number of ranks, and so is the order of addition
 ROWS = 500  # of a chunk, at the least
+PIECE_BYTES = 4 << 20  # of a chunk is in double precision at a time: within a core's cache
+
+
+class _Sums(NamedTuple):
+    """Of some rows: how many, mean, squared distances from it, least and greatest value, largest squared norm."""
+
+    rows: int
+    mean: np.ndarray
+    squares: np.ndarray
+    minimum: np.ndarray
+    maximum: np.ndarray
+    norm: float
+
+    def joined(self, other: _Sums) -> _Sums:
+        rows, off = self.rows + other.rows, other.mean - self.mean
+        return _Sums(rows, self.mean + off * (other.rows / rows),
+                     self.squares + other.squares + off**2 * (self.rows / rows * other.rows),
+                     np.minimum(self.minimum, other.minimum), np.maximum(self.maximum, other.maximum),
+                     max(self.norm, other.norm))
 
 
 class Statistics:
@@ -35,8 +55,9 @@ class Statistics:
     ----------
     count, features : int
     image_shape : tuple of int or None
-    labels : ndarray or None
-        Of all rows.
+    labels : ndarray of shape (count,) or (count, targets), or None
+    classes : tuple of str or None
+        Where the labels were text.
     mean, variance : ndarray of shape (features,), float64
         ``variance`` is the mean of the squared distance from the mean.
     minimum, maximum : ndarray of shape (features,), float32
@@ -48,50 +69,55 @@ class Statistics:
                  gather: Callable[[Any], list[Any]] = lambda value: [value]):
         self._source, self._rank, self._size, self._gather = source, rank, size, gather
         self.count, self.features, self.image_shape = len(source), source.features, source.image_shape
-        self.labels = source.labels
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return self._source.labels
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self._source.classes
 
     @property
     def mean(self) -> np.ndarray:
-        return self._all[0]
+        return self._all.mean
 
     @property
     def variance(self) -> np.ndarray:
-        return self._all[1]
+        return self._all.squares / self.count
 
     @property
     def minimum(self) -> np.ndarray:
-        return self._all[2]
+        return self._all.minimum
 
     @property
     def maximum(self) -> np.ndarray:
-        return self._all[3]
+        return self._all.maximum
 
     @property
     def largest_norm(self) -> float:
-        return self._all[4]
+        return math.sqrt(self._all.norm)
 
     @cached_property
-    def _all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    def _all(self) -> _Sums:
         each = max(ROWS, -(-self.count // CHUNKS))
         begins = range(0, self.count, each)
-        mine = [self._of_chunk(begin, min(begin + each, self.count)) for begin in begins[self._rank :: self._size]]
+        at_once = max(1, min(each, self.count, PIECE_BYTES // (8 * self.features)))
+        buffers = np.empty((at_once, self.features), dtype=np.float32), np.empty((at_once, self.features))
+        mine = [self._of_chunk(begin, min(begin + each, self.count), *buffers)
+                for begin in begins[self._rank :: self._size]]
         parts = self._gather(mine)
-        chunks = [parts[number % self._size][number // self._size] for number in range(len(begins))]
-        count, mean, squares, minimum, maximum, largest = chunks[0]
-        for rows, its_mean, its_squares, least, greatest, norm in chunks[1:]:
-            off = its_mean - mean
-            mean = mean + off * (rows / (count + rows))
-            squares = squares + its_squares + off**2 * (count * rows / (count + rows))
-            count += rows
-            minimum, maximum = np.minimum(minimum, least), np.maximum(maximum, greatest)
-            largest = max(largest, norm)
-        return mean, squares / count, minimum, maximum, largest
+        return reduce(_Sums.joined, (parts[number % self._size][number // self._size] for number in range(len(begins))))
 
-    def _of_chunk(self, begin: int, end: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
-        rows = np.empty((end - begin, self.features), dtype=np.float32)
-        self._source.read(np.arange(begin, end, dtype=np.int64), rows)
-        values = rows.astype(np.float64)
+    def _of_chunk(self, begin: int, end: int, rows: np.ndarray, values: np.ndarray) -> _Sums:
+        """Piece by piece, in the two buffers: memory does not grow with the data."""
+        return reduce(_Sums.joined, (self._of_piece(at, rows[: end - at], values[: end - at])
+                                     for at in range(begin, end, len(rows))))
+
+    def _of_piece(self, begin: int, rows: np.ndarray, values: np.ndarray) -> _Sums:
+        self._source.read(np.arange(begin, begin + len(rows), dtype=np.int64), rows)
+        values[:] = rows
         mean = values.mean(axis=0)
-        norm = float(np.sqrt(np.einsum("ij,ij->i", values, values).max()))
-        values -= mean
-        return end - begin, mean, np.einsum("ij,ij->j", values, values), rows.min(axis=0), rows.max(axis=0), norm
+        norm = float(np.einsum("ij,ij->i", values, values).max())
+        values -= mean  # before squaring, so that a large offset costs no digits
+        return _Sums(len(rows), mean, np.einsum("ij,ij->j", values, values), rows.min(axis=0), rows.max(axis=0), norm)

@@ -10,7 +10,7 @@ import numpy as np
 
 from pyddl import _check
 from pyddl.data.batch import Batch
-from pyddl.data.prefetch import Loader
+from pyddl.data.prefetch import Loader, label_buffer
 from pyddl.data.sampler import Sampler
 from pyddl.data.source import Source
 
@@ -71,7 +71,10 @@ class Tickets:
 
 
 class TicketLoader(AbstractContextManager["TicketLoader"]):
-    """Reads the rows of the tickets that one worker gets.
+    """Reads the rows of the tickets that one worker gets, with their labels.
+
+    It does not read ahead: whoever claims a ticket must do it, so a slow worker would hold two while the others wait at
+    the end of the epoch, and one that dies would take two with it.
 
     Parameters
     ----------
@@ -92,7 +95,9 @@ class TicketLoader(AbstractContextManager["TicketLoader"]):
         self.waited = 0.0
         most = -(-min(sampler.batch_size, sampler.rows) // slices)
         self._rows = np.empty((most, source.features), dtype=np.float32)
-        self._index = np.empty(most, dtype=np.int64)
+        self._places, self._index = np.arange(most), np.empty(most, dtype=np.int64)
+        self._labels = label_buffer(source, most)
+        self._batches: dict[int, Batch] = {}  # by their rows: at most two lengths are common
         self._epoch = 0
         self._tickets = Tickets(sampler, slices)
 
@@ -111,12 +116,20 @@ class TicketLoader(AbstractContextManager["TicketLoader"]):
 
     def _read(self, step: int, begin: int, end: int) -> Batch:
         start = perf_counter()
-        rows, index = self._rows[: end - begin], self._index[: end - begin]
-        index[:] = np.arange(begin, end)
-        self.sampler.order(self._epoch, index)
-        self.source.read(index, rows)
+        batch = self._batches.get(end - begin) or self._batch(end - begin)
+        np.add(self._places[: end - begin], begin, out=batch.index)
+        self.sampler.order(self._epoch, batch.index)
+        self.source.read(batch.index, batch.rows)
+        if batch.labels is not None:
+            self.source.read_labels(batch.index, batch.labels)
+        batch.step = self._epoch * self.sampler.steps_per_epoch + step
         self.waited += perf_counter() - start
-        return Batch(rows, index, seed=self.sampler.seed, step=self._epoch * self.sampler.steps_per_epoch + step)
+        return batch
+
+    def _batch(self, rows: int) -> Batch:
+        labels = None if self._labels is None else self._labels[:rows]
+        self._batches[rows] = Batch(self._rows[:rows], self._index[:rows], labels=labels, seed=self.sampler.seed)
+        return self._batches[rows]
 
     def __exit__(self, *error: object) -> None:
         return None

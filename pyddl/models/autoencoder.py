@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Autoencoder", "Layer"]
 
 ROWS_ALIKE = 33  # products of fewer rows may add in another order, and in float32 (csrc/kernels/few_rows.hpp)
+RATES = {"bce": (1280, 1), "mse": (640, 2)}  # a constant and a power of the depth: see `Autoencoder.rate_scale`
 MOST_PARAMETERS = 2**48  # a petabyte: places in so long a vector are far from overflowing
 
 
@@ -66,6 +67,9 @@ class Autoencoder:
         ``encoder.0.weight`` (outputs, inputs), ``encoder.0.bias`` (outputs,), ..., ``decoder.0.weight``, ...
     layers : list of Layer
         From the inputs to the reconstruction.
+    rate_scale : float
+        Factor of the default rates of sgd, momentum and nesterov. The loss is a sum over the inputs, and a wider or
+        deeper network bears smaller steps; the rule was found by measuring, on digits, MNIST and CIFAR-10.
     """
 
     name = "autoencoder"
@@ -108,6 +112,8 @@ class Autoencoder:
               self.layout[f"{layer.name}.bias"].begin) for layer in self.layers], dtype)
         self.flops = self._network.flops
         self.takes_rounded = self.dtype == "bfloat16"
+        rate, power = RATES[self.loss]
+        self.rate_scale = rate / (max(units) * max(len(self.layers), 4) ** power)
         self.input_range = (0.0, 1.0) if self.loss == "bce" else None
 
     def __reduce__(self) -> tuple[Any, ...]:

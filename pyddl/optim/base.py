@@ -59,6 +59,9 @@ class Optimizer(ABC):
     state_names : tuple of str
         Names of the vectors that the rule keeps, each as long as the parameters and zero before the first
         update.
+    scale_free : bool
+        Whether steps stay as they are where all gradients are multiplied by one number. Default learning rates of rules
+        whose steps grow with the gradients are multiplied by the model's ``rate_scale``.
 
     Raises
     ------
@@ -67,6 +70,7 @@ class Optimizer(ABC):
     """
 
     name: str
+    scale_free: bool = True
     state_names: tuple[str, ...] = ()
 
     def __init__(self, learning_rate: float | Schedule, *, weight_decay: float = 0.0,

@@ -6,7 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from pyddl.optim import MomentumSchedule, Optimizer, Schedule, optimizer, schedule
+from pyddl import _check
+from pyddl.optim import OPTIMIZERS, MomentumSchedule, Optimizer, Schedule, optimizer, schedule
 from pyddl.optim.base import argument_names
 
 __all__ = ["optimizer_of"]
@@ -24,11 +25,12 @@ def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps
     given : str or Optimizer
         A rule's name; an object is taken as it is, with its own rate, schedule, decay and clipping.
     options : mapping
-        Of training.
+        Of training. ``learning_rate`` None is the rule's default.
     total_steps : int
         For schedules that know their end.
     rate_scale : float, default=1
-        Of the model: see `pyddl.models.Model`.
+        The model's: factor of the default learning rate of a rule that is not `Optimizer.scale_free`. It does not touch
+        a learning rate that is given.
     own : mapping, optional
         What a phase wants otherwise: ``optimizer``, options, or arguments of the rule.
     """
@@ -50,7 +52,8 @@ def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps
         arguments["momentum"] = MomentumSchedule(**largest)
     peak = options["learning_rate"]
     if peak is None:
-        peak = optimizer(given).learning_rate  # the rule's own default
+        rule: Any = OPTIMIZERS[_check.one_of("optimizer", given, OPTIMIZERS)]
+        peak = rule().learning_rate * (1 if rule.scale_free else rate_scale)
     return optimizer(given, **{"learning_rate": _rate(peak, options, total_steps), **arguments, **own})
 
 

@@ -18,11 +18,13 @@ class SGD(Optimizer):
     Parameters
     ----------
     learning_rate : float or Schedule, default=0.01
+        Times the model's ``rate_scale`` where a `Trainer` takes the default; PyTorch has 0.001.
     weight_decay, clip_norm, bound
         See `Optimizer`.
     """
 
     name = "sgd"
+    scale_free = False
 
     def __init__(self, learning_rate: float | Schedule = 0.01, **shared: Any):
         super().__init__(learning_rate, **shared)
@@ -40,7 +42,9 @@ class Momentum(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float or Schedule, default=0.01
+    learning_rate : float or Schedule, default=0.003
+        Times the model's ``rate_scale`` where a `Trainer` takes the default. With momentum 0.9 a gradient moves the
+        parameters ten times as far in the end, three times as far as that of `SGD`; both bear about the same rate.
     momentum : float or Schedule, default=0.9
         From 0 to below 1; `MomentumSchedule` is the growing one of [2]_.
     weight_decay, clip_norm, bound
@@ -54,9 +58,10 @@ class Momentum(Optimizer):
     """
 
     name = "momentum"
+    scale_free = False
     state_names = ("momentum",)
 
-    def __init__(self, learning_rate: float | Schedule = 0.01, *, momentum: float | Schedule = 0.9,
+    def __init__(self, learning_rate: float | Schedule = 0.003, *, momentum: float | Schedule = 0.9,
                  **shared: Any):
         super().__init__(learning_rate, **shared)
         self.momentum = value_or_schedule("momentum", momentum, at_least=0, below=1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pyddl.comm.transport import Transport
 from pyddl.data.batch import Batch, ModelGroup
+from pyddl.data.prefetch import label_buffer
 from pyddl.data.source import Source
 from pyddl.models.protocol import Model
 
@@ -37,12 +38,15 @@ def evaluate(model: Model, parameters: np.ndarray, buffers: np.ndarray, source: 
     rank, size = worker or ((transport.rank, transport.size) if transport else (0, 1))
     sums: dict[str, list[float]] = {}
     rows = np.empty((CHUNK, source.features), dtype=np.float32)
+    labels = label_buffer(source, CHUNK)
     names = scores_of(model, source, parameters, buffers)
     for begin in range(rank * CHUNK, len(source), size * CHUNK):
         index = np.arange(begin, min(begin + CHUNK, len(source)), dtype=np.int64)
         part = rows[: len(index)]
         source.read(index, part)
-        batch = Batch(part, index, labels=None if source.labels is None else source.labels[index], group=group)
+        if labels is not None:
+            source.read_labels(index, labels[: len(index)])
+        batch = Batch(part, index, labels=None if labels is None else labels[: len(index)], group=group)
         for name, value in model.evaluate(parameters, buffers, batch).items():
             sums.setdefault(name, []).append(value)
         beat()
@@ -54,7 +58,7 @@ def scores_of(model: Model, source: Source, parameters: np.ndarray | None = None
     """Names of the model's scores, ``loss`` first; none where it has no ``evaluate``."""
     if not hasattr(model, "evaluate"):
         return []
-    empty = Batch(np.empty((0, source.features), dtype=np.float32), labels=None if source.labels is None else source.labels[:0])
+    empty = Batch(np.empty((0, source.features), dtype=np.float32), labels=label_buffer(source, 0))
     parameters = model.layout.zeros() if parameters is None else parameters
     found = model.evaluate(parameters, model.buffers.zeros() if buffers is None else buffers, empty)
     return sorted(found, key=lambda name: (name != "loss", name))

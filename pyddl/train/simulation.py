@@ -18,7 +18,7 @@ from pyddl.comm.simulated import Baton, Simulation
 from pyddl.comm.simulated_servers import Published
 from pyddl.data import Source
 from pyddl.data.batch import Batch
-from pyddl.data.prefetch import Loader
+from pyddl.data.prefetch import Loader, label_buffer
 from pyddl.data.sampler import Sampler
 from pyddl.data.statistics import Statistics
 from pyddl.data.tickets import SliceLoader, TicketLoader, Tickets
@@ -378,7 +378,7 @@ def _asks_for_sums(model: Model, data: Source) -> bool:
         return vector
 
     chains = chains_of(model.buffers, 0, 1, together=True)
-    rows, labels = np.empty((0, data.features), dtype=np.float32), None if data.labels is None else data.labels[:0]
+    rows, labels = np.empty((0, data.features), dtype=np.float32), label_buffer(data, 0)
     for stage in stages_of(model):
         for number, phase in enumerate(stage.phases):
             parameters, buffers = model.layout.zeros(), model.buffers.zeros()

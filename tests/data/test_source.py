@@ -81,7 +81,7 @@ def test_values_that_are_not_finite_are_named(dtype, value):
 
 
 def test_labels_must_match():
-    with pytest.raises(ShapeError, match=r"labels have shape \(2,\); expected \(3,\)"):
+    with pytest.raises(ShapeError, match="labels of array have 2 rows, the data 3; expected one for each row"):
         ArraySource(np.zeros((3, 2)), labels=[0, 1])
 
 
