@@ -51,8 +51,8 @@ class Slice:
 
         mean   their mean, weighted by the rows that each has seen since the last time
         sum    the last common value, and what each has added to it
-        total  their sum, of which each worker goes on with an equal part: for decayed sums and counts, whose quotient is
-               then exact, also where workers have unlike numbers of rows
+        total  their sum, of which each worker goes on with an equal part: for decayed sums and their counts, whose
+               quotient is then exact, also where workers have unlike numbers of rows
         max    the largest
         rows   a table whose first axis is cut among the workers, each of whom owns some: persistent chains
     first, of : int, optional
@@ -163,7 +163,7 @@ class Layout:
         return members[0].begin, -(-members[-1].end // ALIGNMENT) * ALIGNMENT
 
     def range_of(self, groups: Sequence[str] = ()) -> tuple[int, int]:
-        """Begin and end of several groups' slices, which must be neighbours; of the whole vector where none is named."""
+        """Begin and end of several groups' slices, which must be neighbours; of all slices where none is named."""
         if not groups:
             return 0, self.size
         names = self.groups

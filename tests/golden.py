@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyddl.comm.driver import drive
 from pyddl.comm.cut import shares
+from pyddl.comm.driver import drive
 from pyddl.comm.group import Groups
 from pyddl.comm.machine import Machine
 from pyddl.comm.simulated import Simulation

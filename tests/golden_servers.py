@@ -9,11 +9,11 @@ from functools import cache
 import numpy as np
 from golden import LAYOUT, MEMBERS, RATE, SEED, gradient_sum, samples_of
 
-from pyddl.comm.driver import drive
 from pyddl.comm.cut import shares
+from pyddl.comm.driver import drive
+from pyddl.comm.machine import Machine
 from pyddl.comm.operations import Epoch
 from pyddl.comm.server import ServerPort, serve
-from pyddl.comm.machine import Machine
 from pyddl.comm.simulated import Simulation
 from pyddl.comm.simulated_servers import Published
 from pyddl.strategies import Turn

@@ -94,8 +94,8 @@ class Average(Operation):
     the weights.
 
     The workers are those of the ``world``, or of this one's ``node``. Added along one fixed tree over the vectors,
-    whatever carries them: the same bits on every worker, by MPI and in a simulation. Vector i of worker w of P stands at
-    place i P + w. Where all weights are 0 ``out`` stays as it is.
+    whatever carries them: the same bits on every worker, by MPI and in a simulation. Vector i of worker w of P stands
+    at place i P + w. Where all weights are 0 ``out`` stays as it is.
     """
 
     out: np.ndarray
@@ -137,8 +137,7 @@ class GatherFromOwners(Operation):
 
 
 class Lock(Operation):
-    """Wait for the lock that all workers share, and hold it; a strategy that uses it says so by ``locks``. Answer: None.
-    """
+    """Wait for the lock that all workers share, and hold it; who uses it says so by ``locks``. Answer: None."""
 
     __slots__ = ()
 

@@ -36,12 +36,13 @@ class Model(Protocol):
     ``stages`` : tuple of Stage
         What is trained together, and for how long: see `pyddl.models.stages`. By default all slices together.
     ``evaluate(parameters, buffers, batch) -> dict``
-        Scores: sums over the rows of ``batch`` by their names, ``loss`` among them. Each becomes ``test_<name>``, a mean
-        over the test rows, in books, tables and plots. The names do not depend on the rows.
+        Scores: sums over the rows of ``batch`` by their names, ``loss`` among them. Each becomes ``test_<name>``, a
+        mean over the test rows, in books, tables and plots. The names do not depend on the rows.
     ``measures`` : mapping of callable
-        Figures that are no sums over rows (a likelihood, a distance of distributions), for ``pyddl evaluate --measure``:
-        ``function(parameters, buffers, source, crew) -> dict``. ``crew`` shares the work out: ``crew.part(n)`` is this
-        rank's range of ``n`` pieces of work, ``crew.gather(array)`` all ranks' arrays in their order.
+        Figures that are no sums over rows (a likelihood, a distance of distributions), for ``pyddl evaluate
+        --measure``: ``function(parameters, buffers, source, crew) -> dict``. ``crew`` shares the work out:
+        ``crew.part(n)`` is this rank's range of ``n`` pieces of work, ``crew.gather(array)`` all ranks' arrays in their
+        order.
     ``encode(parameters, buffers, rows) -> ndarray``, ``reconstruct(parameters, buffers, rows) -> ndarray``
     ``pictures(parameters, buffers, rows) -> dict``
         Pictures by their names, each ``(number, features)``: rows as they enter the model.
@@ -54,10 +55,10 @@ class Model(Protocol):
     ``options() -> dict``
         Plain values that make the same model again. Ranks, and a run and what goes on with it, must have the same.
     ``split(part, parts) -> Model``
-        The part of the model that rank ``part`` of ``parts`` holds where several hold it together: a model whose
-        layout says by ``first`` and ``of`` which rows of which tensors it has, under the same names, and whose ``whole``
-        is the model. Its gradient and evaluation speak to the other parts by ``batch.group``, and the losses of all
-        parts add up to the loss. What a part holds whole, all parts must move alike.
+        The part of the model that rank ``part`` of ``parts`` holds where several hold it together: a model whose layout
+        says by ``first`` and ``of`` which rows of which tensors it has, under the same names, and whose ``whole`` is
+        the model. Its gradient and evaluation speak to the other parts by ``batch.group``, and the losses of all parts
+        add up to the loss. What a part holds whole, all parts must move alike.
     ``takes_rounded`` : bool
         `gradient` makes use of ``batch.rounded``.
     ``rate_scale`` : float

@@ -114,8 +114,9 @@ def stages_of(model: Any) -> tuple[Stage, ...]:
         _check_phases(model.layout, stage)
         lasting = stage.epochs is not None or stage.steps is not None
         if lasting == (number == len(stages) - 1):
-            raise ParameterError(f"stage {number + 1} of {len(stages)} has {'an' if lasting else 'no'} end: the last stage "
-                                 "lasts for the epochs that training was given, each other for its own epochs or steps")
+            raise ParameterError(f"stage {number + 1} of {len(stages)} has {'an' if lasting else 'no'} end: the last "
+                                 "stage lasts for the epochs that training was given, each other for its own epochs or "
+                                 "steps")
     return stages
 
 

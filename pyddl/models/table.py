@@ -54,7 +54,8 @@ NAMES = TABLE.keys()
 
 
 class Trained(NamedTuple):
-    """A model and its vectors after training, averaged copies in their places: what an option of kind ``run`` brings to the model that takes it."""
+    """A model and its vectors after training, averaged copies in their places: what an option of kind ``run`` brings to
+    the model that takes it."""
 
     model: Model
     parameters: np.ndarray

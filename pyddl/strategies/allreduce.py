@@ -16,7 +16,8 @@ class Allreduce(Strategy):
 
     P workers follow one worker with the same global batch, up to rounding; bit for bit when sums are ordered and each
     worker computes the same micro-shards. Per step and worker: one synchronisation, and 2 (P-1)/P n elements sent.
-    Nothing is ever stale. Buffers are merged, by the rule of each slice, at the end of each epoch. Between nodes, finished slices travel while the backward pass goes on.
+    Nothing is ever stale. Buffers are merged, by the rule of each slice, at the end of each epoch. Between nodes,
+    finished slices travel while the backward pass goes on.
 
     With ``shard_optimizer`` each worker owns one share of all vectors: it receives the sum of the gradients there only,
     keeps optimizer state for it only, moves its share of the parameters, and gives it to all. The same elements are

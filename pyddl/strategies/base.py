@@ -126,7 +126,9 @@ class Served(Protocol):
 
     workers: int
     version: int
-    sums: Mapping[str, np.ndarray]
+
+    @property
+    def sums(self) -> Mapping[str, np.ndarray]: ...
 
     @property
     def steps(self) -> int: ...

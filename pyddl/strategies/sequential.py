@@ -15,8 +15,9 @@ class Sequential(Strategy):
     """``replicas`` replicas of the model take one turn each, one at a time, then their parameters are averaged.
 
     A *round* is k turns, all from the same parameters, on k different minibatches of batch_size / k rows; each turn (a
-    gradient and an update for each phase, with an optimizer state of the replica's own) holds a lock that all ranks share. Then the
-    replicas are averaged in their order, weighted by samples, and the mean is where the next round begins.
+    gradient and an update for each phase, with an optimizer state of the replica's own) holds a lock that all ranks
+    share. Then the replicas are averaged in their order, weighted by samples, and the mean is where the next round
+    begins.
 
     Bit for bit `averaging` with ``period`` 1 on k ranks, on any number of ranks: replica r lives on rank r mod P, and
     ranks beyond k are idle. It computes no faster than one rank: it is there to hold k replicas where there is room,

@@ -145,8 +145,8 @@ class Server(Strategy):
 
     def check_stages(self, phases: Sequence[int]) -> None:
         if self.backup and max(phases) > 1:
-            raise ParameterError(f"backup drops pushes of a step as a whole, and this model has stages of {max(phases)} "
-                                 "phases, each with pushes of its own: leave backup out")
+            raise ParameterError("backup drops pushes of a step as a whole, and this model has stages of "
+                                 f"{max(phases)} phases, each with pushes of its own: leave backup out")
 
     def slices(self, workers: int) -> int:
         return workers - self.backup

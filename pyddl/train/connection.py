@@ -86,8 +86,8 @@ class Connection:
             return
         dead, servers = before.missing(left), self.plan.strategy.servers
         if dead[0] < servers or left.size <= servers:
-            raise PeerLost(f"{who_died(dead)}: {'a server' if dead[0] < servers else 'no worker is left'}, without which "
-                           "nothing goes on; start again with resume")
+            lost = "a server" if dead[0] < servers else "no worker is left"
+            raise PeerLost(f"{who_died(dead)}: {lost}, without which nothing goes on; start again with resume")
         self.world, self.smaller = left, True
         self.transport = self.between = self._checked(left.transport)
         self.division = Division(left, self.plan.whole_model, self.plan.strategy, self.plan.options)

@@ -166,8 +166,8 @@ class ServedFence:
         row, dropped, _ = told[0]
         stop.agreed |= any(requested for _, _, requested in told)
         if row < rows and not stop.agreed:
-            error = CommError(f"an epoch has ended after row {row} of {rows}: its next step lacks the push of a worker, "
-                              "who has come to the end without it")
+            error = CommError(f"an epoch has ended after row {row} of {rows}: its next step lacks the push of a "
+                              "worker, who has come to the end without it")
             error.on_all_ranks = True
             raise error
         if plan.strategy.replicated:
@@ -211,8 +211,8 @@ class ServedFence:
         its updates."""
         replica = self.replica
         mine = replica.whole_state() if isinstance(replica, Server) else {}
-        state = {f"{each.name}.{name}": self._of_servers(each, mine.get(f"{each.name}.{name}")) for each in replica.phases
-                 for name in self._state_names(each)}
+        keys = [(each, f"{each.name}.{name}") for each in replica.phases for name in self._state_names(each)]
+        state = {key: self._of_servers(each, mine.get(key)) for each, key in keys}
         updates = self.connection.transport.gather_objects([each.updates for each in replica.phases])[0]
         for each, done in zip(replica.phases, updates, strict=True):
             each.updates = done

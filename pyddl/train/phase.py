@@ -41,7 +41,8 @@ class PhaseState:
     place : slice
         The same.
     state : list of ndarray, float32
-        The optimizer's vectors, then, where wanted, the averaged copy: of the share. All zero at the start, but the copy.
+        The optimizer's vectors, then, where wanted, the averaged copy: of the share. All zero at the start, but the
+        copy.
     names : tuple of str
         Theirs.
     updates : int

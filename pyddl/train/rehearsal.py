@@ -117,7 +117,8 @@ def rehearse(plan: Plan, here: World, *, division: Division | None = None) -> Fi
         ranks=here.size, nodes=here.nodes, crowding=max(1.0, apart / medians["solo"]), rows=rows,
         nbytes=4 * model.layout.size, apart=apart, together=together, per_row=per_row,
         update=min(update, apart), hidden=min(max(1 - left, 0.0), 1.0),
-        split=math.inf if division is None else _split_seconds(division, cast, plan.rules(span), source, here), links=links)
+        split=math.inf if division is None else _split_seconds(division, cast, plan.rules(span), source, here),
+        links=links)
 
 
 def _step_seconds(strategy: Strategy, actor: Worker, source: Source, here: World, steps: int, ordered: bool = False,

@@ -224,14 +224,13 @@ class Replica:
         layout = self.layout
         yield "parameters", list(layout), self.whole, 0
         if self.kept:
-            for each in self.phases:
-                for name, vector in zip(each.names, each.state, strict=True):
-                    yield f"phase.{each.name}.{name}", _slices(layout, each), state.get(f"{each.name}.{name}", vector), each.begin
-            for replica in self.rows:
-                if replica is not self:
-                    for each in replica.phases:
-                        for name, vector in zip(each.names, each.state, strict=True):
-                            yield f"replica.{replica.number}.phase.{each.name}.{name}", _slices(layout, each), vector, each.begin
+            for replica in dict.fromkeys((self, *self.rows)):
+                whose = "" if replica is self else f"replica.{replica.number}."
+                for each in replica.phases:
+                    slices = [s for s in layout if each.begin <= s.begin < each.end]
+                    for name, vector in zip(each.names, each.state, strict=True):
+                        values = state.get(f"{each.name}.{name}", vector) if replica is self else vector
+                        yield f"{whose}phase.{each.name}.{name}", slices, values, each.begin
             for name, vector in self.vectors.items():
                 yield f"strategy.{name}", list(layout), vector, 0
         yield "buffers", list(self.model.buffers), self.buffers, 0
@@ -266,10 +265,6 @@ class Replica:
         return (gradients if gradients.size == self.layout.size else self.layout.zeros())[phase.place]
 
 
-def _slices(layout: Layout, phase: PhaseState) -> list[Slice]:
-    return [s for s in layout if phase.begin <= s.begin < phase.end]
-
-
 def _own_rows(s: Slice, each: Replica) -> np.ndarray:
     """A worker's chains: where in the slice they begin and end, and their values."""
     chains, width = s.shape[0], s.size // max(1, s.shape[0])
@@ -302,9 +297,10 @@ def checked_buffers(buffers: Layout, reproducible: bool) -> None:
     """Raise `ParameterError` where buffers have no meaning."""
     tables = [s for s in buffers if s.merge == "rows"]
     if any(not s.shape or s.shape[0] != tables[0].shape[0] for s in tables):
-        raise ParameterError(f"buffers {', '.join(s.name for s in tables)} are tables of chains, but their numbers of rows "
-                             "differ: every chain has a row in each")
+        raise ParameterError(f"buffers {', '.join(s.name for s in tables)} are tables of chains, but their numbers of "
+                             "rows differ: every chain has a row in each")
     moved = [s.name for s in buffers if s.merge != "rows"]
     if reproducible and moved:
-        raise ParameterError(f"this model keeps buffers ({', '.join(moved)}), which reproducible training would move once "
-                             "in each micro-shard of a step, other than one process does: train without reproducible")
+        raise ParameterError(f"this model keeps buffers ({', '.join(moved)}), which reproducible training would move "
+                             "once in each micro-shard of a step, other than one process does: train without "
+                             "reproducible")

@@ -36,7 +36,8 @@ class Result:
     summary : dict
         As in ``summary.json``; ``finished`` is None where training was stopped and can be resumed.
     state : dict of ndarray
-        Vectors of the optimizers in the last stage, by phase and name: ``all.momentum``. Empty where they are not known.
+        Vectors of the optimizers in the last stage, by phase and name: ``all.momentum``. Empty where they are not
+        known.
     updates : dict of int
         By phase: updates that this rank has done in the last stage.
     averaged : ndarray, optional

@@ -169,8 +169,8 @@ class Run:
         """Vectors of the optimizers at the end of the run, and the updates done, as in `Result`, from its last
         checkpoint.
 
-        Both are empty, with a line in the log that says why, where there is no whole checkpoint of that moment, or where
-        the ranks' replicas had an optimizer each.
+        Both are empty, with a line in the log that says why, where there is no whole checkpoint of that moment, or
+        where the ranks' replicas had an optimizer each.
         """
         try:
             saved = Checkpoints(self.path, {"replicas": 1}).newest(Alone())

@@ -151,10 +151,10 @@ class Server(Replica):
         begin = perf_counter()
         at = _core.first_not_finite(arrived.vector)
         if at >= 0:
-            bad = arrived.vector[at]
             raise NotFiniteError(
-                f"step {self.steps}, rank {self.count + arrived.worker}: it pushed a vector whose first "
-                f"bad value is {bad}, in {self._slice_of(arrived.phase, at)}: lower the learning rate, or set clip_norm")
+                f"step {self.steps}, rank {self.count + arrived.worker}: it pushed a vector whose first bad value is "
+                f"{arrived.vector[at]}, in {self._slice_of(arrived.phase, at)}: lower the learning rate, or set "
+                "clip_norm")
         self.consumed += arrived.rows
         updates = self._updated_at.get(arrived.phase or "", None)
         staleness = self.version - arrived.version if updates is None else (

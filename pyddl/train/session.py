@@ -40,8 +40,8 @@ __all__ = ["Session"]
 
 
 class Session:
-    """A plan being carried out: it makes this rank's replica, drives it from stage to stage, and gathers what the ledger
-    writes down.
+    """A plan being carried out: it makes this rank's replica, drives it from stage to stage, and gathers what the
+    ledger writes down.
 
     Parameters
     ----------
@@ -314,19 +314,21 @@ class Session:
             given = [name for name in start.state if name.split(".")[0] == phase.name]
             if len(given) != len(phase.state):
                 raise ParameterError(f"there are {len(given)} vectors of optimizer state to start from; "
-                                     f"{phase.optimizer.name} keeps {len(phase.state)}: use the optimizer that left them")
+                                     f"{phase.optimizer.name} keeps {len(phase.state)}: use the optimizer that left "
+                                     "them")
             for name, mine in zip(phase.names, phase.state, strict=True):
                 vector = start.state.get(f"{phase.name}.{name}")
                 if vector is None:
                     raise ParameterError(f"there is no vector {name} of the optimizer to start from, which "
                                          f"{phase.optimizer.name} keeps: use the optimizer that left them")
-                self._take(f"optimizer state {name}", mine, vector[phase.share] if vector.size == phase.size else vector)
+                theirs = vector[phase.share] if vector.size == phase.size else vector
+                self._take(f"optimizer state {name}", mine, theirs)
             phase.updates = start.updates.get(phase.name, 0)
 
     def _take(self, what: str, mine: np.ndarray, theirs: np.ndarray) -> None:
         if mine.shape != theirs.shape:
-            raise ShapeError(f"a vector to start from ({what}) has shape {theirs.shape}; this model needs {mine.shape}: "
-                             "whole() of that result gathers shares, if that is what it has")
+            raise ShapeError(f"a vector to start from ({what}) has shape {theirs.shape}; this model needs "
+                             f"{mine.shape}: whole() of that result gathers shares, if that is what it has")
         mine[:] = theirs
 
     # ---- after an epoch
@@ -336,7 +338,7 @@ class Session:
 
         They hold means over all ranks where replicas are equal, rank 0's own otherwise.
         """
-        plan, ledger, clock = self.plan, self.ledger, self.clock
+        ledger, clock = self.ledger, self.clock
         self.activity.begin("the end of an epoch")
         clock.pause()
         seconds = clock.lap()
@@ -416,7 +418,8 @@ class Session:
         if not evaluates:
             yield replica.whole, replica.buffers
             return
-        vectors = [replica.whole, replica.buffers, replica.merged, *(each.average for each in replica.phases if each.copies)]
+        averages = [each.average for each in replica.phases if each.copies]
+        vectors = [replica.whole, replica.buffers, replica.merged, *averages]
         kept, seen = [(vector, vector.copy()) for vector in vectors], replica.seen
         self.settle()
         yield self._averaged(), replica.buffers_as_one()
@@ -437,7 +440,7 @@ class Session:
 
     def _stop_or_go_on(self, line: dict[str, Any], best: bool) -> None:
         """After an epoch: early stopping, and the checkpoint. Collective."""
-        ledger, connection, patience, stop = self.ledger, self.connection, self.ledger.patience, self.connection.stop
+        connection, patience, stop = self.connection, self.ledger.patience, self.connection.stop
         if not self.plan.strategy.replicated:  # rank 0's figures decide; here such ranks also agree on a stop
             votes = connection.transport.gather_objects((patience.over, best, stop.requested))
             patience.over, best = votes[0][:2]
@@ -482,8 +485,8 @@ class Session:
         transport = self.connection.transport
         all_ranks = {phase.name: transport.gather(np.asarray(self.replica.losses[phase.name]))
                      for phase in self.replica.phases}
-        count = transport.size
-        of_one = count if self.plan.strategy.replicated else self.plan.division.parts  # ranks whose losses belong together
+        count = transport.size  # how many ranks' losses belong together:
+        of_one = count if self.plan.strategy.replicated else self.plan.division.parts
         return [{name: [loss for part in losses[first : first + of_one] for loss in part.tolist()]
                  for name, losses in all_ranks.items()} for first in range(0, count, of_one)]
 

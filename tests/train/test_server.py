@@ -221,8 +221,8 @@ def test_buffers_are_merged_by_their_rules(world, mode):
 
 
 def test_the_server_refuses_what_is_not_finite():
-    server = entered(trained_server.Server(Autoencoder(20, hidden=(8, 3)), Sampler(100, 10), number=0, count=1, workers=2),
-                     optimizer("adam"))
+    model = Autoencoder(20, hidden=(8, 3))
+    server = entered(trained_server.Server(model, Sampler(100, 10), number=0, count=1, workers=2), optimizer("adam"))
     vector = np.zeros(server.layout.size, dtype=np.float32)
     server.received(Arrived(0, 5, 0, vector, "all", 5))
     vector[5] = np.inf

@@ -145,8 +145,8 @@ def test_two_groups_of_two_train_apart_under_local(world):
         pytest.skip("two groups of two")
     split = train(strategy="local", split=2).whole()
     # worker 0 of 2, on one process: its rows of each batch
-    from pyddl.data.sampler import Sampler
     from pyddl.comm.operations import Update
+    from pyddl.data.sampler import Sampler
     from pyddl.train.worker import Worker
 
     model = Autoencoder(20, hidden=HIDDEN)

@@ -171,7 +171,8 @@ def test_sharded_optimizer_state_changes_nothing_but_memory(world, options):
 @pytest.mark.mpi
 def test_each_rank_keeps_its_share_of_the_state(world):
     model = Autoencoder(20, hidden=(8, 3))
-    worker = entered(Worker(model, Sampler(100, 10), number=world.rank, count=world.size, sharded=True), optimizer("adam"))
+    worker = Worker(model, Sampler(100, 10), number=world.rank, count=world.size, sharded=True)
+    entered(worker, optimizer("adam"))
     held = world.transport.gather(np.array([sum(vector.size for vector in worker.phases[0].state)], dtype=np.float64))
     assert sum(each[0] for each in held) == 2 * model.layout.size
     assert max(each[0] for each in held) <= 2 * (model.layout.size / world.size + ALIGNMENT)
