@@ -177,7 +177,9 @@ class _Everyone:
                                            seed=seed))
         for number in range(workers):
             batch_sum = batons[number].sum if batons else _unforeseen if strategy.synchronous else None
-            worker = Worker(model, sampler, number=number, count=workers, seed=seed, batch_sum=batch_sum,
+            # A model that waits for a sum on its thread may hold memory of its own meanwhile.
+            its_model = copy.deepcopy(model) if batons else model
+            worker = Worker(its_model, sampler, number=number, count=workers, seed=seed, batch_sum=batch_sum,
                             together=strategy.synchronous, vectors=strategy.vectors, sharded=strategy.shards)
             if strategy.replicas is not None:
                 worker.host(strategy.replicas)
