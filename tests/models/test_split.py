@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyddl import _core
 from pyddl.data.batch import Batch
 from pyddl.errors import InternalError, ParameterError
 from pyddl.models import Autoencoder
@@ -90,6 +91,29 @@ def test_all_parts_together_have_the_gradient_of_the_whole(parts, hidden, inputs
         assert sum(each[name] for _, each in results) == pytest.approx(sums[name], rel=1e-4)
 
 
+@pytest.mark.skipif(not _core.has_bfloat16(), reason="the processor has no bfloat16")
+@pytest.mark.parametrize("rows", [0, 12, 13, 64])
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_parts_in_bfloat16_have_the_gradient_of_the_whole_to_its_rounding(parts, rows):
+    whole = Autoencoder(50, hidden=(31, 7), activation="softplus", dtype="bfloat16")
+    parameters, gradients = values_of(whole), whole.layout.zeros()
+    batch = np.random.default_rng(rows).random((rows, 50), dtype=np.float32)
+    expected = whole.gradient(parameters, gradients, None, Batch(batch))
+
+    def work(part, group):
+        model = whole.split(part, parts)
+        assert model.takes_rounded
+        mine, got = model.layout.cut(whole.layout, parameters), model.layout.zeros()
+        loss = model.gradient(mine, got, None, Batch(batch, group=group))
+        wanted = model.layout.cut(whole.layout, gradients)
+        for name, view in model.layout.views(got).items():
+            other = model.layout.views(wanted)[name]
+            assert np.linalg.norm(view - other) <= 0.02 * np.linalg.norm(other), name
+        return loss
+
+    assert sum(together(parts, work)) == pytest.approx(expected, rel=1e-3)
+
+
 def test_nothing_is_sent_for_data_and_reconstruction():
     whole = Autoencoder(31, hidden=(20, 9))
     rows = np.random.default_rng(0).random((16, 31), dtype=np.float32)
@@ -129,13 +153,6 @@ def test_a_layer_must_have_an_output_for_each_rank():
     whole = Autoencoder(37, hidden=(20, 5))
     with pytest.raises(ParameterError, match=r"6, but layer encoder\.1 has 5 outputs, .* give split at most 5"):
         whole.split(0, 6)
-
-
-def test_bfloat16_is_refused(monkeypatch):
-    whole = Autoencoder(37)
-    whole.dtype = "bfloat16"  # as on a processor that has it
-    with pytest.raises(ParameterError, match="leave out dtype, or split"):
-        whole.split(0, 2)
 
 
 def test_a_part_alone_says_what_it_lacks():

@@ -68,7 +68,7 @@ class StopAfter:
 
     def __init__(self, stop, step, rank):
         self.whole, self.stop, self.step, self.rank = Autoencoder(20, hidden=HIDDEN), stop, step, rank
-        for name in ("name", "phases", "layout", "buffers", "options", "initialise"):
+        for name in ("name", "layout", "buffers", "options", "initialise"):
             setattr(self, name, getattr(self.whole, name))
 
     def split(self, part, parts):
