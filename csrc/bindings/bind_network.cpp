@@ -52,6 +52,13 @@ std::unique_ptr<kernels::Layer> compiled(const py::dict& layer) {
 
 // ---- what goes with a pass
 
+/// The array itself, never a copy of it.
+template <class T>
+Array<T> typed(const py::object& array, const char* otherwise) {
+    if (!Array<T>::check_(array)) throw py::type_error(otherwise);
+    return py::reinterpret_borrow<Array<T>>(array);
+}
+
 void announce(void* ready, std::int64_t begin, std::int64_t end) {
     const py::gil_scoped_acquire gil;
     (*static_cast<py::object*>(ready))(begin, end);
@@ -92,13 +99,24 @@ struct Group {
         const py::gil_scoped_acquire gil;
         auto& [group, room] = *static_cast<Group*>(self);
         room = group.attr("room")(rows, columns);
-        if (!Floats::check_(room)) throw py::type_error("room is no contiguous float32 array");
-        auto memory = py::reinterpret_borrow<Floats>(room);
+        auto memory = typed<float>(room, "room is no contiguous float32 array");
         if (memory.ndim() != 2 || memory.shape(0) != rows || memory.shape(1) != columns)
             throw std::invalid_argument("room has another shape than was asked for");
         return {memory.mutable_data(), rows, columns};
     }
 };
+
+/// Names of a batch's attributes, made once: a string for each look-up would cost more than the look-up.
+struct Names {
+    static PyObject* made(const char* name) { return PyUnicode_InternFromString(name); }
+    PyObject *seed = made("seed"), *step = made("step"), *turn = made("turn"), *index = made("index"),
+             *sum = made("sum"), *rounded = made("rounded"), *group = made("group"), *ready = made("ready");
+};
+
+py::object attribute(const py::object& batch, PyObject* Names::* name) {
+    static const Names names;  // never freed: interned strings, wanted until the process ends
+    return py::getattr(batch, py::handle(names.*name));
+}
 
 /// A pass whose hooks are a batch's: any object with the attributes of `pyddl.data.batch.Batch`, or None. The callbacks
 /// refer to this object, which holds what they call while the GIL is released.
@@ -107,23 +125,23 @@ class Call {
     Call(const Floats& parameters, const OptionalFloats& buffers, const py::object& batch) {
         pass.parameters = vector(parameters, "parameters");
         if (buffers) {
-            buffers_ = *buffers;
-            pass.buffers = out_vector(buffers_, "buffers");
+            Floats same = *buffers;
+            pass.buffers = out_vector(same, "buffers");
         }
         if (batch.is_none()) return;
-        pass.key = {batch.attr("seed").cast<std::uint64_t>(), batch.attr("step").cast<std::uint64_t>(),
-                    batch.attr("turn").cast<std::uint64_t>()};
-        index_ = batch.attr("index").cast<Array<std::int64_t>>();
-        pass.index = vector(index_, "index");
-        sum_ = batch.attr("sum");
+        const auto number = [&](PyObject* Names::* name) { return attribute(batch, name).cast<std::uint64_t>(); };
+        pass.key = {number(&Names::seed), number(&Names::step), number(&Names::turn)};
+        index_ = attribute(batch, &Names::index);
+        pass.index = vector(typed<std::int64_t>(index_, "index is no contiguous int64 vector"), "index");
+        sum_ = attribute(batch, &Names::sum);
         pass.sum = {add_over_workers, &sum_};
-        if (py::object rounded = batch.attr("rounded"); !rounded.is_none()) {
-            if (!Array<std::uint16_t>::check_(rounded)) throw py::type_error("rounded is no contiguous uint16 vector");
-            rounded_ = py::reinterpret_borrow<Array<std::uint16_t>>(rounded);
-            const auto bits = vector(rounded_, "rounded");
+        rounded_ = attribute(batch, &Names::rounded);
+        if (!rounded_.is_none()) {
+            const auto bits =
+                vector(typed<std::uint16_t>(rounded_, "rounded is no contiguous uint16 vector"), "rounded");
             pass.rounded = {reinterpret_cast<const Bfloat16*>(bits.data()), bits.size()};
         }
-        group_.group = batch.attr("group");
+        group_.group = attribute(batch, &Names::group);
         if (!group_.group.is_none()) pass.exchange = {Group::gather, Group::sum, Group::lend, &group_};
     }
     Call(const Call&) = delete;
@@ -135,7 +153,7 @@ class Call {
         pass.add = add;
         if (gradients) pass.gradients = out_vector(*gradients, "gradients");
         if (batch.is_none() || !final) return;
-        ready_ = batch.attr("ready");
+        ready_ = attribute(batch, &Names::ready);
         if (ready_.is_none()) return;
         if (!PyCallable_Check(ready_.ptr())) throw py::type_error("ready is neither None nor callable");
         pass.ready = {announce, &ready_};
@@ -144,21 +162,18 @@ class Call {
     kernels::Pass pass;
 
   private:
-    Floats buffers_;
-    Array<std::int64_t> index_;
-    Array<std::uint16_t> rounded_;
-    py::object ready_, sum_;
+    py::object index_, rounded_, ready_, sum_;
     Group group_;
 };
 
 kernels::Targets targets_of(const py::object& targets, Loss loss) {
-    if (loss == Loss::softmax) {
-        if (!Array<std::int64_t>::check_(targets))
-            throw py::type_error("targets of loss 'softmax' are labels; expected a contiguous int64 vector");
-        return {{}, vector(py::reinterpret_borrow<Array<std::int64_t>>(targets), "targets")};
-    }
-    if (!Floats::check_(targets)) throw py::type_error("targets are no contiguous float32 matrix");
-    return {matrix(py::reinterpret_borrow<Floats>(targets), "targets"), {}};
+    if (loss == Loss::softmax)
+        return {{},
+                vector(typed<std::int64_t>(targets,
+                                           "targets of loss 'softmax' are labels; expected a contiguous int64 "
+                                           "vector"),
+                       "targets")};
+    return {matrix(typed<float>(targets, "targets are no contiguous float32 matrix"), "targets"), {}};
 }
 
 }  // namespace
