@@ -166,6 +166,11 @@ View Network::output_of(std::size_t l, Kept& kept) {
             kept.element};
 }
 
+/// The same, or no data where the layer does not read it again.
+View Network::read_output_of(std::size_t l, Kept& kept) {
+    return layers_[l]->reads_outputs() ? output_of(l, kept) : View{};
+}
+
 /// Room for the deltas of a layer's pre-activations: its own, where they are kept; else two take turns.
 View Network::delta_of(std::size_t l, Kept& kept, bool keep) {
     const std::int64_t columns = layers_[l]->columns(), each = kept.given.rows * bytes_of(kept.element);
@@ -249,7 +254,7 @@ void Network::descend(const Pass& pass, Shape& shape, Kept& kept, View delta, st
             complete(pass, layer, under, whole());
             under = whole();
         }
-        next.slope(pass, memory_of(l - 1, shape, kept), output_of(l - 1, kept), under, next_delta);
+        next.slope(pass, memory_of(l - 1, shape, kept), read_output_of(l - 1, kept), under, next_delta);
         delta = next_delta;
     }
 }
@@ -335,7 +340,7 @@ void Network::backward(Pass pass, MatrixView<const float> rows, MatrixView<const
     Shape& shape = shape_for(rows.rows);
     const View delta = delta_of(top, kept, true);
     kept.settled = -1;
-    layers_[top]->slope(pass, memory_of(top, shape, kept), output_of(top, kept), view(deltas), delta);
+    layers_[top]->slope(pass, memory_of(top, shape, kept), read_output_of(top, kept), view(deltas), delta);
     descend(pass, shape, kept, delta, first, view(below), true);
     kept.settled = first;
 }
@@ -364,8 +369,8 @@ void Network::tangent(Pass pass, MatrixView<const float> rows, MatrixView<const 
             moved = {moved_[l % 2].reserve(rows.rows * columns * bytes_of(kept.element)), rows.rows, columns,
                      kept.element};
         }
-        layers_[l]->tangent(pass, memory_of(l, shape, kept), output_of(l, kept), delta_of(l, kept, true), direction,
-                            moved);
+        layers_[l]->tangent(pass, memory_of(l, shape, kept), read_output_of(l, kept), delta_of(l, kept, true),
+                            direction, moved);
         direction = moved;
     }
 }

@@ -78,6 +78,7 @@ class Network {
     View converted(View from, Element element, Scratch& scratch);
     View in_of(std::size_t layer, Kept& kept);
     View output_of(std::size_t layer, Kept& kept);
+    View read_output_of(std::size_t layer, Kept& kept);
     View delta_of(std::size_t layer, Kept& kept, bool keep);
 
     Kept& begin(Pass& pass, MatrixView<const float> rows, std::size_t first, std::size_t last, std::int64_t slot);

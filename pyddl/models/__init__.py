@@ -8,7 +8,7 @@ from pyddl import _check
 from pyddl.models.protocol import Model
 from pyddl.models.stages import Phase, Stage
 
-__all__ = ["NAMES", "Autoencoder", "Model", "Phase", "Stage", "create"]
+__all__ = ["NAMES", "Autoencoder", "Model", "Network", "Phase", "Stage", "create"]
 
 _MODULES = {"autoencoder": ("pyddl.models.autoencoder", "Autoencoder")}
 NAMES = tuple(_MODULES)
@@ -30,4 +30,8 @@ def __getattr__(name: str) -> Any:  # models load the compute module, so each lo
     for public, (_, member) in _MODULES.items():
         if member == name:
             return _class(public)
+    if name == "Network":
+        from pyddl.models.network import Network
+
+        return Network
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -215,7 +215,7 @@ void Dense::slope(const Pass& pass, const Memory& memory, View out, View above, 
         convert(above.as<const float>(), delta);
     }
     const Room block = delta.element == Element::float32 ? float_block : rounded_block;
-    const void* outputs = !reads_outputs() ? delta.data : is_cut() ? memory.kept[block].data() : out.data;
+    const void* outputs = is_cut() ? memory.kept[block].data() : out ? out.data : delta.data;
     multiply_by_slope(layer_.activation, outputs, delta, bias_gradients(pass));
     add_bias_gradients(pass);
 }
@@ -257,7 +257,7 @@ void Dense::tangent(const Pass& pass, const Memory& memory, View out, View delta
         result = {memory.kept[moved_block].reserve(direction.rows * columns() * sizeof(float)), moved.rows, columns()};
     multiply(memory, for_element(products_of(memory).tangent, result), direction, weights(pass, direction.element),
              nullptr, Activation::linear, result);
-    const void* outputs = !reads_outputs() ? result.data : is_cut() ? memory.kept[float_block].data() : out.data;
+    const void* outputs = is_cut() ? memory.kept[float_block].data() : out ? out.data : result.data;
     multiply_by_slope(layer_.activation, outputs, result, nullptr);
     if (is_cut()) gather(pass, result, moved);
 }

@@ -32,7 +32,7 @@ class Dense final : public Layer {
     std::unique_ptr<Primitives> primitives() const override;
     Activation activation() const override { return layer_.activation; }
     bool piecewise_linear() const override;
-    bool reads_outputs() const override { return layer_.activation != Activation::linear; }
+    bool reads_outputs() const override { return !is_cut() && layer_.activation != Activation::linear; }
 
   private:
     static Sizes sizes_of(const DenseLayer&);
