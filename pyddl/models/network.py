@@ -103,7 +103,7 @@ class Network:
                                     for s in layer.slices(self.names[i], shapes[i], group, self._part_of(layer))]
         self.buffers: list[Slice] = [s for i, layer in enumerate(self.layers)
                                      for s in layer.buffers(self.names[i], shapes[i], group, self._part_of(layer))]
-        self._compiled: _core.Network | None = None
+        self._native: Any = _NotCompiled(name or ", ".join(self.names))
         self._layout = self._buffer_layout = Layout()
         self._kept: dict[int, np.ndarray] = {}  # the rows of each slot, which the compiled network points to
 
@@ -138,7 +138,7 @@ class Network:
     def compile(self, layout: Layout, buffers: Layout | None = None) -> Network:
         """Make it work on vectors of these layouts, which have its slices among others; returns itself."""
         self._layout, self._buffer_layout = layout, Layout() if buffers is None else buffers
-        self._compiled = _core.Network(
+        self._native = _core.Network(
             [layer.native(name, shape, layout, self._buffer_layout, self._part_of(layer))
              for layer, name, shape in zip(self.layers, self.names, self.shapes[:-1], strict=True)], self.dtype)
         self._kept.clear()
@@ -163,7 +163,8 @@ class Network:
         slot : int, optional
             From 0 to 15: where to keep the pass for `backward` and `tangent`.
         """
-        self._check_group(batch, rows)
+        if self.part != WHOLE:
+            _check_group(batch, rows)
         end = -1 if last is None else last
         if slot is None:
             self._native.forward(parameters, buffers, batch, rows, out, first, end)
@@ -191,7 +192,8 @@ class Network:
         -----
         In bfloat16 weights are rounded here, unless ``batch.rounded`` holds the parameters in bfloat16 already.
         """
-        self._check_group(batch, rows)
+        if self.part != WHOLE:
+            _check_group(batch, rows)
         return self._native.gradient(parameters, gradients, buffers, batch, rows, targets, loss, first, add, final)
 
     def evaluate(self, parameters: np.ndarray, buffers: np.ndarray | None, batch: Batch | None, rows: np.ndarray,
@@ -199,7 +201,8 @@ class Network:
         """Sums over the rows: ``loss``, and ``squared_error`` (for bce, of sigmoids) or, for softmax, ``accuracy``:
         rows whose largest logit, the first of equal ones, is the label's.
         """
-        self._check_group(batch, rows)
+        if self.part != WHOLE:
+            _check_group(batch, rows)
         return self._native.evaluate(parameters, buffers, batch, rows, targets, loss)
 
     def backward(self, parameters: np.ndarray, gradients: np.ndarray | None, buffers: np.ndarray | None,
@@ -218,7 +221,8 @@ class Network:
         below : ndarray of shape (B, inputs of layer first), float32, optional
             Receives the gradient with respect to what entered that layer: the rows, by default.
         """
-        self._check_group(batch, deltas)
+        if self.part != WHOLE:
+            _check_group(batch, deltas)
         self._native.backward(parameters, gradients, buffers, batch, self._rows_of(slot), deltas, below, slot,
                               -1 if first is None else first, add, final)
 
@@ -244,22 +248,17 @@ class Network:
             if not layer.piecewise_linear:
                 raise ParameterError(f"layer {name} is {layer}, whose slopes change with the parameters: a penalty on "
                                      "gradients needs piecewise linear layers (activation linear, relu or leaky_relu)")
-        self._check_group(batch, directions)
+        if self.part != WHOLE:
+            _check_group(batch, directions)
         self._native.tangent(parameters, gradients, buffers, batch, self._rows_of(slot), directions, slot, add, final)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": None, "_kept": {}}
+        return {**self.__dict__, "_native": _NotCompiled(self.name), "_kept": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if len(self._layout):
             self.compile(self._layout, self._buffer_layout)
-
-    @property
-    def _native(self) -> _core.Network:
-        if self._compiled is None:
-            raise InternalError(f"network {self.name or self.names} is used before it was compiled for a layout")
-        return self._compiled
 
     def _part_of(self, layer: Layer) -> Part:
         return self.part if layer.can_be_cut else WHOLE
@@ -280,9 +279,22 @@ class Network:
             raise ParameterError(f"split is {parts}, but layer {name} has {outputs} outputs, and a rank would hold "
                                  f"none: give split at most {outputs}, or widen the layer")
 
-    def _check_group(self, batch: Batch | None, rows: np.ndarray) -> None:
-        if self.part != WHOLE and len(rows) and (batch is None or batch.group is None):
-            raise InternalError("a part of a split model needs the ranks that hold the others: batch.group is None")
+
+class _NotCompiled:
+    """Stands where the compiled network will be."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, wanted: str) -> Any:
+        if wanted.startswith("__"):
+            raise AttributeError(wanted)
+        raise InternalError(f"network {self._name} is used before it was compiled for a layout")
+
+
+def _check_group(batch: Batch | None, rows: np.ndarray) -> None:
+    if len(rows) and (batch is None or batch.group is None):
+        raise InternalError("a part of a split model needs the ranks that hold the others: batch.group is None")
 
 
 class NetworkModel:
