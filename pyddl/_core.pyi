@@ -47,22 +47,29 @@ def order(positions: np.ndarray, out: np.ndarray, n: int, seed: int, epoch: int)
 
 def reference_order(position: int, n: int, seed: int, epoch: int) -> int: ...
 
-# ---- dense_network.hpp, dense.hpp: letters B rows, I inputs, O outputs; weights are (O, I)
+# ---- network.hpp, layers/: letters B rows, I inputs and O outputs of a layer; dense weights are (O, I)
 
-class DenseNetwork:
-    """A chain of dense layers, run in one call.
+class Network:
+    """A chain of layers, run in one call; see `pyddl.models.network.Network`, which declares it.
 
-    Keeps oneDNN primitives by batch size and memory for activations, but no value from one call to the next.
-    Calls from several threads wait for each other.
+    Keeps oneDNN primitives by batch size, memory for activations, and passes in slots, but no parameter from one call
+    to the next. Calls from several threads wait for each other.
 
     Parameters
     ----------
-    layers : sequence of (inputs, outputs, activation, weight_offset, bias_offset)
-        Offsets in floats in the flat vector; a bias offset of -1 means none. Activations: linear, sigmoid,
-        relu, leaky_relu (slope 0.01), tanh, softplus.
+    layers : sequence of dict
+        ``kind``: dense. Its ``inputs``, ``outputs`` (of all parts), ``activation`` (linear, sigmoid, relu, leaky_relu
+        with slope 0.01, tanh, softplus), offsets of ``weight`` and ``bias`` in floats in the flat vector (without bias,
+        or with -1: none), and, where it is split, ``cuts`` (first output of every part, and ``outputs``) and ``part``.
     dtype : {"float32", "bfloat16"}
         Of the operands of products; vectors, sums and results are float32. Batches of up to 12 rows are float32
         throughout, which is faster there.
+
+    Notes
+    -----
+    ``batch`` is any object with ``seed``, ``step``, ``turn``, ``index``, ``sum``, ``ready``, ``rounded`` and ``group``
+    (`pyddl.data.batch.Batch`), or None: none of these. ``add`` adds to the gradients, which else are overwritten;
+    ``ready(begin, end)`` is called when a layer's range is final, last layer first, unless ``final`` is false.
 
     Raises
     ------
@@ -70,59 +77,84 @@ class DenseNetwork:
         Two layers do not fit together; a name is unknown; the processor has no bfloat16.
     """
 
-    def __init__(self, layers: Sequence[tuple[int, int, str, int, int]], dtype: str = "float32") -> None: ...
-    def forward(self, parameters: Floats, rows: Floats, out: Floats, first: int = 0, last: int = -1) -> None:
-        """out := layers [first, last) of rows (B, inputs of layer first); last = -1: to the end."""
+    def __init__(self, layers: Sequence[dict[str, Any]], dtype: str = "float32") -> None: ...
+    def forward(
+        self,
+        parameters: Floats,
+        buffers: Floats | None,
+        batch: Any,
+        rows: Floats,
+        out: Floats,
+        first: int = 0,
+        last: int = -1,
+        slot: int = -1,
+    ) -> None:
+        """out := layers [first, last) of rows (B, inputs of layer first); last = -1: all; slot = -1: not kept."""
 
     def gradient(
         self,
         parameters: Floats,
         gradients: Floats,
+        buffers: Floats | None,
+        batch: Any,
         rows: Floats,
-        targets: Floats,
+        targets: np.ndarray,
         loss: str,
-        ready: Any = None,
-        rounded: np.ndarray | None = None,
+        first: int = 0,
+        add: bool = False,
+        final: bool = True,
     ) -> float:
-        """Overwrite the layers' slices of ``gradients`` with the sum over rows; return the sum of the losses.
+        """Slices of layers [first, end) of ``gradients`` := sum over rows; the sum of the losses.
 
         Parameters
         ----------
-        loss : {"mse", "bce"}
-            Squared error, or binary cross-entropy from logits in nats (the last layer must be linear); summed
-            over features and rows.
-        targets : ndarray of shape (B, O)
+        loss : {"mse", "bce", "softmax"}
+            Squared error, binary cross-entropy from logits, or cross-entropy of a softmax from logits in nats (for both
+            the last layer must be linear); summed over outputs and rows.
+        targets : ndarray of shape (B, O), float32; for softmax of shape (B,), int64, from 0 to O - 1
             May be ``rows`` itself. No rows at all is legal: zeros, 0.0.
-        ready : callable, optional
-            ``ready(begin, end)`` is called when a layer's range is final, last layer first.
-        rounded : ndarray of uint16, optional
-            ``parameters`` in bfloat16, where someone has them: with dtype bfloat16 they are not rounded again.
         """
 
-    def evaluate(self, parameters: Floats, rows: Floats, targets: Floats, loss: str) -> tuple[float, float]:
-        """Sum of the losses, and of squared errors of the reconstruction (for bce: sigmoid of the logits)."""
+    def evaluate(
+        self, parameters: Floats, buffers: Floats | None, batch: Any, rows: Floats, targets: np.ndarray, loss: str
+    ) -> dict[str, float]:
+        """Sums: ``loss``, and ``squared_error`` (for bce: of sigmoids of the logits); for softmax ``accuracy``."""
+
+    def backward(
+        self,
+        parameters: Floats,
+        gradients: Floats | None,
+        buffers: Floats | None,
+        batch: Any,
+        rows: Floats,
+        deltas: Floats,
+        below: Floats | None = None,
+        slot: int = 0,
+        first: int = -1,
+        add: bool = False,
+        final: bool = True,
+    ) -> None:
+        """Gradients of a kept pass of ``rows`` from its outputs' deltas; ``below`` := those of layer first's inputs."""
+
+    def tangent(
+        self,
+        parameters: Floats,
+        gradients: Floats,
+        buffers: Floats | None,
+        batch: Any,
+        rows: Floats,
+        directions: Floats,
+        slot: int = 0,
+        add: bool = False,
+        final: bool = True,
+    ) -> None:
+        """The gradient of the derivative along ``directions`` of what the kept pass has gone backward from."""
 
     @property
     def flops(self) -> int:
         """Floating-point operations of one gradient, per row: of its products."""
 
-def dense_forward(rows: Floats, weights: Floats, bias: Floats | None, activation: str, out: Floats) -> None:
-    """out (B, O) := activation(rows (B, I) weights^T + bias)."""
-
-def dense_backward(
-    rows: Floats,
-    weights: Floats,
-    outputs: Floats,
-    activation: str,
-    deltas: Floats,
-    weight_gradients: Floats,
-    bias_gradients: Floats | None,
-    row_gradients: Floats | None = None,
-) -> None:
-    """Gradients of one layer, summed over rows.
-
-    ``deltas`` (B, O) goes in as the gradient of the outputs and comes out as that of the pre-activations.
-    """
+# ---- threads.hpp, product.hpp
 
 def set_threads(n: int) -> None:
     """Threads of all kernels of this process; at first what OMP_NUM_THREADS or the affinity mask gives."""
@@ -153,6 +185,14 @@ def loss_gradient(
 def loss_sums(outputs: Floats, targets: Floats, loss: str) -> tuple[float, float]:
     """Sum of the losses and sum of squared errors; for bce ``outputs`` are logits."""
 
+def softmax_gradient(
+    logits: Floats, labels: np.ndarray, deltas: Floats, bias_gradients: Floats | None = None
+) -> float:
+    """The same for loss softmax; labels (B,) int64."""
+
+def softmax_sums(logits: Floats, labels: np.ndarray) -> tuple[float, float]:
+    """Sum of the losses, and number of rows whose largest logit, the first of equal ones, is the label's."""
+
 # ---- reference/: the same by plain loops in double, for tests
 
 def reference_dense_forward(
@@ -169,7 +209,7 @@ def reference_dense_backward(
     row_gradients: Doubles | None = None,
 ) -> None: ...
 def reference_network_gradient(
-    layers: Sequence[tuple[int, int, str, int, int]],
+    layers: Sequence[dict[str, Any]],
     parameters: Doubles,
     gradients: Doubles,
     rows: Doubles,
@@ -178,6 +218,10 @@ def reference_network_gradient(
 ) -> float: ...
 def reference_loss_sums(
     outputs: Doubles, targets: Doubles, loss: str, derivatives: Doubles | None = None
+) -> tuple[float, float]: ...
+
+def reference_softmax_sums(
+    logits: Doubles, labels: np.ndarray, derivatives: Doubles | None = None
 ) -> tuple[float, float]: ...
 
 # ---- random.hpp; index and the key fields say which numbers, see pyddl/random.py

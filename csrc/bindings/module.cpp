@@ -7,8 +7,9 @@
 
 namespace pyddl::bindings {
 void register_rows(pybind11::module_& m);
-void register_dense(pybind11::module_& m);
 void register_losses(pybind11::module_& m);
+void register_machine(pybind11::module_& m);
+void register_network(pybind11::module_& m);
 void register_optimizers(pybind11::module_& m);
 void register_random(pybind11::module_& m);
 void register_vectors(pybind11::module_& m);
@@ -22,8 +23,9 @@ PYBIND11_MODULE(_core, m) {
     m.def("write_native_stacks", &process::write_stacks, pybind11::arg("descriptor"),
           pybind11::call_guard<pybind11::gil_scoped_release>());
     bindings::register_rows(m);
-    bindings::register_dense(m);
     bindings::register_losses(m);
+    bindings::register_machine(m);
+    bindings::register_network(m);
     bindings::register_optimizers(m);
     bindings::register_random(m);
     bindings::register_vectors(m);

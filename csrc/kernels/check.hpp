@@ -26,4 +26,15 @@ void check_size(const char* name, std::span<T> v, std::int64_t size) {
                                     std::to_string(size));
 }
 
+/// @throws std::invalid_argument unless there is a label for each row, from 0 to outputs - 1
+inline void check_labels(std::span<const std::int64_t> labels, std::int64_t rows, std::int64_t outputs) {
+    if (static_cast<std::int64_t>(labels.size()) != rows)
+        throw std::invalid_argument("targets has " + std::to_string(labels.size()) + " labels; expected " +
+                                    std::to_string(rows) + ", one for each row");
+    for (std::int64_t b = 0; b < rows; ++b)
+        if (labels[b] < 0 || labels[b] >= outputs)
+            throw std::invalid_argument("row " + std::to_string(b) + " has label " + std::to_string(labels[b]) +
+                                        "; expected 0 to " + std::to_string(outputs - 1));
+}
+
 }  // namespace pyddl::kernels

@@ -121,17 +121,120 @@ LossSums evaluate(Loss loss, const float* outputs, const float* targets, std::in
                                        : evaluate_of<Loss::squared_error>(outputs, targets, rows, columns);
 }
 
+// ---- softmax
+
+constexpr std::int64_t block_rows = 128;  // whose sums fit on the stack
+
+/// What a row's probabilities need: exp(z - largest) * reciprocal.
+struct RowSums {
+    float largest, reciprocal;
+    double loss;
+};
+
+RowSums row_sums(const float* z, std::int64_t columns, std::int64_t label) {
+    float largest = -__builtin_inff();
+#pragma omp simd reduction(max : largest)
+    for (std::int64_t n = 0; n < columns; ++n) largest = z[n] > largest ? z[n] : largest;
+    // The largest ones count 1 each, apart from the others, so that log1p keeps what these add. NaN is in the sum.
+    float others = 0, ties = 0;
+#pragma omp simd reduction(+ : others, ties)
+    for (std::int64_t n = 0; n < columns; ++n) {
+        const float e = exp_of_negative(z[n] - largest);
+        others += z[n] == largest ? 0.0f : e;
+        ties += z[n] == largest ? 1.0f : 0.0f;
+    }
+    const double rest = static_cast<double>(others) + (static_cast<double>(ties) - 1.0);
+    return {largest, static_cast<float>(1.0 / (1.0 + rest)),
+            __builtin_log1p(rest) + (static_cast<double>(largest) - static_cast<double>(z[label]))};
+}
+
+template <class T>
+double softmax_gradient(const float* logits, const std::int64_t* labels, T* deltas, std::int64_t rows,
+                        std::int64_t columns, float* bias_gradients) {
+    const Stripes stripes(columns);
+    double total = 0;
+    if (bias_gradients)
+        for (std::int64_t n = 0; n < columns; ++n) bias_gradients[n] = 0;
+    // First what runs along rows, then what runs along columns, so that threads share out rows, then stripes.
+    for (std::int64_t block = 0; block < rows; block += block_rows) {
+        const std::int64_t count = rows - block < block_rows ? rows - block : block_rows;
+        RowSums of_rows[block_rows];
+        RowSums* const sums = of_rows;
+        const bool large = count * columns >= parallel_elements;
+#pragma omp parallel for schedule(static) if (large)
+        for (std::int64_t b = 0; b < count; ++b)
+            sums[b] = row_sums(logits + (block + b) * columns, columns, labels[block + b]);
+        for (std::int64_t b = 0; b < count; ++b) total += sums[b].loss;
+#pragma omp parallel for schedule(static) if (large)
+        for (std::int64_t s = 0; s < stripes.count; ++s) {
+            const std::int64_t first = stripes.first(s), width = stripes.width(s);
+            for (std::int64_t part = 0; part < count; part += Stripes::rows_each) {
+                const std::int64_t end = part + Stripes::rows_each < count ? part + Stripes::rows_each : count;
+                float sum[Stripes::columns_each] = {};
+                for (std::int64_t b = part; b < end; ++b) {
+                    const float* z = logits + (block + b) * columns + first;
+                    T* delta = deltas + (block + b) * columns + first;
+                    const RowSums row = sums[b];
+                    const auto label = static_cast<std::int32_t>(labels[block + b] - first);
+                    for_columns(width, [&](std::int64_t n) {
+                        const float p = exp_of_negative(z[n] - row.largest) * row.reciprocal;
+                        const float d = p - (static_cast<std::int32_t>(n) == label ? 1.0f : 0.0f);
+                        store(delta + n, d);
+                        sum[n] += d;
+                    });
+                }
+                if (bias_gradients)
+                    for (std::int64_t n = 0; n < width; ++n) bias_gradients[first + n] += sum[n];
+            }
+        }
+    }
+    return total;
+}
+
+/// Whether the label's logit is above those before it, and not below those after it.
+bool is_first_largest(const float* z, std::int64_t columns, std::int64_t label) {
+    const float own = z[label];
+    std::int32_t above = 0;
+#pragma omp simd reduction(+ : above)
+    for (std::int64_t n = 0; n < label; ++n) above += own > z[n] ? 0 : 1;
+#pragma omp simd reduction(+ : above)
+    for (std::int64_t n = label; n < columns; ++n) above += own >= z[n] ? 0 : 1;
+    return above == 0;
+}
+
+LossSums softmax_evaluate(const float* logits, const std::int64_t* labels, std::int64_t rows, std::int64_t columns) {
+    LossSums total;
+    for (std::int64_t block = 0; block < rows; block += block_rows) {
+        const std::int64_t count = rows - block < block_rows ? rows - block : block_rows;
+        double of_rows[block_rows];
+        bool right_rows[block_rows];
+        double* const losses = of_rows;
+        bool* const right = right_rows;
+#pragma omp parallel for schedule(static) if (count * columns >= parallel_elements)
+        for (std::int64_t b = 0; b < count; ++b) {
+            const float* z = logits + (block + b) * columns;
+            losses[b] = row_sums(z, columns, labels[block + b]).loss;
+            right[b] = is_first_largest(z, columns, labels[block + b]);
+        }
+        for (std::int64_t b = 0; b < count; ++b) {
+            total.loss += losses[b];
+            total.accuracy += right[b] ? 1.0 : 0.0;
+        }
+    }
+    return total;
+}
+
 }  // namespace
 
 template <>
 const LossTable<float>& table<PYDDL_LEVEL, LossTable<float>>() {
-    static constexpr LossTable<float> t{gradient<float>, evaluate};
+    static constexpr LossTable<float> t{gradient<float>, evaluate, softmax_gradient<float>, softmax_evaluate};
     return t;
 }
 
 template <>
 const LossTable<Bfloat16>& table<PYDDL_LEVEL, LossTable<Bfloat16>>() {
-    static constexpr LossTable<Bfloat16> t{gradient<Bfloat16>, evaluate};
+    static constexpr LossTable<Bfloat16> t{gradient<Bfloat16>, evaluate, softmax_gradient<Bfloat16>, softmax_evaluate};
     return t;
 }
 

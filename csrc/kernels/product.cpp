@@ -92,6 +92,7 @@ Product::Product(const ProductShape& s) {
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     dnnl::post_ops ops;
+    if (s.add) ops.append_sum(1.0f);
     append(ops, s.activation);
     attributes.set_post_ops(ops);
     const auto description = s.bias ? dnnl::matmul::primitive_desc(engine(), a, b, bias, c, attributes)

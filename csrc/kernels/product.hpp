@@ -19,8 +19,8 @@ bool has_bfloat16();
 /// Version of the oneDNN library in use, for example "3.2.0".
 std::string onednn_version();
 
-/// c (M, N) := activation(op(a) op(b) + bias), all row-major and contiguous, sums in float; the activation
-/// only where fuses_with_product.
+/// c (M, N) := activation(op(a) op(b) + bias), or c += op(a) op(b), all row-major and contiguous, sums in float; the
+/// activation only where fuses_with_product.
 struct ProductShape {
     std::int64_t m, k, n;
     bool a_transposed = false;  ///< a is stored as (K, M)
@@ -29,6 +29,7 @@ struct ProductShape {
     Activation activation = Activation::linear;
     Element in = Element::float32;   ///< of a and b
     Element out = Element::float32;  ///< of c
+    bool add = false;                ///< to what c holds
 
     double flops() const { return 2.0 * static_cast<double>(m) * static_cast<double>(k) * static_cast<double>(n); }
     bool operator==(const ProductShape&) const = default;

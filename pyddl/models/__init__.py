@@ -8,12 +8,16 @@ from pyddl.models.protocol import Model
 from pyddl.models.stages import Phase, Stage
 from pyddl.models.table import NAMES, TABLE, Entry, Trained, class_of, create, for_data
 
-__all__ = ["NAMES", "TABLE", "Autoencoder", "Entry", "Model", "Phase", "Stage", "Trained", "class_of", "create",
-           "for_data"]
+__all__ = ["NAMES", "TABLE", "Autoencoder", "Entry", "Model", "Network", "Phase", "Stage", "Trained", "class_of",
+           "create", "for_data", "layers"]
 
 
 def __getattr__(name: str) -> Any:  # models load the compute module, so each loads when it is first named
     for public, entry in TABLE.items():
         if entry.member == name:
             return class_of(public)
+    if name == "Network":
+        from pyddl.models.network import Network
+
+        return Network
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,39 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from pyddl import _check, _core
-from pyddl.data.batch import Batch
-from pyddl.data.statistics import Statistics
+from pyddl import _check
 from pyddl.errors import ParameterError, ShapeError
-from pyddl.layout import Layout, Slice
-from pyddl.models.initialisers import initialiser
-from pyddl.names import ACTIVATIONS, DTYPES, INITIALISERS, LOSSES
+from pyddl.models.layers import Dense
+from pyddl.models.network import Network, NetworkModel
+from pyddl.names import ACTIVATIONS, INITIALISERS, LOSSES
 
-if TYPE_CHECKING:
-    from pyddl.models.split import SplitAutoencoder
-
-__all__ = ["Autoencoder", "Layer"]
+__all__ = ["Autoencoder"]
 
 ROWS_ALIKE = 33  # products of fewer rows may add in another order, and in float32 (csrc/kernels/few_rows.hpp)
 RATES = {"bce": (1280, 1), "mse": (640, 2)}  # a constant and a power of the depth: see `Autoencoder.rate_scale`
 MOST_PARAMETERS = 2**48  # a petabyte: places in so long a vector are far from overflowing
 
 
-class Layer(NamedTuple):
-    """One dense layer: its name in the layout, its sizes, and what follows the product."""
-
-    name: str
-    inputs: int
-    outputs: int
-    activation: str
-
-
-class Autoencoder:
+class Autoencoder(NetworkModel):
     """Dense autoencoder: inputs - hidden - code - hidden - inputs.
 
     Parameters
@@ -65,7 +50,7 @@ class Autoencoder:
     ----------
     layout : Layout
         ``encoder.0.weight`` (outputs, inputs), ``encoder.0.bias`` (outputs,), ..., ``decoder.0.weight``, ...
-    layers : list of Layer
+    network : Network
         From the inputs to the reconstruction.
     rate_scale : float
         Factor of the default rates of sgd, momentum and nesterov. The loss is a sum over the inputs, and a wider or
@@ -85,35 +70,20 @@ class Autoencoder:
         self.code_activation = _check.one_of("code_activation", code_activation, ACTIVATIONS)
         self.loss = _check.one_of("loss", loss, LOSSES)
         self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))
-        self.dtype = _check.one_of("dtype", dtype, DTYPES)
-        if dtype == "bfloat16" and not _core.has_bfloat16():
-            raise ParameterError(
-                "dtype is 'bfloat16', which this processor has no instructions for (AVX512-BF16 or AMX); use float32"
-            )
-
-        units = [self.inputs, *self.hidden, *self.hidden[-2::-1], self.inputs]
+        units = [*self.hidden, *self.hidden[-2::-1], self.inputs]
         depth = len(self.hidden)
         activations = [self.activation] * (2 * depth)
         activations[depth - 1] = self.code_activation
         activations[-1] = "linear"
-        self.layers = [Layer(f"{'encoder' if i < depth else 'decoder'}.{i % depth}", *sizes, activations[i])
-                       for i, sizes in enumerate(pairwise(units))]
-        slices = []
-        for layer in self.layers:
-            slices.append(Slice(f"{layer.name}.weight", (layer.outputs, layer.inputs)))
-            slices.append(Slice(f"{layer.name}.bias", (layer.outputs,), decay=False))
-        self.layout = Layout(slices)
-        if self.layout.size > MOST_PARAMETERS:
-            raise ParameterError(f"{self.inputs} inputs and hidden {self.hidden} make {self.layout.size:,} parameters, "
+        self.network = Network(
+            [Dense(*each, initialiser=self.initialiser) for each in zip(units, activations, strict=True)], self.inputs,
+            names=[f"{half}.{i}" for half in ("encoder", "decoder") for i in range(depth)], dtype=dtype)
+        if (size := sum(s.size for s in self.network.slices)) > MOST_PARAMETERS:
+            raise ParameterError(f"{self.inputs} inputs and hidden {self.hidden} make {size:,} parameters, "
                                  "more than any memory holds: choose fewer units")
-        self.buffers = Layout()
-        self._network = _core.DenseNetwork(
-            [(layer.inputs, layer.outputs, layer.activation, self.layout[f"{layer.name}.weight"].begin,
-              self.layout[f"{layer.name}.bias"].begin) for layer in self.layers], dtype)
-        self.flops = self._network.flops
-        self.takes_rounded = self.dtype == "bfloat16"
+        self._compile()
         rate, power = RATES[self.loss]
-        self.rate_scale = rate / (max(units) * max(len(self.layers), 4) ** power)
+        self.rate_scale = rate / (max(units) * max(2 * depth, 4) ** power)
         self.input_range = (0.0, 1.0) if self.loss == "bce" else None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -125,42 +95,6 @@ class Autoencoder:
         return {"inputs": self.inputs, "hidden": list(self.hidden), "activation": self.activation,
                 "code_activation": self.code_activation, "loss": self.loss, "initialiser": self.initialiser,
                 "dtype": self.dtype}
-
-    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int,
-                   data: Statistics | None = None) -> None:
-        """Fill ``parameters`` for the start of training; the same for the same seed everywhere."""
-        self.initialise_layers(self.layout, parameters, seed)
-
-    def initialise_layers(self, layout: Layout, parameters: np.ndarray, seed: int) -> None:
-        """The same for a ``layout`` that may hold some rows of each tensor only."""
-        views = layout.views(parameters)
-        for number, layer in enumerate(self.layers):
-            rule = self.initialiser
-            if rule == "auto":
-                rule = "he_uniform" if layer.activation in ("relu", "leaky_relu", "softplus") else "glorot_uniform"
-            of_whole = {"fan_out": layer.outputs} if rule.startswith("glorot") else {}
-            initialiser(rule)(views[f"{layer.name}.weight"], seed=seed, slice_number=number,
-                              first_row=layout[f"{layer.name}.weight"].first, **of_whole)
-            views[f"{layer.name}.bias"][:] = 0
-
-    def split(self, part: int, parts: int) -> SplitAutoencoder:
-        """What rank ``part`` of ``parts`` holds where they hold the model together: some outputs of every layer."""
-        from pyddl.models.split import SplitAutoencoder
-
-        return SplitAutoencoder(self, part, parts)
-
-    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch) -> float:
-        """Overwrite ``gradients`` with the sum over the batch's rows; return the sum of their losses.
-
-        In bfloat16 weights are rounded here, unless ``batch.rounded`` holds the parameters in bfloat16 already.
-        """
-        return self._network.gradient(parameters, gradients, batch.rows, batch.rows, self.loss, batch.ready,
-                                      batch.rounded)
-
-    def evaluate(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch) -> dict[str, float]:
-        """Sums over the rows: ``loss`` (nats, or squared units) and ``squared_error`` (squared units)."""
-        loss, squared_error = self._network.evaluate(parameters, batch.rows, batch.rows, self.loss)
-        return {"loss": loss, "squared_error": squared_error}
 
     def encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Codes of ``rows`` (n, inputs) -> (n, hidden[-1]). A row's code does not depend on how many others come with
@@ -185,11 +119,11 @@ class Autoencoder:
     def _forward(self, parameters: np.ndarray, rows: np.ndarray, first: int, end: int) -> np.ndarray:
         """Outputs of layer ``end - 1`` for ``rows`` that enter layer ``first``."""
         rows = np.ascontiguousarray(rows, dtype=np.float32)
-        columns, count = self.layers[first].inputs, len(rows)
+        (columns,), count = self.network.shapes[first], len(rows)
         if rows.ndim != 2 or rows.shape[1] != columns:
             raise ShapeError(f"rows have shape {rows.shape}; expected (n, {columns})")
         if count < ROWS_ALIKE:
             rows = np.concatenate([rows, np.zeros((ROWS_ALIKE - count, columns), dtype=np.float32)])
-        out = np.empty((len(rows), self.layers[end - 1].outputs), dtype=np.float32)
-        self._network.forward(parameters, rows, out, first, end)
+        out = np.empty((len(rows), *self.network.shapes[end]), dtype=np.float32)
+        self.network.forward(parameters, None, None, rows, out, first=first, last=end)
         return out[:count]

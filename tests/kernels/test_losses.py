@@ -132,3 +132,87 @@ def test_wrong_shapes_are_named():
         _core.loss_gradient(y, t, "mse", "linear", np.empty_like(y))
     with pytest.raises(ValueError, match="bias_gradients has 4 elements; expected 3"):
         _core.loss_gradient(y, y, "mse", "linear", np.empty_like(y), np.empty(4, np.float32))
+
+
+# ---- softmax
+
+@pytest.mark.parametrize("rows,columns", [(0, 5), (1, 1), (3, 2), (33, 10), (129, 65), (300, 1000), (7, 4100)])
+def test_softmax_matches_reference(rows, columns):
+    rng = np.random.default_rng(0)
+    z, labels = rng.normal(0, 3, (rows, columns)).astype(np.float32), rng.integers(0, columns, rows)
+    derivatives = np.empty((rows, columns))
+    expected, right = _core.reference_softmax_sums(z.astype(float), labels, derivatives)
+    deltas, bias = np.full_like(z, np.nan), np.full(columns, np.nan, np.float32)
+    value = _core.softmax_gradient(z, labels, deltas, bias)
+    assert value == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    np.testing.assert_allclose(deltas, derivatives, rtol=1e-5, atol=4 * ULP)
+    np.testing.assert_allclose(bias, derivatives.sum(axis=0), rtol=1e-5, atol=1e-6 * max(rows, 1))
+    assert _core.softmax_sums(z, labels) == (value, right)
+    in_place = z.copy()
+    assert _core.softmax_gradient(in_place, labels, in_place) == value
+    np.testing.assert_array_equal(in_place, deltas)
+
+
+def test_the_reference_of_softmax_matches_finite_differences():
+    rng = np.random.default_rng(0)
+    z, labels, derivatives = rng.normal(0, 3, (4, 5)), np.array([0, 4, 2, 2]), np.empty((4, 5))
+    _core.reference_softmax_sums(z, labels, derivatives)
+    for b, n in np.ndindex(z.shape):
+        moved = [z.copy(), z.copy()]
+        moved[0][b, n] += 1e-6
+        moved[1][b, n] -= 1e-6
+        above, below = (_core.reference_softmax_sums(each, labels)[0] for each in moved)
+        assert (above - below) / 2e-6 == pytest.approx(derivatives[b, n], abs=1e-8)
+
+
+def test_softmax_far_out_is_exact():
+    z = np.array([[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [3e38, 3e38, -3e38], [20, 0, -20]], np.float32)
+    deltas = np.empty_like(z)
+    losses = [_core.softmax_sums(z[b : b + 1], np.array([label]))[0] for b, label in enumerate((1, 2, 0, 0))]
+    assert losses == pytest.approx([2e4, np.log(3), np.log(2), 2.0611537e-9], rel=1e-6)  # small ones keep their digits
+    _core.softmax_gradient(z, np.array([1, 2, 0, 0]), deltas)
+    np.testing.assert_allclose(deltas[:3], [[1, -1, 0], [1 / 3, 1 / 3, -2 / 3], [-0.5, 0.5, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_softmax_shows_nan_and_infinity(bad):
+    for at in range(3):
+        z = np.zeros((2, 3), np.float32)
+        z[1, at] = bad
+        deltas, bias = np.empty_like(z), np.empty(3, np.float32)
+        assert not np.isfinite(_core.softmax_gradient(z, np.array([0, 1]), deltas, bias))
+        assert np.isnan(deltas[1]).any() and np.isnan(bias).any() and np.isfinite(deltas[0]).all()
+        loss, right = _core.softmax_sums(z, np.array([0, 1]))
+        assert not np.isfinite(loss) and right in (1, 2)
+
+
+@pytest.mark.parametrize(("logits", "label", "right"), [
+    ([1, 2, 2], 1, 1), ([1, 2, 2], 2, 0), ([2, 2, 2], 0, 1), ([2, 2, 2], 1, 0), ([0, 0, 1], 2, 1),
+    ([np.nan, 1, 2], 2, 0), ([1, np.nan, 0], 0, 0)], ids=str)
+def test_the_first_of_equal_logits_wins(logits, label, right):
+    assert _core.softmax_sums(np.array([logits], np.float32), np.array([label]))[1] == right
+
+
+def test_softmax_does_not_depend_on_threads():
+    rng = np.random.default_rng(5)
+    z, labels = rng.random((300, 700), dtype=np.float32), rng.integers(0, 700, 300)
+    before, results = _core.threads(), []
+    try:
+        for n in (1, 2, 3):
+            _core.set_threads(n)
+            deltas, bias = np.empty_like(z), np.empty(700, np.float32)
+            results.append((_core.softmax_gradient(z, labels, deltas, bias), _core.softmax_sums(z, labels),
+                            deltas.tobytes(), bias.tobytes()))
+    finally:
+        _core.set_threads(before)
+    assert results[0] == results[1] == results[2]
+
+
+def test_labels_are_checked():
+    z, deltas = np.zeros((2, 3), np.float32), np.empty((2, 3), np.float32)
+    with pytest.raises(ValueError, match="row 1 has label 3; expected 0 to 2"):
+        _core.softmax_gradient(z, np.array([0, 3]), deltas)
+    with pytest.raises(ValueError, match="targets has 1 labels; expected 2"):
+        _core.softmax_sums(z, np.array([0]))
+    with pytest.raises(ValueError, match="softmax', whose targets are labels"):
+        _core.loss_sums(z, z, "softmax")

@@ -22,8 +22,10 @@ for name, kernel in {
     "sum_of_squares": lambda: _core.sum_of_squares(a),
     "uniform": lambda: _core.uniform(a.reshape(512, -1), np.arange(512), 0, 0),
     "loss_sums": lambda: _core.loss_sums(a.reshape(512, -1), b.reshape(512, -1), "bce"),
-    "dense_forward": lambda: _core.dense_forward(a.reshape(512, -1), b.reshape(512, -1), None, "relu",
-                                                 np.zeros((512, 512), np.float32)),
+    "softmax_sums": lambda: _core.softmax_sums(a.reshape(512, -1), np.zeros(512, int)),
+    "network": lambda: _core.Network(
+        [{"kind": "dense", "inputs": 512, "outputs": 512, "activation": "relu", "weight": 0}]
+    ).forward(a, None, None, b.reshape(512, -1), np.zeros((512, 512), np.float32)),
 }.items():
     kernel()
     assert tasks() == before, f"{name} made {tasks() - before} threads"

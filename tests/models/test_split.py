@@ -1,61 +1,19 @@
 """The parts of a split autoencoder, each in a thread of its own, against the whole."""
 
 import pickle
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_parts import together
 
+from pyddl import _core
 from pyddl.data.batch import Batch
 from pyddl.errors import InternalError, ParameterError
 from pyddl.models import Autoencoder
 from pyddl.models.autoencoder import ACTIVATIONS, LOSSES
 from pyddl.models.initialisers import INITIALISERS
-
-
-class Table:
-    """Where threads lay down what the others read."""
-
-    def __init__(self, parts):
-        self.barrier = threading.Barrier(parts, timeout=20)
-        self.laid = [None] * parts
-
-
-class InThreads:
-    """A model group whose ranks are threads."""
-
-    def __init__(self, table, part):
-        self.table, self.part = table, part
-        self.values = 0  # sent
-
-    def room(self, rows, columns):
-        return np.full((rows, columns), np.nan, np.float32)
-
-    def gather_columns(self, block, cuts, out):
-        self.values += block.size
-        out[:] = np.hstack(self._all(block))
-
-    def sum_columns(self, whole, cuts, out):
-        self.values += whole.size - out.size
-        out[:] = sum(self._all(whole))[:, cuts[self.part] : cuts[self.part + 1]]
-
-    def _all(self, mine):
-        self.table.laid[self.part] = mine.copy()
-        self.table.barrier.wait()
-        everyone = list(self.table.laid)
-        self.table.barrier.wait()
-        return everyone
-
-
-def together(parts, work):
-    """``work(part, group)`` on all parts at once; their results."""
-    table = Table(parts)
-    groups = [InThreads(table, part) for part in range(parts)]
-    with ThreadPoolExecutor(parts) as pool:
-        return list(pool.map(work, range(parts), groups))
 
 
 def values_of(model, seed=3):
@@ -88,6 +46,29 @@ def test_all_parts_together_have_the_gradient_of_the_whole(parts, hidden, inputs
     assert sum(loss for loss, _ in results) == pytest.approx(expected, rel=1e-5)
     for name in sums:
         assert sum(each[name] for _, each in results) == pytest.approx(sums[name], rel=1e-4)
+
+
+@pytest.mark.skipif(not _core.has_bfloat16(), reason="the processor has no bfloat16")
+@pytest.mark.parametrize("rows", [0, 12, 13, 64])
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_parts_in_bfloat16_have_the_gradient_of_the_whole_to_its_rounding(parts, rows):
+    whole = Autoencoder(50, hidden=(31, 7), activation="softplus", dtype="bfloat16")
+    parameters, gradients = values_of(whole), whole.layout.zeros()
+    batch = np.random.default_rng(rows).random((rows, 50), dtype=np.float32)
+    expected = whole.gradient(parameters, gradients, None, Batch(batch))
+
+    def work(part, group):
+        model = whole.split(part, parts)
+        assert model.takes_rounded
+        mine, got = model.layout.cut(whole.layout, parameters), model.layout.zeros()
+        loss = model.gradient(mine, got, None, Batch(batch, group=group))
+        wanted = model.layout.cut(whole.layout, gradients)
+        for name, view in model.layout.views(got).items():
+            other = model.layout.views(wanted)[name]
+            assert np.linalg.norm(view - other) <= 0.02 * np.linalg.norm(other), name
+        return loss
+
+    assert sum(together(parts, work)) == pytest.approx(expected, rel=1e-3)
 
 
 def test_nothing_is_sent_for_data_and_reconstruction():
@@ -129,13 +110,6 @@ def test_a_layer_must_have_an_output_for_each_rank():
     whole = Autoencoder(37, hidden=(20, 5))
     with pytest.raises(ParameterError, match=r"6, but layer encoder\.1 has 5 outputs, .* give split at most 5"):
         whole.split(0, 6)
-
-
-def test_bfloat16_is_refused(monkeypatch):
-    whole = Autoencoder(37)
-    whole.dtype = "bfloat16"  # as on a processor that has it
-    with pytest.raises(ParameterError, match="leave out dtype, or split"):
-        whole.split(0, 2)
 
 
 def test_a_part_alone_says_what_it_lacks():

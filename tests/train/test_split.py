@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_runs import entered
 
+from pyddl import _core
 from pyddl.data import ArraySource
 from pyddl.errors import ParameterError
 from pyddl.layout import Layout, Slice
@@ -70,7 +71,7 @@ class StopAfter:
 
     def __init__(self, stop, step, rank):
         self.whole, self.stop, self.step, self.rank = Autoencoder(20, hidden=HIDDEN), stop, step, rank
-        for name in ("name", "phases", "layout", "buffers", "options", "initialise"):
+        for name in ("name", "layout", "buffers", "options", "initialise"):
             setattr(self, name, getattr(self.whole, name))
 
     def split(self, part, parts):
@@ -113,6 +114,18 @@ def test_strategy_split_is_split_over_all_ranks(world, loss):
     if loss == "bce":
         again = train(model=model, split=world.size)
         assert np.array_equal(again.parameters, split.parameters)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.skipif(not _core.has_bfloat16(), reason="the processor has no bfloat16")
+def test_bfloat16_is_that_of_one_rank_to_its_rounding(world):
+    model = Autoencoder(20, hidden=HIDDEN, dtype="bfloat16")
+    whole, exact = train(model=model), unsplit()
+    split = train(model=model, strategy="split")
+    assert split.model.takes_rounded and split.model.options()["dtype"] == "bfloat16"
+    np.testing.assert_allclose(losses(split), losses(whole), rtol=2e-2)
+    moved = np.linalg.norm(split.whole().parameters - exact.parameters)
+    assert 0 < moved < 0.1 * np.linalg.norm(exact.parameters)
 
 
 @pytest.mark.mpi(min_size=2)

@@ -1,12 +1,12 @@
 /// Plain loops for dense layers, losses and chains of layers: the oracle of the fast kernels, in float or
-/// double. Letters and layouts as in kernels/dense.hpp.
+/// double. Letters and layouts as in kernels/layers/dense.hpp.
 #pragma once
 #include <algorithm>
 #include <cmath>
 #include <span>
 #include <vector>
 
-#include "kernels/dense_network.hpp"
+#include "kernels/layers/dense.hpp"
 #include "kernels/losses.hpp"
 #include "kernels/matrix_view.hpp"
 
@@ -103,7 +103,24 @@ LossSums loss_sums(Loss loss, MatrixView<const T> outputs, MatrixView<const T> t
     return sums;
 }
 
-/// As DenseNetwork::gradient.
+/// deltas, unless data == nullptr, := d loss / d logits.
+template <class T>
+LossSums softmax_sums(MatrixView<const T> logits, std::span<const std::int64_t> labels, MatrixView<T> deltas) {
+    LossSums sums;
+    for (std::int64_t b = 0; b < logits.rows; ++b) {
+        const T* z = logits.row(b);
+        const T* largest = std::max_element(z, z + logits.columns);
+        T total = 0;
+        for (std::int64_t n = 0; n < logits.columns; ++n) total += std::exp(z[n] - *largest);
+        sums.loss += std::log(total) + *largest - z[labels[b]];
+        sums.accuracy += largest - z == labels[b];
+        for (std::int64_t n = 0; deltas.data && n < logits.columns; ++n)
+            deltas.row(b)[n] = std::exp(z[n] - *largest) / total - (n == labels[b]);
+    }
+    return sums;
+}
+
+/// As Network::gradient.
 template <class T>
 double network_gradient(const std::vector<DenseLayer>& layers, std::span<const T> parameters, std::span<T> gradients,
                         MatrixView<const T> rows, MatrixView<const T> targets, Loss loss) {

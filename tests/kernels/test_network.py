@@ -1,4 +1,4 @@
-"""Dense layers and chains: fast kernels against plain loops in double, those against finite differences."""
+"""Networks of dense layers: fast kernels against plain loops in double, those against finite differences."""
 
 import ctypes
 import os
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pyddl import _core
+from pyddl.data.batch import Batch
 
 ACTIVATIONS = ["linear", "sigmoid", "relu", "leaky_relu", "tanh", "softplus"]
 LEVELS = {
@@ -18,12 +19,21 @@ LEVELS = {
 }  # PYDDL_LEVEL: what caps oneDNN's own choice at about the same level
 
 
+def dense(inputs, outputs, activation, weight, bias=-1, **more):
+    return {"kind": "dense", "inputs": inputs, "outputs": outputs, "activation": activation, "weight": weight,
+            "bias": bias, **more}
+
+
+def sizes_of(layer):
+    return tuple(layer[name] for name in ("inputs", "outputs", "weight", "bias"))
+
+
 def chain(sizes, activations, bias=True):
     """Layers of a chain with each tensor on a multiple of 16 floats, and the length of the vector."""
     layers, at = [], 0
     for inputs, outputs, activation in zip(sizes, sizes[1:], activations, strict=False):
         weights, at = at, at + -(-inputs * outputs // 16) * 16
-        layers.append((inputs, outputs, activation, weights, at if bias else -1))
+        layers.append(dense(inputs, outputs, activation, weights, at if bias else -1))
         at += -(-outputs // 16) * 16 if bias else 0
     return layers, at
 
@@ -31,12 +41,12 @@ def chain(sizes, activations, bias=True):
 def random_case(layers, size, batch, seed=0):
     rng = np.random.default_rng(seed)
     parameters = np.zeros(size, np.float32)
-    for inputs, outputs, _, weights, bias in layers:
+    for inputs, outputs, weights, bias in map(sizes_of, layers):
         parameters[weights : weights + inputs * outputs] = rng.normal(0, inputs**-0.5, inputs * outputs)
         if bias >= 0:
             parameters[bias : bias + outputs] = rng.normal(0, 0.1, outputs)
-    rows = rng.random((batch, layers[0][0]), dtype=np.float32)
-    targets = rng.random((batch, layers[-1][1]), dtype=np.float32)
+    rows = rng.random((batch, layers[0]["inputs"]), dtype=np.float32)
+    targets = rng.random((batch, layers[-1]["outputs"]), dtype=np.float32)
     return parameters, rows, targets
 
 
@@ -58,35 +68,27 @@ def assert_close(got, expected, rtol=2e-5):
 @pytest.mark.parametrize("inputs,outputs", [(1, 1), (17, 13), (65, 257), (1025, 3), (515, 6)])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_layer_matches_reference(activation, inputs, outputs, batch):
+    layers, size = chain([inputs, outputs], [activation])
+    network = _core.Network(layers)
     rng = np.random.default_rng(1)
     x = rng.normal(size=(batch, inputs))
     w = rng.normal(0, inputs**-0.5, (outputs, inputs))
     b = rng.normal(size=outputs)
     y, y32 = np.empty((batch, outputs)), np.empty((batch, outputs), np.float32)
     _core.reference_dense_forward(x, w, b, activation, y)
-    x32, w32, b32 = (a.astype(np.float32) for a in (x, w, b))
-    _core.dense_forward(x32, w32, b32, activation, y32)
+    parameters, at = np.zeros(size, np.float32), layers[0]["bias"]
+    parameters[: w.size], parameters[at : at + outputs] = w.ravel(), b
+    x32 = x.astype(np.float32)
+    network.forward(parameters, None, None, x32, y32, slot=0)
     assert_close(y32, y)
 
     upstream = rng.normal(size=y.shape)
     d, dw, db, dx = upstream.copy(), np.empty(w.shape), np.empty(b.shape), np.empty(x.shape)
     _core.reference_dense_backward(x, w, y, activation, d, dw, db, dx)
-    d32 = upstream.astype(np.float32)
-    dw32, db32, dx32 = (np.full(a.shape, np.nan, np.float32) for a in (dw, db, dx))
-    _core.dense_backward(x32, w32, y.astype(np.float32), activation, d32, dw32, db32, dx32)
-    for got, expected in [(d32, d), (dw32, dw), (db32, db), (dx32, dx)]:
-        assert_close(got, expected)
-
-
-def test_layer_without_bias_and_without_row_gradients():
-    rng = np.random.default_rng(2)
-    x, w = rng.normal(size=(5, 4)).astype(np.float32), rng.normal(size=(3, 4)).astype(np.float32)
-    y = np.empty((5, 3), np.float32)
-    _core.dense_forward(x, w, None, "linear", y)
-    assert_close(y, x @ w.T)
-    d, dw = np.ones((5, 3), np.float32), np.empty((3, 4), np.float32)
-    _core.dense_backward(x, w, y, "linear", d, dw, None)
-    assert_close(dw, d.T @ x)
+    gradients, dx32 = np.full(size, np.nan, np.float32), np.full(x.shape, np.nan, np.float32)
+    network.backward(parameters, gradients, None, None, x32, upstream.astype(np.float32), dx32)
+    for got, expected in [(gradients[: w.size], dw.ravel()), (gradients[at : at + outputs], db), (dx32, dx)]:
+        assert_close(got, expected, 5e-5)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 7, 128])
@@ -105,17 +107,17 @@ def test_network_matches_reference(sizes, activations, loss, bias, batch):
     layers, size = chain(sizes, activations, bias)
     parameters, rows, targets = random_case(layers, size, batch)
     before = [a.copy() for a in (parameters, rows, targets)]
-    network = _core.DenseNetwork(layers)
+    network = _core.Network(layers)
     gradients = np.zeros(size, np.float32)
-    for inputs, outputs, _, weights, offset in layers:  # gradients are overwritten, gaps are left alone
+    for inputs, outputs, weights, offset in map(sizes_of, layers):  # gradients are overwritten, gaps are left alone
         gradients[weights : weights + inputs * outputs] = np.nan
         if offset >= 0:
             gradients[offset : offset + outputs] = np.nan
-    value = network.gradient(parameters, gradients, rows, targets, loss)
+    value = network.gradient(parameters, gradients, None, None, rows, targets, loss)
     expected_value, expected = reference_gradient(layers, parameters, rows, targets, loss)
     assert value == pytest.approx(expected_value, rel=1e-5, abs=1e-6)
     assert_close(gradients, expected)
-    assert network.evaluate(parameters, rows, targets, loss)[0] == pytest.approx(value, rel=1e-6)
+    assert network.evaluate(parameters, None, None, rows, targets, loss)["loss"] == pytest.approx(value, rel=1e-6)
     for array, copy in zip((parameters, rows, targets), before, strict=True):
         np.testing.assert_array_equal(array, copy)
 
@@ -140,22 +142,22 @@ def test_reference_matches_finite_differences(activation, loss):
 def test_forward_runs_a_part_of_the_chain():
     layers, size = chain([9, 6, 3, 6, 9], ["relu", "tanh", "sigmoid", "linear"])
     parameters, rows, _ = random_case(layers, size, 11)
-    network = _core.DenseNetwork(layers)
+    network = _core.Network(layers)
     whole, codes, again = (np.empty((11, n), np.float32) for n in (9, 3, 9))
-    network.forward(parameters, rows, whole)
-    network.forward(parameters, rows, codes, 0, 2)
-    network.forward(parameters, codes, again, 2)
+    network.forward(parameters, None, None, rows, whole)
+    network.forward(parameters, None, None, rows, codes, 0, 2)
+    network.forward(parameters, None, None, codes, again, 2)
     np.testing.assert_array_equal(whole, again)
 
 
 def test_targets_may_be_the_rows():
     layers, size = chain([20, 5, 20], ["relu", "linear"])
     parameters, rows, _ = random_case(layers, size, 9)
-    network = _core.DenseNetwork(layers)
+    network = _core.Network(layers)
     one, two = np.zeros(size, np.float32), np.zeros(size, np.float32)
     values = [
-        network.gradient(parameters, one, rows, rows, "bce"),
-        network.gradient(parameters, two, rows, rows.copy(), "bce"),
+        network.gradient(parameters, one, None, None, rows, rows, "bce"),
+        network.gradient(parameters, two, None, None, rows, rows.copy(), "bce"),
     ]
     assert values[0] == values[1]
     np.testing.assert_array_equal(one, two)
@@ -165,55 +167,48 @@ def test_targets_may_be_the_rows():
 def test_ready_announces_final_ranges_last_layer_first(batch):
     layers, size = chain([12, 8, 4, 12], ["relu", "sigmoid", "linear"])
     parameters, rows, targets = random_case(layers, size, batch)
-    network = _core.DenseNetwork(layers)
+    network = _core.Network(layers)
     gradients = np.full(size, np.nan, np.float32)
     seen = []
-    network.gradient(
-        parameters,
-        gradients,
-        rows,
-        targets,
-        "mse",
-        lambda begin, end: seen.append((begin, end, gradients[begin:end].copy())),
-    )
-    assert [s[:2] for s in seen] == [(w, b + o) for _, o, _, w, b in reversed(layers)]
+    told = Batch(rows, ready=lambda begin, end: seen.append((begin, end, gradients[begin:end].copy())))
+    network.gradient(parameters, gradients, None, told, rows, targets, "mse")
+    assert [s[:2] for s in seen] == [(w, b + o) for _, o, w, b in map(sizes_of, reversed(layers))]
     for begin, end, then in seen:
         np.testing.assert_array_equal(then, gradients[begin:end])
-    for inputs, outputs, _, weights, bias in layers:
+    for inputs, outputs, weights, bias in map(sizes_of, layers):
         assert np.isfinite(gradients[weights : weights + inputs * outputs]).all()
         assert np.isfinite(gradients[bias : bias + outputs]).all()
 
 
 def test_ready_announces_separate_slices_where_the_bias_lies_elsewhere():
-    layers = [(4, 3, "linear", 32, 0), (3, 2, "linear", 64, 16)]
+    layers = [dense(4, 3, "linear", 32, 0), dense(3, 2, "linear", 64, 16)]
     parameters, rows, targets = random_case(layers, 80, 2)
     seen = []
-    network = _core.DenseNetwork(layers)
-    network.gradient(
-        parameters, np.zeros(80, np.float32), rows, targets, "mse", lambda b, e: seen.append((b, e))
-    )
+    network = _core.Network(layers)
+    told = Batch(rows, ready=lambda b, e: seen.append((b, e)))
+    network.gradient(parameters, np.zeros(80, np.float32), None, told, rows, targets, "mse")
     assert seen == [(64, 70), (16, 18), (32, 44), (0, 3)]
 
 
 def test_ready_must_be_callable():
     layers, size = chain([4, 3], ["linear"])
     parameters, rows, targets = random_case(layers, size, 2)
-    network = _core.DenseNetwork(layers)
+    network = _core.Network(layers)
     with pytest.raises(TypeError, match="callable"):
-        network.gradient(parameters, np.zeros(size, np.float32), rows, targets, "mse", 3)
+        network.gradient(parameters, np.zeros(size, np.float32), None, Batch(rows, ready=3), rows, targets, "mse")
 
 
 def test_an_error_in_ready_reaches_the_caller_and_leaves_the_network_usable():
     layers, size = chain([4, 3], ["linear"])
     parameters, rows, targets = random_case(layers, size, 2)
-    network = _core.DenseNetwork(layers)
+    network = _core.Network(layers)
 
     def fail(begin, end):
         raise RuntimeError("no route")
 
     with pytest.raises(RuntimeError, match="no route"):
-        network.gradient(parameters, np.zeros(size, np.float32), rows, targets, "mse", fail)
-    assert network.gradient(parameters, np.zeros(size, np.float32), rows, targets, "mse") > 0
+        network.gradient(parameters, np.zeros(size, np.float32), None, Batch(rows, ready=fail), rows, targets, "mse")
+    assert network.gradient(parameters, np.zeros(size, np.float32), None, None, rows, targets, "mse") > 0
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -222,10 +217,10 @@ def test_nan_in_the_parameters_is_never_hidden(activation):
     parameters, rows, targets = random_case(layers, size, 6)
     parameters[7] = np.nan  # one weight of the first layer
     gradients = np.zeros(size, np.float32)
-    network = _core.DenseNetwork(layers)
-    assert np.isnan(network.gradient(parameters, gradients, rows, targets, "bce"))
+    network = _core.Network(layers)
+    assert np.isnan(network.gradient(parameters, gradients, None, None, rows, targets, "bce"))
     assert np.isnan(gradients).any()
-    assert np.isnan(network.evaluate(parameters, rows, targets, "mse")).all()
+    assert np.isnan(list(network.evaluate(parameters, None, None, rows, targets, "mse").values())).all()
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -233,7 +228,7 @@ def test_activations_hold_far_out(activation):
     x = np.array([[-1e4], [-100], [-20], [0], [20], [100], [1e4]], np.float32)
     y, expected = np.empty((7, 1), np.float32), np.empty((7, 1))
     one = np.ones((1, 1), np.float32)
-    _core.dense_forward(x, one, None, activation, y)
+    _core.Network([dense(1, 1, activation, 0)]).forward(one[0], None, None, x, y)
     with np.errstate(over="ignore"):
         _core.reference_dense_forward(x.astype(float), one.astype(float), None, activation, expected)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-7)
@@ -242,56 +237,62 @@ def test_activations_hold_far_out(activation):
 def test_flops_count_the_products():
     layers, _ = chain([784, 256, 64, 256, 784], ["relu"] * 3 + ["linear"])
     first, inner = 784 * 256, 2 * 256 * 64 + 256 * 784
-    assert _core.DenseNetwork(layers).flops == 2 * (2 * first + 3 * inner)
+    assert _core.Network(layers).flops == 2 * (2 * first + 3 * inner)
 
 
 def test_wrong_arguments_are_named():
     layers, size = chain([4, 3, 2], ["relu", "relu"])
-    network = _core.DenseNetwork(layers)
+    network = _core.Network(layers)
     parameters, rows, targets = random_case(layers, size, 2)
     gradients = np.zeros(size, np.float32)
     with pytest.raises(ValueError, match=r"rows has shape \(2, 3\); expected \(2, 4\)"):
-        network.gradient(parameters, gradients, np.ascontiguousarray(rows[:, :3]), targets, "mse")
+        network.gradient(parameters, gradients, None, None, np.ascontiguousarray(rows[:, :3]), targets, "mse")
     with pytest.raises(ValueError, match=r"targets has shape \(1, 2\); expected \(2, 2\)"):
-        network.gradient(parameters, gradients, rows, targets[:1], "mse")
+        network.gradient(parameters, gradients, None, None, rows, targets[:1], "mse")
     with pytest.raises(ValueError, match="parameters has 3 elements"):
-        network.gradient(parameters[:3], gradients, rows, targets, "mse")
+        network.gradient(parameters[:3], gradients, None, None, rows, targets, "mse")
     with pytest.raises(ValueError, match="gradients has 3 elements"):
-        network.gradient(parameters, gradients[:3], rows, targets, "mse")
+        network.gradient(parameters, gradients[:3], None, None, rows, targets, "mse")
     with pytest.raises(ValueError, match="last layer's activation is 'relu'; expected linear"):
-        network.gradient(parameters, gradients, rows, targets, "bce")
+        network.gradient(parameters, gradients, None, None, rows, targets, "bce")
     with pytest.raises(ValueError, match="loss is 'mae'; expected one of mse, bce"):
-        network.gradient(parameters, gradients, rows, targets, "mae")
+        network.gradient(parameters, gradients, None, None, rows, targets, "mae")
     with pytest.raises(ValueError, match=r"out has shape \(2, 4\); expected \(2, 2\)"):
-        network.forward(parameters, rows, np.empty((2, 4), np.float32))
+        network.forward(parameters, None, None, rows, np.empty((2, 4), np.float32))
     with pytest.raises(ValueError, match="first and last are 1 and 3"):
-        network.forward(parameters, rows, targets, 1, 3)
+        network.forward(parameters, None, None, rows, targets, 1, 3)
     with pytest.raises(TypeError):  # never a silent copy or cast
-        network.gradient(parameters.astype(float), gradients, rows, targets, "mse")
+        network.gradient(parameters.astype(float), gradients, None, None, rows, targets, "mse")
     with pytest.raises(TypeError):
         network.gradient(
-            parameters, gradients, np.asfortranarray(np.ones((2, 4), np.float32)), targets, "mse"
+            parameters, gradients, None, None, np.asfortranarray(np.ones((2, 4), np.float32)), targets, "mse"
         )
     with pytest.raises(ValueError, match=r"layers\[1\] has 5 inputs; expected 3"):
-        _core.DenseNetwork([(4, 3, "relu", 0, -1), (5, 2, "relu", 16, -1)])
+        _core.Network([dense(4, 3, "relu", 0), dense(5, 2, "relu", 16)])
     with pytest.raises(ValueError, match="activation is 'gelu'"):
-        _core.DenseNetwork([(4, 3, "gelu", 0, -1)])
+        _core.Network([dense(4, 3, "gelu", 0)])
     with pytest.raises(ValueError, match="dtype is 'float16'"):
-        _core.DenseNetwork(layers, dtype="float16")
+        _core.Network(layers, dtype="float16")
     with pytest.raises(ValueError, match="layers is empty"):
-        _core.DenseNetwork([])
+        _core.Network([])
+    with pytest.raises(ValueError, match="a layer has no outputs"):
+        _core.Network([{"kind": "dense", "inputs": 3}])
+    with pytest.raises(ValueError, match="kind is 'cloud'; expected dense"):
+        _core.Network([{"kind": "cloud"}])
+    with pytest.raises(ValueError, match=r"4 outputs is part 2 of 2; expected cuts"):
+        _core.Network([dense(4, 4, "relu", 0, cuts=[0, 2, 4], part=2)])
     gradients.flags.writeable = False
     with pytest.raises(ValueError, match=r"writeable|read-only"):
-        network.gradient(parameters, gradients, rows, targets, "mse")
+        network.gradient(parameters, gradients, None, None, rows, targets, "mse")
 
 
 def test_more_batch_sizes_than_the_cache_holds():
     layers, size = chain([6, 5, 6], ["tanh", "linear"])
-    network = _core.DenseNetwork(layers)
+    network = _core.Network(layers)
     parameters, rows, targets = random_case(layers, size, 70)
     gradients = np.zeros(size, np.float32)
     for batch in [*range(1, 71), 1, 70, 2]:
-        network.gradient(parameters, gradients, rows[:batch], targets[:batch], "mse")
+        network.gradient(parameters, gradients, None, None, rows[:batch], targets[:batch], "mse")
         assert_close(
             gradients, reference_gradient(layers, parameters, rows[:batch], targets[:batch], "mse")[1]
         )
@@ -300,11 +301,11 @@ def test_more_batch_sizes_than_the_cache_holds():
 def test_nothing_is_carried_from_call_to_call():
     layers, size = chain([30, 20, 30], ["sigmoid", "linear"])
     parameters, rows, targets = random_case(layers, size, 40)
-    network = _core.DenseNetwork(layers)
+    network = _core.Network(layers)
     first, again, other = (np.zeros(size, np.float32) for _ in range(3))
-    network.gradient(parameters, first, rows, targets, "bce")
-    network.gradient(-parameters, other, np.full_like(rows, np.nan), targets, "bce")
-    network.gradient(parameters, again, rows, targets, "bce")
+    network.gradient(parameters, first, None, None, rows, targets, "bce")
+    network.gradient(-parameters, other, None, None, np.full_like(rows, np.nan), targets, "bce")
+    network.gradient(parameters, again, None, None, rows, targets, "bce")
     np.testing.assert_array_equal(first, again)
 
 
@@ -323,12 +324,12 @@ def test_a_steady_step_keeps_no_memory():
     mallinfo.restype = Mallinfo
     layers, size = chain([100, 50, 100], ["relu", "linear"])
     parameters, rows, targets = random_case(layers, size, 33)
-    network = _core.DenseNetwork(layers)
+    network = _core.Network(layers)
     gradients = np.zeros(size, np.float32)
 
     def used_after(steps):
         for _ in range(steps):
-            network.gradient(parameters, gradients, rows, targets, "bce")
+            network.gradient(parameters, gradients, None, None, rows, targets, "bce")
         info = mallinfo()
         return info.used + info.mapped
 
@@ -340,7 +341,7 @@ def test_a_steady_step_keeps_no_memory():
 def test_threads_change_nothing_but_rounding():
     layers, size = chain([300, 200, 300], ["relu", "linear"])
     parameters, rows, targets = random_case(layers, size, 256)
-    network = _core.DenseNetwork(layers)
+    network = _core.Network(layers)
     before = _core.threads()
     results = {}
     try:
@@ -348,7 +349,7 @@ def test_threads_change_nothing_but_rounding():
             _core.set_threads(n)
             assert _core.threads() == n
             gradients = np.zeros(size, np.float32)
-            value = network.gradient(parameters, gradients, rows, targets, "bce")
+            value = network.gradient(parameters, gradients, None, None, rows, targets, "bce")
             if n in results:
                 assert results[n][0] == value
                 np.testing.assert_array_equal(results[n][1], gradients)
@@ -365,12 +366,12 @@ def test_calls_from_several_python_threads():
     from concurrent.futures import ThreadPoolExecutor
 
     layers, size = chain([50, 20, 50], ["relu", "linear"])
-    network = _core.DenseNetwork(layers)
+    network = _core.Network(layers)
     cases = [random_case(layers, size, 16, seed) for seed in range(8)]
 
     def one(case):
         gradients = np.zeros(size, np.float32)
-        return network.gradient(case[0], gradients, case[1], case[2], "bce"), gradients
+        return network.gradient(case[0], gradients, None, None, case[1], case[2], "bce"), gradients
 
     serial = [one(c) for c in cases]
     with ThreadPoolExecutor(4) as pool:
@@ -394,7 +395,7 @@ def test_every_level_is_right(level):
     folder = os.path.dirname(__file__)
     environment = {**os.environ, "PYDDL_LEVEL": str(level), "ONEDNN_MAX_CPU_ISA": LEVELS[level]}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"{folder}/test_dense.py",
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"{folder}/test_network.py",
          f"{folder}/test_losses.py", "-k", "matches or far_out or nan"],
         env=environment, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
@@ -426,16 +427,16 @@ def rounded(x):
 def test_bfloat16_matches_reference_to_its_rounding(sizes, activations, loss, batch):
     layers, size = chain(sizes, activations)
     parameters, rows, targets = random_case(layers, size, batch)
-    network = _core.DenseNetwork(layers, dtype="bfloat16")
+    network = _core.Network(layers, dtype="bfloat16")
     gradients = np.zeros(size, np.float32)
-    value = network.gradient(parameters, gradients, rows, targets, loss)
+    value = network.gradient(parameters, gradients, None, None, rows, targets, loss)
     expected_value, expected = reference_gradient(layers, parameters, rows, targets, loss)
     assert value == pytest.approx(expected_value, rel=0.02, abs=1e-6)
-    for inputs, outputs, _, weights, bias in layers:
+    for inputs, outputs, weights, bias in map(sizes_of, layers):
         for part in (slice(weights, weights + inputs * outputs), slice(bias, bias + outputs)):
             error = np.linalg.norm(gradients[part] - expected[part])
             assert error <= 0.03 * np.linalg.norm(expected[part])
-    assert network.evaluate(parameters, rows, targets, loss)[0] == pytest.approx(value, rel=1e-6)
+    assert network.evaluate(parameters, None, None, rows, targets, loss)["loss"] == pytest.approx(value, rel=1e-6)
 
 
 @needs_bfloat16
@@ -445,8 +446,8 @@ def test_bfloat16_rounds_operands_only(batch):
     layers, size = chain([50, 40], ["linear"])
     parameters, rows, _ = (rounded(a) for a in random_case(layers, size, batch))
     out, out32 = np.empty((batch, 40), np.float32), np.empty((batch, 40), np.float32)
-    _core.DenseNetwork(layers, "bfloat16").forward(parameters, rows, out)
-    _core.DenseNetwork(layers).forward(parameters, rows, out32)
+    _core.Network(layers, "bfloat16").forward(parameters, None, None, rows, out)
+    _core.Network(layers).forward(parameters, None, None, rows, out32)
     assert_close(out, out32, 1e-6)
 
 
@@ -455,9 +456,9 @@ def test_bfloat16_gradients_are_sums_of_rounded_deltas():
     layers, size = chain([30, 20], ["linear"])
     parameters, rows, targets = (rounded(a) for a in random_case(layers, size, 64))
     gradients, out = np.zeros(size, np.float32), np.empty((64, 20), np.float32)
-    network = _core.DenseNetwork(layers, "bfloat16")
-    network.gradient(parameters, gradients, rows, targets, "mse")
-    network.forward(parameters, rows, out)
+    network = _core.Network(layers, "bfloat16")
+    network.gradient(parameters, gradients, None, None, rows, targets, "mse")
+    network.forward(parameters, None, None, rows, out)
     deltas = 2 * (out - targets)
     assert_close(gradients[:600].reshape(20, 30), rounded(deltas).T.astype(float) @ rows, 1e-6)
     assert_close(gradients[608:628], deltas.sum(axis=0), 1e-6)  # biases are never rounded
@@ -468,19 +469,20 @@ def test_bfloat16_gradients_are_sums_of_rounded_deltas():
 def test_weights_that_come_rounded_give_the_same_bits(batch):
     layers, size = chain([65, 31, 5, 31, 65], ["relu", "linear", "tanh", "linear"])
     parameters, rows, targets = random_case(layers, size, batch)
-    network = _core.DenseNetwork(layers, "bfloat16")
+    network = _core.Network(layers, "bfloat16")
     given = (rounded(parameters).view(np.uint32) >> 16).astype(np.uint16)
     one, two = np.zeros(size, np.float32), np.zeros(size, np.float32)
     values = [
-        network.gradient(parameters, one, rows, targets, "mse"),
-        network.gradient(parameters, two, rows, targets, "mse", None, given),
+        network.gradient(parameters, one, None, None, rows, targets, "mse"),
+        network.gradient(parameters, two, None, Batch(rows, rounded=given), rows, targets, "mse"),
     ]
     assert values[0] == values[1]
     np.testing.assert_array_equal(one, two)
     if batch > 12:  # fewer rows take float32, and leave them alone
-        assert network.gradient(parameters, two, rows, targets, "mse", None, np.zeros_like(given)) != values[0]
+        assert network.gradient(parameters, two, None, Batch(rows, rounded=np.zeros_like(given)), rows, targets,
+                                "mse") != values[0]
     with pytest.raises(ValueError, match=f"rounded has {size - 1} elements; expected {size}"):
-        network.gradient(parameters, two, rows, targets, "mse", None, given[1:])
+        network.gradient(parameters, two, None, Batch(rows, rounded=given[1:]), rows, targets, "mse")
 
 
 @needs_bfloat16
@@ -488,15 +490,15 @@ def test_weights_that_come_rounded_give_the_same_bits(batch):
 def test_bfloat16_keeps_nan_and_infinity(activation):
     layers, size = chain([40, 33, 40], [activation, "linear"])
     parameters, rows, targets = random_case(layers, size, 20)
-    network = _core.DenseNetwork(layers, "bfloat16")
+    network = _core.Network(layers, "bfloat16")
     for bad in (np.float32(np.nan), np.array([0x7F800001], np.uint32).view(np.float32)[0]):
         poisoned = parameters.copy()
         poisoned[7] = bad  # the second is a NaN whose upper half alone looks like infinity
         gradients = np.zeros(size, np.float32)
-        assert np.isnan(network.gradient(poisoned, gradients, rows, targets, "bce"))
+        assert np.isnan(network.gradient(poisoned, gradients, None, None, rows, targets, "bce"))
         assert np.isnan(gradients).any()
-    parameters[layers[1][4]] = np.inf  # a bias of the output layer
-    assert not np.isfinite(network.gradient(parameters, np.zeros(size, np.float32), rows, targets, "mse"))
+    parameters[layers[1]["bias"]] = np.inf  # a bias of the output layer
+    assert not np.isfinite(network.gradient(parameters, np.zeros(size, np.float32), None, None, rows, targets, "mse"))
 
 
 @needs_bfloat16
@@ -505,7 +507,7 @@ def test_bfloat16_takes_few_rows_in_float32():
     parameters, rows, targets = random_case(layers, size, 12)
     one, two = np.zeros(size, np.float32), np.zeros(size, np.float32)
     values = [
-        _core.DenseNetwork(layers, dtype).gradient(parameters, out, rows, targets, "bce")
+        _core.Network(layers, dtype).gradient(parameters, out, None, None, rows, targets, "bce")
         for dtype, out in (("float32", one), ("bfloat16", two))
     ]
     assert values[0] == values[1]
@@ -516,7 +518,7 @@ def test_bfloat16_is_refused_without_hardware():
     code = (
         "from pyddl import _core\n"
         "assert not _core.has_bfloat16() and _core.product_peak('bfloat16', 0.01) == 0\n"
-        "try: _core.DenseNetwork([(2, 2, 'relu', 0, -1)], 'bfloat16')\n"
+        "try: _core.Network([dict(kind='dense', inputs=2, outputs=2, activation='relu', weight=0)], 'bfloat16')\n"
         "except ValueError as e: print(e)\n"
     )
     done = subprocess.run(
