@@ -43,8 +43,8 @@ def test_it_gives_what_as_many_ranks_give(world, name):
 @pytest.mark.parametrize("name", ["averaging", "elastic", "gossip", "sequential"])
 def test_every_optimizer_goes_with_every_kind_of_replica(world, name, rule):
     options = KINDS.get(name, {"replicas": 3})
-    real = Trainer(Autoencoder(20, hidden=(8, 3)), strategy=name, optimizer=optimizer(rule), epochs=1, batch_size=50, seed=4,
-                   **options).fit(ROWS, TEST)
+    real = Trainer(Autoencoder(20, hidden=(8, 3)), strategy=name, optimizer=optimizer(rule), epochs=1, batch_size=50,
+                   seed=4, **options).fit(ROWS, TEST)
     run = simulate(Autoencoder(20, hidden=(8, 3)), ArraySource(ROWS), ArraySource(TEST), strategy(name, **options),
                    world.size, optimizer(rule), epochs=1, batch_size=50, seed=4)
     np.testing.assert_array_equal(run.parameters, real.parameters)
