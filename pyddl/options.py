@@ -106,7 +106,7 @@ class Option:
         return values
 
 
-_NETWORKS = ("autoencoder",)  # models that are made of layers
+_NETWORKS = ("autoencoder", "classifier")  # models that are made of layers
 _SUPERVISED = ("classifier", "linear")
 
 TABLE: list[Option] = [
@@ -137,9 +137,11 @@ TABLE: list[Option] = [
     Option("frozen_epochs", "int", 0, "model",
            "epochs in which the head alone is trained first; then the encoder moves too", "epochs", at_least=0,
            trainer=False, of=_SUPERVISED),
+    Option("freeze", "bool", False, "model", "leave the encoder as it is: the head alone is trained", trainer=False,
+           of=_SUPERVISED),
     Option("dtype", "str", "float32", "model",
            "element type of the matrix products; sums, weights and updates are float32 always", choices=names.DTYPES,
-           trainer=False, of=_NETWORKS),
+           trainer=False, of=(*_NETWORKS, "linear")),
     # ---- training
     Option("strategy", "str", "allreduce", "training", "how ranks work together", choices=names.STRATEGIES),
     Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),

@@ -10,7 +10,6 @@ from pyddl.errors import ParameterError
 from pyddl.models.initialisers import INITIALISERS
 from pyddl.optim import OPTIMIZERS, schedule
 
-LATER = {"classifier", "linear"}  # models that options are ready for; must become empty
 
 
 def test_the_registries_have_the_names_that_may_be_chosen():
@@ -23,7 +22,7 @@ def test_the_registries_have_the_names_that_may_be_chosen():
 
 def test_options_belong_to_models_and_strategies_that_exist():
     for option in options.TABLE:
-        known = {"model": {*models.TABLE, *LATER}, "training": set(strategies.NAMES)}.get(option.section, set())
+        known = {"model": set(models.TABLE), "training": set(strategies.NAMES)}.get(option.section, set())
         assert set(option.of) <= known, option.name
 
 

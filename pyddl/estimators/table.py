@@ -11,6 +11,8 @@ Place = tuple[str, str]
 
 TABLE: dict[str, Place] = {
     "autoencoder": ("pyddl.estimators.autoencoder", "Autoencoder"),
+    "linear": ("pyddl.estimators.linear", "LinearRegression"),
+    "classifier": ("pyddl.estimators.classifier", "Classifier"),
 }
 """The estimators of models, by the models' public names. A row may be added at any time."""
 

@@ -81,6 +81,7 @@ class Autoencoder(NetworkModel):
         if (size := sum(s.size for s in self.network.slices)) > MOST_PARAMETERS:
             raise ParameterError(f"{self.inputs} inputs and hidden {self.hidden} make {size:,} parameters, "
                                  "more than any memory holds: choose fewer units")
+        self.encodes = depth
         self._compile()
         rate, power = RATES[self.loss]
         self.rate_scale = rate / (max(units) * max(2 * depth, 4) ** power)

@@ -7,7 +7,7 @@ the compute module compiles. It holds no numbers, and has no name of its own: on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,7 +18,7 @@ from pyddl.layout import Layout, Slice
 from pyddl.models.initialisers import initialiser
 from pyddl.names import ACTIVATIONS, INITIALISERS
 
-__all__ = ["WHOLE", "Dense", "Layer", "Part", "Shape"]
+__all__ = ["KINDS", "WHOLE", "Dense", "Layer", "Part", "Shape", "as_plain", "from_plain"]
 
 PIECEWISE_LINEAR = ("linear", "relu", "leaky_relu")
 
@@ -138,3 +138,19 @@ class Dense:
     def _range(self, part: Part) -> tuple[int, int]:
         k, parts = part
         return self.outputs * k // parts, self.outputs * (k + 1) // parts
+
+
+KINDS: dict[str, type] = {"dense": Dense}
+"""The layers by their names in files."""
+
+
+def as_plain(layer: Any) -> dict[str, Any]:
+    """A layer as plain values, for files: ``{"kind": "dense", "outputs": 64, ...}``."""
+    kind = next(name for name, each in KINDS.items() if each is type(layer))
+    return {"kind": kind, **asdict(layer)}
+
+
+def from_plain(values: Mapping[str, Any]) -> Layer:
+    """The layer of `as_plain`."""
+    own = dict(values)
+    return KINDS[_check.one_of("kind of a layer", own.pop("kind", None), KINDS)](**own)

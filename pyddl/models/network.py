@@ -20,7 +20,7 @@ from pyddl import _check, _core
 from pyddl.data.batch import Batch
 from pyddl.data.statistics import Statistics
 from pyddl.errors import InternalError, ParameterError
-from pyddl.layout import Layout, Slice
+from pyddl.layout import Layout
 from pyddl.models.layers import WHOLE, Layer, Part, Shape
 from pyddl.names import DTYPES
 
@@ -44,6 +44,8 @@ class Network:
         Of the layers; by default their numbers.
     group : str, default="all"
         Of the slices: the phase that trains them.
+    groups : sequence of str, optional
+        The same for each layer.
     dtype : {"float32", "bfloat16"}, default="float32"
         Element type that matrix products take; they add in float32, and parameters and gradients are float32 always.
     part : tuple of int, default=(0, 1)
@@ -77,8 +79,8 @@ class Network:
     """
 
     def __init__(self, layers: Sequence[Layer], inputs: int | Sequence[int], *, name: str = "",
-                 names: Sequence[str] | None = None, group: str = "all", dtype: str = "float32", part: Part = WHOLE,
-                 number: int = 0):
+                 names: Sequence[str] | None = None, group: str = "all", groups: Sequence[str] | None = None,
+                 dtype: str = "float32", part: Part = WHOLE, number: int = 0):
         self.layers = tuple(layers)
         if not self.layers:
             raise ParameterError("layers is empty; expected at least one layer")
@@ -91,7 +93,8 @@ class Network:
             raise ParameterError(
                 "dtype is 'bfloat16', which this processor has no instructions for (AVX512-BF16 or AMX); use float32"
             )
-        self.name, self.group, self.part, self.number = name, group, part, number
+        self.name, self.part, self.number = name, part, number
+        self.groups = (group,) * len(self.layers) if groups is None else tuple(groups)
         self.names = tuple(f"{name}.{each}" if name else each for each in own)
         shapes = [shape]
         for layer in self.layers:
@@ -99,10 +102,10 @@ class Network:
         self.shapes: tuple[Shape, ...] = tuple(shapes)
         """What enters each layer, and what leaves the last."""
         self._check_parts()
-        self.slices: list[Slice] = [s for i, layer in enumerate(self.layers)
-                                    for s in layer.slices(self.names[i], shapes[i], group, self._part_of(layer))]
-        self.buffers: list[Slice] = [s for i, layer in enumerate(self.layers)
-                                     for s in layer.buffers(self.names[i], shapes[i], group, self._part_of(layer))]
+        self.slices = [s for layer, name, shape, group in self._places()
+                       for s in layer.slices(name, shape, group, self._part_of(layer))]
+        self.buffers = [s for layer, name, shape, group in self._places()
+                        for s in layer.buffers(name, shape, group, self._part_of(layer))]
         self._native: Any = _NotCompiled(name or ", ".join(self.names))
         self._layout = self._buffer_layout = Layout()
         self._kept: dict[int, np.ndarray] = {}  # the rows of each slot, which the compiled network points to
@@ -132,7 +135,7 @@ class Network:
            arXiv:1602.06709.
         """
         own = [each.removeprefix(f"{self.name}.") if self.name else each for each in self.names]
-        return Network(self.layers, self.shapes[0], name=self.name, names=own, group=self.group, dtype=self.dtype,
+        return Network(self.layers, self.shapes[0], name=self.name, names=own, groups=self.groups, dtype=self.dtype,
                        part=(part, parts), number=self.number)
 
     def compile(self, layout: Layout, buffers: Layout | None = None) -> Network:
@@ -147,9 +150,9 @@ class Network:
     def initialise(self, parameters: np.ndarray, seed: int) -> None:
         """Fill its slices of ``parameters`` for the start of training; the same for the same seed everywhere."""
         views = self._layout.views(parameters)
-        for i, (layer, name) in enumerate(zip(self.layers, self.names, strict=True)):
+        for i, (layer, name, shape, group) in enumerate(self._places()):
             own = {s.name.removeprefix(f"{name}."): views[s.name]
-                   for s in layer.slices(name, self.shapes[i], self.group, self._part_of(layer))}
+                   for s in layer.slices(name, shape, group, self._part_of(layer))}
             layer.initialise(own, seed, self.number + i, self._part_of(layer))
 
     def forward(self, parameters: np.ndarray, buffers: np.ndarray | None, batch: Batch | None, rows: np.ndarray,
@@ -260,6 +263,10 @@ class Network:
         if len(self._layout):
             self.compile(self._layout, self._buffer_layout)
 
+    def _places(self) -> list[tuple[Layer, str, Shape, str]]:
+        """Each layer with its name, the shape of what enters it, and its group."""
+        return list(zip(self.layers, self.names, self.shapes[:-1], self.groups, strict=True))
+
     def _part_of(self, layer: Layer) -> Part:
         return self.part if layer.can_be_cut else WHOLE
 
@@ -307,6 +314,8 @@ class NetworkModel:
         As in `Network.gradient`.
     layout, buffers : Layout
         Set by `_compile`.
+    encodes : int
+        How many layers, from the first on, encode: what `pyddl.models.on_encoder` takes over. 0: none do.
     """
 
     name: str
@@ -314,6 +323,7 @@ class NetworkModel:
     loss: str
     layout: Layout
     buffers: Layout
+    encodes: int = 0
 
     def _compile(self) -> None:
         """Take layouts from the network, and compile it for them."""
@@ -326,21 +336,31 @@ class NetworkModel:
         """What the outputs are compared with: the rows themselves, unless a model says otherwise."""
         return batch.rows
 
+    def first(self, batch: Batch) -> int:
+        """The first layer that the batch's phase trains: those below are frozen in its turn."""
+        return 0
+
     def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int,
                    data: Statistics | None = None) -> None:
         """Fill ``parameters`` for the start of training; the same for the same seed everywhere."""
         self.network.initialise(parameters, seed)
+        self.initialise_part(self.layout, parameters)
 
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch) -> float:
         """Overwrite ``gradients`` with the sum over the batch's rows; return the sum of their losses.
 
         In bfloat16 weights are rounded here, unless ``batch.rounded`` holds the parameters in bfloat16 already.
         """
-        return self.network.gradient(parameters, gradients, buffers, batch, batch.rows, self.targets(batch), self.loss)
+        return self.network.gradient(parameters, gradients, buffers, batch, batch.rows, self.targets(batch), self.loss,
+                                     first=self.first(batch))
 
     def evaluate(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch) -> dict[str, float]:
         """Sums over the rows: see `Network.evaluate`."""
         return self.network.evaluate(parameters, buffers, batch, batch.rows, self.targets(batch), self.loss)
+
+    def initialise_part(self, layout: Layout, parameters: np.ndarray) -> None:
+        """After its layers have begun: what a model puts in their place, in ``parameters`` of a layout that may hold
+        some rows of each tensor only."""
 
     def split(self, part: int, parts: int) -> PartOfModel:
         """What rank ``part`` of ``parts`` holds where they hold the model together: some outputs of every layer."""
@@ -362,7 +382,7 @@ class PartOfModel(NetworkModel):
     def __init__(self, whole: Any, part: int, parts: int):
         self.whole, self.part, self.parts = whole, part, parts
         self.name, self.loss = whole.name, whole.loss
-        for optional in ("inputs", "input_range", "needs_labels"):
+        for optional in ("inputs", "input_range", "needs_labels", "rate_scale", "stages"):
             if hasattr(whole, optional):
                 setattr(self, optional, getattr(whole, optional))
         self.network = whole.network.split(part, parts)
@@ -378,6 +398,14 @@ class PartOfModel(NetworkModel):
 
     def targets(self, batch: Batch) -> np.ndarray:
         return self.whole.targets(batch)
+
+    def first(self, batch: Batch) -> int:
+        return self.whole.first(batch)
+
+    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int,
+                   data: Statistics | None = None) -> None:
+        self.network.initialise(parameters, seed)
+        self.whole.initialise_part(self.layout, parameters)
 
     def split(self, part: int, parts: int) -> PartOfModel:
         """A part of the whole."""

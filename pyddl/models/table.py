@@ -46,6 +46,10 @@ TABLE: dict[str, Entry] = {
     "autoencoder": Entry("pyddl.models.autoencoder", "Autoencoder",
                          "Dense autoencoder: an encoder to a small code, and a decoder that mirrors it.",
                          simulated={"hidden": (32, 8)}),
+    "linear": Entry("pyddl.models.linear", "Linear", "Least squares on labels, of rows or of an encoder's codes."),
+    "classifier": Entry("pyddl.models.classifier", "Classifier",
+                        "Softmax on classes over dense layers, of rows or of an encoder's codes.",
+                        {"hidden": ()}),
 }
 """The models by their public names. A row may be added at any time: ``pyddl.models.TABLE["mine"] = Entry(...)``."""
 

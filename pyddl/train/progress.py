@@ -28,11 +28,9 @@ class Progress:
 
 
 def _epoch_text(line: dict[str, Any], epochs: int) -> str:
-    parts = [f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}", f"train_loss {line['train_loss']:.4f}"]
-    if line.get("test_loss") is not None:
-        parts.append(f"test_loss {line['test_loss']:.4f}")
-    if line.get("test_squared_error") is not None:
-        parts.append(f"test_squared_error {line['test_squared_error']:.4f}")
+    parts = [f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}"]
+    parts += [f"{name} {value:.4f}" for name, value in line.items()
+              if name.startswith(("train_", "test_")) and value is not None]
     parts.append(f"{line['samples_per_second']:,.0f} samples/s")
     return "  ".join(parts)
 

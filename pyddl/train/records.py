@@ -111,6 +111,12 @@ def config(plan: Plan, choice: Choice | None) -> dict[str, Any]:
     return {name: value for name, value in whole.items() if name not in ("overwrite", "resume")}
 
 
+def _one_gradient(plan: Plan) -> bool:
+    """Whether each step is one gradient of all slices, whose operations ``model.flops`` counts."""
+    phases = [phase for span in plan.calendar.spans for phase in span.stage.phases]
+    return len(phases) == 1 and plan.model.layout.range_of(phases[0].groups) == (0, plan.model.layout.size)
+
+
 def summary(plan: Plan, ledger: Ledger, spent: Spent, transport: Transport, *, choice: Choice | None, stopped: bool,
             server: Mapping[str, Any] | None) -> dict[str, Any]:
     """What ``summary.json`` holds. Collective."""
@@ -119,7 +125,7 @@ def summary(plan: Plan, ledger: Ledger, spent: Spent, transport: Transport, *, c
     samples_per_second = ledger.samples / sum(spent.seconds.values()) if ledger.samples else None
     peak = reached = None
     sent = float(np.mean([x[0] for x in transport.gather(np.array([spent.bytes_sent / max(1, spent.steps)]))]))
-    if plan.out is not None and getattr(model, "flops", None) and samples_per_second:
+    if plan.out is not None and getattr(model, "flops", None) and samples_per_second and _one_gradient(plan):
         transport.barrier()  # all ranks at once, as in training
         peak = float(sum(x[0] for x in transport.gather(
             np.array([_core.product_peak(getattr(model, "dtype", "float32"), PEAK_SECONDS)]))))

@@ -15,6 +15,8 @@ from pyddl.train.timing import PARTS
 
 __all__ = ["draw", "table"]
 
+NOTES = {"test_squared_error": "  (sum over features, mean over rows)"}
+
 
 def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndarray, metrics: list[dict[str, Any]],
          source: Source) -> list[Path]:
@@ -25,7 +27,7 @@ def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndar
     CheckpointError
         They cannot be written.
     """
-    from pyddl.train.plots import draw_curves, draw_reconstructions
+    from pyddl.train.plots import draw_curves, draw_pictures, draw_reconstructions, first_rows
 
     folder = Path(out) / "plots"
     with written(folder):
@@ -33,18 +35,18 @@ def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndar
         drawn = [draw_curves(folder / "curves.png", metrics)]
         if hasattr(model, "reconstruct"):
             drawn.append(draw_reconstructions(folder / "reconstructions.png", model, parameters, buffers, source))
+        if hasattr(model, "pictures"):
+            pictures = model.pictures(parameters, buffers, first_rows(source))
+            drawn += [draw_pictures(folder / f"{name}.png", name, rows, source.image_shape)
+                      for name, rows in pictures.items()]
     return drawn
 
 
 def table(summary: dict[str, Any]) -> str:
     """The lines that end a training run."""
-    lines = [("train loss", f"{summary['train_loss']:.4f}")]
-    if summary["test_loss"] is not None:
-        lines.append(("test loss", f"{summary['test_loss']:.4f}"))
-    if summary["test_squared_error"] is not None:
-        lines.append(
-            ("test squared error", f"{summary['test_squared_error']:.4f}  (sum over features, mean over rows)")
-        )
+    figures = {name: value for name, value in summary.items()
+               if name.startswith(("train_", "test_")) and value is not None}
+    lines = [(name.replace("_", " "), f"{value:.4f}{NOTES.get(name, '')}") for name, value in figures.items()]
     lines.append(("samples/s", f"{summary['samples_per_second']:,.0f}"))
     if summary["bytes_per_step"]:
         lines.append(("sent per step", f"{summary['bytes_per_step'] / 1e6:.3g} MB per rank"))

@@ -1,0 +1,136 @@
+"""Classifier: dense layers and a softmax, on rows or on the codes of an encoder.
+
+With no hidden layer it is multinomial logistic regression. Source: Bridle (1990), Probabilistic interpretation of
+feedforward classification network outputs, Neurocomputing, NATO ASI Series 68, 227-236.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pyddl import _check
+from pyddl.data.batch import Batch
+from pyddl.data.source import Source
+from pyddl.errors import DataError, ParameterError
+from pyddl.models.layers import Dense
+from pyddl.models.on_encoder import Encoder, OnEncoder
+from pyddl.names import ACTIVATIONS, INITIALISERS
+
+__all__ = ["Classifier"]
+
+
+class Classifier(OnEncoder):
+    """Softmax cross-entropy over dense layers, in nats.
+
+    Parameters
+    ----------
+    inputs : int
+        Features of a row.
+    classes : int or sequence of str
+        How many classes, at least 2; or their names, in the order of the labels' numbers.
+    hidden : sequence of int, default=()
+        Units of the layers between the code and the classes.
+    activation : str, default="relu"
+        Of the hidden layers: linear, sigmoid, relu, leaky_relu, tanh or softplus.
+    initialiser : str, default="auto"
+        Of the weights of hidden layers and head; biases start at 0.
+    encoder, frozen_epochs, freeze, dtype
+        As in `pyddl.models.on_encoder.OnEncoder`; without an encoder the code is the row itself.
+
+    Attributes
+    ----------
+    layout : Layout
+        ``hidden.0.weight``, ..., ``head.weight`` (classes, codes), ``head.bias`` (classes,), after the encoder's.
+    """
+
+    name = "classifier"
+    loss = "softmax"
+    needs_labels = True
+
+    def __init__(self, inputs: int, classes: int | Sequence[str], hidden: Sequence[int] = (), *,
+                 activation: str = "relu", initialiser: str = "auto", encoder: Encoder = None, frozen_epochs: int = 0,
+                 freeze: bool = False, dtype: str = "float32"):
+        self.class_names = None if isinstance(classes, int | np.integer) else tuple(map(str, classes))
+        count = classes if self.class_names is None else len(self.class_names)
+        self.classes = _check.integer("classes", count, at_least=2)
+        self.hidden = _check.integers("hidden", hidden, at_least=1)
+        self.activation = _check.one_of("activation", activation, ACTIVATIONS)
+        self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))
+        layers = [*(Dense(units, activation, initialiser=initialiser) for units in self.hidden),
+                  Dense(self.classes, initialiser=initialiser)]
+        super().__init__(inputs, layers, [*(f"hidden.{i}" for i in range(len(self.hidden))), "head"], encoder=encoder,
+                         frozen_epochs=frozen_epochs, freeze=freeze, dtype=dtype)
+
+    @classmethod
+    def for_data(cls, data: Source, **options: Any) -> Classifier:
+        """The model for these rows and the classes of their labels."""
+        count = _classes_of(data)
+        return cls(data.features, data.classes or count, **options)
+
+    def options(self) -> dict[str, Any]:
+        """Plain values that make the same model again: ``Classifier(**options)``."""
+        return {"inputs": self.inputs, "classes": self.classes if self.class_names is None else list(self.class_names),
+                "hidden": list(self.hidden), "activation": self.activation, "initialiser": self.initialiser,
+                "encoder": self.encoder_layers or None, "frozen_epochs": self.frozen_epochs, "freeze": self.freeze,
+                "dtype": self.dtype}
+
+    def check_data(self, data: Source) -> None:
+        """Refuse labels that are no classes of this model."""
+        if data.label_type is not None and (largest := _labels_of(data).max()) >= self.classes:
+            raise DataError(f"{data.name} has the label {largest}; the model knows {self.classes} classes, numbered "
+                            f"from 0 to {self.classes - 1}")
+
+    def targets(self, batch: Batch) -> np.ndarray:
+        return np.ascontiguousarray(batch.labels, dtype=np.int64).reshape(len(batch))
+
+    def probabilities(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Probabilities of the classes for ``rows`` (n, inputs) -> (n, classes)."""
+        out = self._outputs(parameters, rows, len(self.network.layers))
+        out -= out.max(axis=1, keepdims=True, initial=-np.inf)
+        np.exp(out, out=out)
+        out /= out.sum(axis=1, keepdims=True)
+        return out
+
+
+def _labels_of(data: Source) -> np.ndarray:
+    """The labels of all rows, numbers of classes.
+
+    Raises
+    ------
+    DataError
+        There are none, several for a row, or values that are no whole numbers from 0 on.
+    """
+    if data.label_type is None:
+        raise DataError(f"{data.name} has no labels, which a classifier needs: give them with labels (--labels SPEC)")
+    shape, _ = data.label_type
+    if shape and shape[0] != 1:
+        raise DataError(f"{data.name} has labels of {shape[0]} numbers each; a classifier needs one, the row's class")
+    labels = np.asarray(data.labels).ravel()
+    wrong = np.flatnonzero(~((labels >= 0) & (labels == np.floor(labels))))
+    if wrong.size:
+        raise DataError(f"{data.name} has the label {labels[wrong[0]]} in row {wrong[0]}; classes are whole numbers "
+                        "from 0 on: for quantities choose model linear")
+    return labels
+
+
+def _classes_of(data: Source) -> int:
+    """How many classes there are: one more than the largest label.
+
+    Raises
+    ------
+    ParameterError
+        There is one only, or the numbers have large gaps.
+    """
+    labels = _labels_of(data)
+    found = np.unique(labels)
+    if len(found) < 2:
+        raise ParameterError(f"all {len(labels)} labels of {data.name} are {found[0]}: one class only; a classifier "
+                             "needs two at least")
+    count = int(found[-1]) + 1
+    if count > 10 * len(found) + 1000:
+        raise ParameterError(f"{data.name} has labels of {len(found)} different values up to {int(found[-1])}: number "
+                             "the classes from 0 on")
+    return count

@@ -1,0 +1,137 @@
+"""Models that are a head on an encoder: layers of an earlier run come first, perhaps frozen for some epochs or all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pyddl import _check
+from pyddl.data.batch import Batch
+from pyddl.errors import ParameterError, ShapeError
+from pyddl.layout import Layout
+from pyddl.models.layers import Layer, as_plain, from_plain
+from pyddl.models.network import Network, NetworkModel
+from pyddl.models.protocol import name_of
+from pyddl.models.stages import Phase, Stage
+from pyddl.models.table import Trained
+
+__all__ = ["OnEncoder"]
+
+ENCODER, HEAD = "encoder", "head"
+Encoder = Trained | Sequence[Mapping[str, Any]] | None
+
+
+class OnEncoder(NetworkModel):
+    """A network of an encoder's layers, ``encoder.0``, ..., in group ``encoder``, and others in group ``head``.
+
+    Parameters
+    ----------
+    inputs : int
+        Features of a row.
+    layers : sequence of Layer
+        Of the head.
+    names : sequence of str
+        Theirs.
+    encoder : Trained or sequence of dict, optional
+        A trained model whose encoder comes first, with its weights; or only its layers, as plain values.
+    frozen_epochs : int, default=0
+        Epochs in which the head alone is trained; then all layers are.
+    freeze : bool, default=False
+        The head alone is trained all the time.
+    dtype : {"float32", "bfloat16"}
+
+    Raises
+    ------
+    ParameterError, ShapeError
+        The encoder's model has none, or one for rows of another width; an option of the encoder is given without one.
+    """
+
+    def __init__(self, inputs: int, layers: Sequence[Layer], names: Sequence[str], *, encoder: Encoder = None,
+                 frozen_epochs: int = 0, freeze: bool = False, dtype: str = "float32"):
+        self.inputs = _check.integer("inputs", inputs, at_least=1)
+        self.frozen_epochs = _check.integer("frozen_epochs", frozen_epochs, at_least=0)
+        self.freeze = bool(freeze)
+        below, self._values = _taken_over(encoder, self.inputs)
+        if not below and (self.frozen_epochs or self.freeze):
+            given = "freeze" if self.freeze else f"frozen_epochs is {frozen_epochs}"
+            raise ParameterError(f"{given}, and there is no encoder that could be frozen: name a run with encoder, or "
+                                 "leave it out")
+        if self.frozen_epochs and self.freeze:
+            raise ParameterError(f"frozen_epochs is {frozen_epochs} and freeze is given, which freezes the encoder for "
+                                 "all epochs: leave one of the two out")
+        self.encoder_layers = [as_plain(layer) for layer in below]
+        self.network = Network([*below, *layers], self.inputs, dtype=dtype,
+                               names=[*(f"{ENCODER}.{i}" for i in range(len(below))), *names],
+                               groups=[ENCODER] * len(below) + [HEAD] * len(layers))
+        self.encodes = len(self.network.layers) - 1  # for another model that takes it over
+        self._compile()
+        head = Phase(HEAD, (HEAD,))
+        self.stages: tuple[Stage | str, ...] = ("all",)
+        if self.freeze:
+            self.stages = (Stage((head,)),)
+        elif self.frozen_epochs:
+            self.stages = (Stage((head,), epochs=self.frozen_epochs), Stage((Phase("all"),)))
+
+    def options(self) -> dict[str, Any]:
+        """Plain values that make the same model again."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made again from the options: the compiled network holds no values."""
+        return partial(type(self), **self.options()), ()
+
+    def first(self, batch: Batch) -> int:
+        return len(self.encoder_layers) if batch.phase == HEAD else 0
+
+    def initialise_part(self, layout: Layout, parameters: np.ndarray) -> None:
+        """The encoder's weights are those that it was trained to."""
+        views = layout.views(parameters)
+        for name, values in self._values.items():
+            first = layout[name].first
+            views[name][...] = values[first : first + len(views[name])]
+
+    def encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """What enters the last layer, for ``rows`` (n, inputs) -> (n, its inputs)."""
+        return self._outputs(parameters, rows, len(self.network.layers) - 1)
+
+    def pictures(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """``weights``: those of the first layer's units, each as a row."""
+        return {"weights": self.layout.views(parameters)[f"{self.network.names[0]}.weight"]}
+
+    def _outputs(self, parameters: np.ndarray, rows: np.ndarray, last: int) -> np.ndarray:
+        """Outputs of the first ``last`` layers."""
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        if rows.ndim != 2 or rows.shape[1] != self.inputs:
+            raise ShapeError(f"rows have shape {rows.shape}; expected (n, {self.inputs})")
+        if last == 0:
+            return rows
+        (columns,) = self.network.shapes[last]
+        out = np.empty((len(rows), columns), dtype=np.float32)
+        self.network.forward(parameters, None, None, rows, out, last=last)
+        return out
+
+
+def _taken_over(encoder: Encoder, inputs: int) -> tuple[list[Layer], dict[str, np.ndarray]]:
+    """Layers of an encoder, and their tensors by the names that they get here; none of these where only layers are
+    known."""
+    if encoder is None:
+        return [], {}
+    if not isinstance(encoder, Trained):
+        return [from_plain(values) for values in encoder], {}
+    model: Any = encoder.model
+    count = getattr(model, "encodes", 0)
+    if not count:
+        raise ParameterError(f"the run named as encoder holds a model {name_of(model)!r}, which has no encoder of "
+                             "layers: name a run of an autoencoder, or of a classifier with hidden layers")
+    if model.inputs != inputs:
+        raise ShapeError(f"the run named as encoder was trained on rows of {model.inputs} features; these have "
+                         f"{inputs}: give the data that it was trained on, or others of their kind")
+    views, values = model.layout.views(encoder.parameters), {}
+    for number, name in enumerate(model.network.names[:count]):
+        for slice_name, view in views.items():
+            if slice_name.startswith(f"{name}."):
+                values[f"{ENCODER}.{number}{slice_name.removeprefix(name)}"] = view.copy()
+    return list(model.network.layers[:count]), values
