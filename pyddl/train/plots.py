@@ -70,7 +70,7 @@ def draw_pictures(path: Path, title: str, rows: np.ndarray, image_shape: tuple[i
 
 
 def _show(axis: Any, row: np.ndarray, image_shape: tuple[int, ...] | None, limits: tuple[float, float]) -> None:
-    """One row as an image, black where it is largest, blue below 0; or as a curve."""
+    """One row as an image, dark where it is largest; red above and blue below 0 where there is such; or as a curve."""
     low, high = limits
     if image_shape is None:
         axis.plot(row, linewidth=0.6)
