@@ -209,7 +209,7 @@ TABLE: list[Option] = [
     Option("solo_steps", "int", 0, "training", "steps that one worker of mode async takes alone at first", "steps",
            at_least=0, of=("server",)),
     Option("staleness", "str", "scaled", "training",
-           "staleness in modes ssp and async: whether learning rates are divided by it", choices=("scaled", "ignored"),
+           "scaled: in modes ssp and async a push moves as far as its part of a step; ignored: as far as a whole step", choices=("scaled", "ignored"),
            of=("server",)),
     Option("tau", "int", 10, "training", "steps between two meetings with the centre", "steps", at_least=1,
            of=("elastic",)),

@@ -55,6 +55,12 @@ class Sampler:
         """Epoch to which a global step belongs; both count from 0."""
         return step // self.steps_per_epoch
 
+    def rows_in(self, step: int) -> int:
+        """How many rows a global step has: a whole batch, but in the last one of an epoch."""
+        if (step + 1) % self.steps_per_epoch:
+            return self.batch_size
+        return self.rows - (self.steps_per_epoch - 1) * self.batch_size
+
     def rows_of(self, step: int) -> tuple[int, int]:
         """Begin and end of a global step's positions in its epoch."""
         begin = step % self.steps_per_epoch * self.batch_size

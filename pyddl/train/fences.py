@@ -35,7 +35,8 @@ class Fence:
     connection : Connection
     worker : Worker
     close : callable
-        ``close(samples)`` closes the books of an epoch in which so many samples were trained on. Collective.
+        ``close(samples)`` closes the books of an epoch, in which this session has trained on so many samples.
+        Collective.
     """
 
     end: ServerPort | ServerLink | None = None
@@ -47,7 +48,8 @@ class Fence:
 
     def open(self, span: Span) -> AbstractContextManager[Any]:
         """This rank's loader for a stage, or for what is left of it, in the context."""
-        first, end = self.ledger.step, min(span.end, self.plan.end)
+        self._first = first = self.ledger.step
+        end = min(span.end, self.plan.end)
         self.worker.step = first - span.first
         for replica in self.worker.replicas:
             replica.step = self.worker.step
@@ -61,8 +63,9 @@ class Fence:
         if self.connection.together is not None:
             self.connection.together.meet()
         if ledger.step == self.plan.calendar.end_of(epoch):
-            ledger.step = self.plan.calendar.after(ledger.step)
-            self._close(self.plan.calendar.rows_of(epoch))
+            samples = self.plan.sampler.consumed(ledger.step) - self.plan.sampler.consumed(self._first)
+            self._first = ledger.step = self.plan.calendar.after(ledger.step)
+            self._close(samples)
 
     def summary(self) -> dict[str, Any] | None:
         """What ``summary.json`` says under ``server``. Collective."""
@@ -178,7 +181,7 @@ class ServedFence:
         done = sampler.rows * epoch + row
         if isinstance(self.replica, Server):
             self.replica.consumed = done
-        trained = row - ledger.row - dropped
+        trained = row - ledger.row - dropped  # in this session
         ledger.row, ledger.step = row % rows, sampler.reached(done)
         ledger.dropped += dropped
         if row == rows:

@@ -36,8 +36,10 @@ class Ledger:
         Number of the stage.
     begun : bool
         Whether it has begun: its ``begin`` is not to be called again.
+    rows : int
+        Of the epochs that are closed.
     dropped : int
-        Samples of the whole run that went into no update.
+        Those of all rows of the run that went into no update.
     metrics : list of dict
     seconds_before : dict of float
         Of earlier sessions of this run, mean over the ranks.
@@ -51,7 +53,7 @@ class Ledger:
 
     def __init__(self, plan: Plan, progress: Progress):
         self.plan, self.progress = plan, progress
-        self.step = self.row = self.stage = self.dropped = 0
+        self.step = self.row = self.stage = self.rows = self.dropped = 0
         self.begun = False
         self.metrics: list[dict[str, Any]] = []
         self.seconds_before = dict.fromkeys(PARTS, 0.0)
@@ -90,11 +92,9 @@ class Ledger:
 
     @property
     def samples(self) -> int:
-        """Of the whole run, so far."""
-        rows = self.plan.calendar.rows_before(self.step) - self.dropped
-        if self.row:  # servers count rows, not whole steps
-            rows += self.row - (self.plan.sampler.consumed(self.step) - self.epoch * self.plan.sampler.rows)
-        return rows
+        """That went into updates, of the whole run so far."""
+        open_epoch = self.row or self.plan.sampler.consumed(self.step) - self.epoch * self.plan.sampler.rows
+        return self.rows + open_epoch - self.dropped
 
     def enter(self, stage: int) -> None:
         """The next stage follows; it has not begun yet."""
@@ -103,6 +103,7 @@ class Ledger:
 
     def close_epoch(self, line: dict[str, Any]) -> bool:
         """Enter an epoch's line; whether it is the best of its stage."""
+        self.rows += self.plan.calendar.rows_of(line["epoch"] - 1)
         self.metrics.append(line)
         if self.directory is not None:
             self.directory.metrics(line)
@@ -118,12 +119,13 @@ class Ledger:
         """Write a checkpoint. Collective."""
         if self.checkpoints is not None:
             saved.books |= {"step": self.step, "row": self.row, "stage": self.stage, "begun": self.begun,
-                            "dropped": self.dropped, "metrics": self.metrics}
+                            "rows": self.rows, "dropped": self.dropped, "metrics": self.metrics}
             self.checkpoints.save(saved, transport, best=best)
 
     def restore(self, books: Mapping[str, Any]) -> None:
         """Be where a checkpoint was made."""
-        self.step, self.row, self.dropped = books["step"], books["row"], books["dropped"]
+        self.step, self.row, self.rows = books["step"], books["row"], books["rows"]
+        self.dropped = books["dropped"]
         self.stage, self.begun = books["stage"], books["begun"]
         self.metrics, self.seconds_before = books["metrics"], books["seconds"]
         self._see_again()
@@ -133,7 +135,9 @@ class Ledger:
     def go_on(self, metrics: list[dict[str, Any]], seconds: Mapping[str, float]) -> None:
         """Be where an earlier training in this process ended."""
         self.metrics, self.seconds_before = list(metrics), dict(seconds)
-        self.step = (metrics[-1]["epoch"] if metrics else 0) * self.plan.sampler.steps_per_epoch
+        epochs = [line["epoch"] for line in metrics]
+        self.rows = sum(self.plan.calendar.rows_of(epoch - 1) for epoch in epochs)
+        self.step = max(epochs, default=0) * self.plan.sampler.steps_per_epoch
         spans = self.plan.calendar.spans
         self.stage = self.plan.calendar.span_of(self.step).number
         self.begun = self.step > spans[self.stage].first

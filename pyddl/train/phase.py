@@ -45,6 +45,8 @@ class PhaseState:
         copy.
     names : tuple of str
         Theirs.
+    moments : list of ndarray
+        The optimizer's own among them.
     updates : int
         Done since the stage began.
     """
@@ -60,6 +62,7 @@ class PhaseState:
         self.names = (*optimizer.state_names, *((AVERAGE,) if phase.average is not None else ()))
         # Pages of other shares are never touched, so they take no memory; copies would all begin alike in a page.
         self.state = [layout.zeros()[self.place][self.share] for _ in self.names]
+        self.moments = self.state[: len(optimizer.state_names)]
         self.updates = 0
         self.clips = optimizer.clip_norm is not None
         self.turns = {last: Turn(phase.name, self.place, last) for last in (False, True)}
@@ -93,15 +96,15 @@ class PhaseState:
         mine = gradients[self.share]
         return sum(_core.sum_of_squares(mine[begin:end]) for begin, end, _ in self._counted)
 
-    def update(self, parameters: np.ndarray, gradients: np.ndarray, operation: Update, *, clock: int,
-               rounded: np.ndarray | None = None) -> None:
+    def update(self, parameters: np.ndarray, gradients: np.ndarray, rounded: np.ndarray | None, operation: Update,
+               clock: int) -> None:
         """Move this share of the phase's ``parameters`` by the same share of ``gradients``.
 
-        ``clock`` is where schedules are: steps since the stage began.
+        ``clock`` is where schedules are: steps since the stage began. ``rounded`` receives the same in bfloat16.
         """
-        own = self.state[: len(self.state) - self.copies]
-        self.optimizer.update(parameters, gradients, own, self.ranges, scale=operation.scale, step=self.updates,
-                              clock=clock, squared_norm=operation.squared_norm, rate=operation.rate, rounded=rounded)
+        self.optimizer.update(parameters, gradients, self.moments, self.ranges, scale=operation.scale,
+                              step=self.updates, clock=clock, squared_norm=operation.squared_norm,
+                              rate=operation.rate, rounded=rounded)
         self.updates += 1
         if self.phase.average is not None:
             self.average[:] += np.float32(1 - self.phase.average) * (parameters - self.average)
@@ -109,7 +112,7 @@ class PhaseState:
     def restart(self) -> None:
         """Forget the optimizer's state."""
         self.updates = 0
-        for vector in self.state[: len(self.state) - self.copies]:
+        for vector in self.moments:
             vector[:] = 0
 
 

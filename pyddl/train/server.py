@@ -176,8 +176,8 @@ class Server(Replica):
         assert operation.vector is not None and operation.phase is not None
         free, phase = self.port.free(), self._by_name[operation.phase]
         free[:] = self.port.current()
-        phase.update(free[self._places[phase.name]], operation.vector, operation,
-                     clock=self.sampler.reached(self._in_version) - self._first_step)
+        phase.update(free[self._places[phase.name]], operation.vector, None, operation,
+                     self.sampler.reached(self._in_version) - self._first_step)
         made = self._updated_at[phase.name]
         made.append(self.version + 1)
         if len(made) > REMEMBERED:

@@ -334,7 +334,7 @@ class Session:
     # ---- after an epoch
 
     def close_epoch(self, samples: int) -> None:
-        """Close the books of an epoch in which so many samples were trained on. Collective.
+        """Close the books of an epoch in which so many samples were trained on in this session. Collective.
 
         They hold means over all ranks where replicas are equal, rank 0's own otherwise.
         """

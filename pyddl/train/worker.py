@@ -124,6 +124,11 @@ class Worker(Replica):
             replica.enter(stage, rules)
         self._rounded_phases = set()
         self._covered = sum(each.size for each in self.phases) == self.layout.size
+        rounded = self._rounded
+        self._of_phases = [(self.whole[each.place], self.whole_gradients[each.place]) for each in self.phases]
+        self._of_shares = [(parameters[each.share], gradients[each.share],
+                            None if rounded is None else rounded[each.place][each.share])
+                           for each, (parameters, gradients) in zip(self.phases, self._of_phases, strict=True)]
         self.announce()
 
     def announce(self) -> None:
@@ -172,8 +177,7 @@ class Worker(Replica):
             batch.sum = self._batch_sum
         batch.group, batch.chains = self.group, self._chains
         self.samples = len(batch)
-        begin, end = self.sampler.rows_of(batch.step)
-        self.samples_of_step = end - begin
+        self.samples_of_step = self.sampler.rows_in(batch.step)
         batch.total = self.samples_of_step if self.together else self.samples
         self.seen += self.samples
         self._batch = batch
@@ -181,13 +185,13 @@ class Worker(Replica):
 
     def turns(self) -> Iterator[Turn]:
         """The turns of this step: until the next one is asked for, vectors are those of the phase."""
-        step = self._batch.step - self._first_step
+        batch = self._batch
+        step = batch.step - self._first_step
         due = [each for each in self.phases if each.is_due(step)]
         for each in due:
             self._phase = each
-            self._batch.phase, self._batch.turn, self._batch.ready = each.name, each.number, self.announces[each.number]
-            if each.size < self.layout.size:
-                self.parameters, self.gradients = self.whole[each.place], self.whole_gradients[each.place]
+            batch.phase, batch.turn, batch.ready = each.name, each.number, self.announces[each.number]
+            self.parameters, self.gradients = self._of_phases[each.number]
             yield each.turns[each is due[-1]]
         self.parameters, self.gradients = self.whole, self.whole_gradients
 
@@ -214,9 +218,7 @@ class Worker(Replica):
         if phase.clips and self.group is not None:
             norm = operation.squared_norm
             operation.squared_norm = self.group.total(self.squared_norm() if norm is None else norm)
-        rounded = None if self._rounded is None else self._rounded[phase.place][phase.share]
-        phase.update(self.whole[phase.place][phase.share], self.whole_gradients[phase.place][phase.share], operation,
-                     clock=self._batch.step - self._first_step, rounded=rounded)
+        phase.update(*self._of_shares[phase.number], operation, self._batch.step - self._first_step)
         self._rounded_phases.add(phase.name)
         self.compute_seconds += self._clock() - begin
 
