@@ -1,7 +1,7 @@
 """Compute kernels (csrc/kernels), one section per family. Arrays are C-contiguous, never copied or cast."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -287,118 +287,28 @@ class Ranges:
 
     def __init__(self, ranges: list[tuple[int, int, float]]) -> None: ...
 
-def sgd(
-    parameters: np.ndarray,
-    gradients: np.ndarray,
-    ranges: Ranges,
-    learning_rate: float,
-    scale: float,
-    bound: float,
-    rounded: np.ndarray | None = None,
-    /,
-) -> None: ...
-def momentum(
-    parameters: np.ndarray,
-    gradients: np.ndarray,
-    velocity: np.ndarray,
-    ranges: Ranges,
-    learning_rate: float,
-    scale: float,
-    bound: float,
-    momentum: float,
-    rounded: np.ndarray | None = None,
-    /,
-) -> None: ...
-def nesterov(
-    parameters: np.ndarray,
-    gradients: np.ndarray,
-    velocity: np.ndarray,
-    ranges: Ranges,
-    learning_rate: float,
-    scale: float,
-    bound: float,
-    momentum: float,
-    next_momentum: float,
-    rounded: np.ndarray | None = None,
-    /,
-) -> None: ...
-def adagrad(
-    parameters: np.ndarray,
-    gradients: np.ndarray,
-    sum: np.ndarray,
-    ranges: Ranges,
-    learning_rate: float,
-    scale: float,
-    bound: float,
-    epsilon: float,
-    rounded: np.ndarray | None = None,
-    /,
-) -> None: ...
-def rmsprop(
-    parameters: np.ndarray,
-    gradients: np.ndarray,
-    square: np.ndarray,
-    ranges: Ranges,
-    learning_rate: float,
-    scale: float,
-    bound: float,
-    decay: float,
-    epsilon: float,
-    rounded: np.ndarray | None = None,
-    /,
-) -> None: ...
-def adadelta(
-    parameters: np.ndarray,
-    gradients: np.ndarray,
-    square: np.ndarray,
-    change_square: np.ndarray,
-    ranges: Ranges,
-    learning_rate: float,
-    scale: float,
-    bound: float,
-    decay: float,
-    epsilon: float,
-    rounded: np.ndarray | None = None,
-    /,
-) -> None: ...
-def adam(
-    parameters: np.ndarray,
-    gradients: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    ranges: Ranges,
-    learning_rate: float,
-    scale: float,
-    bound: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    step: int,
-    rounded: np.ndarray | None = None,
-    /,
-) -> None: ...
-def adamw(
-    parameters: np.ndarray,
-    gradients: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    ranges: Ranges,
-    learning_rate: float,
-    scale: float,
-    bound: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    step: int,
-    rounded: np.ndarray | None = None,
-    /,
-) -> None: ...
+class _Rule(Protocol):
+    """One update. After ``gradients``: the rule's state vectors, then ``ranges: Ranges, learning_rate, scale, bound``,
+    the rule's own numbers, and at the end perhaps ``rounded``, a vector of uint16 that receives the parameters in
+    bfloat16."""
 
-reference_sgd = sgd
-reference_momentum = momentum
-reference_nesterov = nesterov
-reference_adagrad = adagrad
-reference_rmsprop = rmsprop
-reference_adadelta = adadelta
-reference_adam = adam
-reference_adamw = adamw
+    def __call__(self, parameters: np.ndarray, gradients: np.ndarray, /,
+                 *rest: np.ndarray | Ranges | float | None) -> None: ...
+
+sgd: _Rule  # no state, no number
+momentum: _Rule  # velocity; momentum
+nesterov: _Rule  # velocity; momentum, next_momentum
+adagrad: _Rule  # sum; epsilon
+rmsprop: _Rule  # square; decay, epsilon
+adadelta: _Rule  # square, change_square; decay, epsilon
+adam: _Rule  # first, second; beta1, beta2, epsilon, step
+adamw: _Rule  # as adam
+
+reference_sgd: _Rule
+reference_momentum: _Rule
+reference_nesterov: _Rule
+reference_adagrad: _Rule
+reference_rmsprop: _Rule
+reference_adadelta: _Rule
+reference_adam: _Rule
+reference_adamw: _Rule
