@@ -5,8 +5,8 @@
 
 A generative adversarial net (Goodfellow et al. 2014, NeurIPS) with the loss that does not saturate: two `Network`s in
 one flat vector, two phases with an optimizer each, noise that belongs to a row and a step, so that any number of ranks
-trains the same pair, and an averaged copy of the generator (Yazici et al. 2019, ICLR), from which samples are drawn. The
-data are standardised first: a critic's kinks must lie where they are.
+trains the same pair, and an averaged copy of the generator (Yazici et al. 2019, ICLR), from which samples are drawn.
+The data are standardised first: a critic's kinks must lie where they are.
 """
 
 import numpy as np
