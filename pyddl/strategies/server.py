@@ -59,7 +59,9 @@ class Server(Strategy):
     whoever is free, and updates are made from old parameters. Then learning rates are multiplied by the part of a step
     that a push is: 1 / W for one minibatch of W workers, whose staleness is W - 1 in the mean, and steps are divided by
     the mean staleness [4]_, the update itself counted. So W workers move as far as one does in the same samples, and
-    pushes of one clock count alike.
+    pushes of one clock count alike. Of a push that stands for more than a step the excess goes into the gradient, as
+    in [3]_, whose pushes are sums: plain descent follows it in full, and rules that adapt never make a longer step than
+    one.
 
     In a stage of several phases a worker fetches before each turn and pushes after it; a version is an update of one
     phase, and staleness counts those of the push's own phase.
@@ -276,8 +278,9 @@ class Server(Strategy):
         while (arrived := (yield Receive())) is not None:
             if isinstance(arrived, Arrived):
                 clocks[arrived.worker] += arrived.rows > 0
-                rate = arrived.weight if self.scales else 1.0
-                yield Update(1 / arrived.samples, vector=arrived.vector, phase=arrived.phase, rate=rate)
+                weight = arrived.weight if self.scales else 1.0
+                yield Update(max(1.0, weight) / arrived.samples, rate=min(1.0, weight), vector=arrived.vector,
+                             phase=arrived.phase)
             else:
                 clocks[arrived.worker] = math.inf
                 if not waits:  # nobody may wait for the worker that has left
