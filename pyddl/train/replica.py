@@ -51,6 +51,8 @@ class Replica:
         Those who take rows of each step, each with an optimizer state of its own.
     phases : list of PhaseState
         Of the stage. Set by `enter`.
+    trained : list of slice
+        What they train, neighbours as one.
     losses : dict of list of float
         By phase: sums of losses, one for each gradient since the epoch began.
     on_epoch : callable
@@ -86,6 +88,7 @@ class Replica:
         """Begin a stage: optimizer state, the strategy's vectors and counters are new."""
         self.phases = [self._state_of(phase, number, rules(phase)) for number, phase in enumerate(stage.phases)]
         self._by_name = {each.name: each for each in self.phases}
+        self.trained = joined([each.place for each in self.phases])
         self.step = 0
         self.counters = {}
         for vector in self.vectors.values():
@@ -263,6 +266,17 @@ class Replica:
         """Memory for a whole vector of the phase: that of the gradients between two steps, where they are whole."""
         gradients = self.whole_gradients
         return (gradients if gradients.size == self.layout.size else self.layout.zeros())[phase.place]
+
+
+def joined(places: Sequence[slice]) -> list[slice]:
+    """Ranges in their order, neighbours as one."""
+    out: list[slice] = []
+    for place in sorted(places, key=lambda place: place.start):
+        if out and out[-1].stop == place.start:
+            out[-1] = slice(out[-1].start, place.stop)
+        else:
+            out.append(place)
+    return out
 
 
 def _own_rows(s: Slice, each: Replica) -> np.ndarray:
