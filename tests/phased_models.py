@@ -33,11 +33,9 @@ class Phased:
     def gradient(self, parameters, gradients, buffers, batch):
         values = {name: view.astype(np.float64) for name, view in self.layout.views(parameters).items()}
         loss, sums = self.sums(values, batch.rows.astype(np.float64), batch)
-        gradients[:] = 7.0  # what is not the phase's may be scratched
-        views = self.layout.views(gradients)
-        for name, value in sums.items():
-            views[name][:] = value
-            if batch.ready is not None:
+        for name, view in self.layout.views(gradients).items():
+            view[:] = sums.get(name, 7.0)  # what is not the phase's may be scratched
+            if name in sums and batch.ready is not None:
                 batch.ready(self.layout[name].begin, self.layout[name].end)
         return float(loss)
 
@@ -49,6 +47,7 @@ class Phased:
 class Pair(Phased):
     """A generator, scale z + shift, and a critic, w x + q x^2, of rows x: WGAN with clipped weights."""
 
+    name = "pair"
     layout = Layout([*(Slice(name, (FEATURES,), "generator") for name in ("scale", "shift")),
                      *(Slice(name, (FEATURES,), "critic") for name in ("w", "q"))])
 
@@ -78,6 +77,7 @@ class Staged(Phased):
     Stage 2 begins by taking the data's mean for b, and halves a.
     """
 
+    name = "staged"
     layout = Layout([Slice(name, (FEATURES,), name) for name in "abc"])
     buffers = Layout([Slice("begun", (2,), merge="sum")])
 

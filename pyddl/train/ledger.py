@@ -101,6 +101,12 @@ class Ledger:
         self.stage, self.begun = stage, False
         self.patience = EarlyStopping(self.plan.options["patience"])
 
+    def skip_to(self, step: int) -> None:
+        """Go on there: what lies between is not trained on."""
+        calendar = self.plan.calendar
+        self.dropped += calendar.rows_before(step) - calendar.rows_before(self.step)
+        self.step = step
+
     def close_epoch(self, line: dict[str, Any]) -> bool:
         """Enter an epoch's line; whether it is the best of its stage."""
         self.metrics.append(line)
@@ -117,13 +123,16 @@ class Ledger:
     def save(self, saved: Saved, transport: Transport, *, best: bool = False) -> None:
         """Write a checkpoint. Collective."""
         if self.checkpoints is not None:
-            saved.books |= {"step": self.step, "row": self.row, "stage": self.stage, "begun": self.begun,
+            sampler, served = self.plan.sampler, self.plan.strategy.servers > 0
+            row = self.row if served else sampler.consumed(self.step) - self.epoch * sampler.rows
+            saved.books |= {"step": self.step, "row": row, "stage": self.stage, "begun": self.begun,
                             "dropped": self.dropped, "metrics": self.metrics}
             self.checkpoints.save(saved, transport, best=best)
 
     def restore(self, books: Mapping[str, Any]) -> None:
         """Be where a checkpoint was made."""
-        self.step, self.row, self.dropped = books["step"], books["row"], books["dropped"]
+        self.step, self.dropped = books["step"], books["dropped"]
+        self.row = books["row"] if self.plan.strategy.servers else 0  # where steps are whole, they say it all
         self.stage, self.begun = books["stage"], books["begun"]
         self.metrics, self.seconds_before = books["metrics"], books["seconds"]
         self._see_again()

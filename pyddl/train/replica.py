@@ -35,6 +35,8 @@ class Replica:
     seed : int
     vectors : sequence of str
         Names of the vectors that the strategy keeps.
+    joint : bool, default=True
+        Whether this one and the others of its kind train one model together.
     sharded : bool, default=False
         Keep optimizer state for this one's share of each phase only, and update only that.
     counted : bool, default=True
@@ -49,6 +51,10 @@ class Replica:
     ----------
     rows : sequence of Replica
         Those who take rows of each step, each with an optimizer state of its own.
+    hosts : bool
+        Whether these are others than itself.
+    owners : int
+        Among how many totals and chains are shared out: workers, replicas, or this one alone.
     phases : list of PhaseState
         Of the stage. Set by `enter`.
     trained : list of slice
@@ -60,7 +66,7 @@ class Replica:
     """
 
     def __init__(self, model: Model, *, number: int = 0, count: int = 1, seed: int = 0, vectors: Sequence[str] = (),
-                 sharded: bool = False, counted: bool = True, kept: bool = True, gradients: np.ndarray | None = None,
+                 joint: bool = True, sharded: bool = False, counted: bool = True, kept: bool = True, gradients: np.ndarray | None = None,
                  parameters: np.ndarray | None = None):
         self.model, self.number, self.count, self.seed, self.kept = model, number, count, seed, kept
         self.layout = model.layout
@@ -78,6 +84,8 @@ class Replica:
         self.losses: dict[str, list[float]] = defaultdict(list)
         self.rows_seen: Counter[str] = Counter()  # those of the losses
         self.on_epoch: Callable[[], Epoch | None] = lambda: None
+        self.hosts = False
+        self.owners = count if joint else 1
         self._sharded, self._counted = sharded, counted
 
     @property
@@ -131,7 +139,7 @@ class Replica:
             everyone = np.array([part[i] for i in range(max(map(len, parts))) for part in parts if i < len(part)])
             self._merge(shared, everyone[:, 0], everyone[:, 1:])
             self.merged[:] = self.buffers
-        if len(members) != 1 or members[0] is not self:  # replicas begin each turn with what this rank holds
+        if self.hosts:  # replicas begin each turn with what this rank holds
             yield from self.gather_chains()
 
     def _merge(self, slices: Sequence[Slice], weights: np.ndarray, buffers: np.ndarray) -> None:
@@ -156,11 +164,6 @@ class Replica:
                         self.buffers[s.begin + begin : s.begin + end] = mine
 
     @property
-    def owners(self) -> int:
-        """How many own chains: workers, or replicas."""
-        return self.count
-
-    @property
     def _members(self) -> Sequence[Replica]:
         """Those of `rows` whose buffers count."""
         return self.rows
@@ -177,12 +180,11 @@ class Replica:
     # ---- averaged copies
 
     def settle_averages(self) -> Steps:
-        """Make the averaged copies one for all workers, who count alike."""
+        """Make the averaged copies one for all `rows` of all workers, who count alike."""
         for number, phase in enumerate(self.phases):
             if phase.copies:
-                mine = [each.phases[number].average for each in self._members]
-                out = phase.average
-                yield Average(out, mine, [1] * len(mine))
+                mine = [each.phases[number].average for each in self.rows]
+                yield Average(phase.average, mine, [int(len(self._members) > 0)] * len(mine))
 
     def averaged(self) -> np.ndarray:
         """The parameters, with averaged copies in the place of those that have one: themselves where none has."""

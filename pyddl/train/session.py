@@ -162,7 +162,7 @@ class Session:
         strategy, layout, servers = plan.strategy, plan.model.layout, plan.strategy.servers
         worker = Worker(
             plan.model, plan.sampler, number=division.number - servers, count=plan.workers, rank=plan.world.rank,
-            seed=plan.options["seed"], reproducible=plan.options["reproducible"], vectors=strategy.vectors,
+            seed=plan.options["seed"], reproducible=plan.options["reproducible"], vectors=strategy.vectors, joint=strategy.joint,
             together=strategy.synchronous, updates_only=strategy.updates_only, sharded=strategy.shards,
             kept=not (servers and strategy.replicated), counted=division.part == 0,
             gradients=between.allocate(layout.size, "gradients") if strategy.synchronous else None,
@@ -209,7 +209,8 @@ class Session:
                 return
             last = self.span.number == len(plan.calendar.spans) - 1
             if ledger.patience.over and not last:  # the stage is over, not training
-                ledger.step, stop.agreed = plan.calendar.spans[self.span.number + 1].first, False
+                ledger.skip_to(plan.calendar.spans[self.span.number + 1].first)
+                stop.agreed = False
             if last or stop.agreed or ledger.step >= plan.end:
                 return
             self.settle()

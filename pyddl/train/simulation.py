@@ -180,7 +180,8 @@ class _Everyone:
             # A model that waits for a sum on its thread may hold memory of its own meanwhile.
             its_model = copy.deepcopy(model) if batons else model
             worker = Worker(its_model, sampler, number=number, count=workers, seed=seed, batch_sum=batch_sum,
-                            together=strategy.synchronous, vectors=strategy.vectors, sharded=strategy.shards)
+                            joint=strategy.joint, together=strategy.synchronous, vectors=strategy.vectors,
+                            sharded=strategy.shards)
             if strategy.replicas is not None:
                 worker.host(strategy.replicas)
             everyone.workers.append(worker)
