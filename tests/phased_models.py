@@ -141,6 +141,9 @@ class Kept(Phased):
         self.layout.views(gradients)["w"][:] = negative - batch.rows.sum(axis=0, dtype=np.float64)
         return float(batch.rows.sum(dtype=np.float64))
 
+    def scores(self, p, rows):
+        return {"loss": float((rows @ p["w"]).sum())}
+
     def _move(self, views, batch):
         if self.batch_sum:
             total, rows = batch.sum(np.array([batch.rows.mean(axis=1).sum(), len(batch)], dtype=np.float32))

@@ -1,5 +1,7 @@
 """Runs of phased models: the trainer and the simulation on one set of rows, and every strategy with its reference."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from phased_models import Pair
@@ -17,6 +19,7 @@ from phased_reference import (
     Together,
 )
 
+from pyddl.comm import use
 from pyddl.data import ArraySource
 from pyddl.optim import optimizer
 from pyddl.strategies import strategy
@@ -41,10 +44,16 @@ KINDS = {
 }
 
 
-def train(model=None, out=None, stop=None, **options):
+def alone(world):
+    """Each rank for itself, as a world of one."""
+    return nullcontext() if world.size == 1 else use(world.mpi.Split(world.rank))
+
+
+def train(model=None, out=None, stop=None, rows=ROWS, **options):
     options = {"optimizer": "sgd", "learning_rate": RATE, "batch_size": BATCH, "seed": SEED, "epochs": EPOCHS, **options}
     fit = {name: options.pop(name) for name in ("start", "passes") if name in options}
-    return Trainer(model or Pair(), out=None if out is None else str(out), stop=stop, **options).fit(ROWS, TEST, **fit)
+    trainer = Trainer(model or Pair(), out=None if out is None else str(out), stop=stop, **options)
+    return trainer.fit(rows, TEST, **fit)
 
 
 def simulated(chosen, workers, model=None, **options):

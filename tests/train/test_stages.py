@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from phased_models import Pair, Staged
 from phased_reference import EPOCHS, ROWS, Together, first_values, flat, follow, views_of
-from phased_runs import KINDS, assert_close, checked, simulated, train
+from phased_runs import KINDS, alone, assert_close, checked, simulated, train
 
-from pyddl.comm import use
 from pyddl.comm.machine import Machine
 from pyddl.models.stages import Phase, Stage
 from pyddl.strategies import strategy
@@ -33,11 +32,6 @@ class Asking(Staged):
     def sums(self, p, rows, batch):
         self.stop.requested |= batch.step == self.step
         return super().sums(p, rows, batch)
-
-
-def alone(world):
-    """Each rank for itself, as a world of one."""
-    return use(world.mpi.Split(world.rank))
 
 
 @pytest.mark.mpi
