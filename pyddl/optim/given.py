@@ -8,7 +8,7 @@ from typing import Any
 
 from pyddl import _check
 from pyddl.optim import OPTIMIZERS, MomentumSchedule, Optimizer, Schedule, optimizer, schedule
-from pyddl.optim.base import argument_names
+from pyddl.optim.base import argument_names, make
 
 __all__ = ["optimizer_of"]
 
@@ -48,7 +48,7 @@ def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps
         if wanted:
             peak = own.pop("learning_rate", given.learning_rate)
             own["learning_rate"] = _rate(peak, {**SCHEDULED, **wanted}, total_steps)
-        return type(given)(**{**arguments, **own})
+        return make(type(given), {**arguments, **own})
     options = {**SAID, **options}
     if given != whole:  # what belongs to the other rule alone is not meant for this one
         options = {**options, "momentum": None, "momentum_schedule": SAID["momentum_schedule"]}

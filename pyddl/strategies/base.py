@@ -155,6 +155,8 @@ class Strategy:
         Public name.
     synchronous : bool
         Whether all workers are in the same step at the same time, so that statistics of the whole batch have a meaning.
+    together : bool
+        Whether the gradient of a step is the sum over all workers, each of its slice.
     replicated : bool
         Whether the whole state is equal on all workers after each step (with servers: once it is settled after an
         epoch), so that any one stands for all.
@@ -199,6 +201,7 @@ class Strategy:
     splits: ClassVar[bool] = True
     one_group: ClassVar[bool] = False
     locks: ClassVar[bool] = False
+    together: bool = False
     updates_only: bool = False
     sums_gradients: bool = False
     shards: bool = False

@@ -110,6 +110,7 @@ class Server(Strategy):
         self.scales = _check.one_of("staleness", staleness, ("scaled", "ignored")) == "scaled"
         self._check_mode(bound is not None)
         self.tickets = mode != "sync" or backup > 0
+        self.together = not self.tickets
         self.vectors = ("pending",) if push_every > 1 else ()
         self.optimizes = fetch_every > 1
 

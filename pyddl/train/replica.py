@@ -15,7 +15,7 @@ from pyddl.layout import Layout, Slice
 from pyddl.models.protocol import Model
 from pyddl.models.stages import Phase, Stage
 from pyddl.optim import Optimizer
-from pyddl.strategies import Steps
+from pyddl.strategies import Steps, Strategy
 from pyddl.train.phase import PhaseState
 
 __all__ = ["Replica", "chains_of", "checked_buffers"]
@@ -309,12 +309,17 @@ def chains_of(buffers: Layout, number: int, count: int, *, together: bool) -> Ch
     return Chains(begin, end, chains if together else end - begin)
 
 
-def checked_buffers(buffers: Layout, reproducible: bool) -> None:
+def checked_buffers(buffers: Layout, strategy: Strategy, workers: int, *, reproducible: bool = False) -> None:
     """Raise `ParameterError` where buffers have no meaning."""
     tables = [s for s in buffers if s.merge == "rows"]
     if any(not s.shape or s.shape[0] != tables[0].shape[0] for s in tables):
         raise ParameterError(f"buffers {', '.join(s.name for s in tables)} are tables of chains, but their numbers of "
                              "rows differ: every chain has a row in each")
+    apart = 1 if strategy.together or not strategy.joint else strategy.replicas or workers
+    if tables and tables[0].shape[0] < apart:
+        chains = "1 persistent chain" if tables[0].shape[0] == 1 else f"{tables[0].shape[0]} persistent chains"
+        raise ParameterError(f"this model keeps {chains} for {apart} workers, each of whom needs some for gradients of "
+                             f"its own: give at least {apart}, or choose strategy allreduce")
     moved = [s.name for s in buffers if s.merge != "rows"]
     if reproducible and moved:
         raise ParameterError(f"this model keeps buffers ({', '.join(moved)}), which reproducible training would move "

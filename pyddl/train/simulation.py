@@ -114,7 +114,7 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
     check(strategy, workers, batch_size, data)
     sampler = Sampler(len(data), batch_size, seed)
     calendar = Calendar(sampler, stages_of(model), epochs)
-    checked_buffers(model.buffers, reproducible=False)
+    checked_buffers(model.buffers, strategy, workers)
     strategy.check_stages([len(span.stage.phases) for span in calendar.spans])
     simulation = Simulation(machine)
     statistics = Statistics(data)
@@ -180,7 +180,7 @@ class _Everyone:
             # A model that waits for a sum on its thread may hold memory of its own meanwhile.
             its_model = copy.deepcopy(model) if batons else model
             worker = Worker(its_model, sampler, number=number, count=workers, seed=seed, batch_sum=batch_sum,
-                            joint=strategy.joint, together=strategy.synchronous, vectors=strategy.vectors,
+                            joint=strategy.joint, together=strategy.together, vectors=strategy.vectors,
                             sharded=strategy.shards)
             if strategy.replicas is not None:
                 worker.host(strategy.replicas)
