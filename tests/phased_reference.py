@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from pyddl.comm.cut import Cut
-from pyddl.comm.operations import Arrived, Compute, Fetch, Push, Receive, Update
+from pyddl.comm.operations import Arrived, Compute, Fetch, Push, Receive, StepDone, Update
 from pyddl.data import ArraySource
 from pyddl.data.sampler import Sampler
 from pyddl.data.statistics import Statistics
@@ -231,8 +231,8 @@ def follow(model, strategy):
             if (t + 1) % sampler.steps_per_epoch == 0 or t + 1 == length:
                 p, averaged = strategy.settled(replicas), copies(strategy, replicas)
                 scores = model.scores(views_of(model, averaged), TEST.astype(np.float64))
-                lines.append({**{f"train_loss_{name}": losses[name] / max(1, rows[name]) for name in replicas[0].phases},
-                              **{f"test_{name}": value / len(TEST) for name, value in scores.items()}})
+                means = {f"train_loss_{name}": losses[name] / max(1, rows[name]) for name in replicas[0].phases}
+                lines.append(means | {f"test_{name}": value / len(TEST) for name, value in scores.items()})
                 losses.clear()
                 rows.clear()
     return SimpleNamespace(parameters=p, averaged=averaged, lines=lines)
@@ -297,6 +297,8 @@ def logged(kind):
                 return "compute", batch.phase, batch.turn, batch.step, batch.index.copy()
             if isinstance(operation, Update):
                 return "update", me._phase.name
+            if isinstance(operation, StepDone):
+                return ("done",)
             return ("push", operation.phase) if isinstance(operation, Push) else None
 
         def _of_server(self, me, operation, answer):
@@ -427,8 +429,57 @@ class Working(Replica):
             elif kind == "push":
                 vector, samples, weight = self.pending.pop(rest[0])
                 self.pushed.append((vector, samples, rest[0], weight))
-            else:
+            elif kind == "update":
                 self.update(self.phases[rest[0]], self.latest / self.samples, self.step)
+            self.log.pop(0)
+            moved = True
+        return moved
+
+
+def replay_elastic(model, server, workers, *, delta):
+    """The centre at the end of algorithm 1 of the elastic paper, by the logs of its server and workers."""
+    stage, p = stages_of(model)[0], first_values(model)[0]
+    centre = [p]
+    pulled = [Pulled(model, stage, p, log, delta, 0.9 / len(workers)) for log in workers]
+    order, taken = [worker for _, worker, *_ in server], [0] * len(workers)
+    while order or any(each.log for each in pulled):
+        moved = any([each.advance(centre) for each in pulled])
+        while order and len(pulled[order[0]].forces) > taken[order[0]]:
+            centre.append(centre[-1] + pulled[order[0]].forces[taken[order[0]]])
+            taken[order.pop(0)] += 1
+            moved = True
+        assert moved, "the logs do not fit together"
+    return centre[-1]
+
+
+class Pulled(Replica):
+    """A worker of the elastic paper: p is the point x + delta v at which it takes gradients."""
+
+    def __init__(self, model, stage, p, log, delta, alpha):
+        super().__init__(model, p)
+        self.enter(stage)
+        self.log, self.delta, self.alpha, self.forces, self.x = list(log), delta, alpha, [], p.copy()
+
+    def advance(self, centre):
+        moved = False
+        while self.log:
+            kind, *rest = self.log[0]
+            if kind == "fetch":
+                if len(centre) <= rest[0][0]:
+                    return moved
+                at = self.x if self.delta else self.p
+                self.forces.append(self.alpha * (at - centre[rest[0][0]]))
+                self.p -= self.forces[-1]
+                self.x -= self.forces[-1]
+            elif kind == "compute":
+                name, turn, step, index = rest
+                batch = SimpleNamespace(index=index, step=step, seed=SEED, turn=turn, phase=name)
+                self.latest, self.clock = self.gradient(self.phases[name], batch)[1] / len(index), step
+            elif kind == "update":
+                self.update(self.phases[rest[0]], self.latest, self.clock)
+            elif kind == "done":
+                velocity, self.x = self.p - self.x, self.p.copy()
+                self.p += self.delta * velocity
             self.log.pop(0)
             moved = True
         return moved

@@ -50,7 +50,8 @@ def alone(world):
 
 
 def train(model=None, out=None, stop=None, rows=ROWS, **options):
-    options = {"optimizer": "sgd", "learning_rate": RATE, "batch_size": BATCH, "seed": SEED, "epochs": EPOCHS, **options}
+    given = {"optimizer": "sgd", "learning_rate": RATE, "batch_size": BATCH, "seed": SEED, "epochs": EPOCHS}
+    options = {**given, **options}
     fit = {name: options.pop(name) for name in ("start", "passes") if name in options}
     trainer = Trainer(model or Pair(), out=None if out is None else str(out), stop=stop, **options)
     return trainer.fit(rows, TEST, **fit)

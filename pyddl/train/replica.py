@@ -57,7 +57,7 @@ class Replica:
         Among how many totals and chains are shared out: workers, replicas, or this one alone.
     phases : list of PhaseState
         Of the stage. Set by `enter`.
-    trained : list of slice
+    trained : sequence of slice
         What they train, neighbours as one.
     losses : dict of list of float
         By phase: sums of losses, one for each gradient since the epoch began.
@@ -66,8 +66,8 @@ class Replica:
     """
 
     def __init__(self, model: Model, *, number: int = 0, count: int = 1, seed: int = 0, vectors: Sequence[str] = (),
-                 joint: bool = True, sharded: bool = False, counted: bool = True, kept: bool = True, gradients: np.ndarray | None = None,
-                 parameters: np.ndarray | None = None):
+                 joint: bool = True, sharded: bool = False, counted: bool = True, kept: bool = True,
+                 gradients: np.ndarray | None = None, parameters: np.ndarray | None = None):
         self.model, self.number, self.count, self.seed, self.kept = model, number, count, seed, kept
         self.layout = model.layout
         self.whole = model.layout.zeros() if parameters is None else parameters
@@ -78,6 +78,7 @@ class Replica:
         self.vectors = {name: model.layout.zeros() for name in vectors}
         self.counters: dict[str, int] = {}
         self.phases: list[PhaseState] = []
+        self.trained: Sequence[slice] = ()
         self.step = 0
         self.samples = self.samples_of_step = 0
         self.seen = 0  # rows since buffers were merged

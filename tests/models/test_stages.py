@@ -93,7 +93,7 @@ def test_a_phase_s_own_rule_does_not_get_what_belongs_to_the_other():
 
 
 def test_backup_workers_and_phases_do_not_go_together():
-    with pytest.raises(ParameterError, match="backup drops pushes of a step as a whole, and this model has stages of 2"):
+    with pytest.raises(ParameterError, match=r"backup drops pushes of a step as a whole, .* stages of 2 phases"):
         simulated(strategy("server", backup=1), 3)
 
 
@@ -117,7 +117,7 @@ def test_tables_of_chains_are_of_one_length():
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("options", [{"strategy": "averaging"}, {"strategy": "gossip"}], ids=str)
 def test_a_worker_that_is_alone_with_its_rows_needs_chains_of_its_own(world, options):
-    with pytest.raises(ParameterError, match="1 persistent chain for [234] workers, .*give at least"):
+    with pytest.raises(ParameterError, match=r"1 persistent chain for [234] workers, .*give at least"):
         train(Kept(chains=1), **options)
 
 
