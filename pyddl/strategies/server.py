@@ -112,6 +112,7 @@ class Server(Strategy):
         self.scales = _check.one_of("staleness", staleness, ("scaled", "ignored")) == "scaled"
         self._check_mode(bound is not None)
         self.tickets = mode != "sync" or backup > 0
+        self.together = not self.tickets
         self.vectors = ("pending",) if push_every > 1 else ()
         self.optimizes = fetch_every > 1
 
@@ -173,7 +174,7 @@ class Server(Strategy):
             yield from self._epoch(me, epoch)
 
     def _epoch(self, me: Me, epoch: Epoch) -> Steps:
-        done = rows = 0  # minibatches, and rows of those that no push has told of yet
+        done = clock = rows = 0  # minibatches, pushes that told of rows, and rows that none has told of yet
         version: Version = -1
         pending: dict[str, Pending] = {}  # by phase
         me.counters["samples"] = 0
@@ -184,21 +185,23 @@ class Server(Strategy):
             me.counters["samples"] += me.samples
             for turn in me.turns():
                 if done % self.fetch_every == 0:
-                    version = yield Fetch(me.whole, self._needed(epoch, done, version))
+                    version = yield Fetch(me.whole, self._needed(epoch, done, clock, version))
                 yield Compute()
                 mine = pending.setdefault(turn.phase, Pending())
                 vector = self._pending(me, mine, turn, version)
                 if (done + 1) % self.push_every == 0:
-                    yield Push(vector, mine.samples, mine.version, turn.phase, rows if turn.last else 0, mine.weight)
-                    rows = 0 if turn.last else rows
+                    told = rows if turn.last else 0
+                    yield Push(vector, mine.samples, mine.version, turn.phase, told, mine.weight)
+                    rows, clock = rows - told, clock + (told > 0)
                     del pending[turn.phase]
                 if (done + 1) % self.fetch_every and me.samples:
                     yield Update(1 / me.samples)
             done += 1
             if done % self.push_every == 0:
                 yield from self._flush(me, pending, rows)
-                rows = 0 if pending else rows
-                pending.clear()
+                if pending:
+                    rows, clock = 0, clock + (rows > 0)
+                    pending.clear()
             yield StepDone()
         yield from self._flush(me, pending, rows)
 
@@ -225,12 +228,12 @@ class Server(Strategy):
             yield Push(me.vectors["pending"][mine.place], mine.samples, mine.version, phase, 0 if left else rows,
                        mine.weight)
 
-    def _needed(self, epoch: Epoch, done: int, version: Version) -> int:
-        """The progress that a worker waits for after ``done`` minibatches of this epoch."""
+    def _needed(self, epoch: Epoch, done: int, clock: int, version: Version) -> int:
+        """The progress that a worker waits for after ``done`` minibatches of this epoch, when its clock is this."""
         if self.mode == "sync":
             return 1 + (version if isinstance(version, int) else version[0])
         if self.mode == "ssp":  # its clock at the last minibatch before the next fetch must be within the bound
-            clock = (done + self.fetch_every - 1) // self.push_every - self.bound
+            clock += (done % self.push_every + self.fetch_every - 1) // self.push_every - self.bound
             return at(epoch, clock) if clock > 0 else 0
         return 0
 
