@@ -382,9 +382,11 @@ class Served(Replica):
             else:
                 name, rate = rest
                 assert {phase for _, _, phase, _ in self.waiting} == {name}
-                if scales:
-                    np.testing.assert_allclose(rate, sum(weight for *_, weight in self.waiting), rtol=1e-6)
                 total, samples = (sum(each[i] for each in self.waiting) for i in (0, 1))
+                if scales:
+                    weight = sum(weight for *_, weight in self.waiting)
+                    np.testing.assert_allclose(rate, min(1, weight), rtol=1e-6)
+                    total = total * max(1, weight)  # beyond one step it is the gradient that grows
                 self.update(self.phases[name], total / samples, self.sampler.reached(self.rows_before), rate)
                 self.rows_before, self.waiting = self.rows, []
                 self.versions.append(self.p.copy())
