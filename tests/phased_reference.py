@@ -67,6 +67,8 @@ class Replica:
 class Alone:
     """Nothing is sent."""
 
+    per_node = 1
+
     def __init__(self, workers):
         self.workers = workers
 
@@ -119,16 +121,17 @@ class Averaged(Alone):
             self._set(replicas, self.anchor)
             self.used[:] = 0
         elif self.node_period and k % self.node_period == 0:
-            self._set(replicas, self.settled(replicas))  # all are on one node
+            for first in range(0, self.workers, self.per_node):
+                there = slice(first, first + self.per_node)
+                if self.used[there].any():
+                    self._set(replicas[there], mean_of(replicas[there], self.used[there]))
 
     def _set(self, replicas, p):
         for each in replicas:
             each.p[:] = p
 
     def settled(self, replicas):
-        if not self.used.any():
-            return replicas[0].p.copy()
-        return sum(w * each.p for w, each in zip(self.used, replicas, strict=True)) / self.used.sum()
+        return mean_of(replicas, self.used) if self.used.any() else replicas[0].p.copy()
 
 
 class Elastic(Alone):
@@ -174,6 +177,10 @@ class Gossip(Alone):
 
     def settled(self, replicas):
         return sum(each.p for each in replicas) / self.workers
+
+
+def mean_of(replicas, weights):
+    return sum(w * each.p for w, each in zip(weights, replicas, strict=True)) / sum(weights)
 
 
 def views_of(model, p):

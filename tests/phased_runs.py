@@ -72,4 +72,10 @@ def checked(world, name):
     workers = world.size - options.get("servers", kind == "server")
     if workers < 1 or (world.size == 1 and strategy(kind, **options).needs > 1):
         pytest.skip("needs more ranks")
-    return kind, options, rule(workers)
+    made = rule(workers)
+    made.per_node = per_node(world)
+    return kind, options, made
+
+
+def per_node(world):
+    return -(-world.size // world.nodes)

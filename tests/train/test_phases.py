@@ -8,7 +8,7 @@ import pytest
 import support
 from phased_models import Pair
 from phased_reference import TEST, flat, follow, logged, replay, replay_elastic, views_of
-from phased_runs import KINDS, alone, assert_close, checked, simulated, train
+from phased_runs import KINDS, alone, assert_close, checked, per_node, simulated, train
 
 from pyddl.comm.machine import Machine
 from pyddl.layout import Layout, Slice
@@ -51,7 +51,7 @@ def test_the_simulation_gives_what_as_many_ranks_give(world, name):
     kind, options, _ = checked(world, name)
     result = train(strategy=kind, **options)
     chosen = strategy(kind, **options)
-    run = simulated(chosen, world.size - chosen.servers, machine=Machine(workers_per_node=world.size))
+    run = simulated(chosen, world.size - chosen.servers, machine=Machine(workers_per_node=per_node(world)))
     if kind in ("allreduce", "server") or "sync_steps" in options:  # a transport may add in an order of its own
         assert_close(run.parameters, result.parameters)
     elif kind != "local" or world.rank == 0:

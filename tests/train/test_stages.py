@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from phased_models import Pair, Staged
 from phased_reference import EPOCHS, ROWS, Together, first_values, flat, follow, views_of
-from phased_runs import KINDS, alone, assert_close, checked, simulated, train
+from phased_runs import KINDS, alone, assert_close, checked, per_node, simulated, train
 
 from pyddl.comm.machine import Machine
 from pyddl.models.stages import Phase, Stage
@@ -55,7 +55,7 @@ def test_every_strategy_follows_the_reference(world, name, lasts):
                                                                    rel=1e-4)
     chosen = strategy(kind, **options)
     run = simulated(chosen, world.size - chosen.servers, Staged(**LASTS[lasts]),
-                    machine=Machine(workers_per_node=world.size))
+                    machine=Machine(workers_per_node=per_node(world)))
     if kind in ("allreduce", "server") or "sync_steps" in options:
         assert_close(run.parameters, result.parameters)
     else:
