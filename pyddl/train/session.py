@@ -14,8 +14,6 @@ from pyddl import _core
 from pyddl.comm import abort, threads
 from pyddl.comm.activity import Activity
 from pyddl.comm.driver import drive
-from pyddl.errors import ParameterError, ShapeError
-from pyddl.layout import Slice
 from pyddl.strategies import Steps
 from pyddl.strategies.auto import Choice
 from pyddl.train import records
@@ -30,10 +28,12 @@ from pyddl.train.progress import Progress
 from pyddl.train.result import Result
 from pyddl.train.run import write_model
 from pyddl.train.server import Server
+from pyddl.train.start import go_on, initialise, restore
 from pyddl.train.stop import StopRequest
 from pyddl.train.tensors import Gathered
 from pyddl.train.timing import PARTS, TimeSplit
 from pyddl.train.watchdog import Watchdog
+from pyddl.train.whole import Whole
 from pyddl.train.worker import Worker
 
 __all__ = ["Session"]
@@ -86,6 +86,7 @@ class Session:
             ledger.checkpoints.group = plan.division.group
         self.replica = self._server() if plan.world.rank < plan.strategy.servers else self._worker()
         self.fence = self._fence()
+        self.whole = Whole(plan, connection, self.replica, self.fence)
         group = plan.division.group
         self._start()
         self.clock = TimeSplit(self.replica, model_group=group)  # nothing is counted before a stage runs
@@ -100,13 +101,13 @@ class Session:
             self.progress.end()
         stopped = ledger.step < plan.end and not ledger.patience.over
         if self.goes_on:
-            self.settle()
-            return self._result({"time": self.seconds()[0], "split": 1, "stage": ledger.stage}, self.whole_state())
+            self.whole.settle()
+            return self._result({"time": self.seconds()[0], "split": 1, "stage": ledger.stage}, self.whole.state())
         if stopped:
             self.save()
-        self.settle()
-        state = dict(self._own_state()) if self._in_shares and group is None else self.whole_state()
-        averaged, buffers = self._averaged(), self.replica.buffers_as_one()
+        self.whole.settle()
+        state = self.whole.state_here()
+        averaged, buffers = self.whole.averaged(), self.replica.buffers_as_one()
         self.activity.begin("the summary")
         server = self.fence.summary()
         seconds, per_rank = self.seconds()
@@ -177,7 +178,7 @@ class Session:
     def _fence(self) -> Fence | ServedFence:
         plan, shared = self.plan, (self.plan, self.ledger, self.connection)
         if plan.strategy.servers:
-            return ServedFence(*shared, self.replica, self.close_epoch, self.settle, self.outlive)
+            return ServedFence(*shared, self.replica, self.close_epoch, lambda: self.whole.settle(), self.outlive)
         assert isinstance(self.replica, Worker)
         return Fence(*shared, self.replica, self.close_epoch)
 
@@ -212,14 +213,17 @@ class Session:
                 ledger.step, stop.agreed = plan.calendar.spans[self.span.number + 1].first, False
             if last or stop.agreed or ledger.step >= plan.end:
                 return
-            self.settle()
+            self.whole.settle()
             self.replica.take_buffers(self.replica.buffers_as_one())
             self._enter(self.span.number + 1)
             self.save()
 
     def _enter(self, stage: int) -> None:
-        """Vectors of the optimizers and of the strategy are new."""
         self.ledger.enter(stage)
+        self._renew()
+
+    def _renew(self) -> None:
+        """Vectors of the stage's optimizers and of the strategy are new."""
         self.replica.enter(self.span.stage, self.plan.rules(self.span, served=isinstance(self.replica, Server)))
 
     def _begin(self) -> None:
@@ -256,80 +260,25 @@ class Session:
 
     def _start(self) -> None:
         """Give the vectors their first values: those of the newest checkpoint, or the model's own. Collective."""
-        plan, ledger, replica, between = self.plan, self.ledger, self.replica, self.connection.between
-        checkpoints = ledger.checkpoints
-        if checkpoints is not None and self.resumes:
-            books = checkpoints.books(self.connection.transport)
+        plan, ledger, replica, start = self.plan, self.ledger, self.replica, self.start
+        if ledger.checkpoints is not None and self.resumes:
+            books = ledger.checkpoints.books(self.connection.transport)
             if books:
                 self._enter(books["stage"])
-                saved = checkpoints.newest(self.connection.transport, self._slices())
+                saved = ledger.checkpoints.newest(self.connection.transport, self.whole.slices())
                 assert saved is not None
-                self._resume(saved)
+                ledger.restore(saved.books)
+                restore(plan, replica, saved)
+                if self.choice is None and books.get("auto") is not None:
+                    self.choice = Choice.recorded(books["auto"])
                 return
-        if self.start is not None:
-            self._go_on(self.start)
+        if start is None:
+            self._enter(0)
+            initialise(plan, self.connection, replica)
             return
-        self._enter(0)
-        plan.model.initialise(replica.whole, replica.buffers, plan.options["seed"], plan.statistics())
-        between.broadcast(replica.whole)  # ranks on unlike processors may round differently
-        between.broadcast(replica.buffers)
-        replica.take_buffers(replica.buffers)
-
-    def _resume(self, saved: Saved) -> None:
-        replica, books, strategy = self.replica, saved.books, self.plan.strategy
-        replica.restore(saved.tensors)
-        self.ledger.restore(books)
-        if strategy.replicated:
-            replica.take_buffers(replica.buffers)  # the file has them as one process would
-        if self.choice is None and books.get("auto") is not None:
-            self.choice = Choice.recorded(books["auto"])
-        number = 0 if strategy.replicated else self.plan.division.number
-        for each, updates in zip(replica.rows, books["updates"][number], strict=True):
-            for phase, done in zip(each.phases, updates, strict=True):
-                phase.updates = done
-        replica.counters = books["counters"][number]
-        replica.step = self.ledger.step - self.span.first
-        keeps = self.plan.world.rank == 0 or (not strategy.replicated and self.plan.division.part == 0)
-        if keeps:
-            replica.losses.update({name: list(losses) for name, losses in books["losses"][number].items()})
-
-    def _go_on(self, start: Result) -> None:
-        """Give the vectors the values that an earlier training in this process left."""
-        plan, replica = self.plan, self.replica
-        if plan.division.group is not None:
-            start = start.cut(plan.model.layout, plan.model.buffers)
-        self.ledger.go_on(start.metrics, start.summary["time"])
-        begun = self.ledger.begun
-        self._enter(self.ledger.stage)
-        self.ledger.begun = begun
-        self.ledger.go_on(start.metrics, start.summary["time"])
-        for mine, theirs in ((replica.whole, start.parameters), (replica.buffers, start.buffers)):
-            self._take("parameters or buffers", mine, theirs)
-        replica.take_buffers(replica.buffers)
-        if not begun or not replica.kept or not start.state:
-            if begun:
-                replica.begin_averages()
-            return
-        for phase in replica.phases:
-            given = [name for name in start.state if name.split(".")[0] == phase.name]
-            if len(given) != len(phase.state):
-                raise ParameterError(f"there are {len(given)} vectors of optimizer state to start from; "
-                                     f"{phase.optimizer.name} keeps {len(phase.state)}: use the optimizer that left "
-                                     "them")
-            for name, mine in zip(phase.names, phase.state, strict=True):
-                vector = start.state.get(f"{phase.name}.{name}")
-                if vector is None:
-                    raise ParameterError(f"there is no vector {name} of the optimizer to start from, which "
-                                         f"{phase.optimizer.name} keeps: use the optimizer that left them")
-                theirs = vector[phase.share] if vector.size == phase.size else vector
-                self._take(f"optimizer state {name}", mine, theirs)
-            phase.updates = start.updates.get(phase.name, 0)
-
-    def _take(self, what: str, mine: np.ndarray, theirs: np.ndarray) -> None:
-        if mine.shape != theirs.shape:
-            raise ShapeError(f"a vector to start from ({what}) has shape {theirs.shape}; this model needs "
-                             f"{mine.shape}: whole() of that result gathers shares, if that is what it has")
-        mine[:] = theirs
+        ledger.go_on(start.metrics, start.summary["time"])
+        self._renew()
+        go_on(plan, replica, start, ledger.begun)
 
     # ---- after an epoch
 
@@ -380,63 +329,14 @@ class Session:
         joint = plan.strategy.joint
         names = scores_of(plan.model, plan.data)
         if plan.test is None or not (joint or division.number == 0):
-            with self.settled(evaluates=False):
+            with self.whole.settled(evaluates=False):
                 return dict.fromkeys((f"test_{name}" for name in names), None)
         of_worker = None if division.group is None else division.group.transport
         shared = self.connection.transport if joint else of_worker
-        with self.settled() as (parameters, buffers):
+        with self.whole.settled() as (parameters, buffers):
             scores = evaluate(plan.model, parameters, buffers, plan.test, shared, self.activity.beat, division.group,
                               (division.number, division.count) if joint else (0, 1))
         return {f"test_{name}": value for name, value in scores.items()}
-
-    def settle(self) -> None:
-        """Let this rank's vectors be what training stands for. Collective."""
-        self._drive(self.plan.strategy.settle(self.replica))  # type: ignore[arg-type]
-        if self.plan.strategy.joint and not self.plan.strategy.replicated:
-            self._drive(self.replica.settle_averages())
-        if self.plan.strategy.joint:
-            self._drive(self.replica.gather_chains())
-
-    def _drive(self, steps: Steps) -> None:
-        connection = self.connection
-        drive(steps, self.replica, connection.between, groups=connection.groups, activity=self.activity,
-              end=self.fence.end)
-
-    @contextmanager
-    def settled(self, *, evaluates: bool = True) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Within the block the vectors are what training stands for; it gets parameters and buffers to evaluate.
-        Collective.
-
-        Where replicas differ their vectors are as before afterwards; elsewhere buffers stay merged.
-        """
-        strategy, replica = self.plan.strategy, self.replica
-        if strategy.replicated or not strategy.joint:
-            if strategy.joint and not strategy.servers:  # a fence with servers has settled them
-                self.settle()
-            yield self._averaged(), replica.buffers_as_one()
-            return
-        if not evaluates:
-            yield replica.whole, replica.buffers
-            return
-        averages = [each.average for each in replica.phases if each.copies]
-        vectors = [replica.whole, replica.buffers, replica.merged, *averages]
-        kept, seen = [(vector, vector.copy()) for vector in vectors], replica.seen
-        self.settle()
-        yield self._averaged(), replica.buffers_as_one()
-        for vector, values in kept:
-            vector[:] = values
-        replica.seen = seen
-
-    def _averaged(self) -> np.ndarray:
-        """The parameters with averaged copies in their places. Collective where servers or owners have these."""
-        if isinstance(self.fence, ServedFence) and self.plan.strategy.replicated:
-            return self.fence.averaged()
-        averaged = self.replica.averaged()
-        if self._in_shares and averaged is not self.replica.whole:
-            for each in self.replica.phases:
-                if each.copies:
-                    self.connection.groups["world"].gather_from_owners(averaged[each.place])
-        return averaged
 
     def _stop_or_go_on(self, line: dict[str, Any], best: bool) -> None:
         """After an epoch: early stopping, and the checkpoint. Collective."""
@@ -456,29 +356,15 @@ class Session:
         """Write a checkpoint. Collective."""
         if self.ledger.checkpoints is None:
             return
-        with self.activity.files("writing a checkpoint"):
-            replica, between = self.replica, self.connection.between
-            kept = self._as_saved()
-            tensors = (Gathered(replica, self._gather_from_owners) if self._in_shares
-                       else replica.tensors(self.whole_state()))
+        replica, between, whole = self.replica, self.connection.between, self.whole
+        with self.activity.files("writing a checkpoint"), whole.as_saved():
+            tensors = (Gathered(replica, whole.gather_from_owners) if whole.in_shares
+                       else replica.tensors(whole.state()))
             self.ledger.save(Saved(tensors, {
                 "updates": between.gather_objects([[phase.updates for phase in each.phases] for each in replica.rows]),
                 "counters": between.gather_objects(replica.counters), "losses": self._all_losses(),
-                "seconds": self.seconds()[0], "auto": self.choice and self.choice.record()}, self._slices()),
+                "seconds": self.seconds()[0], "auto": self.choice and self.choice.record()}, whole.slices()),
                 self.connection.transport, best=best)
-            replica.buffers[:] = kept
-
-    def _as_saved(self) -> np.ndarray:
-        """Let buffers be what a checkpoint holds: merged where one file stands for all workers. The ones before."""
-        replica, strategy = self.replica, self.plan.strategy
-        if strategy.replicated and not strategy.servers:
-            self._drive(replica.merge_buffers())
-        if strategy.joint:
-            self._drive(replica.gather_chains())
-        kept = replica.buffers.copy()
-        if strategy.replicated:
-            replica.buffers[:] = replica.buffers_as_one()
-        return kept
 
     def _all_losses(self) -> list[dict[str, list[float]]]:
         """Of each replica that is saved: its losses, of all ranks that belong to it."""
@@ -489,33 +375,6 @@ class Session:
         of_one = count if self.plan.strategy.replicated else self.plan.division.parts
         return [{name: [loss for part in losses[first : first + of_one] for loss in part.tolist()]
                  for name, losses in all_ranks.items()} for first in range(0, count, of_one)]
-
-    def _slices(self) -> dict[str, Slice] | None:
-        """Which parts of the tensors this rank holds; None where it holds them whole, all at once."""
-        return self.replica.slices() if self.plan.division.group is not None or self._in_shares else None
-
-    @property
-    def _in_shares(self) -> bool:
-        """Whether each rank has a share of the optimizer's state, too large for one perhaps."""
-        return self.plan.strategy.shards and self.plan.division.count > 1
-
-    def _gather_from_owners(self, vector: np.ndarray) -> None:
-        self.connection.groups["world"].gather_from_owners(vector)
-
-    def _own_state(self) -> Iterator[tuple[str, np.ndarray]]:
-        for each in self.replica.phases:
-            for name, vector in zip(each.names, each.state, strict=True):
-                yield f"{each.name}.{name}", vector
-
-    def whole_state(self) -> Mapping[str, np.ndarray]:
-        """The optimizers' state vectors, also where each rank keeps a share, or the servers do. Collective."""
-        if isinstance(self.fence, ServedFence) and self.plan.strategy.replicated:
-            return self.fence.state()
-        state = self.replica.whole_state()
-        if self.plan.strategy.shards:
-            for vector in state.values():
-                self._gather_from_owners(vector)
-        return state
 
     # ---- when ranks die
 
