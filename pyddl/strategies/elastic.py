@@ -54,8 +54,8 @@ class Elastic(Strategy):
         Whether all workers meet the centre at the same step, or each when it gets there.
     tau : int, default=10
         Steps between two meetings.
-    alpha : float, optional
-        Share of its distance by which a worker moves to the centre, eta rho in the paper; 0.9 / workers by default,
+    elastic_rate : float, optional
+        alpha: the share of its distance by which a worker moves to the centre, eta rho in the paper; 0.9 / workers by default,
         1 / workers at the most.
     elastic_momentum : float, default=0
         delta, from 0 to below 1.
@@ -68,12 +68,13 @@ class Elastic(Strategy):
     name = "elastic"
     needs = 2
 
-    def __init__(self, mode: str = "sync", tau: int = 10, alpha: float | None = None, elastic_momentum: float = 0.0):
+    def __init__(self, mode: str = "sync", tau: int = 10, elastic_rate: float | None = None,
+                 elastic_momentum: float = 0.0):
         self.mode = _check.one_of("mode", mode, ("sync", "async"))
         self.servers = 0 if mode == "sync" else 1
         self.tickets = mode == "async"
         self.tau = _check.integer("tau", tau, at_least=1)
-        self.alpha = None if alpha is None else _check.number("alpha", alpha, above=0)
+        self.alpha = None if elastic_rate is None else _check.number("elastic_rate", elastic_rate, above=0)
         self.momentum = _check.number("elastic_momentum", elastic_momentum, at_least=0, below=1)
         own = ("centre", "mean") if mode == "sync" else ("force",)
         self.vectors = (*own, *(("position", "velocity") if self.momentum else ()))
@@ -85,8 +86,8 @@ class Elastic(Strategy):
         super().check(ranks, batch_size)
         workers = ranks - self.servers
         if self.alpha is not None and self.alpha * workers > 1:
-            raise ParameterError(f"alpha is {self.alpha} with {workers} workers, so that the centre would move beyond "
-                                 f"their mean; expected at most 1 / workers = {1 / workers:g}")
+            raise ParameterError(f"elastic_rate is {self.alpha} with {workers} workers, so that the centre would move "
+                                 f"beyond their mean; expected at most 1 / workers = {1 / workers:g}")
 
     def step_seconds(self, figures: Figures) -> float:
         f = figures

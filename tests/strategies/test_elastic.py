@@ -21,13 +21,13 @@ from golden import (
 from pyddl.errors import ParameterError
 from pyddl.strategies import strategy
 
-KINDS = {"EASGD": {"tau": 1}, "EASGD every third step": {"tau": 3, "alpha": 0.2}, "never": {"tau": 100},
+KINDS = {"EASGD": {"tau": 1}, "EASGD every third step": {"tau": 3, "elastic_rate": 0.2}, "never": {"tau": 100},
          "EAMSGD": {"tau": 2, "elastic_momentum": 0.9}}
 
 
-def reference(workers, tau, alpha=None, elastic_momentum=0.0):
+def reference(workers, tau, elastic_rate=None, elastic_momentum=0.0):
     """Of every worker: the points where gradients are taken, the centre at the end."""
-    alpha = 0.9 / workers if alpha is None else alpha
+    alpha = 0.9 / workers if elastic_rate is None else elastic_rate
     delta = elastic_momentum
     x = [np.zeros(len(MEMBERS)) for _ in range(workers)]
     v = [np.zeros(len(MEMBERS)) for _ in range(workers)]
@@ -58,7 +58,7 @@ def test_it_follows_the_paper_on_every_rank(world, kind):
 @pytest.mark.parametrize("workers", [2, 3, 4, 7])
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_follows_the_paper_in_the_simulation(workers, kind):
-    if KINDS[kind].get("alpha", 0) * workers > 1:
+    if KINDS[kind].get("elastic_rate", 0) * workers > 1:
         pytest.skip("refused")
     everyone = by_simulation(strategy("elastic", **KINDS[kind]), workers)
     for me, expected in zip(everyone, reference(workers, **KINDS[kind]), strict=True):
@@ -129,7 +129,7 @@ def test_async_follows_algorithm_1_in_the_simulation(workers, options):
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"tau": 0}, "tau is 0; expected a whole number at least 1"),
-    ({"alpha": 0}, "alpha is 0; expected a number above 0"),
+    ({"elastic_rate": 0}, "elastic_rate is 0; expected a number above 0"),
     ({"elastic_momentum": 1.0}, "elastic_momentum is 1.0; expected a number at least 0 and below 1"),
     ({"mode": "asinc"}, "mode is 'asinc'; expected one of"),
 ])
@@ -138,8 +138,8 @@ def test_bad_options_are_named(options, message):
         strategy("elastic", **options)
 
 
-def test_an_alpha_that_is_too_large_for_the_ranks_is_refused():
-    chosen = strategy("elastic", alpha=0.4)
+def test_a_rate_that_is_too_large_for_the_ranks_is_refused():
+    chosen = strategy("elastic", elastic_rate=0.4)
     chosen.check(2, 100)
-    with pytest.raises(ParameterError, match=r"alpha is 0.4 with 4 workers.*expected at most 1 / workers = 0.25"):
+    with pytest.raises(ParameterError, match=r"elastic_rate is 0.4 with 4 workers.*expected at most 1 / workers = 0.25"):
         chosen.check(4, 100)
