@@ -12,6 +12,7 @@ from pyddl.comm.cut import shares
 from pyddl.comm.driver import drive
 from pyddl.comm.group import Groups
 from pyddl.comm.machine import Machine
+from pyddl.comm.operations import Average
 from pyddl.comm.simulated import Simulation
 from pyddl.layout import Layout, Slice
 from pyddl.strategies import Local, Turn
@@ -78,6 +79,9 @@ class Worker:
             norm = scale * (self.squared_norm() if squared_norm is None else squared_norm) ** 0.5
             scale *= min(1, self.clip / norm)
         self.parameters[self.share] -= np.float32(RATE * scale) * self.gradients[self.share]
+
+    def average(self, out, vectors, weights, level="world"):
+        return (yield Average(out, vectors, weights, level))
 
     def merge_buffers(self, weights=None):
         yield from ()

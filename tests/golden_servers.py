@@ -12,7 +12,7 @@ from golden import LAYOUT, MEMBERS, RATE, SEED, gradient_sum, samples_of
 from pyddl.comm.cut import shares
 from pyddl.comm.driver import drive
 from pyddl.comm.machine import Machine
-from pyddl.comm.operations import Epoch
+from pyddl.comm.operations import Average, Epoch
 from pyddl.comm.server import ServerPort, serve
 from pyddl.comm.simulated import Simulation
 from pyddl.comm.simulated_servers import Published
@@ -86,6 +86,9 @@ class Worker:
 
     def restart(self):
         self.restarts += 1
+
+    def average(self, out, vectors, weights, level="world"):
+        return (yield Average(out, vectors, weights, level))
 
     def merge_buffers(self, weights=None):
         yield from ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -97,6 +97,12 @@ class Me(Protocol):
 
     def squared_norm(self) -> float:
         """In a turn: sum of squares of this worker's share of ``gradients``."""
+
+    def average(self, out: np.ndarray, vectors: Sequence[np.ndarray], weights: Sequence[int],
+                level: Literal["world", "node"] = "world") -> Generator[Operation, Any, int]:
+        """The operation `Average` on whole vectors, but for slices that the stage does not train: they stay as they
+        are, to the bit, which a mean of equal values need not be, and are not sent. Returns its answer.
+        """
 
     def merge_buffers(self, weights: Sequence[int] | None = None) -> Steps:
         """Operations that make the model's buffers one for all workers, by each slice's rule.

@@ -7,7 +7,6 @@ import numpy as np
 from pyddl import _check
 from pyddl.comm.operations import (
     Arrived,
-    Average,
     BeginStep,
     Compute,
     Fetch,
@@ -55,8 +54,8 @@ class Elastic(Strategy):
     tau : int, default=10
         Steps between two meetings.
     elastic_rate : float, optional
-        alpha: the share of its distance by which a worker moves to the centre, eta rho in the paper; 0.9 / workers by default,
-        1 / workers at the most.
+        alpha: the share of its distance by which a worker moves to the centre, eta rho in the paper; 0.9 / workers by
+        default, 1 / workers at the most.
     elastic_momentum : float, default=0
         delta, from 0 to below 1.
 
@@ -133,7 +132,7 @@ class Elastic(Strategy):
     def _meet_all(self, me: Me, x: np.ndarray) -> Steps:
         centre, mean = me.vectors["centre"], me.vectors["mean"]
         mean[:] = x
-        yield Average(mean, [mean], [1])
+        yield from me.average(mean, [mean], [1])
         self._move(me, x, self._rate(me) * (centre - x))
         mean -= centre
         mean *= self._rate(me) * me.count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pyddl import _check
-from pyddl.comm.operations import Average, BeginStep, Compute, Exchange, StepDone, Update
+from pyddl.comm.operations import BeginStep, Compute, Exchange, StepDone, Update
 from pyddl.random import SEEDS, STRATEGY
 from pyddl.strategies.base import Me, Steps, Strategy
 from pyddl.strategies.figures import Figures
@@ -73,7 +73,7 @@ class Gossip(Strategy):
         me.whole *= 0.5
 
     def settle(self, me: Me) -> Steps:
-        yield Average(me.parameters, [me.parameters], [1])
+        yield from me.average(me.parameters, [me.parameters], [1])
         yield from me.merge_buffers([1])
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from pyddl.comm.cut import shares
-from pyddl.comm.operations import Average, Epoch, Gather
+from pyddl.comm.operations import Average, Epoch, Gather, Operation
 from pyddl.data.batch import Chains
 from pyddl.errors import DataError, ParameterError
 from pyddl.layout import Layout, Slice
@@ -86,6 +87,7 @@ class Replica:
         """Begin a stage: optimizer state, the strategy's vectors and counters are new."""
         self.phases = [self._state_of(phase, number, rules(phase)) for number, phase in enumerate(stage.phases)]
         self._by_name = {each.name: each for each in self.phases}
+        self._trained = _joined([(each.begin, each.end) for each in self.phases])
         self.step = 0
         self.counters = {}
         for vector in self.vectors.values():
@@ -108,6 +110,15 @@ class Replica:
 
     def next_epoch(self) -> Epoch | None:
         return self.on_epoch()
+
+    def average(self, out: np.ndarray, vectors: Sequence[np.ndarray], weights: Sequence[int],
+                level: Literal["world", "node"] = "world") -> Generator[Operation, Any, int]:
+        """See `pyddl.strategies.base.Me`."""
+        total = 0
+        for begin, end in self._trained:
+            part = out[begin:end]
+            total = yield Average(part, [part if each is out else each[begin:end] for each in vectors], weights, level)
+        return total
 
     # ---- buffers
 
@@ -304,3 +315,13 @@ def checked_buffers(buffers: Layout, reproducible: bool) -> None:
         raise ParameterError(f"this model keeps buffers ({', '.join(moved)}), which reproducible training would move "
                              "once in each micro-shard of a step, other than one process does: train without "
                              "reproducible")
+
+
+def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges in their order, neighbours joined."""
+    joined: list[tuple[int, int]] = []
+    for begin, end in sorted(ranges):
+        if joined and joined[-1][1] == begin:
+            begin = joined.pop()[0]
+        joined.append((begin, end))
+    return joined

@@ -69,7 +69,7 @@ def test_passes_are_those_of_fit():
 def test_a_source_brings_classes_with_names():
     source = ArraySource(X, labels=WORDS)
     fitted = classifier().fit(source)
-    assert fitted.classes_.tolist() == ["left", "none", "right"] and fitted.model_.class_names == ("left", "none", "right")
+    assert fitted.classes_.tolist() == list(fitted.model_.class_names) == ["left", "none", "right"]
     assert fitted.score(source) == fitted.score(X, WORDS) > 0.9
     assert classifier().fit(ArraySource(X, labels=NUMBERS)).classes_.tolist() == [0, 1, 2]
 

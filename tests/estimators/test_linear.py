@@ -22,7 +22,8 @@ TWO = np.column_stack([Y, X[:, 0] - Y])
 
 
 def regressor(**params):
-    return pyddl.LinearRegression(**{"epochs": 60, "batch_size": 30, "learning_rate": 0.05, "random_state": 0, **params})
+    given = {"epochs": 60, "batch_size": 30, "learning_rate": 0.05, "random_state": 0, **params}
+    return pyddl.LinearRegression(**given)
 
 
 every_check = parametrize_with_checks([regressor(random_state=None)])
@@ -67,7 +68,8 @@ def test_an_encoder_is_named_by_the_path_of_its_run_and_a_run_becomes_an_estimat
     assert tuned.score(X, TWO) > max(0.95, fitted.score(X, TWO))
     source = ArraySource(X, labels=Y)
     model = pyddl.models.for_data("linear", source)
-    result = pyddl.train.Trainer(model, out=str(tmp_path / "run"), epochs=50, batch_size=30, learning_rate=0.05).fit(source)
+    given = {"epochs": 50, "batch_size": 30, "learning_rate": 0.05}
+    result = pyddl.train.Trainer(model, out=str(tmp_path / "run"), **given).fit(source)
     loaded = pyddl.load(tmp_path / "run")
     assert isinstance(loaded, pyddl.LinearRegression) and loaded.predict(X).shape == (150,)
     assert loaded.score(X, Y) > 0.9 and len(loaded.partial_fit(X, Y).loss_curve_) == 51
@@ -95,5 +97,5 @@ def test_a_source_of_classes_is_refused():
 
 
 def test_options_of_other_models_are_refused():
-    with pytest.raises(TypeError, match="hidden is an option of model autoencoder and classifier; the model here is lin"):
+    with pytest.raises(TypeError, match="hidden is an option of model autoencoder and classifier; the model here"):
         pyddl.LinearRegression(hidden=(3,))

@@ -189,7 +189,8 @@ def test_labels_of_other_classes_are_refused(classes, labels, message):
 
 
 def test_pictures_are_the_weights_of_the_first_layer():
-    for model, rows in ((Classifier(12, 3), 3), (Classifier(12, 3, (6,)), 6), (Classifier(12, 3, encoder=encoder(12)), 8)):
+    on_top = Classifier(12, 3, encoder=encoder(12))
+    for model, rows in ((Classifier(12, 3), 3), (Classifier(12, 3, (6,)), 6), (on_top, 8)):
         assert model.pictures(moved(model), None, rows_of(5, 12))["weights"].shape == (rows, 12)
 
 

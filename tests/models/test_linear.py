@@ -61,7 +61,8 @@ def test_labels_of_any_type_are_taken(dtype):
     model, rows = Linear(4), rows_of(5, 4)
     parameters, gradients = moved(model), model.layout.zeros()
     loss = model.gradient(parameters, gradients, None, Batch(rows, labels=np.arange(5).astype(dtype)))
-    assert loss == pytest.approx(loss_in_double(model, parameters.astype(float), rows, np.arange(5.0)[:, None]), rel=1e-5)
+    expected = loss_in_double(model, parameters.astype(float), rows, np.arange(5.0)[:, None])
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_names_of_slices_and_what_decays():
