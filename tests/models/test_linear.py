@@ -117,7 +117,7 @@ def test_it_is_made_for_the_labels_of_the_data():
     assert for_data("linear", ArraySource(rows, labels=np.ones((9, 2)))).target_count == 2
     with pytest.raises(ShapeError, match="has labels of 2 numbers each; the model expects 1"):
         Linear(4).check_data(ArraySource(rows, labels=np.ones((9, 2))))
-    with pytest.raises(DataError, match=r"labels that are classes \(a, b, c\), and least squares needs numbers: choose"):
+    with pytest.raises(DataError, match=r"labels that are classes \(a, b, c\), and least squares needs numbers"):
         Linear(4).check_data(ArraySource(rows, labels=list("abcabcabc")))
 
 
