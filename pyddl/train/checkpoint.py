@@ -171,8 +171,8 @@ class Checkpoints:
                 log.warning("%s; trying the one before it", error)
                 continue
             if manifest["format"] != FORMAT:
-                raise DataError(f"checkpoint {path} is of format {manifest['format']}, which an earlier version of pyddl "
-                                f"wrote; this one reads format {FORMAT}: go on with that version, or start without "
+                raise DataError(f"checkpoint {path} is of format {manifest['format']}, which an earlier version of "
+                                f"pyddl wrote; this one reads format {FORMAT}: go on with that version, or start without "
                                 "resume, in another run directory")
             self._compare(path, manifest["about"])
             return name

@@ -21,8 +21,9 @@ AMOUNTS = ROWS @ [1, -2, 0.5, 0, 0, 3]
 
 def pyddl(*arguments, cwd, check=0):
     """Run ``pyddl ...``; return (stdout, stderr)."""
-    done = subprocess.run([sys.executable, "-m", "pyddl", *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
-                          timeout=100, env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}, check=False)
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    done = subprocess.run([sys.executable, "-m", "pyddl", *map(str, arguments)], cwd=cwd, capture_output=True,
+                          text=True, timeout=100, env=environ, check=False)
     assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout, done.stderr
 
@@ -129,8 +130,8 @@ def test_columns_of_a_parquet_file_and_test_data_with_fewer_classes(folder):
 
 def test_they_are_simulated(folder):
     line = ("simulate", "classifier", "--data", "rows.npy", "--labels", "classes.npy", "--encoder", "ae")
-    out, _ = pyddl(*line, "--epochs", "4", "--frozen-epochs", "1", "--workers", "3", "--batch-size", "40", "--strategy", "averaging",
-                   "--out", "sim", cwd=folder)
+    out, _ = pyddl(*line, "--epochs", "4", "--frozen-epochs", "1", "--workers", "3", "--batch-size", "40", "--strategy",
+                   "averaging", "--out", "sim", cwd=folder)
     assert "allreduce" in out and "averaging" in out
     pyddl("simulate", "--config", "on_ae/config.toml", "--workers", "2", "--epochs", "1", "--out", "sim2", cwd=folder)
     pyddl("simulate", "linear", "--data", "rows.npy", "--labels", "two.npy", "--epochs", "2", "--workers", "2", "--out",
