@@ -170,8 +170,8 @@ class Checkpoints:
             except CheckpointError as error:
                 log.warning("%s; trying the one before it", error)
                 continue
-            if manifest["format"] != FORMAT:
-                raise DataError(f"checkpoint {path} is of format {manifest['format']}, which an earlier version of "
+            if (number := manifest["format"]) != FORMAT:
+                raise DataError(f"checkpoint {path} is of format {number}, which an earlier version of "
                                 f"pyddl wrote; this one reads format {FORMAT}: go on with that version, or start without "
                                 "resume, in another run directory")
             self._compare(path, manifest["about"])

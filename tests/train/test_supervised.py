@@ -211,3 +211,13 @@ def test_least_squares_on_ranks_reaches_the_normal_equations(world, targets):
     right = np.linalg.lstsq(np.column_stack([rows, np.ones(203)]), labels, rcond=None)[0]
     views = Linear(5, targets).layout.views(result.parameters)
     np.testing.assert_allclose(np.column_stack([views["head.weight"], views["head.bias"]]), right.T, atol=1e-4)
+
+
+def test_the_heading_of_a_single_picture_fits(tmp_path):
+    from matplotlib.image import imread
+
+    from pyddl.train.plots import draw_pictures
+
+    path = draw_pictures(tmp_path / "weights.png", "weights", np.linspace(-2.4, 2.4, 64)[None], (8, 8))
+    heading = imread(path)[:18, :, 0]
+    assert (heading[:, 0] == 1).all() and (heading[:, -1] == 1).all() and (heading < 0.5).any()
