@@ -171,9 +171,9 @@ class Checkpoints:
                 log.warning("%s; trying the one before it", error)
                 continue
             if (number := manifest["format"]) != FORMAT:
-                raise DataError(f"checkpoint {path} is of format {number}, which an earlier version of "
-                                f"pyddl wrote; this one reads format {FORMAT}: go on with that version, or start without "
-                                "resume, in another run directory")
+                raise DataError(f"checkpoint {path} is of format {number}, which an earlier version "
+                                f"of pyddl wrote; this one reads format {FORMAT}: go on with that version, or start "
+                                "without resume, in another run directory")
             self._compare(path, manifest["about"])
             return name
         if names:
