@@ -12,7 +12,7 @@ from pyddl.comm.transport import Alone
 from pyddl.data import ArraySource, load
 from pyddl.models import Autoencoder, Classifier, Linear
 from pyddl.models.table import Trained
-from pyddl.optim import optimizer
+from pyddl.optim import OPTIMIZERS, optimizer
 from pyddl.strategies import strategy
 from pyddl.train import StopRequest, Trainer
 from pyddl.train.simulation import simulate
@@ -221,3 +221,14 @@ def test_the_heading_of_a_single_picture_fits(tmp_path):
     path = draw_pictures(tmp_path / "weights.png", "weights", np.linspace(-2.4, 2.4, 64)[None], (8, 8))
     heading = imread(path)[:18, :, 0]
     assert (heading[:, 0] == 1).all() and (heading[:, -1] == 1).all() and (heading < 0.5).any()
+
+
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("with_encoder", [False, True])
+@pytest.mark.parametrize("cls", [Linear, Classifier])
+def test_every_rule_learns_at_its_default_rate(cls, with_encoder, rule):
+    model = cls.for_data(digits(), encoder=encoder() if with_encoder else None)
+    losses = [line["train_loss"] for line in Trainer(model, optimizer=rule, epochs=10, batch_size=50).fit(
+        digits()).metrics]
+    nothing = 8.23 if cls is Linear else np.log(10)  # of the labels' mean, and of equal probabilities
+    assert losses[-1] < min(0.85 * losses[0], (1.25 if cls is Linear else 0.85) * nothing)
