@@ -122,7 +122,8 @@ class Estimator(Conventions):
             require_same(here.transport, "checksums of y", zlib.crc32(np.ascontiguousarray(source.labels).data),
                          cure="Every rank needs all rows and their labels, the same everywhere")
         if start is not None and self._run is not None:
-            require_same(here.transport, "optimizer states to go on from", (len(start.state), dict(start.updates)),
+            found = (len(start.state), tuple(start.updates.items()))
+            require_same(here.transport, "optimizer states to go on from", found,
                          cure="Every rank must see the run directory")
         seed = here.transport.gather_objects(seed)[0]
         with agreement(here.transport):
