@@ -74,9 +74,8 @@ class Labelled(Plain):
 
     @classmethod
     def for_data(cls, data):
-        labels = data.labels
-        made = cls(data.features, cls.outputs_of(labels))
-        made._labels = labels
+        made = cls(data.features, cls.outputs_of(data))
+        made._labels = data.labels
         return made
 
     def options(self):
@@ -99,8 +98,8 @@ class LeastSquares(Labelled):
     name = "least_squares"
 
     @staticmethod
-    def outputs_of(labels):
-        return 1 if labels.ndim == 1 else labels.shape[1]
+    def outputs_of(data):
+        return 1 if data.labels.ndim == 1 else data.labels.shape[1]
 
     def loss(self, scores, labels):
         delta = scores - labels.reshape(scores.shape)
@@ -114,8 +113,8 @@ class Softmax(Labelled):
     name = "softmax"
 
     @staticmethod
-    def outputs_of(labels):
-        return int(labels.max()) + 1
+    def outputs_of(data):
+        return int(data.labels.max()) + 1 if data.classes is None else len(data.classes)
 
     def loss(self, scores, labels):
         p, right = self._softmax(scores), np.arange(len(labels))
@@ -171,7 +170,3 @@ with known():
     @from_table("softmax")
     class SoftmaxClassifier(Classifies):
         """{parameters}"""
-
-
-class UnpenalisedRegressor(LinearRegressor):
-    alphas = ()  # scikit-learn's check then leaves alpha alone, which it takes for a penalty, and is strategy elastic's

@@ -1,12 +1,14 @@
 """The pages in docs/: links lead somewhere, options, variables and strategies exist."""
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pyddl import options, strategies
+from pyddl import models, options, strategies
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -39,6 +41,32 @@ def test_options_exist(page):
 def test_variables_of_ours_are_read_somewhere(page):
     for name in set(re.findall(r"\bPYDDL_[A-Z_]+", page.read_text(encoding="utf-8"))):
         assert subprocess.run(["grep", "-rqw", name, "pyddl", "slurm"], cwd=ROOT).returncode == 0, name
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs/models.md").read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_programs_in_the_page_of_models_run(number, tmp_path):
+    line = [sys.executable, "-c", blocks("python")[number]]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "False" not in done.stdout
+
+
+def test_commands_in_the_page_of_models_are_taken():
+    """Each option by the model that it is given to."""
+    page = (ROOT / "docs/models.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"^(?:\$ |    )pyddl train (\w+) (.*)$", page, re.M)
+    assert {model for model, _ in commands} == set(models.TABLE)
+    for model, text in commands:
+        words = text.split()
+        for flag, value in zip(words[::2], words[1::2], strict=True):
+            option = next(each for each in options.TABLE if flag in (each.flag, *each.also))
+            assert options.stranger(option.name, model=model) is None
+            option.check({"int": int, "float": float}.get(option.kind, str)(value))
 
 
 def test_every_strategy_is_described():

@@ -9,6 +9,7 @@ import pytest
 from pyddl.data import ArraySource
 from pyddl.data.batch import Batch
 from pyddl.data.sampler import Sampler
+from pyddl.models import Linear
 from pyddl.optim import SGD
 from pyddl.strategies import strategy
 from pyddl.train.simulation import simulate
@@ -18,13 +19,13 @@ SPEC = importlib.util.spec_from_file_location(
 example = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(example)
 
-ROWS = example.made_up_rows()
-MODEL = example.LinearRegression(ROWS.shape[1] - 1)
+ROWS, LABELS = example.made_up_rows()
+MODEL = Linear(ROWS.shape[1])
 
 
-def gradient(parameters, rows):
+def gradient(parameters, rows, labels):
     out = MODEL.layout.zeros()
-    loss = MODEL.gradient(parameters, out, MODEL.buffers.zeros(), Batch(rows))
+    loss = MODEL.gradient(parameters, out, MODEL.buffers.zeros(), Batch(rows, labels=labels))
     return loss, out
 
 
@@ -35,18 +36,18 @@ def test_the_gradient_of_all_workers_is_that_of_the_full_batch(workers):
     sampler = Sampler(len(ROWS), len(ROWS))
     parts = [sampler.index(0, *sampler.part(0, worker, workers)) for worker in range(workers)]
     assert sorted(np.concatenate(parts)) == list(range(len(ROWS)))
-    mapped = [gradient(parameters, ROWS[part]) for part in parts]
-    loss, full = gradient(parameters, ROWS)
+    mapped = [gradient(parameters, ROWS[part], LABELS[part]) for part in parts]
+    loss, full = gradient(parameters, ROWS, LABELS)
     np.testing.assert_allclose(sum(part for _, part in mapped), full, rtol=1e-4, atol=1e-2)
     assert sum(part for part, _ in mapped) == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("workers", range(1, 8))
 def test_the_normal_equations_are_reached(workers):
-    source = ArraySource(ROWS)
-    run = simulate(MODEL, source, source, strategy("allreduce"), workers, SGD(0.5), epochs=60, batch_size=len(ROWS))
+    source = ArraySource(ROWS, labels=LABELS)
+    run = simulate(MODEL, source, source, strategy("allreduce"), workers, SGD(0.25), epochs=60, batch_size=len(ROWS))
     weight, bias = MODEL.layout.views(run.parameters).values()
-    np.testing.assert_allclose(np.append(weight, bias), example.normal_equations(ROWS), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.append(weight, bias), example.normal_equations(ROWS, LABELS), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.mpi

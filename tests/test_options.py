@@ -32,7 +32,7 @@ def test_a_model_has_its_options_in_the_table_with_its_defaults(name):
     assert cls.name == name and entry.help.endswith(".") and "\n" not in entry.help
     for key, value in {**entry.defaults, **entry.simulated}.items():
         assert options.named(key).check(value) == value and options.stranger(key, model=name) is None
-    taken = inspect.signature(getattr(cls, "for_data", cls)).parameters
+    taken = {**inspect.signature(cls).parameters, **inspect.signature(getattr(cls, "for_data", cls)).parameters}
     for option in options.of_model(name):
         assert option.name in taken, f"{name} does not take {option.name}"
         default = entry.defaults.get(option.name, option.default)

@@ -27,13 +27,14 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
     from pyddl.comm.world import world
     from pyddl.train.agreement import agreement
     from pyddl.train.crew import Crew
-    from pyddl.train.evaluation import evaluate
+    from pyddl.train.evaluation import check_labels, evaluate
     from pyddl.train.run import load_run
 
     here = world()
     with agreement(here.transport):
         trained = load_run(run)
         source = rows_for(trained, data, labels)
+        check_labels(trained.model, source, "these data")
         measures = [_measure(trained, name) for name in measured]
     vectors = (trained.averaged, trained.buffers)
     scores = evaluate(trained.model, *vectors, source, here.transport)
@@ -62,12 +63,12 @@ def _measure(trained: Any, name: str) -> Any:
 
 
 def rows_for(trained: Any, data: str | None, labels: str | None = None, *, labelled: bool = True) -> Any:
-    """The source that ``--data`` names, or the test data that the run recorded; of the model's width.
+    """The source that ``--data`` names, or the test data that the run recorded; of the model's width and classes.
 
     Without ``labelled`` files of labels that the run recorded are left alone.
     """
     from pyddl.data import load
-    from pyddl.data.joined import training_and_test
+    from pyddl.data.joined import training_and_test, with_classes
 
     def source_of(spec: str, labels: str | None) -> Any:
         given = {} if labels is None else {"labels": labels}
@@ -92,4 +93,5 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
         raise DataError(
             f"{source.describe()} has {source.features} features; the model in {trained.path} expects {wanted}"
         )
-    return source
+    names = getattr(trained.model, "class_names", None)
+    return with_classes(source, names) if names is not None and labelled else source

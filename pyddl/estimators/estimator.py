@@ -13,6 +13,7 @@ import numpy as np
 
 from pyddl import _check, models, options
 from pyddl.data import ArraySource, Source
+from pyddl.data.labels import Labels
 from pyddl.estimators.rows import chunks
 from pyddl.estimators.transformer import Conventions, same
 
@@ -31,6 +32,7 @@ class Estimator(Conventions):
     seed_: int
     _run: str | None = None  # the run directory that `load` read, until training goes on
     _model: ClassVar[str] = ""  # its public name
+    no_options: ClassVar[tuple[str, ...]] = ()  # of the table, which its constructor does not have
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "result_")
@@ -179,7 +181,8 @@ class Estimator(Conventions):
             warnings.warn(f"X reaches from {source.minimum:g} to {source.maximum:g}, but this model's loss needs "
                           f"values in [{low:g}, {high:g}]: values outside are clipped. Scale X (MinMaxScaler){other}",
                           stacklevel=4)
-        return ArraySource(np.clip(rows, low, high).astype(np.float32), name="X", labels=source.labels)
+        labels = None if source.labels is None else Labels(source.labels, source.classes)
+        return ArraySource(np.clip(rows, low, high).astype(np.float32), name="X", labels=labels)
 
     def _apply(self, rows: np.ndarray | Source, function: Callable[..., np.ndarray]) -> np.ndarray:
         """``function`` of the model on all rows, in chunks."""

@@ -23,40 +23,41 @@ def from_table(model: str) -> Callable[[type], type]:
     model : str
         Public name.
     """
-    defaults = models.TABLE[model].defaults
-    own = options.of_model(model)
-    chosen = [option for option in options.of_section("model", "training", "machine")
-              if option.name != "ranks" and (option.section != "model" or option in own)]
-    parameters, lines = [], []
-    for option in chosen:
-        name, default, text = option.name, defaults.get(option.name, option.default), option.help
-        if name == "seed":
-            name, default, text = "random_state", None, "seed of everything random; None draws one, equal on all ranks"
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
-        kind = {"ints": "sequence of int", "run": "str"}.get(option.kind, option.kind)
-        kind = "{" + ", ".join(repr(choice) for choice in option.choices) + "}" if option.choices else kind
-        unit = f" Unit: {option.unit}." if option.unit else ""
-        lines.append(f"{name} : {kind}, default={default!r}\n    {text[0].upper()}{text[1:]}.{unit}")
-    parameters.append(inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=0))
-    lines.append("verbose : int, default=0\n    Above 0, rank 0 prints a line per epoch.")
-    signature = inspect.Signature(parameters)
 
-    def __init__(self: Any, **params: Any) -> None:
-        for name in params:
-            if name not in signature.parameters and (why := options.stranger(name, model=model)):
-                raise TypeError(why)
-        signature.bind(**params)  # a TypeError, as of any function, for an unknown name
-        for parameter in parameters:
-            setattr(self, parameter.name, params.get(parameter.name, parameter.default))
+    def decorate(cls: Any) -> type:
+        defaults = models.TABLE[model].defaults
+        own = options.of_model(model)
+        chosen = [option for option in options.of_section("model", "training", "machine")
+                  if option.name not in ("ranks", *cls.no_options) and (option.section != "model" or option in own)]
+        parameters, lines = [], []
+        for option in chosen:
+            name, default, text = option.name, defaults.get(option.name, option.default), option.help
+            if name == "seed":
+                name, default = "random_state", None
+                text = "seed of everything random; None draws one, equal on all ranks"
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
+            kind = {"ints": "sequence of int", "run": "str"}.get(option.kind, option.kind)
+            kind = "{" + ", ".join(repr(choice) for choice in option.choices) + "}" if option.choices else kind
+            unit = f" Unit: {option.unit}." if option.unit else ""
+            lines.append(f"{name} : {kind}, default={default!r}\n    {text[0].upper()}{text[1:]}.{unit}")
+        parameters.append(inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=0))
+        lines.append("verbose : int, default=0\n    Above 0, rank 0 prints a line per epoch.")
+        signature = inspect.Signature(parameters)
 
-    __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD), *parameters])
+        def __init__(self: Any, **params: Any) -> None:
+            for name in params:
+                if name not in signature.parameters and (why := options.stranger(name, model=model)):
+                    raise TypeError(why)
+            signature.bind(**params)  # a TypeError, as of any function, for an unknown name
+            for parameter in parameters:
+                setattr(self, parameter.name, params.get(parameter.name, parameter.default))
 
-    def decorate(cls: type) -> type:
+        __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD), *parameters])
         __init__.__qualname__ = f"{cls.__qualname__}.__init__"
-        cls.__init__ = __init__  # type: ignore[misc]
-        cls.__signature__ = signature  # type: ignore[attr-defined]
-        cls._model = model  # type: ignore[attr-defined]
+        cls.__init__ = __init__
+        cls.__signature__ = signature
+        cls._model = model
         cls.__doc__ = inspect.cleandoc(cls.__doc__ or "").replace("{parameters}", "\n".join(lines))
         return cls
 

@@ -34,7 +34,8 @@ class LinearRegression(Regresses):
     -----
     It moves by steps of the ``optimizer``: standardise X, so that they may be long. Where the whole problem fits in
     memory `numpy.linalg.lstsq` solves it at once. Under mpirun `fit` and `partial_fit` are collective, and for the main
-    thread only; all else is local.
+    thread only; all else is local. There is no ``alpha`` here, which means a penalty in scikit-learn: strategy elastic
+    takes it as ``strategy=pyddl.strategies.strategy("elastic", alpha=...)``.
 
     Examples
     --------

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pyddl.data import ArraySource, Source
+from pyddl.data.labels import Labels
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.estimators.estimator import Estimator
 from pyddl.estimators.rows import check_classes, check_rows, check_targets, chunks
@@ -90,7 +91,9 @@ class Supervised(Estimator):
 
     def _source(self, rows: np.ndarray | Source, y: Any, *, first: bool) -> Source:
         if isinstance(rows, Source):
-            self._of_source(self._labels(rows, y))
+            labels = self._labels(rows, y)
+            if first:
+                self._of_source(rows, labels)
             return rows
         return ArraySource(rows, name="X", labels=self._encoded(y, rows.shape[0], first=first))
 
@@ -103,15 +106,15 @@ class Supervised(Estimator):
                                  "or give both as arrays")
         if rows.labels is None:
             raise ParameterError(f"{rows.name} has no labels; expected some: pyddl.data.load(SPEC, labels=SPEC)")
-        return rows.labels
+        return rows.labels if rows.classes is None else np.asarray(rows.classes)[rows.labels]
 
     @abstractmethod
-    def _encoded(self, y: Any, rows: int, *, first: bool) -> np.ndarray:
-        """``y`` as the model wants it, checked; what it means is remembered."""
+    def _encoded(self, y: Any, rows: int, *, first: bool) -> Any:
+        """``y`` as the model wants it, checked: labels for a source. What it means is remembered."""
 
     @abstractmethod
-    def _of_source(self, labels: np.ndarray) -> None:
-        """Remember what labels mean that the model gets as they are."""
+    def _of_source(self, source: Source, labels: np.ndarray) -> None:
+        """Remember what the labels of a source mean, which the model gets as they are."""
 
 
 class Classifies(Supervised):
@@ -120,7 +123,7 @@ class Classifies(Supervised):
     Attributes
     ----------
     classes_ : ndarray of shape (classes,)
-        Labels in their order, numbers or text; 0, 1, ... where the labels came with a source.
+        Labels in their order, numbers or text; of a source and of a run the names of its classes, or 0, 1, ....
     """
 
     classes_: np.ndarray
@@ -172,7 +175,7 @@ class Classifies(Supervised):
         tags.estimator_type, tags.classifier_tags = "classifier", ClassifierTags()
         return tags
 
-    def _encoded(self, y: Any, rows: int, *, first: bool) -> np.ndarray:
+    def _encoded(self, y: Any, rows: int, *, first: bool) -> Labels:
         labels, expected = check_classes(y, rows), getattr(self, "_expected", None)
         try:
             if first:
@@ -183,21 +186,25 @@ class Classifies(Supervised):
         if (unknown := labels[self.classes_[places] != labels]).size:
             raise ParameterError(f"y has the label {unknown.tolist()[0]!r}, which is not among the classes "
                                  f"{', '.join(map(str, self.classes_[:10]))}: name all in the first partial_fit")
-        return places.astype(np.int64)
+        names = tuple(map(str, self.classes_))  # also of those that do not occur in these rows
+        return Labels(places.astype(np.int64), names)
 
-    def _of_source(self, labels: np.ndarray) -> None:
-        self.classes_ = np.arange(int(np.max(labels)) + 1)
+    def _of_source(self, source: Source, labels: np.ndarray) -> None:
+        self.classes_ = np.arange(int(np.max(labels)) + 1) if source.classes is None else np.asarray(source.classes)
 
     def _learned(self) -> None:
         super()._learned()
         if not hasattr(self, "classes_"):  # of a run directory
             one = np.zeros((1, self.n_features_in_), dtype=np.float32)
             found = self.model_.probabilities(self.result_.averaged, self.result_.buffers, one)
-            self.classes_ = np.arange(found.shape[1])
+            names = getattr(self.model_, "class_names", None)
+            self.classes_ = np.arange(found.shape[1]) if names is None else np.asarray(names)
 
 
 class Regresses(Supervised):
     """Rows have quantities: one, or several side by side."""
+
+    no_options = ("alpha",)  # scikit-learn takes that of a regressor for a penalty, and sets it
 
     _flat: bool
     _estimator_type = "regressor"  # for scikit-learn before 1.6
@@ -235,7 +242,7 @@ class Regresses(Supervised):
         self._flat = targets.ndim == 1
         return targets.ravel() if targets.size == rows else targets
 
-    def _of_source(self, labels: np.ndarray) -> None:
+    def _of_source(self, source: Source, labels: np.ndarray) -> None:
         self._flat = np.ndim(labels) == 1
 
     def _learned(self) -> None:

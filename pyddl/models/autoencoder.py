@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from pyddl import _check
-from pyddl.errors import ParameterError, ShapeError
+from pyddl.errors import ParameterError
 from pyddl.models.layers import Dense
 from pyddl.models.network import Network, NetworkModel
 from pyddl.names import ACTIVATIONS, INITIALISERS, LOSSES
 
 __all__ = ["Autoencoder"]
 
-ROWS_ALIKE = 33  # products of fewer rows may add in another order, and in float32 (csrc/kernels/few_rows.hpp)
 RATES = {"bce": (1280, 1), "mse": (640, 2)}  # a constant and a power of the depth: see `Autoencoder.rate_scale`
 MOST_PARAMETERS = 2**48  # a petabyte: places in so long a vector are far from overflowing
 
@@ -100,12 +99,12 @@ class Autoencoder(NetworkModel):
     def encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Codes of ``rows`` (n, inputs) -> (n, hidden[-1]). A row's code does not depend on how many others come with
         it (but to rounding, where the processor lacks AVX-512)."""
-        return self._forward(parameters, rows, 0, len(self.hidden))
+        return self._outputs(parameters, rows, 0, len(self.hidden))
 
     def decode(self, parameters: np.ndarray, buffers: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Reconstructions from ``codes`` (n, hidden[-1]) -> (n, inputs); in (0, 1) with loss ``bce``."""
         depth = len(self.hidden)
-        output = self._forward(parameters, codes, depth, 2 * depth)
+        output = self._outputs(parameters, codes, depth, 2 * depth)
         if self.loss == "bce":
             output *= 0.5  # sigmoid(x) = (1 + tanh(x / 2)) / 2, which cannot overflow
             np.tanh(output, out=output)
@@ -116,15 +115,3 @@ class Autoencoder(NetworkModel):
     def reconstruct(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """`decode` of `encode`: (n, inputs) -> (n, inputs)."""
         return self.decode(parameters, buffers, self.encode(parameters, buffers, rows))
-
-    def _forward(self, parameters: np.ndarray, rows: np.ndarray, first: int, end: int) -> np.ndarray:
-        """Outputs of layer ``end - 1`` for ``rows`` that enter layer ``first``."""
-        rows = np.ascontiguousarray(rows, dtype=np.float32)
-        (columns,), count = self.network.shapes[first], len(rows)
-        if rows.ndim != 2 or rows.shape[1] != columns:
-            raise ShapeError(f"rows have shape {rows.shape}; expected (n, {columns})")
-        if count < ROWS_ALIKE:
-            rows = np.concatenate([rows, np.zeros((ROWS_ALIKE - count, columns), dtype=np.float32)])
-        out = np.empty((len(rows), *self.network.shapes[end]), dtype=np.float32)
-        self.network.forward(parameters, None, None, rows, out, first=first, last=end)
-        return out[:count]

@@ -55,6 +55,8 @@ class Classifier(OnEncoder):
                  freeze: bool = False, dtype: str = "float32"):
         self.class_names = None if isinstance(classes, int | np.integer) else tuple(map(str, classes))
         count = classes if self.class_names is None else len(self.class_names)
+        if twice := [name for i, name in enumerate(self.class_names or ()) if name in (self.class_names or ())[:i]]:
+            raise ParameterError(f"classes names {twice[0]!r} twice; expected different names")
         self.classes = _check.integer("classes", count, at_least=2)
         self.hidden = _check.integers("hidden", hidden, at_least=1)
         self.activation = _check.one_of("activation", activation, ACTIVATIONS)
@@ -67,8 +69,7 @@ class Classifier(OnEncoder):
     @classmethod
     def for_data(cls, data: Source, **options: Any) -> Classifier:
         """The model for these rows and the classes of their labels."""
-        count = _classes_of(data)
-        return cls(data.features, data.classes or count, **options)
+        return cls(data.features, _classes_of(data), **options)
 
     def options(self) -> dict[str, Any]:
         """Plain values that make the same model again: ``Classifier(**options)``."""
@@ -79,7 +80,13 @@ class Classifier(OnEncoder):
 
     def check_data(self, data: Source) -> None:
         """Refuse labels that are no classes of this model."""
-        if data.label_type is not None and (largest := _labels_of(data).max()) >= self.classes:
+        if data.label_type is None:
+            return
+        if data.classes is not None and data.classes != self.class_names:
+            own = f"numbers from 0 to {self.classes - 1}" if self.class_names is None else _listed(self.class_names)
+            raise DataError(f"{data.name} has labels of the classes {_listed(data.classes)}; those of the model are "
+                            f"{own}: give labels of the same classes, or make the model for these")
+        if (largest := _labels_of(data).max()) >= self.classes:
             raise DataError(f"{data.name} has the label {largest}; the model knows {self.classes} classes, numbered "
                             f"from 0 to {self.classes - 1}")
 
@@ -88,7 +95,7 @@ class Classifier(OnEncoder):
 
     def probabilities(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Probabilities of the classes for ``rows`` (n, inputs) -> (n, classes)."""
-        out = self._outputs(parameters, rows, len(self.network.layers))
+        out = self._outputs(parameters, rows, 0, len(self.network.layers))
         out -= out.max(axis=1, keepdims=True, initial=-np.inf)
         np.exp(out, out=out)
         out /= out.sum(axis=1, keepdims=True)
@@ -116,8 +123,12 @@ def _labels_of(data: Source) -> np.ndarray:
     return labels
 
 
-def _classes_of(data: Source) -> int:
-    """How many classes there are: one more than the largest label.
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+def _classes_of(data: Source) -> int | tuple[str, ...]:
+    """The classes that the source names, or how many there are: one more than the largest label.
 
     Raises
     ------
@@ -125,7 +136,9 @@ def _classes_of(data: Source) -> int:
         There is one only, or the numbers have large gaps.
     """
     labels = _labels_of(data)
-    found = np.unique(labels)
+    if data.classes is not None and len(data.classes) > 1:
+        return data.classes  # of which not all need occur
+    found = np.unique(labels) if data.classes is None else data.classes
     if len(found) < 2:
         raise ParameterError(f"all {len(labels)} labels of {data.name} are {found[0]}: one class only; a classifier "
                              "needs two at least")

@@ -19,13 +19,14 @@ import numpy as np
 from pyddl import _check, _core
 from pyddl.data.batch import Batch
 from pyddl.data.statistics import Statistics
-from pyddl.errors import InternalError, ParameterError
+from pyddl.errors import InternalError, ParameterError, ShapeError
 from pyddl.layout import Layout
 from pyddl.models.layers import WHOLE, Layer, Part, Shape
 from pyddl.names import DTYPES
 
 __all__ = ["Network", "NetworkModel", "PartOfModel"]
 
+ROWS_ALIKE = 33  # products of fewer rows may add in another order, and in float32 (csrc/kernels/few_rows.hpp)
 
 
 class Network:
@@ -365,6 +366,19 @@ class NetworkModel:
     def split(self, part: int, parts: int) -> PartOfModel:
         """What rank ``part`` of ``parts`` holds where they hold the model together: some outputs of every layer."""
         return PartOfModel(self, part, parts)
+
+    def _outputs(self, parameters: np.ndarray, rows: np.ndarray, first: int, end: int) -> np.ndarray:
+        """Outputs of layer ``end - 1`` for ``rows`` that enter layer ``first``. Those of a row do not depend on how
+        many others come with it (but to rounding, where the processor lacks AVX-512)."""
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        (columns,), count = self.network.shapes[first], len(rows)
+        if rows.ndim != 2 or rows.shape[1] != columns:
+            raise ShapeError(f"rows have shape {rows.shape}; expected (n, {columns})")
+        if count < ROWS_ALIKE:
+            rows = np.concatenate([rows, np.zeros((ROWS_ALIKE - count, columns), dtype=np.float32)])
+        out = np.empty((len(rows), *self.network.shapes[end]), dtype=np.float32)
+        self.network.forward(parameters, None, None, rows, out, first=first, last=end)
+        return out[:count]
 
 
 class PartOfModel(NetworkModel):

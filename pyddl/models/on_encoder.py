@@ -80,8 +80,8 @@ class OnEncoder(NetworkModel):
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles are made again from the options: the compiled network holds no values."""
-        return partial(type(self), **self.options()), ()
+        """Copies and pickles are made again from the options, and begin with the same encoder."""
+        return partial(type(self), **self.options()), (), {"_values": self._values}
 
     def first(self, batch: Batch) -> int:
         return len(self.encoder_layers) if batch.phase == HEAD else 0
@@ -94,24 +94,21 @@ class OnEncoder(NetworkModel):
             views[name][...] = values[first : first + len(views[name])]
 
     def encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """What enters the last layer, for ``rows`` (n, inputs) -> (n, its inputs)."""
-        return self._outputs(parameters, rows, len(self.network.layers) - 1)
+        """What enters the last layer, for ``rows`` (n, inputs) -> (n, its inputs).
+
+        Raises
+        ------
+        ParameterError
+            The rows themselves do.
+        """
+        if not self.encodes:
+            raise ParameterError(f"model {self.name} has one layer here, and no encoder: codes would be the rows "
+                                 "themselves")
+        return self._outputs(parameters, rows, 0, self.encodes)
 
     def pictures(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """``weights``: those of the first layer's units, each as a row."""
         return {"weights": self.layout.views(parameters)[f"{self.network.names[0]}.weight"]}
-
-    def _outputs(self, parameters: np.ndarray, rows: np.ndarray, last: int) -> np.ndarray:
-        """Outputs of the first ``last`` layers."""
-        rows = np.ascontiguousarray(rows, dtype=np.float32)
-        if rows.ndim != 2 or rows.shape[1] != self.inputs:
-            raise ShapeError(f"rows have shape {rows.shape}; expected (n, {self.inputs})")
-        if last == 0:
-            return rows
-        (columns,) = self.network.shapes[last]
-        out = np.empty((len(rows), columns), dtype=np.float32)
-        self.network.forward(parameters, None, None, rows, out, last=last)
-        return out
 
 
 def _taken_over(encoder: Encoder, inputs: int) -> tuple[list[Layer], dict[str, np.ndarray]]:

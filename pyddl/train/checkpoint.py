@@ -34,7 +34,7 @@ from pyddl.train.tensors import Gathered, Parts, write_parts
 
 __all__ = ["Checkpoints", "Saved"]
 
-FORMAT = 2  # 1 named the state of the optimizer without a phase
+FORMAT, EARLIER = 2, (1,)  # 1 named the state of the optimizer without a phase
 KEPT = 2  # the newest ones: a damaged one must leave another
 MANIFEST, BOOKS, LATEST, BEST = "manifest.json", "books.json", "latest", "best"
 
@@ -129,7 +129,7 @@ class Checkpoints:
         CheckpointError
             There are checkpoints, but none is whole.
         DataError
-            They are of another model, data set or batch size.
+            They are of another model, data set or batch size, or of an earlier version.
         """
         chosen = self._agreed(transport)
         self._verified_name = None
@@ -170,6 +170,10 @@ class Checkpoints:
             except CheckpointError as error:
                 log.warning("%s; trying the one before it", error)
                 continue
+            if (number := manifest["format"]) != FORMAT:
+                raise DataError(f"checkpoint {path} is of format {number}, which an earlier version "
+                                f"of pyddl wrote; this one reads format {FORMAT}: go on with that version, or start "
+                                "without resume, in another run directory")
             self._compare(path, manifest["about"])
             return name
         if names:
@@ -234,7 +238,7 @@ class Checkpoints:
         """The manifest of a checkpoint whose files have the sums that it says."""
         with _named(f"checkpoint {path} is damaged"):
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            if not isinstance(manifest, dict) or manifest.get("format") not in (*EARLIER, FORMAT):
                 raise ValueError(f"{MANIFEST} is not of format {FORMAT}")
             for name, expected in manifest["sha256"].items():
                 found = _sha256(path / name)

@@ -11,9 +11,10 @@ from pyddl.comm.transport import Transport
 from pyddl.data.batch import Batch, ModelGroup
 from pyddl.data.prefetch import label_buffer
 from pyddl.data.source import Source
+from pyddl.errors import DataError
 from pyddl.models.protocol import Model
 
-__all__ = ["CHUNK", "evaluate", "exact_sum", "scores_of"]
+__all__ = ["CHUNK", "check_labels", "evaluate", "exact_sum", "scores_of"]
 
 CHUNK = 500  # rows: each chunk is computed with its own shape by one rank, so its sum does not depend on the ranks
 
@@ -51,6 +52,21 @@ def evaluate(model: Model, parameters: np.ndarray, buffers: np.ndarray, source: 
             sums.setdefault(name, []).append(value)
         beat()
     return {name: exact_sum(sums.get(name, []), transport) / len(source) for name in names}
+
+
+def check_labels(model: Model, source: Source, name: str) -> None:
+    """Refuse data that lack labels which the model needs, or do not fit it in another way.
+
+    Raises
+    ------
+    DataError, ShapeError, ParameterError
+    """
+    if getattr(model, "needs_labels", False) and source.label_type is None:
+        raise DataError(f"{name} have no labels, which this model needs: give them with --labels (--test-labels for "
+                        "--test), or a source that has some")
+    check = getattr(model, "check_data", None)
+    if check is not None:
+        check(source)
 
 
 def scores_of(model: Model, source: Source, parameters: np.ndarray | None = None,

@@ -22,6 +22,7 @@ from pyddl.strategies import Strategy
 from pyddl.strategies.auto import Choice
 from pyddl.train.calendar import Calendar, Span
 from pyddl.train.division import Division
+from pyddl.train.evaluation import check_labels
 from pyddl.train.replica import checked_buffers
 from pyddl.train.worker import SHARDS
 
@@ -168,11 +169,7 @@ class Plan:
                 raise ParameterError(
                     f"the {name} data reach from {source.minimum:g} to {source.maximum:g}; this model's loss needs "
                     f"values in [{low:g}, {high:g}]: scale the data, or use loss mse")
-            if getattr(model, "needs_labels", False) and source.label_type is None:
-                raise DataError(f"the {name} data have no labels, which this model needs: give them with --labels "
-                                f"(--test-labels for --test), or a source that has some")
-            if hasattr(model, "check_data"):
-                model.check_data(source)
+            check_labels(model, source, f"the {name} data")
 
     def _check_model(self) -> None:
         checked_buffers(self.model.buffers, self.strategy, self.workers, reproducible=self.options["reproducible"])

@@ -56,14 +56,15 @@ def draw_pictures(path: Path, title: str, rows: np.ndarray, image_shape: tuple[i
     limits = (-most, most) if shown.min() < 0 else (0.0, most)
     lines = -(-len(shown) // columns)
     width = min(columns, len(shown))
-    figure, axes = plt.subplots(lines, width, figsize=(0.9 * width + 0.3, 0.9 * lines + 0.5), squeeze=False,
-                                layout="constrained")
+    left = f", the first {len(shown)} of {len(rows)}" if len(rows) > len(shown) else ""
+    heading = f"{title}{left}, from {limits[0]:.3g} to {limits[1]:.3g}"
+    size = (max(0.9 * width + 0.3, 0.07 * len(heading)), 0.9 * lines + 0.5)
+    figure, axes = plt.subplots(lines, width, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.ravel()[len(shown) :]:
         axis.set_axis_off()
     for axis, row in zip(axes.ravel(), shown, strict=False):
         _show(axis, row, image_shape, limits)
-    left = f", the first {len(shown)} of {len(rows)}" if len(rows) > len(shown) else ""
-    figure.suptitle(f"{title}{left}, from {limits[0]:.3g} to {limits[1]:.3g}", fontsize=8)
+    figure.suptitle(heading, fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path

@@ -226,6 +226,22 @@ def test_a_checkpoint_of_another_run_is_refused_and_the_run_is_left_as_it_was(tm
     assert np.array_equal(load_run(tmp_path / "run").parameters, trained.parameters)
 
 
+def test_a_checkpoint_of_an_earlier_version_is_refused_for_that(tmp_path, caplog):
+    train(tmp_path / "run")
+    for file in (tmp_path / "run/checkpoints").glob("step-*/manifest.json"):
+        manifest = json.loads(file.read_text())
+        assert manifest["format"] == 2
+        file.write_text(json.dumps({**manifest, "format": 1, "about": {"model": "autoencoder"}}))
+    before = (tmp_path / "run/metrics.jsonl").read_text()
+    with pytest.raises(DataError, match=r"step-\d+ is of format 1, which an earlier version of pyddl wrote; this one "
+                                        "reads format 2: go on with that version, or start without resume"):
+        train(tmp_path / "run", epochs=6, resume=True)
+    assert (tmp_path / "run/metrics.jsonl").read_text() == before and not caplog.records
+    file.write_text(json.dumps({**manifest, "format": 3}))
+    with pytest.raises(DataError, match="format 1"):  # one of a later version is no help
+        train(tmp_path / "run", epochs=6, resume=True)
+
+
 def test_a_checkpoint_of_a_user_s_model_with_other_tensors_is_refused(tmp_path):
     train(tmp_path / "run", Buffered(), epochs=1)
     other = Buffered()

@@ -1,6 +1,7 @@
-"""What training must reach on the real MNIST: the figures of the README. Minutes, so only in `make test-long`."""
+"""What training must reach on the real MNIST: figures of README and docs. Minutes, so only in `make test-long`."""
 
 import json
+from pathlib import Path
 
 import pytest
 import support
@@ -15,30 +16,36 @@ pytestmark = [
 ]
 
 
-def trained(folder, *options):
-    """Summary of 20 epochs of 784-256-64-256-784 on 2 ranks with the command's defaults."""
-    done = support.run_ranks(
-        2,
-        [
-            support.sys.executable,
-            "-m",
-            "pyddl",
-            "train",
-            "autoencoder",
-            "--data",
-            "mnist",
-            "--hidden",
-            "256,64",
-            "--epochs",
-            "20",
-            "--out",
-            str(folder),
-            *options,
-        ],
-        timeout=1700,
-    )
+def summary_of(model, folder, *options):
+    """Of a training on MNIST on 2 ranks."""
+    line = [support.sys.executable, "-m", "pyddl", "train", model, "--data", "mnist", "--out", str(folder), *options]
+    done = support.run_ranks(2, line, timeout=1700)
     assert done.code == 0, done
     return json.loads((folder / "summary.json").read_text())
+
+
+def trained(folder, *options):
+    """Summary of 20 epochs of 784-256-64-256-784 on 2 ranks with the command's defaults."""
+    return summary_of("autoencoder", folder, "--hidden", "256,64", "--epochs", "20", *options)
+
+
+def options_in_docs(model, beginning):
+    """What follows MODEL in a line of docs/models.md, but data, ranks and run directory."""
+    page = (Path(__file__).parents[2] / "docs/models.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    words = next(line for line in page.splitlines() if line.startswith(f"$ pyddl train {model} {beginning}")).split()
+    given = dict(zip(words[4::2], words[5::2], strict=True))
+    return {name: value for name, value in given.items() if name not in ("--data", "--ranks", "--out")}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_classifier_on_an_encoder_reaches_the_accuracy_in_the_docs(tmp_path, seed):
+    """784-1024-512-10, by the lines of docs/models.md."""
+    below = options_in_docs("autoencoder", "--data mnist --hidden 1024,512")
+    summary_of("autoencoder", tmp_path / "below", "--seed", str(seed), *(w for pair in below.items() for w in pair))
+    given = {**options_in_docs("classifier", "--data mnist --encoder"), "--encoder": str(tmp_path / "below")}
+    words = [word for pair in given.items() for word in pair]
+    found = summary_of("classifier", tmp_path / "run", "--seed", str(seed), *words)
+    assert found["test_accuracy"] >= 0.985
 
 
 def test_replicas_in_turn_reconstruct_better_than_pca(tmp_path):
