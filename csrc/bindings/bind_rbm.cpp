@@ -57,7 +57,8 @@ kernels::RbmShape shape_of(const py::dict& d) {
             .weights = value("weights"),
             .visible_bias = value("visible_bias"),
             .hidden_bias = value("hidden_bias"),
-            .log_variance = value("log_variance")};
+            .log_variance = value("log_variance"),
+            .learned = d["learned"].cast<bool>()};
 }
 
 double gradient(Rbm& self, const Floats& parameters, Floats& gradients, const Floats& rows, const Index& index,

@@ -441,7 +441,7 @@ double Rbm::gradient(const RbmTurn& t) {
         std::copy_n(dots, depth, factors);
         loops().subtract_combination(x, depth, H, factors, of_hidden_bias);
     }
-    if (shape_.log_variance >= 0) {
+    if (shape_.log_variance >= 0 && shape_.learned) {
         // dE/d(log s^2) = -(v - b)^2 / (2 s^2) + u w h, of which the second is in the (plain) statistics.
         float* of_variance = gradients + shape_.log_variance;
         const auto* variance = static_cast<const float*>(variance_.data());
@@ -465,7 +465,7 @@ double Rbm::gradient(const RbmTurn& t) {
     t.ready(shape_.weights, shape_.weights + V * H);
     t.ready(shape_.visible_bias, shape_.visible_bias + V);
     t.ready(shape_.hidden_bias, shape_.hidden_bias + H);
-    if (shape_.log_variance >= 0) t.ready(shape_.log_variance, shape_.log_variance + V);
+    if (shape_.log_variance >= 0 && shape_.learned) t.ready(shape_.log_variance, shape_.log_variance + V);
     return loss;
 }
 

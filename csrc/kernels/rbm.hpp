@@ -36,6 +36,7 @@ struct RbmShape {
     Visible kind = Visible::bernoulli;
     std::int64_t weights = 0, visible_bias = 0, hidden_bias = 0;
     std::int64_t log_variance = -1;  ///< -1: variances are 1
+    bool learned = true;             ///< whether variances have a gradient
 };
 
 /// One gradient. Spans that are empty and views without data are what the turn does not have.

@@ -47,7 +47,8 @@ class Model(Protocol):
     ``pictures(parameters, buffers, rows) -> dict``
         Pictures by their names, each ``(number, features)``: rows as they enter the model.
     ``inputs`` : int
-        Features of a row; ``input_range`` : (low, high) that the data must keep to. The trainer refuses others.
+        Features of a row; ``input_range`` : (low, high) that the data must keep to. The trainer refuses others: the
+        user may scale them, or do as ``range_cure`` says.
     ``needs_labels`` : bool
         Whether batches must have labels.
     ``check_data(data)``

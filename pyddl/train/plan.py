@@ -167,7 +167,7 @@ class Plan:
             if source.minimum < low or source.maximum > high:
                 raise ParameterError(
                     f"the {name} data reach from {source.minimum:g} to {source.maximum:g}; this model's loss needs "
-                    f"values in [{low:g}, {high:g}]: scale the data, or use loss mse")
+                    f"values in [{low:g}, {high:g}]: scale the data, or {getattr(model, 'range_cure', 'use loss mse')}")
             if getattr(model, "needs_labels", False) and source.label_type is None:
                 raise DataError(f"the {name} data have no labels, which this model needs: give them with --labels "
                                 f"(--test-labels for --test), or a source that has some")

@@ -29,7 +29,7 @@ class Machine:
         self.begins = np.cumsum([0, visible * hidden, visible, hidden])
         self.places = {"visible": visible, "hidden": hidden, "kind": kind, "weights": 0,
                        "visible_bias": int(self.begins[1]), "hidden_bias": int(self.begins[2]),
-                       "log_variance": int(self.begins[3]) if learned else -1}
+                       "log_variance": int(self.begins[3]) if learned else -1, "learned": learned}
         self.learned = learned
         self.native = _core.Rbm(self.places, dtype)
         self.parameters = rng.normal(0, 0.5, self.begins[3] + (visible if learned else 0)).astype(np.float32)
