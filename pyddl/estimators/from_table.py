@@ -11,7 +11,7 @@ from pyddl import models, options
 __all__ = ["from_table"]
 
 
-def from_table(model: str) -> Callable[[type], type]:
+def from_table(model: str, **defaults: Any) -> Callable[[type], type]:
     """Class decorator: an ``__init__`` with the options of a model and of training, in the table's order.
 
     `pyddl.options.TABLE` is the home of names and help, and of defaults where `pyddl.models.TABLE` has no others for
@@ -22,8 +22,10 @@ def from_table(model: str) -> Callable[[type], type]:
     ----------
     model : str
         Public name.
+    **defaults
+        Those that differ for the estimator alone.
     """
-    defaults = models.TABLE[model].defaults
+    defaults = {**models.TABLE[model].defaults, **defaults}
     own = options.of_model(model)
     chosen = [option for option in options.of_section("model", "training", "machine")
               if option.name != "ranks" and (option.section != "model" or option in own)]

@@ -54,8 +54,7 @@ class RBM:
         drawn anew in each step. In `evaluate` a row's draw is always the same; codes and free energies of rows without
         a number are those of their probabilities.
     chain : {"pcd", "cd"}
-        Persistent chains, or chains that begin at the rows of the step. A worker without a persistent chain of its own,
-        where gradients are not summed, takes the latter.
+        Persistent chains, or chains that begin at the rows of the step.
     gibbs_steps : int, default=1
     chains : int, default=100
         Persistent ones, of all workers together.
@@ -187,9 +186,8 @@ class RBM:
         weight = 1.0
         if self.chain == "pcd":
             own = Chains(0, self.chains, self.chains) if batch.chains is None else batch.chains
-            if own.total:
-                chains, numbers = kept["chains"][own.begin : own.end], np.arange(own.begin, own.end)
-                weight = batch.total / own.total
+            chains, numbers = kept["chains"][own.begin : own.end], np.arange(own.begin, own.end)
+            weight = batch.total / own.total
         return self.native.gradient(
             parameters, gradients, self.seen(batch.rows, batch.index, key, batch.step), batch.index, chains, numbers,
             weight=weight, gibbs_steps=self.gibbs_steps, mean_reconstruction=self.reconstruction == "mean",

@@ -213,15 +213,6 @@ def test_persistent_chains_come_to_the_distribution_of_a_machine_at_rest():
     assert chi_square(counts, 4000 * p) < 30  # 7 degrees of freedom
 
 
-def test_a_worker_without_a_chain_of_its_own_begins_at_its_rows():
-    model, parameters, buffers = made(centering=False, chains=1)
-    alike = RBM(6, (4,), chain="cd", centering=False)
-    rows, found, expected = rows_of(5, 6), model.layout.zeros(), alike.layout.zeros()
-    model.gradient(parameters, found, buffers, Batch(rows, chains=Chains(1, 1, 0)))
-    alike.gradient(parameters, expected, alike.buffers.zeros(), Batch(rows))
-    assert np.array_equal(found, expected)
-
-
 @pytest.mark.parametrize("binarise", ["threshold", "sample"])
 def test_units_see_binary_values(binarise):
     model, parameters, buffers = made(binarise=binarise, chain="cd", centering=False)
