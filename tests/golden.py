@@ -44,7 +44,7 @@ class Worker:
     def __init__(self, number, count, strategy, steps=STEPS, clip=None):
         self.number, self.count, self.layout, self.seed = number, count, LAYOUT, SEED
         self.parameters, self.gradients = LAYOUT.zeros(), LAYOUT.zeros()
-        self.whole = self.parameters
+        self.whole, self.trained = self.parameters, [slice(0, LAYOUT.size)]
         self.vectors = {name: LAYOUT.zeros() for name in strategy.vectors}
         self.buffers = np.zeros(0, dtype=np.float32)
         self.share = slice(*shares(LAYOUT.size, count)[number : number + 2]) if strategy.shards else slice(None)

@@ -31,7 +31,7 @@ class Worker:
     def __init__(self, number, count, strategy, claim):
         self.number, self.count, self.layout, self.seed = number, count, LAYOUT, SEED
         self.parameters, self.gradients, self.buffers = LAYOUT.zeros(), LAYOUT.zeros(), np.zeros(0, dtype=np.float32)
-        self.whole = self.parameters
+        self.whole, self.trained = self.parameters, [slice(0, LAYOUT.size)]
         self.vectors = {name: LAYOUT.zeros() for name in strategy.vectors}
         self.counters, self.samples, self.step, self.restarts = {}, 0, 0, 0
         self.tickets, self.slices = strategy.tickets, strategy.slices(count)

@@ -11,7 +11,6 @@ from pyddl.models.initialisers import INITIALISERS
 from pyddl.optim import OPTIMIZERS, schedule
 
 
-
 def test_the_registries_have_the_names_that_may_be_chosen():
     assert tuple(strategies.NAMES) == names.STRATEGIES
     assert tuple(OPTIMIZERS) == names.RULES

@@ -43,13 +43,15 @@ class Published:
     Parameters
     ----------
     values : ndarray of shape (n,), float32
-        The first version.
+        The current version.
+    version : int, default=0
+        Its number; -1 before the first.
     """
 
-    def __init__(self, values: np.ndarray):
+    def __init__(self, values: np.ndarray, version: int = 0):
         self._current, self._free = values.copy(), values.copy()
         self._written = False
-        self.version = 0
+        self.version = version
         self.progress = 0
 
     def current(self) -> np.ndarray:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pyddl import _check, names
-from pyddl.errors import ParameterError
 from pyddl.optim.adadelta import AdaDelta
 from pyddl.optim.adagrad import AdaGrad
 from pyddl.optim.adam import Adam, AdamW
-from pyddl.optim.base import Optimizer, argument_names
+from pyddl.optim.base import Optimizer, make
 from pyddl.optim.rmsprop import RMSProp
 from pyddl.optim.schedules import Constant, Cosine, Linear, MomentumSchedule, Schedule, StepDecay, WarmUp, schedule
 from pyddl.optim.sgd import SGD, Momentum, Nesterov
@@ -62,10 +61,4 @@ def optimizer(name: str, **options: Any) -> Optimizer:
     >>> optimizer("momentum", learning_rate=0.1)
     Momentum(learning_rate=0.1, momentum=0.9, weight_decay=0.0)
     """
-    algorithm: Any = OPTIMIZERS[_check.one_of("optimizer", name, names.RULES)]
-    known = argument_names(algorithm)
-    for option in options:
-        if option not in known:
-            raise ParameterError(f"optimizer {name!r} has no option {option!r}; it has {', '.join(known)}"
-                                 f"{_check.nearest(option, known)}")
-    return algorithm(**options)
+    return make(OPTIMIZERS[_check.one_of("optimizer", name, names.RULES)], options)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pyddl import _check, _core
-from pyddl.errors import ShapeError
+from pyddl.errors import ParameterError, ShapeError
 from pyddl.optim.schedules import Schedule
 
 __all__ = ["Optimizer", "Range"]
@@ -178,6 +178,22 @@ class Optimizer(ABC):
                              f"{', '.join(self.state_names) or 'none'}")
         for name, vector in zip(self.state_names, state, strict=True):
             _check.vector(f"state {name!r}", vector, size)
+
+
+def make(algorithm: type[Optimizer], options: Mapping[str, Any]) -> Optimizer:
+    """An optimizer with these arguments of its constructor.
+
+    Raises
+    ------
+    ParameterError
+        It has no such argument, or a value is out of its range.
+    """
+    known = argument_names(algorithm)
+    for option in options:
+        if option not in known:
+            raise ParameterError(f"optimizer {algorithm.name!r} has no option {option!r}; it has {', '.join(known)}"
+                                 f"{_check.nearest(option, known)}")
+    return algorithm(**options)
 
 
 def argument_names(algorithm: type[Optimizer]) -> list[str]:

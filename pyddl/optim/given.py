@@ -8,12 +8,16 @@ from typing import Any
 
 from pyddl import _check
 from pyddl.optim import OPTIMIZERS, MomentumSchedule, Optimizer, Schedule, optimizer, schedule
-from pyddl.optim.base import argument_names
+from pyddl.optim.base import argument_names, make
 
 __all__ = ["optimizer_of"]
 
 SCHEDULED = {"schedule": "constant", "warmup": 0, "step_every": 1000, "step_factor": 0.5, "minimum_rate": 0.0}
 """What makes a schedule of a learning rate, where nothing else is said."""
+
+SAID = {**SCHEDULED, "learning_rate": None, "weight_decay": None, "clip_norm": None, "momentum": None,
+        "momentum_schedule": "constant"}
+"""The options that an optimizer is made from, where nothing else is said."""
 
 
 def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps: int, rate_scale: float = 1.0,
@@ -34,7 +38,7 @@ def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps
     own : mapping, optional
         What a phase wants otherwise: ``optimizer``, options, or arguments of the rule.
     """
-    own = dict(own or {})
+    own, whole = dict(own or {}), given
     given = own.pop("optimizer", given)
     if not isinstance(given, str):
         if not own:
@@ -44,8 +48,11 @@ def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps
         if wanted:
             peak = own.pop("learning_rate", given.learning_rate)
             own["learning_rate"] = _rate(peak, {**SCHEDULED, **wanted}, total_steps)
-        return type(given)(**{**arguments, **own})
-    options = {**options, **{name: own.pop(name) for name in list(own) if name in options}}
+        return make(type(given), {**arguments, **own})
+    options = {**SAID, **options}
+    if given != whole:  # what belongs to the other rule alone is not meant for this one
+        options = {**options, "momentum": None, "momentum_schedule": SAID["momentum_schedule"]}
+    options |= {name: own.pop(name) for name in SAID if name in own}  # not bound: that of mode ssp is another
     arguments = {name: options[name] for name in ("weight_decay", "clip_norm", "momentum") if options[name] is not None}
     if options["momentum_schedule"] == "sutskever":
         largest = {"maximum": arguments["momentum"]} if "momentum" in arguments else {}

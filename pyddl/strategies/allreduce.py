@@ -36,6 +36,7 @@ class Allreduce(Strategy):
 
     name = "allreduce"
     synchronous = True
+    together = True
     replicated = True
 
     def __init__(self, shard_optimizer: bool = False):

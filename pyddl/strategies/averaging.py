@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from pyddl import _check
-from pyddl.comm.operations import Average, BeginStep, Compute, StepDone, Sum, Update
+from pyddl.comm.operations import BeginStep, Compute, StepDone, Sum, Update
 from pyddl.errors import ParameterError
-from pyddl.strategies.base import Me, Steps, Strategy
+from pyddl.strategies.base import Me, Steps, Strategy, average
 from pyddl.strategies.figures import Figures
 
 __all__ = ["Averaging"]
@@ -116,11 +116,11 @@ class Averaging(Strategy):
             me.counters["samples"] = 0
             self._outer_step(me)
         elif self.node_period and steps % self.node_period == 0:
-            yield Average(me.parameters, [me.parameters], [me.counters["samples"]], level="node")
+            yield from average(me, me.parameters, [me.parameters], [me.counters["samples"]], level="node")
 
     def settle(self, me: Me) -> Steps:
         samples = me.counters.get("samples", 0)
-        yield Average(me.parameters, [me.parameters], [samples])
+        yield from average(me, me.parameters, [me.parameters], [samples])
         yield from me.merge_buffers([samples])
 
     def _outer_step(self, me: Me) -> None:

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from pyddl.comm.operations import Arrived, Operation
+from pyddl.comm.operations import Arrived, Average, Operation
 from pyddl.errors import ParameterError
 from pyddl.layout import Layout
 from pyddl.strategies.figures import Figures
 
-__all__ = ["Me", "Served", "Steps", "Strategy", "Turn"]
+__all__ = ["Me", "Served", "Steps", "Strategy", "Turn", "average"]
 
 Steps = Generator[Operation, Any, None]
 
@@ -48,6 +48,8 @@ class Me(Protocol):
         the vectors, otherwise whole.
     whole : ndarray, float32
         The parameters, always whole.
+    trained : sequence of slice
+        What phases of the stage train, ranges of the whole vectors: the rest is the same on all workers and stays so.
     samples : int
         Rows of this worker in the step; may be 0.
     samples_of_step : int
@@ -75,6 +77,7 @@ class Me(Protocol):
     parameters: np.ndarray
     gradients: np.ndarray
     whole: np.ndarray
+    trained: Sequence[slice]
     samples: int
     samples_of_step: int
     step: int
@@ -152,6 +155,8 @@ class Strategy:
         Public name.
     synchronous : bool
         Whether all workers are in the same step at the same time, so that statistics of the whole batch have a meaning.
+    together : bool
+        Whether the gradient of a step is the sum over all workers, each of its slice.
     replicated : bool
         Whether the whole state is equal on all workers after each step (with servers: once it is settled after an
         epoch), so that any one stands for all.
@@ -196,6 +201,7 @@ class Strategy:
     splits: ClassVar[bool] = True
     one_group: ClassVar[bool] = False
     locks: ClassVar[bool] = False
+    together: bool = False
     updates_only: bool = False
     sums_gradients: bool = False
     shards: bool = False
@@ -250,3 +256,13 @@ class Strategy:
         Evaluation works on a copy, so that training does not depend on it.
         """
         yield from me.merge_buffers()
+
+
+def average(me: Me, out: np.ndarray, vectors: Sequence[np.ndarray], weights: Sequence[int], level: str = "world"
+            ) -> Generator[Operation, Any, int]:
+    """`Average` of whole vectors, but what nobody trains, which would move by rounding. The sum of the weights."""
+    total = 0
+    for place in me.trained:
+        mine = out[place]  # one object where it is the vector itself: a group may then work in place
+        total = yield Average(mine, [mine if each is out else each[place] for each in vectors], weights, level)
+    return total

@@ -7,7 +7,6 @@ import numpy as np
 from pyddl import _check
 from pyddl.comm.operations import (
     Arrived,
-    Average,
     BeginStep,
     Compute,
     Fetch,
@@ -20,7 +19,7 @@ from pyddl.comm.operations import (
     Update,
 )
 from pyddl.errors import ParameterError
-from pyddl.strategies.base import Me, Served, Steps, Strategy
+from pyddl.strategies.base import Me, Served, Steps, Strategy, average
 from pyddl.strategies.figures import Figures
 
 __all__ = ["Elastic"]
@@ -132,7 +131,7 @@ class Elastic(Strategy):
     def _meet_all(self, me: Me, x: np.ndarray) -> Steps:
         centre, mean = me.vectors["centre"], me.vectors["mean"]
         mean[:] = x
-        yield Average(mean, [mean], [1])
+        yield from average(me, mean, [mean], [1])
         self._move(me, x, self._rate(me) * (centre - x))
         mean -= centre
         mean *= self._rate(me) * me.count

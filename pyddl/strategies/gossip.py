@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from pyddl import _check
-from pyddl.comm.operations import Average, BeginStep, Compute, Exchange, StepDone, Update
+from pyddl.comm.operations import BeginStep, Compute, Exchange, StepDone, Update
 from pyddl.random import SEEDS, STRATEGY
-from pyddl.strategies.base import Me, Steps, Strategy
+from pyddl.strategies.base import Me, Steps, Strategy, average
 from pyddl.strategies.figures import Figures
 
 __all__ = ["Gossip", "partner"]
@@ -73,7 +73,7 @@ class Gossip(Strategy):
         me.whole *= 0.5
 
     def settle(self, me: Me) -> Steps:
-        yield Average(me.parameters, [me.parameters], [1])
+        yield from average(me, me.parameters, [me.parameters], [1])
         yield from me.merge_buffers([1])
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pyddl import _check
-from pyddl.comm.operations import Average, BeginStep, Compute, Lock, StepDone, Unlock, Update
+from pyddl.comm.operations import BeginStep, Compute, Lock, StepDone, Unlock, Update
 from pyddl.errors import ParameterError
-from pyddl.strategies.base import Me, Steps, Strategy
+from pyddl.strategies.base import Me, Steps, Strategy, average
 from pyddl.strategies.figures import Figures
 
 __all__ = ["Sequential"]
@@ -64,7 +64,8 @@ class Sequential(Strategy):
                     if replica.samples:
                         yield Update(1 / replica.samples, replica=replica)
                 yield Unlock()
-            if not (yield Average(me.parameters, [replica.parameters for replica in me.replicas], samples)):
+            replicas = [replica.parameters for replica in me.replicas]
+            if not (yield from average(me, me.parameters, replicas, samples)):
                 return
             yield from me.merge_buffers(samples)
             yield StepDone()

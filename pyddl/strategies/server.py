@@ -59,7 +59,9 @@ class Server(Strategy):
     whoever is free, and updates are made from old parameters. Then learning rates are multiplied by the part of a step
     that a push is: 1 / W for one minibatch of W workers, whose staleness is W - 1 in the mean, and steps are divided by
     the mean staleness [4]_, the update itself counted. So W workers move as far as one does in the same samples, and
-    pushes of one clock count alike.
+    pushes of one clock count alike. Of a push that stands for more than a step the excess goes into the gradient, as
+    in [3]_, whose pushes are sums: plain descent follows it in full, and rules that adapt never make a longer step than
+    one.
 
     In a stage of several phases a worker fetches before each turn and pushes after it; a version is an update of one
     phase, and staleness counts those of the push's own phase.
@@ -110,6 +112,7 @@ class Server(Strategy):
         self.scales = _check.one_of("staleness", staleness, ("scaled", "ignored")) == "scaled"
         self._check_mode(bound is not None)
         self.tickets = mode != "sync" or backup > 0
+        self.together = not self.tickets
         self.vectors = ("pending",) if push_every > 1 else ()
         self.optimizes = fetch_every > 1
 
@@ -171,7 +174,7 @@ class Server(Strategy):
             yield from self._epoch(me, epoch)
 
     def _epoch(self, me: Me, epoch: Epoch) -> Steps:
-        done = rows = 0  # minibatches, and rows of those that no push has told of yet
+        done = clock = rows = 0  # minibatches, pushes that told of rows, and rows that none has told of yet
         version: Version = -1
         pending: dict[str, Pending] = {}  # by phase
         me.counters["samples"] = 0
@@ -182,21 +185,23 @@ class Server(Strategy):
             me.counters["samples"] += me.samples
             for turn in me.turns():
                 if done % self.fetch_every == 0:
-                    version = yield Fetch(me.whole, self._needed(epoch, done, version))
+                    version = yield Fetch(me.whole, self._needed(epoch, done, clock, version))
                 yield Compute()
                 mine = pending.setdefault(turn.phase, Pending())
                 vector = self._pending(me, mine, turn, version)
                 if (done + 1) % self.push_every == 0:
-                    yield Push(vector, mine.samples, mine.version, turn.phase, rows if turn.last else 0, mine.weight)
-                    rows = 0 if turn.last else rows
+                    told = rows if turn.last else 0
+                    yield Push(vector, mine.samples, mine.version, turn.phase, told, mine.weight)
+                    rows, clock = rows - told, clock + (told > 0)
                     del pending[turn.phase]
                 if (done + 1) % self.fetch_every and me.samples:
                     yield Update(1 / me.samples)
             done += 1
             if done % self.push_every == 0:
                 yield from self._flush(me, pending, rows)
-                rows = 0 if pending else rows
-                pending.clear()
+                if pending:
+                    rows, clock = 0, clock + (rows > 0)
+                    pending.clear()
             yield StepDone()
         yield from self._flush(me, pending, rows)
 
@@ -223,12 +228,12 @@ class Server(Strategy):
             yield Push(me.vectors["pending"][mine.place], mine.samples, mine.version, phase, 0 if left else rows,
                        mine.weight)
 
-    def _needed(self, epoch: Epoch, done: int, version: Version) -> int:
-        """The progress that a worker waits for after ``done`` minibatches of this epoch."""
+    def _needed(self, epoch: Epoch, done: int, clock: int, version: Version) -> int:
+        """The progress that a worker waits for after ``done`` minibatches of this epoch, when its clock is this."""
         if self.mode == "sync":
             return 1 + (version if isinstance(version, int) else version[0])
         if self.mode == "ssp":  # its clock at the last minibatch before the next fetch must be within the bound
-            clock = (done + self.fetch_every - 1) // self.push_every - self.bound
+            clock += (done % self.push_every + self.fetch_every - 1) // self.push_every - self.bound
             return at(epoch, clock) if clock > 0 else 0
         return 0
 
@@ -276,8 +281,9 @@ class Server(Strategy):
         while (arrived := (yield Receive())) is not None:
             if isinstance(arrived, Arrived):
                 clocks[arrived.worker] += arrived.rows > 0
-                rate = arrived.weight if self.scales else 1.0
-                yield Update(1 / arrived.samples, vector=arrived.vector, phase=arrived.phase, rate=rate)
+                weight = arrived.weight if self.scales else 1.0
+                yield Update(max(1.0, weight) / arrived.samples, rate=min(1.0, weight), vector=arrived.vector,
+                             phase=arrived.phase)
             else:
                 clocks[arrived.worker] = math.inf
                 if not waits:  # nobody may wait for the worker that has left

@@ -76,6 +76,11 @@ class Calendar:
         """Rows of an epoch: all, or those up to where its stage ends."""
         return self.sampler.consumed(self.end_of(epoch)) - epoch * self.sampler.rows
 
+    def rows_before(self, step: int) -> int:
+        """Rows of all the steps before this one."""
+        whole = step // self.sampler.steps_per_epoch
+        return sum(map(self.rows_of, range(whole))) + self.sampler.consumed(step) - whole * self.sampler.rows
+
     def after(self, step: int) -> int:
         """The step that follows the one before ``step``: beyond the numbers that an early end leaves unused."""
         epoch = (step - 1) // self.sampler.steps_per_epoch

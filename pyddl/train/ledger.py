@@ -118,14 +118,16 @@ class Ledger:
     def save(self, saved: Saved, transport: Transport, *, best: bool = False) -> None:
         """Write a checkpoint. Collective."""
         if self.checkpoints is not None:
-            saved.books |= {"step": self.step, "row": self.row, "stage": self.stage, "begun": self.begun,
+            sampler, served = self.plan.sampler, self.plan.strategy.servers > 0
+            row = self.row if served else sampler.consumed(self.step) - self.epoch * sampler.rows
+            saved.books |= {"step": self.step, "row": row, "stage": self.stage, "begun": self.begun,
                             "rows": self.rows, "dropped": self.dropped, "metrics": self.metrics}
             self.checkpoints.save(saved, transport, best=best)
 
     def restore(self, books: Mapping[str, Any]) -> None:
         """Be where a checkpoint was made."""
-        self.step, self.row, self.rows = books["step"], books["row"], books["rows"]
-        self.dropped = books["dropped"]
+        self.step, self.rows, self.dropped = books["step"], books["rows"], books["dropped"]
+        self.row = books["row"] if self.plan.strategy.servers else 0  # where steps are whole, they say it all
         self.stage, self.begun = books["stage"], books["begun"]
         self.metrics, self.seconds_before = books["metrics"], books["seconds"]
         self._see_again()

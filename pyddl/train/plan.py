@@ -175,7 +175,7 @@ class Plan:
                 model.check_data(source)
 
     def _check_model(self) -> None:
-        checked_buffers(self.model.buffers, self.options["reproducible"])
+        checked_buffers(self.model.buffers, self.strategy, self.workers, reproducible=self.options["reproducible"])
         self.strategy.check_stages([len(span.stage.phases) for span in self.calendar.spans])
 
     def _check_rule(self, optimizer: Optimizer) -> None:

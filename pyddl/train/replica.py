@@ -15,7 +15,7 @@ from pyddl.layout import Layout, Slice
 from pyddl.models.protocol import Model
 from pyddl.models.stages import Phase, Stage
 from pyddl.optim import Optimizer
-from pyddl.strategies import Steps
+from pyddl.strategies import Steps, Strategy
 from pyddl.train.phase import PhaseState
 
 __all__ = ["Replica", "chains_of", "checked_buffers"]
@@ -35,6 +35,8 @@ class Replica:
     seed : int
     vectors : sequence of str
         Names of the vectors that the strategy keeps.
+    joint : bool, default=True
+        Whether this one and the others of its kind train one model together.
     sharded : bool, default=False
         Keep optimizer state for this one's share of each phase only, and update only that.
     counted : bool, default=True
@@ -49,8 +51,14 @@ class Replica:
     ----------
     rows : sequence of Replica
         Those who take rows of each step, each with an optimizer state of its own.
+    hosts : bool
+        Whether these are others than itself.
+    owners : int
+        Among how many totals and chains are shared out: workers, replicas, or this one alone.
     phases : list of PhaseState
         Of the stage. Set by `enter`.
+    trained : sequence of slice
+        What they train, neighbours as one.
     losses : dict of list of float
         By phase: sums of losses, one for each gradient since the epoch began.
     on_epoch : callable
@@ -58,8 +66,8 @@ class Replica:
     """
 
     def __init__(self, model: Model, *, number: int = 0, count: int = 1, seed: int = 0, vectors: Sequence[str] = (),
-                 sharded: bool = False, counted: bool = True, kept: bool = True, gradients: np.ndarray | None = None,
-                 parameters: np.ndarray | None = None):
+                 joint: bool = True, sharded: bool = False, counted: bool = True, kept: bool = True,
+                 gradients: np.ndarray | None = None, parameters: np.ndarray | None = None):
         self.model, self.number, self.count, self.seed, self.kept = model, number, count, seed, kept
         self.layout = model.layout
         self.whole = model.layout.zeros() if parameters is None else parameters
@@ -70,12 +78,15 @@ class Replica:
         self.vectors = {name: model.layout.zeros() for name in vectors}
         self.counters: dict[str, int] = {}
         self.phases: list[PhaseState] = []
+        self.trained: Sequence[slice] = ()
         self.step = 0
         self.samples = self.samples_of_step = 0
         self.seen = 0  # rows since buffers were merged
         self.losses: dict[str, list[float]] = defaultdict(list)
         self.rows_seen: Counter[str] = Counter()  # those of the losses
         self.on_epoch: Callable[[], Epoch | None] = lambda: None
+        self.hosts = False
+        self.owners = count if joint else 1
         self._sharded, self._counted = sharded, counted
 
     @property
@@ -86,6 +97,7 @@ class Replica:
         """Begin a stage: optimizer state, the strategy's vectors and counters are new."""
         self.phases = [self._state_of(phase, number, rules(phase)) for number, phase in enumerate(stage.phases)]
         self._by_name = {each.name: each for each in self.phases}
+        self.trained = joined([each.place for each in self.phases])
         self.step = 0
         self.counters = {}
         for vector in self.vectors.values():
@@ -128,7 +140,7 @@ class Replica:
             everyone = np.array([part[i] for i in range(max(map(len, parts))) for part in parts if i < len(part)])
             self._merge(shared, everyone[:, 0], everyone[:, 1:])
             self.merged[:] = self.buffers
-        if len(members) != 1 or members[0] is not self:  # replicas begin each turn with what this rank holds
+        if self.hosts:  # replicas begin each turn with what this rank holds
             yield from self.gather_chains()
 
     def _merge(self, slices: Sequence[Slice], weights: np.ndarray, buffers: np.ndarray) -> None:
@@ -153,11 +165,6 @@ class Replica:
                         self.buffers[s.begin + begin : s.begin + end] = mine
 
     @property
-    def owners(self) -> int:
-        """How many own chains: workers, or replicas."""
-        return self.count
-
-    @property
     def _members(self) -> Sequence[Replica]:
         """Those of `rows` whose buffers count."""
         return self.rows
@@ -174,12 +181,11 @@ class Replica:
     # ---- averaged copies
 
     def settle_averages(self) -> Steps:
-        """Make the averaged copies one for all workers, who count alike."""
+        """Make the averaged copies one for all `rows` of all workers, who count alike."""
         for number, phase in enumerate(self.phases):
             if phase.copies:
-                mine = [each.phases[number].average for each in self._members]
-                out = phase.average
-                yield Average(out, mine, [1] * len(mine))
+                mine = [each.phases[number].average for each in self.rows]
+                yield Average(phase.average, mine, [int(len(self._members) > 0)] * len(mine))
 
     def averaged(self) -> np.ndarray:
         """The parameters, with averaged copies in the place of those that have one: themselves where none has."""
@@ -265,6 +271,17 @@ class Replica:
         return (gradients if gradients.size == self.layout.size else self.layout.zeros())[phase.place]
 
 
+def joined(places: Sequence[slice]) -> list[slice]:
+    """Ranges in their order, neighbours as one."""
+    out: list[slice] = []
+    for place in sorted(places, key=lambda place: place.start):
+        if out and out[-1].stop == place.start:
+            out[-1] = slice(out[-1].start, place.stop)
+        else:
+            out.append(place)
+    return out
+
+
 def _own_rows(s: Slice, each: Replica) -> np.ndarray:
     """A worker's chains: where in the slice they begin and end, and their values."""
     chains, width = s.shape[0], s.size // max(1, s.shape[0])
@@ -293,12 +310,17 @@ def chains_of(buffers: Layout, number: int, count: int, *, together: bool) -> Ch
     return Chains(begin, end, chains if together else end - begin)
 
 
-def checked_buffers(buffers: Layout, reproducible: bool) -> None:
+def checked_buffers(buffers: Layout, strategy: Strategy, workers: int, *, reproducible: bool = False) -> None:
     """Raise `ParameterError` where buffers have no meaning."""
     tables = [s for s in buffers if s.merge == "rows"]
     if any(not s.shape or s.shape[0] != tables[0].shape[0] for s in tables):
         raise ParameterError(f"buffers {', '.join(s.name for s in tables)} are tables of chains, but their numbers of "
                              "rows differ: every chain has a row in each")
+    apart = 1 if strategy.together or not strategy.joint else strategy.replicas or workers
+    if tables and tables[0].shape[0] < apart:
+        chains = "1 persistent chain" if tables[0].shape[0] == 1 else f"{tables[0].shape[0]} persistent chains"
+        raise ParameterError(f"this model keeps {chains} for {apart} workers, each of whom needs some for gradients of "
+                             f"its own: give at least {apart}, or choose strategy allreduce")
     moved = [s.name for s in buffers if s.merge != "rows"]
     if reproducible and moved:
         raise ParameterError(f"this model keeps buffers ({', '.join(moved)}), which reproducible training would move "

@@ -90,7 +90,7 @@ class Server(Replica):
     def __init__(self, model: Model, sampler: Sampler, *, workers: int,
                  on_publish: Callable[[], None] = lambda: None, **own: Any):
         super().__init__(model, gradients=np.zeros(0, dtype=np.float32), sharded=True, **own)
-        self.sampler, self.workers = sampler, workers
+        self.sampler, self.workers, self.owners = sampler, workers, workers
         self.on_publish = on_publish
         self.version = 0
         self.consumed = 0  # samples that have arrived since training began
@@ -100,10 +100,6 @@ class Server(Replica):
         self.compute_seconds = 0.0
         self.cut: Cut
         self.port: Port
-
-    @property
-    def owners(self) -> int:
-        return self.workers
 
     @property
     def _members(self) -> Sequence[Replica]:

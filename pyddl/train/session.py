@@ -163,8 +163,8 @@ class Session:
         worker = Worker(
             plan.model, plan.sampler, number=division.number - servers, count=plan.workers, rank=plan.world.rank,
             seed=plan.options["seed"], reproducible=plan.options["reproducible"], vectors=strategy.vectors,
-            together=strategy.synchronous, updates_only=strategy.updates_only, sharded=strategy.shards,
-            kept=not (servers and strategy.replicated), counted=division.part == 0,
+            joint=strategy.joint, together=strategy.together, updates_only=strategy.updates_only,
+            sharded=strategy.shards, kept=not (servers and strategy.replicated), counted=division.part == 0,
             gradients=between.allocate(layout.size, "gradients") if strategy.synchronous else None,
             parameters=between.allocate(layout.size, "parameters") if strategy.shards else None,
             batch_sum=self._sum_over_batch if strategy.synchronous else None, group=division.group)

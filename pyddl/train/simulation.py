@@ -114,13 +114,13 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
     check(strategy, workers, batch_size, data)
     sampler = Sampler(len(data), batch_size, seed)
     calendar = Calendar(sampler, stages_of(model), epochs)
-    checked_buffers(model.buffers, reproducible=False)
+    checked_buffers(model.buffers, strategy, workers)
     strategy.check_stages([len(span.stage.phases) for span in calendar.spans])
     simulation = Simulation(machine)
     statistics = Statistics(data)
     batons = [Baton() for _ in range(workers)] if strategy.synchronous and _asks_for_sums(model, data) else []
     everyone = _Everyone.cast(model, strategy, sampler, workers, seed, batons)
-    snapshots = _Snapshots(model, test, everyone, max(1, calendar.end // points), sampler, simulation)
+    snapshots = _Snapshots(model, test, everyone, max(1, calendar.end // points), calendar, simulation)
     fences = _Fences(everyone, calendar)
     for each in everyone:
         each.on_epoch = partial(fences.pass_one, each)
@@ -145,7 +145,7 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
             everyone.settle()
             for each in everyone:
                 each.take_buffers(each.buffers_as_one())
-    snapshots.finish(calendar.end, max(timeline.now for timeline in timelines))
+    snapshots.finish(max(timeline.now for timeline in timelines))
     everyone.settle()
     first = everyone.workers[0]
     received = [server.received_so_far.summary(server.version) for server in everyone.servers]
@@ -180,7 +180,8 @@ class _Everyone:
             # A model that waits for a sum on its thread may hold memory of its own meanwhile.
             its_model = copy.deepcopy(model) if batons else model
             worker = Worker(its_model, sampler, number=number, count=workers, seed=seed, batch_sum=batch_sum,
-                            together=strategy.synchronous, vectors=strategy.vectors, sharded=strategy.shards)
+                            joint=strategy.joint, together=strategy.together, vectors=strategy.vectors,
+                            sharded=strategy.shards)
             if strategy.replicas is not None:
                 worker.host(strategy.replicas)
             everyone.workers.append(worker)
@@ -230,11 +231,10 @@ class _Everyone:
 
     def serve(self, span: Span) -> list[Published]:
         """The servers' ports, with their first version."""
-        ports = [Published(server.cut.part(server.number, server.whole)) for server in self.servers]
+        ports = [Published(server.cut.part(server.number, server.whole), version=-1) for server in self.servers]
         for server, port in zip(self.servers, ports, strict=True):
             server.serve(port, server.sampler.consumed(span.first), span.first)
-            port.publish(0)
-            server.version = port.version
+            server.version = port.publish(0)
         return ports
 
     def copy(self) -> _Everyone:
@@ -311,12 +311,12 @@ class _Fences:
 class _Snapshots:
     """Copies of all workers after the same step, each made when that worker was there, and what they are worth.
 
-    Where there are servers: of what they serve when so many steps' samples have arrived.
+    Where there are servers: of what they serve when so many steps' samples have arrived, and at the end.
     """
 
-    def __init__(self, model: Model, test: Source, everyone: _Everyone, every: int, sampler: Sampler,
+    def __init__(self, model: Model, test: Source, everyone: _Everyone, every: int, calendar: Calendar,
                  simulation: Simulation):
-        self.model, self.test, self.everyone, self.every, self.sampler = model, test, everyone, every, sampler
+        self.model, self.test, self.everyone, self.every, self.calendar = model, test, everyone, every, calendar
         self.simulation = simulation
         self.curve: list[dict[str, Any]] = []
         self.first, self.seconds = 0, 0.0  # when the stage began
@@ -342,19 +342,19 @@ class _Snapshots:
         """Server 0 has published."""
         last = self.curve[-1]["step"] if self.curve else 0
         step = self.first + server.steps
-        if server.number == 0 and step // self.every > last // self.every:
+        if server.number == 0 and step // self.every > last // self.every and step < self.calendar.end:
             self._judge(self.everyone.copy(), step, self.seconds + self.simulation.now)
 
-    def finish(self, steps: int, seconds: float) -> None:
-        """All is over: where servers were seldom told of samples, the last point is still missing."""
-        if not self.curve or self.curve[-1]["step"] < steps:
-            self._judge(self.everyone.copy(), steps, seconds)
+    def finish(self, seconds: float) -> None:
+        """All is over: where there are servers, the last point is still missing."""
+        if not self.curve or self.curve[-1]["step"] < self.calendar.end:
+            self._judge(self.everyone.copy(), self.calendar.end, seconds)
 
     def _judge(self, twins: _Everyone, step: int, seconds: float) -> None:
         twins.settle()
         first = twins.workers[0]
         scores = evaluate(self.model, twins.averaged(), first.buffers_as_one(), self.test)
-        self.curve.append({"step": step, "seconds": seconds, "samples": self.sampler.consumed(step),
+        self.curve.append({"step": step, "seconds": seconds, "samples": self.calendar.rows_before(step),
                            **{f"test_{name}": value for name, value in scores.items()}})
 
 

@@ -84,12 +84,12 @@ class Worker(Replica):
         if updates_only and getattr(model, "takes_rounded", False):
             self._rounded = model.layout.zeros().view(np.uint16)[: model.layout.size]
         self.replicas: list[Worker] = []
-        self.hosts = False
         self.compute_seconds = 0.0
         self._shards = SHARDS // self.count if reproducible else 0
         self._partial = [model.layout.zeros() for _ in range(self._shards.bit_length() - 1)] if reproducible else []
         self._batch_sum = _no_sum_of_shards if reproducible else batch_sum
-        self._chains = chains_of(model.buffers, self.number, self.count, together=together)
+        mine = self.number if self.owners == self.count else 0
+        self._chains = chains_of(model.buffers, mine, self.owners, together=together)
         self.on_step = on_step
         self.travels: Callable[[np.ndarray, list[tuple[int, int]]], Ready | None] = lambda gradients, slices: None
         self.announces: list[Ready | None] = []
@@ -101,22 +101,17 @@ class Worker(Replica):
 
     def host(self, replicas: int) -> None:
         """Make those of ``replicas`` replicas that live on this rank; the worker itself only holds what they share."""
-        self.hosts = True
+        self.hosts, self.owners = True, replicas
         for number in range(self.number, replicas, self.count):
             replica = Worker(self.model, self.sampler, number=number, count=replicas, seed=self.seed,
                              gradients=self.whole_gradients, rank=self.rank)
             replica.losses, replica.rows_seen = self.losses, self.rows_seen
             self.replicas.append(replica)
-        self._hosted = replicas
 
     @property
     def rows(self) -> Sequence[Worker]:
         """Those who take rows of each step: the replicas, or the worker itself."""
         return self.replicas if self.hosts else (self,)
-
-    @property
-    def owners(self) -> int:
-        return self._hosted if self.hosts else self.count
 
     def enter(self, stage: Stage, rules: Rules) -> None:
         super().enter(stage, rules)
