@@ -250,6 +250,39 @@ def test_a_centered_machine_does_not_care_whether_data_are_flipped():
     assert abs(found[0] - found[1]) < 0.5, found
 
 
+needs_mnist = pytest.mark.skipif(pyddl.data.find("mnist") is None, reason="needs MNIST: set PYDDL_DATA")
+
+
+@needs_mnist
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_16_hidden_units_on_mnist_and_on_mnist_flipped(capsys):
+    """Exact, 20 epochs: at least -140 (published after 50 epochs: -142.6), flipped or not; seeds differ by a nat."""
+    source = pyddl.data.load("mnist")
+    data, test = ((np.asarray(each) >= 0.5).astype(np.float32) for each in (source, source.test))
+    found = {flip: [exactly(trained(np.abs(data - flip), hidden=(16,), batch_size=100, learning_rate=0.2, seed=seed),
+                            np.abs(test - flip)) for seed in range(2)] for flip in (0, 1)}
+    with capsys.disabled():
+        print(f"\n784-16, nats per test image: {found[0]}; flipped: {found[1]}")
+    assert min(*found[0], *found[1]) > -140.5 and np.mean([*found[0], *found[1]]) > -140
+    assert abs(np.mean(found[0]) - np.mean(found[1])) < 1
+
+
+@needs_mnist
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_500_hidden_units_on_mnist(capsys):
+    """Above -80 within 20 epochs, thresholded at 1/2, interval at most 2 nats (published: -84.9, -96.6 in reverse)."""
+    source = pyddl.data.load("mnist")
+    data, test = ((np.asarray(each) >= 0.5).astype(np.float32) for each in (source, source.test))
+    result = trained(data, hidden=(500,), batch_size=100, learning_rate=0.1)
+    found = likelihood(result.model, result.parameters, result.buffers, ArraySource(test), Crew())
+    low, high = found["log_likelihood_reverse_ais"], found["log_likelihood_ais"]
+    with capsys.disabled():
+        print(f"\n784-500, nats per test image: [{low:.2f}, {high:.2f}]; {found}")
+    assert low > -80 and abs(high - low) < 2
+
+
 @pytest.mark.parametrize(("rule", "centering"), [*((rule, True) for rule in OPTIMIZERS), ("sgd", False),
                                                  ("momentum", False), ("nesterov", False)])
 def test_every_optimizer_learns_at_its_default_rate(rule, centering):
