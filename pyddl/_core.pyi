@@ -154,6 +154,110 @@ class Network:
     def flops(self) -> int:
         """Floating-point operations of one gradient, per row: of its products."""
 
+# ---- rbm.hpp: letters B rows, N chains, V visible and H hidden units; weights are (V, H)
+
+class Rbm:
+    """Restricted Boltzmann machine: conditionals, chains, gradients, and what a likelihood needs.
+
+    Keeps oneDNN primitives by number of rows, and memory, but no parameter from one call to the next. Calls from
+    several threads wait for each other.
+
+    Parameters
+    ----------
+    shape : dict
+        ``visible`` and ``hidden`` units, ``kind`` (bernoulli or gaussian), and where in the parameters ``weights``,
+        ``visible_bias``, ``hidden_bias`` and ``log_variance`` (-1: variances are 1) begin; whether variances are
+        ``learned``.
+    dtype : {"float32", "bfloat16"}
+        Of the products.
+    """
+
+    def __init__(self, shape: dict[str, Any], dtype: str = "float32") -> None: ...
+    def gradient(
+        self,
+        parameters: Floats,
+        gradients: Floats,
+        rows: Floats,
+        index: np.ndarray,
+        chains: Floats | None,
+        numbers: np.ndarray | None,
+        *,
+        weight: float,
+        gibbs_steps: int,
+        mean_reconstruction: bool,
+        visible_offsets: Floats | None,
+        hidden_offsets: Floats | None,
+        offset_rate: float,
+        sparsity: float,
+        sparsity_cost: float,
+        seed: int,
+        purpose: int,
+        step: int,
+        turn: int,
+        sum: Any,
+        ready: Any,
+        rounded: np.ndarray | None,
+    ) -> float:
+        """Overwrites ``gradients`` with the sum over ``rows``, moves ``chains`` (N, H) and offsets; the loss."""
+
+    def hidden_mean(self, parameters: Floats, v: Floats, out: Floats) -> None: ...
+    def visible_mean(self, parameters: Floats, h: Floats, out: Floats) -> None: ...
+    def free_energy(self, parameters: Floats, v: Floats, out: Doubles) -> None: ...
+    def conditional_loss(
+        self,
+        parameters: Floats,
+        v: Floats,
+        index: np.ndarray,
+        seed: int,
+        purpose: int,
+        step: int,
+        count: int,
+        out: Doubles,
+    ) -> None:
+        """out (B,) := cross-entropy of ``count`` visible units given all others, times V / count."""
+
+    def evaluate(
+        self, parameters: Floats, v: Floats, index: np.ndarray, seed: int, purpose: int, step: int, count: int
+    ) -> tuple[float, float, float]:
+        """Sums over rows of loss, squared error of the mean-field reconstruction, and free energy."""
+
+    def gibbs(
+        self,
+        parameters: Floats,
+        v: Floats,
+        numbers: np.ndarray,
+        seed: int,
+        purpose: int,
+        step: int,
+        steps: int,
+        energies: Doubles | None = None,
+        mean: Floats | None = None,
+    ) -> None:
+        """Moves v (N, V); ``energies`` (steps, N) gets free energies, ``mean`` the last means of visible units."""
+
+    def anneal(
+        self,
+        parameters: Floats,
+        base: Floats,
+        betas: Doubles,
+        v: Floats,
+        numbers: np.ndarray,
+        seed: int,
+        purpose: int,
+        step: int,
+        log_weights: Doubles,
+    ) -> None:
+        """Annealed importance sampling from betas[0] to betas[-1]; adds to ``log_weights``, moves v."""
+
+    def pieces(self, of_hidden: bool) -> int:
+        """Into how many pieces an enumeration can be cut."""
+
+    def log_sum(self, parameters: Floats, of_hidden: bool, begin: int, end: int) -> float:
+        """log of the sum of exp(-energy) over these pieces of the states of one side."""
+
+    def flops(self, gibbs_steps: int) -> int:
+        """Floating-point operations of one gradient, per row: of its products."""
+
 # ---- threads.hpp, product.hpp
 
 def set_threads(n: int) -> None:
@@ -220,6 +324,13 @@ def reference_loss_sums(
     outputs: Doubles, targets: Doubles, loss: str, derivatives: Doubles | None = None
 ) -> tuple[float, float]: ...
 
+def reference_rbm_hidden_inputs(
+    v: Doubles, w: Doubles, c: Doubles, variances: Doubles | None, out: Doubles
+) -> None: ...
+def reference_rbm_free_energy(
+    v: Doubles, w: Doubles, b: Doubles, c: Doubles, variances: Doubles | None, out: Doubles
+) -> None: ...
+def reference_rbm_log_partition(w: Doubles, b: Doubles, c: Doubles, variances: Doubles | None) -> float: ...
 def reference_softmax_sums(
     logits: Doubles, labels: np.ndarray, derivatives: Doubles | None = None
 ) -> tuple[float, float]: ...
@@ -250,10 +361,23 @@ def bernoulli(
 ) -> None:
     """1 where `uniform` of the same key is below p, else 0. out, p (B, U) float32, may be the same array."""
 
+def bernoulli_of_logits(
+    out: np.ndarray,
+    mean: np.ndarray,
+    x: np.ndarray,
+    index: np.ndarray,
+    seed: int,
+    purpose: int,
+    step: int = 0,
+    substep: int = 0,
+) -> None:
+    """mean := sigmoid(x), and out := `bernoulli` of that, in one pass; all (B, U) float32."""
+
 reference_philox4x32 = philox4x32
 reference_uniform = uniform
 reference_normal = normal
 reference_bernoulli = bernoulli
+reference_bernoulli_of_logits = bernoulli_of_logits
 
 # ---- vectors.hpp; float32, results do not depend on threads
 

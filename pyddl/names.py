@@ -15,7 +15,7 @@ LOSSES = ("bce", "mse")
 RULES = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw")
 """Update rules of optimizers."""
 
-SCHEDULES = ("constant", "step", "cosine")
+SCHEDULES = ("constant", "step", "cosine", "linear")
 """Of the learning rate."""
 
 MOMENTUM_SCHEDULES = ("constant", "sutskever")

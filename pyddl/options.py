@@ -108,6 +108,7 @@ class Option:
 
 _NETWORKS = ("autoencoder", "classifier")  # models that are made of layers
 _SUPERVISED = ("classifier", "linear")
+_BOLTZMANN = ("rbm",)
 
 TABLE: list[Option] = [
     # ---- data
@@ -122,7 +123,7 @@ TABLE: list[Option] = [
     # ---- model
     Option("hidden", "ints", (256, 64), "model",
            "units of the hidden layers; of an autoencoder those of the encoder, the code last", trainer=False,
-           of=_NETWORKS, empty=True),
+           of=(*_NETWORKS, "rbm"), empty=True),
     Option("activation", "str", "relu", "model", "activation of all layers but code and output",
            choices=names.ACTIVATIONS, trainer=False, of=_NETWORKS),
     Option("code_activation", "str", "linear", "model", "activation of the code layer", choices=names.ACTIVATIONS,
@@ -141,7 +142,35 @@ TABLE: list[Option] = [
            of=_SUPERVISED),
     Option("dtype", "str", "float32", "model",
            "element type of the matrix products; sums, weights and updates are float32 always", choices=names.DTYPES,
-           trainer=False, of=(*_NETWORKS, "linear")),
+           trainer=False, of=(*_NETWORKS, "linear", "rbm")),
+    # ---- Boltzmann machines
+    Option("visible", "str", "bernoulli", "model",
+           "kind of the visible units: bernoulli, for data in [0, 1]; gaussian, for any numbers",
+           choices=("bernoulli", "gaussian"), trainer=False, of=_BOLTZMANN),
+    Option("variance", "str", "fixed", "model",
+           "variances of gaussian units; both begin as the data's, one for all units; learned: each unit's moves",
+           choices=("fixed", "learned"), trainer=False, of=_BOLTZMANN),
+    Option("binarise", "str", "none", "model",
+           "binary values of bernoulli units; none: values in [0, 1] as they are; threshold: 1 from 1/2 on; sample: "
+           "drawn anew in each step", choices=("none", "threshold", "sample"), trainer=False, of=_BOLTZMANN),
+    Option("chain", "str", "pcd", "model",
+           "chains of the negative statistics; cd: begin at the rows of a step; pcd: go on from step to step",
+           choices=("cd", "pcd"), trainer=False, of=_BOLTZMANN),
+    Option("gibbs_steps", "int", 1, "model", "steps of Gibbs sampling that each chain takes in a step",
+           at_least=1, at_most=2000, trainer=False, of=_BOLTZMANN),
+    Option("chains", "int", 100, "model", "persistent chains of all ranks together", at_least=1, trainer=False,
+           of=_BOLTZMANN),
+    Option("centering", "bool", True, "model",
+           "subtract means of the units in the gradient: better likelihood and samples; without: sparser features",
+           trainer=False, of=_BOLTZMANN),
+    Option("reconstruction", "str", "sampled", "model",
+           "last visible units of a chain of cd: sampled, or their probabilities (mean)", choices=("sampled", "mean"),
+           trainer=False, of=_BOLTZMANN),
+    Option("sparsity", "float", None, "model", "mean wanted of each hidden unit", above=0, below=1, trainer=False,
+           of=_BOLTZMANN),
+    Option("sparsity_cost", "float", 0.1, "model",
+           "factor of the divergence between wanted and found mean, in nats, per hidden unit", above=0, trainer=False,
+           of=_BOLTZMANN),
     # ---- training
     Option("strategy", "str", "allreduce", "training", "how ranks work together", choices=names.STRATEGIES),
     Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),
@@ -159,7 +188,8 @@ TABLE: list[Option] = [
     Option("step_every", "int", 1000, "training", "steps between two cuts of the learning rate in schedule step",
            "steps", at_least=1),
     Option("step_factor", "float", 0.5, "training", "factor of a cut in schedule step", above=0),
-    Option("minimum_rate", "float", 0.0, "training", "learning rate at the end of schedule cosine", at_least=0),
+    Option("minimum_rate", "float", 0.0, "training", "learning rate at the end of schedules cosine and linear",
+           at_least=0),
     Option("weight_decay", "float", None, "training",
            "L2 decay of weights, not of biases; by default 0, or 0.01 in adamw", at_least=0),
     Option("clip_norm", "float", None, "training", "largest norm of the mean gradient; longer ones are shortened",

@@ -24,7 +24,7 @@ References
 .. [1] Salmon, Moraes, Dror, Shaw (2011), Parallel random numbers: as easy as 1, 2, 3, SC'11, article 16.
 """
 
-__all__ = ["CORRUPT", "DATA", "DROPOUT", "GIBBS", "INITIALISE", "NOISE", "SEEDS", "SHUFFLE", "STRATEGY"]
+__all__ = ["CORRUPT", "DATA", "DROPOUT", "GIBBS", "INITIALISE", "LIKELIHOOD", "NOISE", "SEEDS", "SHUFFLE", "STRATEGY"]
 
 SEEDS = 1 << 48
 """Seeds are below this number."""
@@ -45,3 +45,5 @@ DATA = 7
 """Made-up data and random splits."""
 STRATEGY = 8
 """Choices of a strategy, such as partners of a gossip."""
+LIKELIHOOD = 9
+"""Chains that estimate a likelihood."""

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 FOREIGN = {"--map-by", "--oversubscribe", "--bind-to", "--no-binary", "--no-build-isolation", "--config-settings",
            "--mpi", "--cpus-per-task", "--signal", "--nodes", "--partition", "--account", "--shm-size", "--cpus",
-           "--help", "--size", "--with-ft", "--outlive", "--config", "--measure",
+           "--help", "--size", "--with-ft", "--outlive", "--config", "--measure", "--likelihood", "--count", "--clock",
            "--width"}
 
 
@@ -35,6 +35,7 @@ def test_links_lead_somewhere(page):
 
 def test_options_exist(page):
     flags = {option.flag for option in options.TABLE} | {also for option in options.TABLE for also in option.also}
+    flags |= {f"--no-{option.flag[2:]}" for option in options.TABLE if option.default is True}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8"))) <= flags | FOREIGN
 
 

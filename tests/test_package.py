@@ -72,10 +72,13 @@ def names_in_stub(path):
             names[node.name] = None
         elif isinstance(node, ast.Assign):  # the same signature under another name; types begin with a capital
             names |= {target.id: None for target in node.targets if target.id.islower()}
+        elif isinstance(node, ast.AnnAssign):  # a function of a signature that has a name
+            names[node.target.id] = None
         elif isinstance(node, ast.ClassDef):
             methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
             attributes = [item.target.id for item in node.body if isinstance(item, ast.AnnAssign)]
-            names[node.name] = sorted(name for name in {*methods, *attributes} if not name.startswith("_"))
+            if not node.name.startswith("_"):  # else of the stub alone
+                names[node.name] = sorted(name for name in {*methods, *attributes} if not name.startswith("_"))
     return names
 
 

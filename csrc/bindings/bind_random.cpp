@@ -89,6 +89,21 @@ void define_all(py::module_& m, const std::string& prefix, const RandomTable& f)
           },
           py::arg("out").noconvert(), py::arg("p").noconvert(), py::arg("index").noconvert(), py::arg("seed"),
           py::arg("purpose"), py::arg("step") = 0, py::arg("substep") = 0);
+    m.def(
+        (prefix + "bernoulli_of_logits").c_str(),
+        [f = f.bernoulli_of_logits](Array<float>& out, Array<float>& mean, const Array<float>& x, const Index& index,
+                                    std::int64_t seed, std::int64_t purpose, std::int64_t step, std::int64_t substep) {
+            const auto to = out_matrix(out, "out");
+            check_shape(x, "x", to.rows, to.columns);
+            check_shape(mean, "mean", to.rows, to.columns);
+            const auto rows = index_of_rows(index, to.rows);
+            const RandomKey key = key_of(seed, purpose, step, substep);
+            float* const means = mean.mutable_data();
+            py::gil_scoped_release no_gil;
+            f(to.data, means, x.data(), to.rows, to.columns, rows.data(), key);
+        },
+        py::arg("out").noconvert(), py::arg("mean").noconvert(), py::arg("x").noconvert(), py::arg("index").noconvert(),
+        py::arg("seed"), py::arg("purpose"), py::arg("step") = 0, py::arg("substep") = 0);
 }
 
 }  // namespace

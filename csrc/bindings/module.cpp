@@ -12,6 +12,7 @@ void register_machine(pybind11::module_& m);
 void register_network(pybind11::module_& m);
 void register_optimizers(pybind11::module_& m);
 void register_random(pybind11::module_& m);
+void register_rbm(pybind11::module_& m);
 void register_vectors(pybind11::module_& m);
 }  // namespace pyddl::bindings
 
@@ -28,5 +29,6 @@ PYBIND11_MODULE(_core, m) {
     bindings::register_network(m);
     bindings::register_optimizers(m);
     bindings::register_random(m);
+    bindings::register_rbm(m);
     bindings::register_vectors(m);
 }

@@ -1,6 +1,7 @@
 #include "kernels/random.hpp"
 
 #include "kernels/simd.hpp"
+#include "kernels/simd_math.hpp"
 #include "kernels/threads.hpp"
 #if PYDDL_LEVEL > 0
 #include <immintrin.h>
@@ -237,6 +238,26 @@ struct Compare {
     }
 };
 
+struct CompareLogits {
+    float* out;
+    float* mean;
+    const float* x;
+
+    void operator()(int64_t at, const float* values, int64_t n) const {
+        if (!mean) {
+#pragma omp simd
+            for (int64_t i = 0; i < n; ++i) out[at + i] = values[i] < sigmoid(x[at + i]) ? 1.0f : 0.0f;
+            return;
+        }
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) {
+            const float p = sigmoid(x[at + i]);
+            mean[at + i] = p;
+            out[at + i] = values[i] < p ? 1.0f : 0.0f;
+        }
+    }
+};
+
 void uniform(float* out, int64_t rows, int64_t units, const int64_t* index, const RandomKey& k) {
     Matrix<Uniform, Copy>(rows, units, index, k, Copy{out}).fill();
 }
@@ -249,11 +270,16 @@ void bernoulli(float* out, const float* p, int64_t rows, int64_t units, const in
     Matrix<Uniform, Compare>(rows, units, index, k, Compare{out, p}).fill();
 }
 
+void bernoulli_of_logits(float* out, float* mean, const float* x, int64_t rows, int64_t units, const int64_t* index,
+                         const RandomKey& k) {
+    Matrix<Uniform, CompareLogits>(rows, units, index, k, CompareLogits{out, mean, x}).fill();
+}
+
 }  // namespace
 
 template <>
 const RandomTable& table<PYDDL_LEVEL, RandomTable>() {
-    static constexpr RandomTable t{philox4x32, uniform, normal, bernoulli};
+    static constexpr RandomTable t{philox4x32, uniform, normal, bernoulli, bernoulli_of_logits};
     return t;
 }
 

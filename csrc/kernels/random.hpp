@@ -48,6 +48,11 @@ struct RandomTable {
     /// >= 1. out, p (B, U); out may be p.
     void (*bernoulli)(float* out, const float* p, std::int64_t rows, std::int64_t units, const std::int64_t* index,
                       const RandomKey&);
+
+    /// The same for p = sigmoid(x), in one pass over x. out, x (B, U); out may be x. mean (B, U), unless null, receives
+    /// p; it may be x where out is not.
+    void (*bernoulli_of_logits)(float* out, float* mean, const float* x, std::int64_t rows, std::int64_t units,
+                                const std::int64_t* index, const RandomKey&);
 };
 
 }  // namespace pyddl::kernels

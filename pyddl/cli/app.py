@@ -18,6 +18,7 @@ __all__ = ["app", "say"]
 COMMANDS = {
     "train": "Train a model on this process, or on MPI ranks.",
     "evaluate": "Scores of a trained model on data, loss and reconstruction error among them.",
+    "generate": "Write samples of a trained model to a .npy file or a picture.",
     "encode": "Write the codes of data to a .npy file.",
     "plot": "Draw a run's curves and its reconstructions.",
     "simulate": "Show a strategy at many workers, on a virtual clock.",
@@ -25,7 +26,7 @@ COMMANDS = {
     "doctor": "Say what this machine offers, and what is wrong with it.",
     "fetch": "Download a data set into the user's cache.",
 }
-OF_ONE = ("encode", "plot", "simulate", "fetch")  # one process does it all, on any number of ranks
+OF_ONE = ("encode", "generate", "plot", "simulate", "fetch")  # one process does it all, on any number of ranks
 BAD_INPUT = 2
 
 

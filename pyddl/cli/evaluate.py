@@ -18,8 +18,12 @@ __all__ = ["command", "rows_for"]
 @click.option("--labels", help="Labels of the rows of --data, where it brings none of its own.")
 @click.option("--measure", "measured", multiple=True, metavar="NAME",
               help="Compute this measure of the model too, which is no mean over rows; may be given several times.")
+@click.option("--likelihood", is_flag=True,
+              help="Compute the measure likelihood, and the gap between the free energies of test and training rows "
+                   "where the run records them.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(run: str, data: str | None, labels: str | None, measured: tuple[str, ...], as_json: bool) -> int:
+def command(run: str, data: str | None, labels: str | None, measured: tuple[str, ...], likelihood: bool,
+            as_json: bool) -> int:
     """All scores of the model in RUN, loss and reconstruction error among them: means over the rows.
 
     Under mpirun or srun all ranks share the work, with the same result.
@@ -35,11 +39,15 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
         trained = load_run(run)
         source = rows_for(trained, data, labels)
         check_labels(trained.model, source, "these data")
-        measures = [_measure(trained, name) for name in measured]
+        measures = [_measure(trained, name) for name in (*measured, *(["likelihood"] if likelihood else []))]
+        training = _training_rows(trained) if likelihood and data is None else None
     vectors = (trained.averaged, trained.buffers)
     scores = evaluate(trained.model, *vectors, source, here.transport)
     for measure in measures:
         scores |= measure(*vectors, source, Crew(here.transport))
+    if training is not None and "free_energy" in scores:
+        seen = evaluate(trained.model, *vectors, training, here.transport)
+        scores["free_energy_gap"] = scores["free_energy"] - seen["free_energy"]
     if here.rank > 0:
         return 0
     if as_json:
@@ -47,7 +55,7 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
     else:
         click.echo(f"on {source.describe()}")
         for name, value in scores.items():
-            click.echo(f"{name:<14} {value:.4f}")
+            click.echo(f"{name:<{max(14, *map(len, scores))}} {value:.4f}")
     return 0
 
 
@@ -60,6 +68,17 @@ def _measure(trained: Any, name: str) -> Any:
         raise ParameterError(f"model {name_of(trained.model)} has no measure {name!r}; it has "
                              f"{', '.join(known) or 'none'}{_check.nearest(name, known)}")
     return known[name]
+
+
+def _training_rows(trained: Any) -> Any:
+    """The rows that the run was trained on; None where it does not record them."""
+    from pyddl.data import load
+    from pyddl.data.joined import training_and_test
+
+    recorded = trained.config
+    if not recorded.get("data"):
+        return None
+    return training_and_test(load(recorded["data"]), None, recorded.get("validation"), recorded["seed"])[0]
 
 
 def rows_for(trained: Any, data: str | None, labels: str | None = None, *, labelled: bool = True) -> Any:

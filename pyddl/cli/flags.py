@@ -68,7 +68,8 @@ def flags(*sections: str, model: str | None = None, defaults: Mapping[str, Any] 
         hidden = not shown(option) or bool(option.section == "model" and option.of
                                            and (model is None or stranger(option.name, model=model)))
         text = _help(option, (defaults or {}).get(option.name, option.default))
-        made.append(click.Option([option.flag, *option.also, option.name], default=None, help=text, hidden=hidden,
+        flag = option.flag if option.default is not True else f"{option.flag}/--no-{option.flag[2:]}"
+        made.append(click.Option([flag, *option.also, option.name], default=None, help=text, hidden=hidden,
                                  **extra))
     return made
 

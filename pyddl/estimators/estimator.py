@@ -146,12 +146,16 @@ class Estimator(Conventions):
 
         given = {}
         for option in options.of_model(self._model):
-            value = getattr(self, option.name)
+            value = self._value_of(option)
             given[option.name] = option.check(os.fspath(value) if isinstance(value, os.PathLike) else value)
         if "dtype" in given:
             given["dtype"] = dtype
         given = options.with_runs(given, lambda path: models.Trained.of(load_run(path)))
         return models.for_data(self._model, source, **given)
+
+    def _value_of(self, option: options.Option) -> Any:
+        """What the constructor was given for an option of the model, in the option's kind."""
+        return getattr(self, option.name)
 
     def _trainer(self, model: Any, seed: int, passes: int | None) -> Trainer:
         """A trainer with this estimator's options; for ``passes`` over the data in all where `partial_fit` asks."""

@@ -11,7 +11,7 @@ from pyddl import models, options
 __all__ = ["from_table"]
 
 
-def from_table(model: str) -> Callable[[type], type]:
+def from_table(model: str, **defaults: Any) -> Callable[[type], type]:
     """Class decorator: an ``__init__`` with the options of a model and of training, in the table's order.
 
     `pyddl.options.TABLE` is the home of names and help, and of defaults where `pyddl.models.TABLE` has no others for
@@ -22,16 +22,18 @@ def from_table(model: str) -> Callable[[type], type]:
     ----------
     model : str
         Public name.
+    **defaults
+        Those that differ for the estimator alone.
     """
 
     def decorate(cls: Any) -> type:
-        defaults = models.TABLE[model].defaults
+        by_default = {**models.TABLE[model].defaults, **defaults}
         own = options.of_model(model)
         chosen = [option for option in options.of_section("model", "training", "machine")
                   if option.name not in ("ranks", *cls.no_options) and (option.section != "model" or option in own)]
         parameters, lines = [], []
         for option in chosen:
-            name, default, text = option.name, defaults.get(option.name, option.default), option.help
+            name, default, text = option.name, by_default.get(option.name, option.default), option.help
             if name == "seed":
                 name, default = "random_state", None
                 text = "seed of everything random; None draws one, equal on all ranks"

@@ -13,6 +13,7 @@ TABLE: dict[str, Place] = {
     "autoencoder": ("pyddl.estimators.autoencoder", "Autoencoder"),
     "linear": ("pyddl.estimators.linear", "LinearRegression"),
     "classifier": ("pyddl.estimators.classifier", "Classifier"),
+    "rbm": ("pyddl.estimators.rbm", "RBM"),
 }
 """The estimators of models, by the models' public names. A row may be added at any time."""
 

@@ -44,10 +44,13 @@ class Model(Protocol):
         ``crew.part(n)`` is this rank's range of ``n`` pieces of work, ``crew.gather(array)`` all ranks' arrays in their
         order.
     ``encode(parameters, buffers, rows) -> ndarray``, ``reconstruct(parameters, buffers, rows) -> ndarray``
+    ``sample(parameters, buffers, count, seed) -> ndarray``
+        New rows ``(count, inputs)``, for ``pyddl generate``.
     ``pictures(parameters, buffers, rows) -> dict``
         Pictures by their names, each ``(number, features)``: rows as they enter the model.
     ``inputs`` : int
-        Features of a row; ``input_range`` : (low, high) that the data must keep to. The trainer refuses others.
+        Features of a row; ``input_range`` : (low, high) that the data must keep to. The trainer refuses others: the
+        user may scale them, or do as ``range_cure`` says.
     ``needs_labels`` : bool
         Whether batches must have labels.
     ``check_data(data)``

@@ -50,6 +50,10 @@ TABLE: dict[str, Entry] = {
     "classifier": Entry("pyddl.models.classifier", "Classifier",
                         "Softmax on classes over dense layers, of rows or of an encoder's codes.",
                         {"hidden": ()}),
+    "rbm": Entry("pyddl.models.rbm", "RBM",
+                 "Restricted Boltzmann machine: binary or Gaussian visible units, trained by Gibbs chains.",
+                 {"hidden": (256,), "optimizer": "sgd", "schedule": "linear", "batch_size": 100},
+                 simulated={"hidden": (32,)}),
 }
 """The models by their public names. A row may be added at any time: ``pyddl.models.TABLE["mine"] = Entry(...)``."""
 

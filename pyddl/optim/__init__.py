@@ -10,7 +10,7 @@ from pyddl.optim.adagrad import AdaGrad
 from pyddl.optim.adam import Adam, AdamW
 from pyddl.optim.base import Optimizer, make
 from pyddl.optim.rmsprop import RMSProp
-from pyddl.optim.schedules import Constant, Cosine, MomentumSchedule, Schedule, StepDecay, WarmUp, schedule
+from pyddl.optim.schedules import Constant, Cosine, Linear, MomentumSchedule, Schedule, StepDecay, WarmUp, schedule
 from pyddl.optim.sgd import SGD, Momentum, Nesterov
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "AdamW",
     "Constant",
     "Cosine",
+    "Linear",
     "Momentum",
     "MomentumSchedule",
     "Nesterov",

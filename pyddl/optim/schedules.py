@@ -13,7 +13,7 @@ from typing import Any
 from pyddl import _check, names
 from pyddl.errors import ParameterError
 
-__all__ = ["Constant", "Cosine", "MomentumSchedule", "Schedule", "StepDecay", "WarmUp", "schedule"]
+__all__ = ["Constant", "Cosine", "Linear", "MomentumSchedule", "Schedule", "StepDecay", "WarmUp", "schedule"]
 
 
 class Schedule(ABC):
@@ -113,6 +113,37 @@ class Cosine(Schedule):
         return self.minimum + (self.value - self.minimum) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
+class Linear(Schedule):
+    """A straight line from ``value`` at step 0 to ``minimum`` at step ``total``, and ``minimum`` after.
+
+    Chains of a Boltzmann machine keep up with parameters that come to rest [1]_.
+
+    Parameters
+    ----------
+    value : float
+        At least 0.
+    total : int
+        Steps until the minimum.
+    minimum : float, default=0.0
+        From 0 to ``value``.
+
+    References
+    ----------
+    .. [1] Tieleman (2008), Training restricted Boltzmann machines using approximations to the likelihood gradient,
+       ICML, section 4.
+    """
+
+    name = "linear"
+
+    def __init__(self, value: float, total: int, minimum: float = 0.0):
+        self.value = _check.number("value", value, at_least=0)
+        self.total = _check.integer("total", total, at_least=1)
+        self.minimum = _check.number("minimum", minimum, at_least=0, at_most=self.value)
+
+    def __call__(self, step: int) -> float:
+        return self.minimum + (self.value - self.minimum) * (1.0 - min(step / self.total, 1.0))
+
+
 class WarmUp(Schedule):
     """A straight rise over ``steps`` updates to ``then(0)``, and ``then`` afterwards [1]_.
 
@@ -177,19 +208,19 @@ def schedule(name: str, learning_rate: float, *, warmup_steps: int = 0, total_st
 
     Parameters
     ----------
-    name : {"constant", "step", "cosine"}
+    name : {"constant", "step", "cosine", "linear"}
     learning_rate : float
         The highest value.
     warmup_steps : int, default=0
         Steps of a straight rise before the schedule begins.
     total_steps : int, optional
-        All steps of the training, the rise included; ``cosine`` needs it and reaches ``minimum`` there.
+        All steps of the training, the rise included; ``cosine`` and ``linear`` need it and reach ``minimum`` there.
     step_every : int, optional
         ``step`` needs it: steps between two falls.
     step_factor : float, default=0.1
         Of ``step``.
     minimum : float, default=0.0
-        Of ``cosine``.
+        Of ``cosine`` and ``linear``.
 
     Raises
     ------
@@ -214,7 +245,7 @@ def schedule(name: str, learning_rate: float, *, warmup_steps: int = 0, total_st
                          _check.number("step_factor", step_factor, above=0, at_most=1))
     else:
         if total_steps is None:
-            raise ParameterError("schedule 'cosine' needs total_steps, the steps of the whole training")
+            raise ParameterError(f"schedule {name!r} needs total_steps, the steps of the whole training")
         total = _check.integer("total_steps", total_steps, at_least=1)
-        then = Cosine(learning_rate, max(total - warmup, 1), minimum)
+        then = {"cosine": Cosine, "linear": Linear}[name](learning_rate, max(total - warmup, 1), minimum)
     return WarmUp(warmup, then) if warmup else then

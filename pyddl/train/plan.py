@@ -168,7 +168,7 @@ class Plan:
             if source.minimum < low or source.maximum > high:
                 raise ParameterError(
                     f"the {name} data reach from {source.minimum:g} to {source.maximum:g}; this model's loss needs "
-                    f"values in [{low:g}, {high:g}]: scale the data, or use loss mse")
+                    f"values in [{low:g}, {high:g}]: scale the data, or {getattr(model, 'range_cure', 'use loss mse')}")
             check_labels(model, source, f"the {name} data")
 
     def _check_model(self) -> None:

@@ -9,8 +9,10 @@ from benchmarks import (
     auto,
     convergence,
     harness,
+    likelihood,
     overhead,
     ranks,
+    rbm,
     readme,
     report,
     server,
@@ -77,6 +79,19 @@ def test_step_against_the_plain_one(out):
         assert line["limits"]["float32"]["limit"] > line["limits"]["float32"]["products"] > 0
         assert line["parts"]["float32"]["gradient"] > 0
     assert picture(record)
+
+
+def test_a_boltzmann_machine_against_scikit_learn_s(out):
+    (line,) = rbm.main([*SMALL, "--out", str(out)]).lines
+    assert line["difference"] < 1e-4 and positive(line["seconds"])
+    assert set(line["speed_up"]) >= {"classic float32", "centered float32"}
+
+
+def test_likelihoods_are_exact_and_do_not_care_about_a_flip(out):
+    lines = likelihood.main([*SMALL, "--out", str(out)]).lines
+    found = [line["log_likelihood"] for line in lines]
+    assert len(found) == 2 and abs(found[0] - found[1]) < 0.5
+    assert all(line["log_probability_of_rows"] <= 0 and line["training_seconds"] > 0 for line in lines)
 
 
 def test_asynchronous_training_is_simulated_with_and_without_a_straggler(out):

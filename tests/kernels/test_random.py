@@ -207,3 +207,15 @@ def test_wrong_arrays_are_refused():
 def test_purposes_differ():
     purposes = [getattr(random, name) for name in random.__all__ if name != "SEEDS"]
     assert len(purposes) == len(set(purposes)) and all(0 < p < FIELDS["purpose"] for p in purposes)
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[1]], ids=str)
+def test_bernoulli_of_logits_is_bernoulli_of_their_sigmoid(shape):
+    x = 3 * numbers("normal", shape, step=5)
+    for prefix in ("", "reference_"):
+        out, mean, expected = (np.full(shape, np.nan, dtype=np.float32) for _ in range(3))
+        key = {"seed": 1, "purpose": random.GIBBS, "step": 7, "substep": 3}
+        getattr(_core, prefix + "bernoulli_of_logits")(out, mean, x, index_of(shape[0]), **key)
+        np.testing.assert_allclose(mean, 1 / (1 + np.exp(-x.astype(np.float64))), rtol=1e-6)
+        _core.bernoulli(expected, mean, index_of(shape[0]), **key)
+        np.testing.assert_array_equal(out, expected)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pyddl.errors import ParameterError
-from pyddl.optim import Constant, Cosine, MomentumSchedule, StepDecay, WarmUp, schedule
+from pyddl.optim import Constant, Cosine, Linear, MomentumSchedule, StepDecay, WarmUp, schedule
 
 
 def test_constant():
@@ -22,6 +22,12 @@ def test_cosine():
     assert rate(0) == 1.0
     assert rate(50) == pytest.approx(0.6)
     assert rate(25) == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2)
+    assert rate(100) == rate(1000) == pytest.approx(0.2)
+
+
+def test_linear():
+    rate = Linear(1.0, total=100, minimum=0.2)
+    assert [rate(s) for s in (0, 25, 50)] == pytest.approx([1, 0.8, 0.6])
     assert rate(100) == rate(1000) == pytest.approx(0.2)
 
 
@@ -43,6 +49,7 @@ def test_by_name():
     assert schedule("constant", 0.1) == Constant(0.1)
     assert schedule("step", 0.1, step_every=7, step_factor=0.3) == StepDecay(0.1, 7, 0.3)
     assert schedule("cosine", 0.1, total_steps=50, minimum=0.01) == Cosine(0.1, 50, 0.01)
+    assert schedule("linear", 0.1, total_steps=50, minimum=0.01) == Linear(0.1, 50, 0.01)
     warm = schedule("cosine", 0.1, warmup_steps=10, total_steps=50)
     assert warm == WarmUp(10, Cosine(0.1, 40)) and warm(50) == 0
 
@@ -50,6 +57,8 @@ def test_by_name():
 @pytest.mark.parametrize("make", [
     lambda: schedule("cosin", 0.1),
     lambda: schedule("cosine", 0.1),
+    lambda: schedule("linear", 0.1),
+    lambda: Linear(0.1, 10, 0.2),
     lambda: schedule("step", 0.1),
     lambda: schedule("constant", -0.1),
     lambda: schedule("constant", 0.1, warmup_steps=-1),
@@ -67,8 +76,9 @@ def test_wrong_values_are_refused(make):
 def test_errors_name_the_cure():
     with pytest.raises(ParameterError, match="did you mean 'cosine'"):
         schedule("cosin", 0.1)
-    with pytest.raises(ParameterError, match="needs total_steps"):
-        schedule("cosine", 0.1)
+    for name in ("cosine", "linear"):
+        with pytest.raises(ParameterError, match=f"'{name}' needs total_steps"):
+            schedule(name, 0.1)
 
 
 def test_options_are_plain_and_complete():

@@ -70,6 +70,16 @@ inline void bernoulli(float* out, const float* p, std::int64_t rows, std::int64_
             out[r * units + u] = uniform_number(index[r], u, k) < p[r * units + u] ? 1.0f : 0.0f;
 }
 
-inline constexpr RandomTable random{philox4x32, uniform, normal, bernoulli};
+inline void bernoulli_of_logits(float* out, float* mean, const float* x, std::int64_t rows, std::int64_t units,
+                                const std::int64_t* index, const RandomKey& k) {
+    for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t u = 0; u < units; ++u) {
+            const auto p = static_cast<float>(1 / (1 + std::exp(-static_cast<double>(x[r * units + u]))));
+            if (mean) mean[r * units + u] = p;
+            out[r * units + u] = uniform_number(index[r], u, k) < p ? 1.0f : 0.0f;
+        }
+}
+
+inline constexpr RandomTable random{philox4x32, uniform, normal, bernoulli, bernoulli_of_logits};
 
 }  // namespace pyddl::kernels::reference

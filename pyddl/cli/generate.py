@@ -1,0 +1,46 @@
+"""pyddl generate RUN: samples of a trained model, as a .npy file or a picture."""
+
+from __future__ import annotations
+
+import click
+
+from pyddl.errors import DataError, ParameterError
+
+__all__ = ["command"]
+
+
+@click.command("generate")
+@click.argument("run", type=click.Path())
+@click.option("--count", type=click.IntRange(min=1), default=50, help="How many.  [50]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of everything random.  [0]")
+@click.option("--out", default=None, help="File to write: .npy, or .png of at most 50 samples.  [RUN/samples.npy]")
+def command(run: str, count: int, seed: int, out: str | None) -> int:
+    """Draw samples from the model in RUN: a float32 .npy file of shape (count, features), or a picture."""
+    from pathlib import Path
+
+    import numpy as np
+
+    from pyddl.cli.evaluate import rows_for
+    from pyddl.train.plots import draw_pictures
+    from pyddl.train.run import load_run
+
+    target = Path(out) if out is not None else Path(run) / "samples.npy"
+    if target.suffix not in (".npy", ".png"):
+        raise ParameterError(f"out is {out!r}; expected a name that ends in .npy, or in .png for a picture")
+    trained = load_run(run)
+    if not hasattr(trained.model, "sample"):
+        raise DataError(f"the model in {run}, {trained.summary['model']}, generates nothing: an rbm does")
+    samples = trained.model.sample(trained.averaged, trained.buffers, count, seed)
+    try:
+        if target.suffix == ".png":
+            try:
+                image_shape = rows_for(trained, None, labelled=False).image_shape
+            except DataError:  # the data are not here: curves
+                image_shape = None
+            draw_pictures(target, "samples", samples, image_shape)
+        else:
+            np.save(target, samples)
+    except OSError as error:
+        raise ParameterError(f"cannot write {target}: {error.strerror}") from None
+    click.echo(f"{target}: {count} samples of {samples.shape[1]} float32")
+    return 0

@@ -1,0 +1,309 @@
+"""Restricted Boltzmann machine.
+
+Sources: Hinton (2002), Training products of experts by minimizing contrastive divergence, Neural Computation 14(8),
+1771-1800; Tieleman (2008), Training restricted Boltzmann machines using approximations to the likelihood gradient,
+ICML; Melchior, Fischer, Wiskott (2016), How to center deep Boltzmann machines, JMLR 17(99).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pyddl import _check, _core, names, random
+from pyddl.data.batch import Batch, Chains
+from pyddl.data.statistics import Statistics
+from pyddl.errors import ParameterError, ShapeError
+from pyddl.layout import Layout, Slice
+from pyddl.models.likelihood import Measure, likelihood
+from pyddl.models.stages import Phase, Stage
+
+__all__ = ["RBM"]
+
+DEVIATION = 0.01  # of the first weights
+LEAST_MEAN = 1e-3  # of a visible unit, whose bias begins as the logit of its mean
+OFFSET_RATE = 0.01  # of the running means of units
+ROWS_ALIKE = 33  # products of fewer rows may add in another order
+UNITS = 32  # whose conditional probabilities are looked at in each test row
+SAMPLE_STEPS = 1000  # of a chain, before it is a sample
+
+
+class RBM:
+    """Restricted Boltzmann machine, trained by contrastive divergence, with chains that may persist.
+
+    With visible units v, hidden units h of 0 and 1, weights W, biases b and c::
+
+        bernoulli   E(v, h) = -v'Wh - b'v - c'h
+        gaussian    E(v, h) = sum_i (v_i - b_i)^2 / (2 s_i^2) - u'Wh - c'h      u_i = v_i / s_i^2
+
+    Parameters
+    ----------
+    inputs : int
+        Visible units.
+    hidden : sequence of int, default=(256,)
+        One number: hidden units.
+    visible : {"bernoulli", "gaussian"}
+        Bernoulli units take data in [0, 1].
+    variance : {"fixed", "learned"}
+        Of Gaussian units: both begin as the mean variance of the data's features.
+    binarise : {"none", "threshold", "sample"}
+        What Bernoulli units see of a value x: x, a probability; 1 where x is at least 1/2; or 1 with probability x,
+        drawn anew in each step. In `evaluate` a row's draw is always the same; codes and free energies of rows without
+        a number are those of their probabilities.
+    chain : {"pcd", "cd"}
+        Persistent chains, or chains that begin at the rows of the step.
+    gibbs_steps : int, default=1
+    chains : int, default=100
+        Persistent ones, of all workers together.
+    centering : bool, default=True
+        Take the gradient of the machine whose units have their running means subtracted. Parameters are those of the
+        plain energy always. Without it biases begin at 0 (visible ones of Gaussian units: at the data's mean).
+    reconstruction : {"sampled", "mean"}
+        The last visible units of a chain of "cd".
+    sparsity : float, optional
+        Mean wanted of each hidden unit, over the rows of a step.
+    sparsity_cost : float, default=0.1
+        The loss that is minimised has ``sparsity_cost * sum_j KL(sparsity || mean_j)`` besides; it is not reported.
+    dtype : {"float32", "bfloat16"}
+        Of the products.
+
+    Attributes
+    ----------
+    layout : Layout
+        ``weights`` (inputs, hidden), ``visible_bias`` (inputs,), ``hidden_bias`` (hidden,); of Gaussian units also
+        ``log_variance`` (inputs,). All of the plain energy.
+    buffers : Layout
+        ``chains`` (chains, hidden): hidden units of persistent chains; ``visible_offsets``, ``hidden_offsets``: running
+        means of u and of the hidden units, where centered.
+    """
+
+    name = "rbm"
+    range_cure = "use visible gaussian"
+
+    def __init__(self, inputs: int, hidden: Sequence[int] = (256,), *, visible: str = "bernoulli",
+                 variance: str = "fixed", binarise: str = "none", chain: str = "pcd", gibbs_steps: int = 1,
+                 chains: int = 100, centering: bool = True, reconstruction: str = "sampled",
+                 sparsity: float | None = None, sparsity_cost: float = 0.1, dtype: str = "float32"):
+        self.inputs = _check.integer("inputs", inputs, at_least=1)
+        units = _check.integers("hidden", hidden, at_least=1)
+        if len(units) != 1:
+            raise ParameterError(f"hidden is {list(units)}; expected one number, the hidden units of a Boltzmann "
+                                 "machine: for example 256")
+        self.hidden = units[0]
+        self.visible = _check.one_of("visible", visible, ("bernoulli", "gaussian"))
+        self.variance = _check.one_of("variance", variance, ("fixed", "learned"))
+        self.binarise = _check.one_of("binarise", binarise, ("none", "threshold", "sample"))
+        self.chain = _check.one_of("chain", chain, ("cd", "pcd"))
+        self.gibbs_steps = _check.integer("gibbs_steps", gibbs_steps, at_least=1, at_most=2000)
+        self.chains = _check.integer("chains", chains, at_least=1)
+        self.centering = bool(centering)
+        self.reconstruction = _check.one_of("reconstruction", reconstruction, ("sampled", "mean"))
+        self.sparsity = None if sparsity is None else _check.number("sparsity", sparsity, above=0, below=1)
+        self.sparsity_cost = _check.number("sparsity_cost", sparsity_cost, above=0)
+        self.dtype = _check.one_of("dtype", dtype, names.DTYPES)
+        gaussian = self.visible == "gaussian"
+        if gaussian and self.binarise != "none":
+            raise ParameterError(f"binarise is {binarise!r}, and visible units are gaussian: leave binarise out, or "
+                                 "choose visible bernoulli")
+        if not gaussian and self.variance == "learned":
+            raise ParameterError("variance is 'learned', and visible units are bernoulli, which have none of their "
+                                 "own: leave variance out, or choose visible gaussian")
+        if self.chain == "pcd" and self.reconstruction == "mean":
+            raise ParameterError("reconstruction is 'mean', which is of chains that begin at rows: choose chain cd, or "
+                                 "leave reconstruction out")
+        if self.dtype == "bfloat16" and not _core.has_bfloat16():
+            raise ParameterError("dtype is bfloat16, but this processor has no instructions for it: use float32")
+        slices = [Slice("weights", (self.inputs, self.hidden)), Slice("visible_bias", (self.inputs,), decay=False),
+                  Slice("hidden_bias", (self.hidden,), decay=False)]
+        if gaussian:
+            slices.append(Slice("log_variance", (self.inputs,), "variance", decay=False))
+        self.layout = Layout(slices)
+        kept = [Slice("chains", (self.chains, self.hidden), merge="rows")] if self.chain == "pcd" else []
+        if self.centering:
+            kept += [Slice("visible_offsets", (self.inputs,)), Slice("hidden_offsets", (self.hidden,))]
+        self.buffers = Layout(kept)
+        if gaussian and self.variance == "fixed":
+            self.stages = (Stage((Phase("all", ("all",)),)),)
+        self.native = _core.Rbm({
+            "visible": self.inputs, "hidden": self.hidden, "kind": self.visible, "learned": self.variance == "learned",
+            **{s.name: s.begin for s in self.layout}, **({} if gaussian else {"log_variance": -1})}, self.dtype)
+        self.input_range = None if gaussian else (0.0, 1.0)
+        self.takes_rounded = self.dtype == "bfloat16"
+        self.rate_scale = 1.0 if gaussian else 10.0
+        self.flops = self.native.flops(self.gibbs_steps)
+        self.measures: dict[str, Measure] = {"likelihood": partial(likelihood, self)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(RBM, **self.options()), ()
+
+    def options(self) -> dict[str, Any]:
+        """Plain values that make the same model again: ``RBM(**options)``."""
+        return {"inputs": self.inputs, "hidden": [self.hidden], "visible": self.visible, "variance": self.variance,
+                "binarise": self.binarise, "chain": self.chain, "gibbs_steps": self.gibbs_steps, "chains": self.chains,
+                "centering": self.centering, "reconstruction": self.reconstruction, "sparsity": self.sparsity,
+                "sparsity_cost": self.sparsity_cost, "dtype": self.dtype}
+
+    # ---- training
+
+    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int, data: Statistics) -> None:
+        """Weights from N(0, 0.01^2); biases as the class says; chains at random; offsets at the data's means, and 1/2.
+        """
+        views, kept, key = self.layout.views(parameters), self.buffers.views(buffers), seed % random.SEEDS
+        _core.normal(views["weights"], np.arange(self.inputs), key, random.INITIALISE)
+        views["weights"] *= np.float32(DEVIATION)
+        views["visible_bias"][:] = views["hidden_bias"][:] = 0
+        precision = 1.0
+        if self.visible == "gaussian":
+            variance = max(float(np.mean(data.variance)), 1e-6)
+            views["log_variance"][:] = np.log(variance)
+            views["visible_bias"][:] = data.mean
+            precision = 1 / variance
+        elif self.centering:
+            mean = np.clip(data.mean, LEAST_MEAN, 1 - LEAST_MEAN)
+            views["visible_bias"][:] = np.log(mean / (1 - mean))
+        if self.centering:
+            kept["visible_offsets"][:] = data.mean * precision
+            kept["hidden_offsets"][:] = 0.5
+        if self.chain == "pcd":
+            half = np.full_like(kept["chains"], 0.5)
+            _core.bernoulli(kept["chains"], half, np.arange(self.chains), key, random.GIBBS)
+
+    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch) -> float:
+        """Overwrite ``gradients`` with the sum over the batch's rows; move chains and offsets.
+
+        Returns
+        -------
+        float
+            Sum over rows, in nats, of an estimate, without bias, of what `evaluate` calls ``loss``: from one visible
+            unit of each row, which is drawn. Of Gaussian units the squared error itself.
+        """
+        kept = self.buffers.views(buffers)
+        key = batch.seed % random.SEEDS
+        chains = numbers = None
+        weight = 1.0
+        if self.chain == "pcd":
+            own = Chains(0, self.chains, self.chains) if batch.chains is None else batch.chains
+            chains, numbers = kept["chains"][own.begin : own.end], np.arange(own.begin, own.end)
+            weight = batch.total / own.total
+        return self.native.gradient(
+            parameters, gradients, self.seen(batch.rows, batch.index, key, batch.step), batch.index, chains, numbers,
+            weight=weight, gibbs_steps=self.gibbs_steps, mean_reconstruction=self.reconstruction == "mean",
+            visible_offsets=kept.get("visible_offsets"), hidden_offsets=kept.get("hidden_offsets"),
+            offset_rate=OFFSET_RATE, sparsity=self.sparsity or 0.0,
+            sparsity_cost=0.0 if self.sparsity is None else self.sparsity_cost, seed=key, purpose=random.GIBBS,
+            step=batch.step, turn=batch.turn, sum=batch.sum, ready=batch.ready, rounded=batch.rounded)
+
+    def seen(self, rows: np.ndarray, index: np.ndarray | None = None, seed: int = 0, step: int = 0) -> np.ndarray:
+        """What the visible units see of ``rows``; drawn by their numbers ``index``, or without them probabilities."""
+        if self.binarise == "threshold":
+            return (rows >= 0.5).astype(np.float32)
+        if self.binarise == "sample" and index is not None:
+            out = np.empty_like(rows)
+            _core.bernoulli(out, rows, index, seed, random.CORRUPT, step)
+            return out
+        return rows
+
+    # ---- what a trained machine says
+
+    def evaluate(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch) -> dict[str, float]:
+        """Sums over the rows.
+
+        ``loss``
+            Bernoulli: cross-entropy of each visible unit given all others, nats, summed over the units: minus the
+            logarithm of the pseudo-likelihood where values are 0 and 1. Estimated without bias from 32 units of each
+            row, evenly spaced from a place that is drawn. Gaussian: squared error.
+        ``squared_error``
+            Between a row and the mean of its reconstruction from the hidden units' means.
+        ``free_energy``
+            -log sum_h exp(-E(v, h)), nats.
+        ``pseudo_likelihood``
+            Bernoulli: minus ``loss``, per feature.
+        """
+        rows = self.seen(batch.rows, batch.index)
+        units = min(self.inputs, UNITS)
+        loss, squared_error, energy = self.native.evaluate(parameters, rows, batch.index, 0, random.LIKELIHOOD, 0,
+                                                           units)
+        scores = {"loss": loss, "squared_error": squared_error, "free_energy": energy}
+        return scores if self.visible == "gaussian" else {**scores, "pseudo_likelihood": -loss / self.inputs}
+
+    def encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Probabilities of the hidden units: (n, inputs) -> (n, hidden). A row's do not depend on how many others come
+        with it (but to rounding, where the processor lacks AVX-512)."""
+        rows = self.seen(self._rows(rows, self.inputs))
+        return _together(partial(self.native.hidden_mean, parameters), rows, self.hidden)
+
+    def decode(self, parameters: np.ndarray, buffers: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Means of the visible units for hidden units ``codes`` (n, hidden) -> (n, inputs)."""
+        codes = self._rows(codes, self.hidden)
+        return _together(partial(self.native.visible_mean, parameters), codes, self.inputs)
+
+    def reconstruct(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """`decode` of `encode`: (n, inputs) -> (n, inputs)."""
+        return self.decode(parameters, buffers, self.encode(parameters, buffers, rows))
+
+    def free_energy(self, parameters: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """-log sum_h exp(-E(v, h)) of ``rows`` (n, inputs) -> (n,), nats, float64."""
+        rows = self.seen(self._rows(rows, self.inputs))
+        out = np.empty(len(rows))
+        self.native.free_energy(parameters, rows, out)
+        return out
+
+    def pseudo_likelihood(self, parameters: np.ndarray, rows: np.ndarray, seed: int = 0,
+                          units: int | None = None) -> np.ndarray:
+        """Minus the cross-entropy of each visible unit given all others, (n, inputs) -> (n,), nats per row, float64.
+
+        Exact where all ``units`` are looked at, as by default; else an estimate from so many, without bias.
+        """
+        if self.visible == "gaussian":
+            raise ParameterError("the pseudo-likelihood is of bernoulli units; these are gaussian: use the free energy")
+        rows = self.seen(self._rows(rows, self.inputs))
+        out = np.empty(len(rows))
+        self.native.conditional_loss(parameters, rows, np.arange(len(rows)), seed % random.SEEDS, random.LIKELIHOOD,
+                                     0, self.inputs if units is None else units, out)
+        return -out
+
+    def gibbs(self, parameters: np.ndarray, rows: np.ndarray, steps: int = 1, seed: int = 0,
+              first: int = 0) -> np.ndarray:
+        """Chains that begin at ``rows`` (n, inputs), after ``steps`` Gibbs steps. A row's number is its chain's;
+        ``first`` is the number of the first step, so that a chain can go on with other random numbers."""
+        moved = np.array(self._rows(rows, self.inputs))
+        self.native.gibbs(parameters, moved, np.arange(len(moved)), seed % random.SEEDS, random.NOISE, first, steps)
+        return moved
+
+    def sample(self, parameters: np.ndarray, buffers: np.ndarray, count: int, seed: int,
+               steps: int = SAMPLE_STEPS) -> np.ndarray:
+        """``count`` samples (count, inputs): visible units after ``steps`` Gibbs steps from the persistent chains, in
+        turn, or from units at random where there are none."""
+        number = np.arange(count)
+        half, hidden = (np.full((count, self.hidden), 0.5, np.float32) for _ in range(2))
+        if self.chain == "pcd":
+            hidden = self.buffers.views(buffers)["chains"][number % self.chains]
+        else:
+            _core.bernoulli(hidden, half, number, seed % random.SEEDS, random.NOISE, 0, 2)
+        return self.gibbs(parameters, self.decode(parameters, buffers, hidden), steps, seed)
+
+    def pictures(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """``filters``: the weights of each hidden unit; ``chains``: means of the persistent chains' visible units."""
+        shown = {"filters": np.ascontiguousarray(self.layout.views(parameters)["weights"].T)}
+        if self.chain == "pcd":
+            shown["chains"] = self.decode(parameters, buffers, self.buffers.views(buffers)["chains"])
+        return shown
+
+    def _rows(self, rows: np.ndarray, columns: int) -> np.ndarray:
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        if rows.ndim != 2 or rows.shape[1] != columns:
+            raise ShapeError(f"rows have shape {rows.shape}; expected (n, {columns})")
+        return rows
+
+
+def _together(function: Callable[[np.ndarray, np.ndarray], None], rows: np.ndarray, columns: int) -> np.ndarray:
+    """``function(rows, out)`` of a number of rows from which on products add in one order."""
+    count = len(rows)
+    if count < ROWS_ALIKE:
+        rows = np.concatenate([rows, np.zeros((ROWS_ALIKE - count, rows.shape[1]), dtype=np.float32)])
+    out = np.empty((len(rows), columns), dtype=np.float32)
+    function(rows, out)
+    return out[:count]

@@ -1,0 +1,84 @@
+"""Boltzmann machines on the command line: train, evaluate, generate, and what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+
+def pyddl(*arguments, cwd, check=0):
+    """Run ``pyddl ...``; what it printed."""
+    done = subprocess.run([sys.executable, "-m", "pyddl", *map(str, arguments)], cwd=cwd, capture_output=True,
+                          text=True, timeout=100, env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+                          check=False)
+    assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of runs: ``rbm`` on 2 ranks, and ``ae``, an autoencoder."""
+    path = tmp_path_factory.mktemp("runs")
+    pyddl("train", "rbm", "--data", "digits", "--hidden", "12", "--binarise", "threshold", "--epochs", "3", "--chains",
+          "20", "--ranks", "2", "--out", "rbm", cwd=path)
+    pyddl("train", "autoencoder", "--data", "digits", "--hidden", "4", "--epochs", "1", "--out", "ae", cwd=path)
+    return path
+
+
+def test_a_run_has_the_plain_energy_s_tensors_and_pictures(folder):
+    tensors = load_file(folder / "rbm/model.safetensors")
+    shapes = {name.removeprefix("parameters."): tensor.shape for name, tensor in tensors.items()}
+    assert shapes["weights"] == (64, 12) and shapes["visible_bias"] == (64,) and shapes["hidden_bias"] == (12,)
+    for picture in ("filters", "chains", "reconstructions", "curves"):
+        assert (folder / f"rbm/plots/{picture}.png").stat().st_size > 1000
+    line = json.loads((folder / "rbm/metrics.jsonl").read_text().splitlines()[-1])
+    assert line["test_pseudo_likelihood"] == pytest.approx(-line["test_loss"] / 64)
+    assert {"test_free_energy", "test_squared_error"} <= set(line)
+
+
+def test_its_likelihood_is_a_flag(folder):
+    found = json.loads(pyddl("evaluate", "rbm", "--likelihood", "--json", cwd=folder))
+    assert found["log_likelihood"] == pytest.approx(-found["free_energy"] - found["log_partition"], rel=1e-6)
+    assert found["log_probability_of_rows"] < 0 and "free_energy_gap" in found
+    measured = json.loads(pyddl("evaluate", "rbm", "--measure", "likelihood", "--json", cwd=folder))
+    assert measured["log_likelihood"] == found["log_likelihood"] and "free_energy_gap" not in measured
+    refused = pyddl("evaluate", "ae", "--likelihood", cwd=folder, check=2)
+    assert "model autoencoder has no measure 'likelihood'; it has none" in refused
+
+
+def test_samples_are_written(folder):
+    said = pyddl("generate", "rbm", "--count", "7", "--out", "s.npy", cwd=folder)
+    samples = np.load(folder / "s.npy")
+    assert "7 samples of 64 float32" in said and samples.shape == (7, 64) and set(np.unique(samples)) <= {0, 1}
+    pyddl("generate", "rbm", "--count", "7", "--out", "again.npy", cwd=folder)
+    assert np.array_equal(np.load(folder / "again.npy"), samples)
+    pyddl("generate", "rbm", "--count", "7", "--out", "s.png", cwd=folder)
+    assert (folder / "s.png").read_bytes()[:4] == b"\x89PNG"
+    assert "generates nothing: an rbm does" in pyddl("generate", "ae", cwd=folder, check=2)
+    assert "expected a name that ends in .npy, or in .png" in pyddl("generate", "rbm", "--out", "s.txt", cwd=folder,
+                                                                    check=2)
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (("--chains", "0"), "chains is 0; expected a whole number at least 1"),
+    (("--hidden", "8,4"), "hidden is [8, 4]; expected one number, the hidden units of a Boltzmann machine"),
+    (("--data", "grey.npy"), "reach from -1 to 2; this model's loss needs values in [0, 1]: scale the data, or use "
+                             "visible gaussian"),
+    (("--activation", "relu"), "activation is an option of model autoencoder"),
+    (("--reproducible",), "keeps buffers (visible_offsets, hidden_offsets), which reproducible training would move"),
+])
+def test_bad_input_is_named(folder, flags, message):
+    np.save(folder / "grey.npy", np.array([[-1, 2, 0], [0, 1, 1]], dtype=np.float32))
+    assert message in pyddl("train", "rbm", "--epochs", "1", *flags, "--out", "bad", cwd=folder, check=2)
+
+
+def test_centering_can_be_switched_off(folder):
+    pyddl("train", "rbm", "--data", "digits", "--hidden", "4", "--epochs", "1", "--no-centering", "--reproducible",
+          "--out", "classic", cwd=folder)
+    assert "centering = false" in (folder / "classic/config.toml").read_text()
+    pyddl("train", "--resume", "--epochs", "2", "--out", "classic", cwd=folder)
+    assert "--centering / --no-centering" in pyddl("train", "rbm", "--help", cwd=folder)

@@ -1,0 +1,136 @@
+"""Boltzmann machines on many ranks: one machine under allreduce, every strategy learns, runs go on elsewhere."""
+
+import numpy as np
+import pytest
+from small_runs import same_everywhere
+
+import pyddl.data
+from pyddl.comm.transport import Alone
+from pyddl.data import ArraySource
+from pyddl.errors import ParameterError
+from pyddl.models import RBM
+from pyddl.models.likelihood import annealed, exact_log_partition, likelihood
+from pyddl.optim import optimizer
+from pyddl.strategies import strategy
+from pyddl.train import Trainer
+from pyddl.train.crew import Crew
+from pyddl.train.simulation import simulate
+
+ROWS = (np.random.default_rng(5).random((203, 20)) < 0.3).astype(np.float32)
+DIGITS = (np.asarray(pyddl.data.load("digits")) >= 0.5).astype(np.float32)
+KINDS = {
+    "persistent": {},
+    "three chains": {"chains": 3, "gibbs_steps": 2},
+    "from rows": {"chain": "cd"},
+    "classic": {"centering": False},
+    "sparse": {"sparsity": 0.1, "binarise": "sample"},
+    "gaussian": {"visible": "gaussian", "variance": "learned"},
+}
+STRATEGIES = {
+    "averaging": {"period": 3},
+    "slow momentum": {"strategy": "averaging", "period": 4, "outer": "momentum"},
+    "elastic": {"tau": 2},
+    "gossip": {},
+    "sequential": {"replicas": 3},
+    "server": {},
+    "ssp": {"strategy": "server", "mode": "ssp"},
+    "async": {"strategy": "server", "mode": "async"},
+}
+
+
+def train(kind, rows=ROWS, out=None, hidden=7, **options):
+    model = RBM(rows.shape[1], (hidden,), **KINDS[kind])
+    options = {"optimizer": "sgd", "epochs": 4, "batch_size": 50, "seed": 4, **options}
+    return Trainer(model, out=None if out is None else str(out), **options).fit(rows, rows[:101])
+
+
+def alone(monkeypatch):
+    """From here on this rank trains by itself."""
+    here = pyddl.comm.World(rank=0, size=1, node=0, nodes=1, node_rank=0, node_size=1, mpi=None, transport=Alone())
+    monkeypatch.setattr("pyddl.train.trainer.world", lambda: here)
+
+
+@pytest.fixture
+def shared(world, tmp_path):
+    return world.transport.gather_objects(tmp_path)[0]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_ranks_together_are_one(world, monkeypatch, kind):
+    together = train(kind)
+    assert same_everywhere(world, together.parameters)
+    alone(monkeypatch)
+    one = train(kind, strategy="local")
+    np.testing.assert_allclose(together.parameters, one.parameters, rtol=1e-3, atol=2e-5)
+    np.testing.assert_allclose(together.buffers, one.buffers, rtol=1e-3, atol=2e-5)
+    for name in ("train_loss", "test_loss", "test_free_energy"):
+        found, expected = ([line[name] for line in result.metrics] for result in (together, one))
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-4), name
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("kind", ["persistent", "from rows"])
+def test_every_strategy_learns(world, name, kind):
+    options = {"strategy": name, **STRATEGIES[name]}
+    result = train(kind, DIGITS, hidden=16, epochs=20, schedule="linear", **options)
+    losses = [line["test_loss"] for line in result.metrics]
+    assert losses[-1] < losses[0] - 0.5, losses
+    assert same_everywhere(world, result.parameters)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("kind", ["persistent", "three chains"])
+def test_a_run_goes_on_on_another_number_of_ranks(world, shared, monkeypatch, kind):
+    whole = train(kind)
+    train(kind, out=shared / "run", epochs=2)
+    world.transport.barrier()
+    if world.rank == 0:
+        alone(monkeypatch)
+        second = train(kind, out=shared / "run", resume=True)
+        np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-3, atol=2e-5)
+        np.testing.assert_allclose(second.buffers, whole.buffers, rtol=1e-3, atol=2e-5)
+    world.transport.barrier()
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_classic_machine_is_reproducible_bit_for_bit(world, monkeypatch):
+    if world.size == 3:
+        pytest.skip("reproducible needs a divisor of 8")
+    together = train("classic", reproducible=True)
+    alone(monkeypatch)
+    assert np.array_equal(train("classic", reproducible=True).parameters, together.parameters)
+
+
+@pytest.mark.mpi(min_size=4)
+def test_workers_without_a_chain_are_refused_where_each_needs_some(world):
+    with pytest.raises(ParameterError, match="3 persistent chains for 4 workers"):
+        train("three chains", strategy="averaging", period=2)
+
+
+def test_a_centered_machine_is_not_reproducible_and_says_so():
+    with pytest.raises(ParameterError, match=r"keeps buffers \(visible_offsets, hidden_offsets\), which reproducible"):
+        train("persistent", reproducible=True)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("name", ["averaging", "gossip", "allreduce"])
+def test_a_simulation_gives_what_as_many_ranks_give(world, name):
+    options = {key: value for key, value in STRATEGIES.get(name, {}).items() if key != "strategy"}
+    run = simulate(RBM(20, (7,)), ArraySource(ROWS), ArraySource(ROWS[:101]), strategy(name, **options), world.size,
+                   optimizer("sgd", learning_rate=0.1), epochs=4, batch_size=50, seed=4)
+    real = train("persistent", strategy=name, learning_rate=0.1, **options)
+    np.testing.assert_allclose(run.parameters, real.parameters, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.mpi
+def test_a_likelihood_is_the_same_on_any_number_of_ranks(world, monkeypatch):
+    result = train("persistent")
+    model, vectors = result.model, (result.parameters, result.buffers)
+    here, one = Crew(world.transport), Crew()
+    mean = ROWS.mean(axis=0)
+    assert exact_log_partition(model, vectors[0], here) == exact_log_partition(model, vectors[0], one)
+    assert annealed(model, *vectors, mean, here, steps=50, sweeps=10) == \
+        annealed(model, *vectors, mean, one, steps=50, sweeps=10)
+    assert likelihood(model, *vectors, ArraySource(ROWS), here) == likelihood(model, *vectors, ArraySource(ROWS), one)
