@@ -103,6 +103,7 @@ class Averaging(Strategy):
                     samples = yield Sum(me.gradients, me.samples)
                 if samples:
                     yield Update(1 / samples)
+            me.counters["seen"] = me.counters.get("seen", 0) + me.samples  # since buffers were merged
             if me.step >= self.sync_steps:
                 yield from self._meet(me)
             yield StepDone()
@@ -113,15 +114,14 @@ class Averaging(Strategy):
         steps = me.step + 1 - self.sync_steps
         if steps % self.period == 0:
             yield from self.settle(me)
-            me.counters["samples"] = 0
+            me.counters.update(samples=0, seen=0)
             self._outer_step(me)
         elif self.node_period and steps % self.node_period == 0:
             yield from average(me, me.parameters, [me.parameters], [me.counters["samples"]], level="node")
 
     def settle(self, me: Me) -> Steps:
-        samples = me.counters.get("samples", 0)
-        yield from average(me, me.parameters, [me.parameters], [samples])
-        yield from me.merge_buffers([samples])
+        yield from average(me, me.parameters, [me.parameters], [me.counters.get("samples", 0)])
+        yield from me.merge_buffers([me.counters.get("seen", 0)])
 
     def _outer_step(self, me: Me) -> None:
         if self.outer == "none":

@@ -76,6 +76,8 @@ def test_debug_mode_finds_no_fault_in_a_run_that_writes_and_resumes(world, share
 
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("options", [*({"strategy": "averaging", "period": period} for period in (1, 2, 7)),
+                                     {"strategy": "averaging", "sync_steps": 3, "period": 7},
+                                     {"strategy": "averaging", "sync_steps": 10**6},
                                      {"strategy": "sequential", "replicas": 5}], ids=name)
 def test_buffers_are_merged_by_their_rules(world, options):
     model = Buffered()
