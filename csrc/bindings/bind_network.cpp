@@ -6,7 +6,10 @@
 
 #include "bindings/elements.hpp"
 #include "bindings/views.hpp"
+#include "kernels/layers/convolution.hpp"
 #include "kernels/layers/dense.hpp"
+#include "kernels/layers/pooling.hpp"
+#include "kernels/layers/reshape.hpp"
 #include "kernels/network.hpp"
 #include "kernels/reference/dense.hpp"
 
@@ -44,10 +47,73 @@ kernels::DenseLayer dense_layer(const py::dict& layer) {
             .part = value<std::int64_t>(layer, "part", 0)};
 }
 
+/// Of (height, width, channels), or of (features,).
+kernels::Picture picture(const py::dict& layer, const char* name) {
+    const auto shape = value<std::vector<std::int64_t>>(layer, name);
+    if (shape.size() == 1) return {1, 1, shape[0]};
+    if (shape.size() != 3)
+        throw std::invalid_argument("a layer's " + std::string(name) + " has " + std::to_string(shape.size()) +
+                                    " sizes; expected height, width, channels");
+    return {shape[0], shape[1], shape[2]};
+}
+
+kernels::ConvLayer conv_layer(const py::dict& layer, bool transposed) {
+    kernels::ConvolutionShape shape{.large = picture(layer, transposed ? "to" : "from"),
+                                    .small = picture(layer, transposed ? "from" : "to"),
+                                    .kernel = value<std::int64_t>(layer, "kernel"),
+                                    .stride = value<std::int64_t>(layer, "stride"),
+                                    .padding = value<std::int64_t>(layer, "padding")};
+    return {.shape = shape,
+            .transposed = transposed,
+            .activation = kernels::activation_named(value<std::string>(layer, "activation")),
+            .weights = value<std::int64_t>(layer, "weight"),
+            .bias = value<std::int64_t>(layer, "bias", -1)};
+}
+
+kernels::ReshapeLayer reshape_layer(const py::dict& layer) {
+    using Order = kernels::ReshapeLayer::Order;
+    const auto order = value<std::string>(layer, "order");
+    return {picture(layer, "picture"), order == "from_planes" ? Order::from_planes
+                                       : order == "to_planes" ? Order::to_planes
+                                                              : Order::kept};
+}
+
+template <class Native>
+std::unique_ptr<kernels::Layer> made(auto layer) {
+    return std::make_unique<Native>(std::move(layer));
+}
+
+using Make = std::unique_ptr<kernels::Layer> (*)(const py::dict&);
+struct Kind {
+    const char* name;
+    Make make;
+};
+
+constexpr Kind kinds[] = {
+    {"dense", [](const py::dict& l) { return made<kernels::Dense>(dense_layer(l)); }},
+    {"reshape", [](const py::dict& l) { return made<kernels::Reshape>(reshape_layer(l)); }},
+    {"conv", [](const py::dict& l) { return made<kernels::Conv>(conv_layer(l, false)); }},
+    {"conv_transpose", [](const py::dict& l) { return made<kernels::Conv>(conv_layer(l, true)); }},
+    {"pool",
+     [](const py::dict& l) {
+         return made<kernels::Pool>(
+             kernels::PoolLayer{picture(l, "picture"), value<std::int64_t>(l, "size"), value<bool>(l, "largest")});
+     }},
+    {"resize",
+     [](const py::dict& l) {
+         return made<kernels::Resize>(
+             kernels::ResizeLayer{picture(l, "picture"), value<std::int64_t>(l, "factor"), value<bool>(l, "bilinear")});
+     }},
+};
+
 std::unique_ptr<kernels::Layer> compiled(const py::dict& layer) {
-    const auto kind = value<std::string>(layer, "kind");
-    if (kind == "dense") return std::make_unique<kernels::Dense>(dense_layer(layer));
-    throw std::invalid_argument("a layer's kind is '" + kind + "'; expected dense");
+    const auto wanted = value<std::string>(layer, "kind");
+    std::string names;
+    for (const auto& [name, make] : kinds) {
+        if (wanted == name) return make(layer);
+        names += (names.empty() ? "" : ", ") + std::string(name);
+    }
+    throw std::invalid_argument("a layer's kind is '" + wanted + "'; expected one of " + names);
 }
 
 // ---- what goes with a pass
@@ -189,16 +255,19 @@ void register_network(py::module_& m) {
         .def(
             "forward",
             [](Network& self, const Floats& parameters, const OptionalFloats& buffers, const py::object& batch,
-               const Floats& rows, Floats& out, std::int64_t first, std::int64_t last, std::int64_t slot) {
+               const Floats& rows, Floats& out, std::int64_t first, std::int64_t last, std::int64_t slot,
+               std::optional<bool> training, bool sampling) {
                 Call call(parameters, buffers, batch);
-                call.pass.training = slot >= 0;
+                call.pass.training = training.value_or(slot >= 0);
+                call.pass.sampling = sampling;
                 const auto x = matrix(rows, "rows");
                 const auto y = out_matrix(out, "out");
                 const py::gil_scoped_release no_gil;  // below, only the hooks touch Python, with the GIL
                 self.forward(call.pass, x, y, first, last, slot);
             },
             "parameters"_a.noconvert(), "buffers"_a.noconvert().none(true), "batch"_a, "rows"_a.noconvert(),
-            "out"_a.noconvert(), "first"_a = 0, "last"_a = -1, "slot"_a = -1)
+            "out"_a.noconvert(), "first"_a = 0, "last"_a = -1, "slot"_a = -1, "training"_a.none(true) = py::none(),
+            "sampling"_a = false)
         .def(
             "gradient",
             [](Network& self, const Floats& parameters, OptionalFloats gradients, const OptionalFloats& buffers,
@@ -217,8 +286,9 @@ void register_network(py::module_& m) {
         .def(
             "evaluate",
             [](Network& self, const Floats& parameters, const OptionalFloats& buffers, const py::object& batch,
-               const Floats& rows, const py::object& targets, const std::string& loss) {
+               const Floats& rows, const py::object& targets, const std::string& loss, bool sampling) {
                 Call call(parameters, buffers, batch);
+                call.pass.sampling = sampling;
                 const auto x = matrix(rows, "rows");
                 const Loss l = kernels::loss_named(loss);
                 const auto t = targets_of(targets, l);
@@ -226,11 +296,14 @@ void register_network(py::module_& m) {
                     const py::gil_scoped_release no_gil;  // inside, only the hooks touch Python, with the GIL
                     return self.evaluate(call.pass, x, t, l);
                 }();
-                return l == Loss::softmax ? py::dict("loss"_a = sums.loss, "accuracy"_a = sums.accuracy)
-                                          : py::dict("loss"_a = sums.loss, "squared_error"_a = sums.squared_error);
+                py::dict scores = l == Loss::softmax
+                                      ? py::dict("loss"_a = sums.loss, "accuracy"_a = sums.accuracy)
+                                      : py::dict("loss"_a = sums.loss, "squared_error"_a = sums.squared_error);
+                if (self.has_own_loss()) scores["kl"] = sums.kl;
+                return scores;
             },
             "parameters"_a.noconvert(), "buffers"_a.noconvert().none(true), "batch"_a, "rows"_a.noconvert(),
-            "targets"_a, "loss"_a)
+            "targets"_a, "loss"_a, "sampling"_a = false)
         .def(
             "backward",
             [](Network& self, const Floats& parameters, OptionalFloats gradients, const OptionalFloats& buffers,

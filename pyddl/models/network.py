@@ -19,7 +19,7 @@ import numpy as np
 from pyddl import _check, _core
 from pyddl.data.batch import Batch
 from pyddl.data.statistics import Statistics
-from pyddl.errors import InternalError, ParameterError
+from pyddl.errors import InternalError, ParameterError, ShapeError
 from pyddl.layout import Layout
 from pyddl.models.layers import WHOLE, Layer, Part, Shape
 from pyddl.names import DTYPES
@@ -37,7 +37,8 @@ class Network:
     ----------
     layers : sequence of Layer
     inputs : int or tuple of int
-        Features of a row, or its shape.
+        Features of a row, or the shape that its values have: (height, width, channels), the channels of a place next to
+        each other. Rows are flat in any case.
     name : str, default=""
         Goes before the layers' names: ``critic.0.weight``.
     names : sequence of str, optional
@@ -97,8 +98,11 @@ class Network:
         self.groups = (group,) * len(self.layers) if groups is None else tuple(groups)
         self.names = tuple(f"{name}.{each}" if name else each for each in own)
         shapes = [shape]
-        for layer in self.layers:
-            shapes.append(layer.output(shapes[-1]))
+        for each, layer in zip(self.names, self.layers, strict=True):
+            try:
+                shapes.append(layer.output(shapes[-1]))
+            except ShapeError as error:
+                raise ShapeError(f"layer {each}: {error}") from None
         self.shapes: tuple[Shape, ...] = tuple(shapes)
         """What enters each layer, and what leaves the last."""
         self._check_parts()
@@ -142,8 +146,9 @@ class Network:
         """Make it work on vectors of these layouts, which have its slices among others; returns itself."""
         self._layout, self._buffer_layout = layout, Layout() if buffers is None else buffers
         self._native = _core.Network(
-            [layer.native(name, shape, layout, self._buffer_layout, self._part_of(layer))
-             for layer, name, shape in zip(self.layers, self.names, self.shapes[:-1], strict=True)], self.dtype)
+            [{"name": name, "number": self.number + i,
+              **layer.native(name, shape, layout, self._buffer_layout, self._part_of(layer))}
+             for i, (layer, name, shape, _) in enumerate(self._places())], self.dtype)
         self._kept.clear()
         return self
 
@@ -156,7 +161,8 @@ class Network:
             layer.initialise(own, seed, self.number + i, self._part_of(layer))
 
     def forward(self, parameters: np.ndarray, buffers: np.ndarray | None, batch: Batch | None, rows: np.ndarray,
-                out: np.ndarray, *, first: int = 0, last: int | None = None, slot: int | None = None) -> None:
+                out: np.ndarray, *, first: int = 0, last: int | None = None, slot: int | None = None,
+                training: bool | None = None, sampling: bool = False) -> None:
         """``out`` := layers [first, last) of ``rows``.
 
         Parameters
@@ -165,15 +171,20 @@ class Network:
         out : ndarray of shape (B, outputs of layer last - 1), float32
         slot : int, optional
             From 0 to 15: where to keep the pass for `backward` and `tangent`.
+        training : bool, optional
+            Whether layers that learn otherwise than they serve do so. By default: where the pass is kept. False with a
+            slot is a frozen network's: a pass that goes backward through it as it is.
+        sampling : bool, default=False
+            Whether layers that sample (`Gaussian`) do so when not training.
         """
         if self.part != WHOLE:
             _check_group(batch, rows)
         end = -1 if last is None else last
         if slot is None:
-            self._native.forward(parameters, buffers, batch, rows, out, first, end)
+            self._native.forward(parameters, buffers, batch, rows, out, first, end, -1, training, sampling)
             return
         self._kept.pop(slot, None)
-        self._native.forward(parameters, buffers, batch, rows, out, first, end, slot)
+        self._native.forward(parameters, buffers, batch, rows, out, first, end, slot, training, sampling)
         self._kept[slot] = rows
 
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray | None, batch: Batch | None,
@@ -200,13 +211,13 @@ class Network:
         return self._native.gradient(parameters, gradients, buffers, batch, rows, targets, loss, first, add, final)
 
     def evaluate(self, parameters: np.ndarray, buffers: np.ndarray | None, batch: Batch | None, rows: np.ndarray,
-                 targets: np.ndarray, loss: str) -> dict[str, float]:
+                 targets: np.ndarray, loss: str, *, sampling: bool = False) -> dict[str, float]:
         """Sums over the rows: ``loss``, and ``squared_error`` (for bce, of sigmoids) or, for softmax, ``accuracy``:
-        rows whose largest logit, the first of equal ones, is the label's.
+        rows whose largest logit, the first of equal ones, is the label's. ``sampling`` as in `forward`.
         """
         if self.part != WHOLE:
             _check_group(batch, rows)
-        return self._native.evaluate(parameters, buffers, batch, rows, targets, loss)
+        return self._native.evaluate(parameters, buffers, batch, rows, targets, loss, sampling)
 
     def backward(self, parameters: np.ndarray, gradients: np.ndarray | None, buffers: np.ndarray | None,
                  batch: Batch | None, deltas: np.ndarray, *, slot: int = 0, first: int | None = None,
