@@ -131,7 +131,10 @@ class Network:
         loss: str,
         sampling: bool = False,
     ) -> dict[str, float]:
-        """Sums: ``loss``, and ``squared_error`` (for bce: of sigmoids of the logits); for softmax ``accuracy``."""
+        """Sums: ``loss``, and ``squared_error`` (for bce: of sigmoids of the logits); for softmax ``accuracy``.
+
+        Where layers sample, ``kl`` besides.
+        """
 
     def backward(
         self,

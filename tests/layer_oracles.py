@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pyddl import _core, random
 from pyddl.layout import Layout
 from pyddl.models import layers
 from pyddl.models.network import Network
@@ -77,8 +78,53 @@ def resize(layer, x, tensors, **_):
     return np.einsum("yh,bhwc,xw->byxc", matrix(x.shape[1]), x, matrix(x.shape[2]))
 
 
+def normalised(x, axes, tensors, activation, epsilon, statistics=None):
+    if len(x) == 0:
+        return x
+    mean, variance = statistics or (x.mean(axis=axes, keepdims=True), x.var(axis=axes, keepdims=True))
+    return ACTIVATE[activation]((x - mean) / np.sqrt(variance + epsilon) * tensors["scale"] + tensors["shift"])
+
+
+def batch_norm(layer, x, tensors, training=True, statistics=None, name="", **_):
+    given = None if training else (statistics or {}).get(name, (0.0, 1.0))
+    return normalised(x, tuple(range(x.ndim - 1)), tensors, layer.activation, layer.epsilon, given)
+
+
+def layer_norm(layer, x, tensors, **_):
+    return normalised(x, tuple(range(1, x.ndim)), tensors, layer.activation, layer.epsilon)
+
+
+def _drawn(draw, purpose, x, batch, number, slot):
+    out = np.empty((len(x), int(np.prod(x.shape[1:]))), np.float32)
+    draw(out, batch.index, batch.seed, purpose, batch.step, batch.turn << 12 | slot << 8 | number)
+    return out.reshape(x.shape).astype(float)
+
+
+def dropout(layer, x, tensors, training=True, batch=None, number=0, slot=0, **_):
+    if not training:
+        return x
+    return x * (_drawn(_core.uniform, random.DROPOUT, x, batch, number, slot) >= np.float32(layer.p)) / (1 - layer.p)
+
+
+def corrupt(layer, x, tensors, training=True, batch=None, number=0, slot=0, **_):
+    if not training:
+        return x
+    if layer.kind == "masking":
+        return x * (_drawn(_core.uniform, random.CORRUPT, x, batch, number, slot) >= np.float32(layer.amount))
+    return x + layer.amount * _drawn(_core.normal, random.CORRUPT, x, batch, number, slot)
+
+
+def gaussian(layer, x, tensors, training=True, sampling=False, batch=None, number=0, slot=0, **_):
+    mean, log_variance = np.split(x, 2, axis=1)
+    if not training and not sampling:
+        return mean
+    return mean + np.exp(log_variance / 2) * _drawn(_core.normal, random.NOISE, mean, batch, number, slot)
+
+
 ORACLES = {layers.Dense: dense, layers.Reshape: reshape, layers.Flatten: flatten, layers.Conv: conv,
-           layers.ConvTranspose: conv_transpose, layers.Pool: pool, layers.Resize: resize}
+           layers.ConvTranspose: conv_transpose, layers.Pool: pool, layers.Resize: resize,
+           layers.BatchNorm: batch_norm, layers.LayerNorm: layer_norm, layers.Dropout: dropout,
+           layers.Corrupt: corrupt, layers.Gaussian: gaussian}
 
 
 class InDouble:

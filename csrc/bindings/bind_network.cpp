@@ -8,6 +8,8 @@
 #include "bindings/views.hpp"
 #include "kernels/layers/convolution.hpp"
 #include "kernels/layers/dense.hpp"
+#include "kernels/layers/noise.hpp"
+#include "kernels/layers/normalisation.hpp"
 #include "kernels/layers/pooling.hpp"
 #include "kernels/layers/reshape.hpp"
 #include "kernels/network.hpp"
@@ -78,6 +80,40 @@ kernels::ReshapeLayer reshape_layer(const py::dict& layer) {
                                                               : Order::kept};
 }
 
+kernels::BatchNormLayer batch_norm_layer(const py::dict& layer) {
+    return {.picture = picture(layer, "picture"),
+            .name = value<std::string>(layer, "name", ""),
+            .activation = kernels::activation_named(value<std::string>(layer, "activation")),
+            .decay = value<float>(layer, "decay"),
+            .epsilon = value<float>(layer, "epsilon"),
+            .synchronised = value<bool>(layer, "synchronised"),
+            .scale = value<std::int64_t>(layer, "scale"),
+            .shift = value<std::int64_t>(layer, "shift"),
+            .sums = value<std::int64_t>(layer, "sums"),
+            .squares = value<std::int64_t>(layer, "squares"),
+            .rows = value<std::int64_t>(layer, "rows")};
+}
+
+kernels::LayerNormLayer layer_norm_layer(const py::dict& layer) {
+    return {.picture = picture(layer, "picture"),
+            .activation = kernels::activation_named(value<std::string>(layer, "activation")),
+            .epsilon = value<float>(layer, "epsilon"),
+            .scale = value<std::int64_t>(layer, "scale"),
+            .shift = value<std::int64_t>(layer, "shift")};
+}
+
+kernels::NoiseKey noise_key(const py::dict& layer) {
+    return {value<std::uint64_t>(layer, "purpose"), value<std::int64_t>(layer, "number", 0)};
+}
+
+kernels::NoiseLayer noise_layer(const py::dict& layer, kernels::NoiseLayer::Kind kind) {
+    return {kind, value<std::int64_t>(layer, "size"), value<float>(layer, "amount"), noise_key(layer)};
+}
+
+kernels::GaussianLayer gaussian_layer(const py::dict& layer) {
+    return {value<std::int64_t>(layer, "size"), value<float>(layer, "weight"), noise_key(layer)};
+}
+
 template <class Native>
 std::unique_ptr<kernels::Layer> made(auto layer) {
     return std::make_unique<Native>(std::move(layer));
@@ -104,6 +140,15 @@ constexpr Kind kinds[] = {
          return made<kernels::Resize>(
              kernels::ResizeLayer{picture(l, "picture"), value<std::int64_t>(l, "factor"), value<bool>(l, "bilinear")});
      }},
+    {"batch_norm", [](const py::dict& l) { return made<kernels::BatchNorm>(batch_norm_layer(l)); }},
+    {"layer_norm", [](const py::dict& l) { return made<kernels::LayerNorm>(layer_norm_layer(l)); }},
+    {"dropout",
+     [](const py::dict& l) { return made<kernels::Noise>(noise_layer(l, kernels::NoiseLayer::Kind::dropout)); }},
+    {"masking",
+     [](const py::dict& l) { return made<kernels::Noise>(noise_layer(l, kernels::NoiseLayer::Kind::masking)); }},
+    {"noise",
+     [](const py::dict& l) { return made<kernels::Noise>(noise_layer(l, kernels::NoiseLayer::Kind::gaussian)); }},
+    {"gaussian", [](const py::dict& l) { return made<kernels::Gaussian>(gaussian_layer(l)); }},
 };
 
 std::unique_ptr<kernels::Layer> compiled(const py::dict& layer) {
@@ -111,7 +156,8 @@ std::unique_ptr<kernels::Layer> compiled(const py::dict& layer) {
     std::string names;
     for (const auto& [name, make] : kinds) {
         if (wanted == name) return make(layer);
-        names += (names.empty() ? "" : ", ") + std::string(name);
+        if (!names.empty()) names += ", ";
+        names += name;
     }
     throw std::invalid_argument("a layer's kind is '" + wanted + "'; expected one of " + names);
 }

@@ -88,6 +88,11 @@ struct Targets {
     std::span<const std::int64_t> labels;
 };
 
+/// What a layer adds to the loss, and the Kullback-Leibler divergence that it is a part of.
+struct OwnLoss {
+    double loss = 0, kl = 0;
+};
+
 /// The primitives of one layer for one number of rows and threads.
 struct Primitives {
     virtual ~Primitives() = default;
@@ -138,8 +143,8 @@ class Layer {
     /// Only where the layer is piecewise linear.
     virtual void tangent(const Pass&, const Memory&, View out, View delta, View direction, View moved) = 0;
 
-    /// Of the pass's rows, what the layer itself adds to the loss: its gradient is part of `backward`.
-    virtual double own_loss(const Pass&, const Memory&, View) { return 0.0; }
+    /// What the layer itself adds to the loss for `in`: its gradient is part of `backward`.
+    virtual OwnLoss own_loss(const Pass&, const Memory&, View) { return {}; }
     virtual bool has_own_loss() const { return false; }
 
     virtual std::unique_ptr<Primitives> primitives() const = 0;

@@ -210,10 +210,15 @@ void Network::hidden_forward(const Pass& pass, Shape& shape, Kept& kept) {
     for (std::size_t l = kept.first; l + 1 < kept.last; ++l) run(pass, l, shape, kept, output_of(l, kept));
 }
 
-double Network::own_losses(const Pass& pass, Shape& shape, Kept& kept) {
-    double sum = 0;
-    for (std::size_t l = kept.first; l < kept.last; ++l)
-        sum += layers_[l]->own_loss(of_layer(pass, l, kept), memory_of(l, shape, kept), in_of(l, kept));
+OwnLoss Network::own_losses(const Pass& pass, Shape& shape, Kept& kept) {
+    OwnLoss sum;
+    if (!reports(Loss::softmax)) return sum;
+    for (std::size_t l = kept.first; l < kept.last; ++l) {
+        if (!layers_[l]->has_own_loss()) continue;
+        const OwnLoss own = layers_[l]->own_loss(of_layer(pass, l, kept), memory_of(l, shape, kept), in_of(l, kept));
+        sum.loss += own.loss;
+        sum.kl += own.kl;
+    }
     return sum;
 }
 
@@ -336,11 +341,11 @@ double Network::gradient(Pass pass, MatrixView<const float> rows, const Targets&
     const View delta = kept.element == Element::float32 && outputs.columns == layers_[last]->columns()
                            ? outputs
                            : delta_of(last, kept, false);
+    const double own = own_losses(pass, shape, kept).loss;
     const double total =
-        layers_[last]->loss(pass, memory_of(last, shape, kept), loss, outputs, targets_for(outputs, targets), delta) +
-        (reports(Loss::softmax) ? own_losses(pass, shape, kept) : 0.0);
+        layers_[last]->loss(pass, memory_of(last, shape, kept), loss, outputs, targets_for(outputs, targets), delta);
     descend(pass, shape, kept, delta, first, {}, false);
-    return reports(loss) ? total : 0.0;
+    return (reports(loss) ? total : 0.0) + own;
 }
 
 LossSums Network::evaluate(Pass pass, MatrixView<const float> rows, const Targets& targets, Loss loss) {
@@ -357,8 +362,9 @@ LossSums Network::evaluate(Pass pass, MatrixView<const float> rows, const Target
     LossSums sums = loss == Loss::softmax
                         ? table.softmax_evaluate(y.as<const float>(), t.labels.data(), y.rows, y.columns)
                         : table.evaluate(loss, y.as<const float>(), t.values.data, y.rows, y.columns);
-    if (reports(Loss::softmax)) sums.kl = own_losses(pass, shape, kept);
-    sums.loss += sums.kl;
+    const OwnLoss own = own_losses(pass, shape, kept);
+    sums.loss += own.loss;
+    sums.kl = own.kl;
     return sums;
 }
 

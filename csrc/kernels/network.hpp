@@ -90,7 +90,7 @@ class Network {
                 std::size_t trained);
     static Pass of_layer(const Pass& pass, std::size_t layer, const Kept& kept);
     void run(const Pass& pass, std::size_t layer, Shape& shape, Kept& kept, View out);
-    double own_losses(const Pass& pass, Shape& shape, Kept& kept);
+    OwnLoss own_losses(const Pass& pass, Shape& shape, Kept& kept);
     void hidden_forward(const Pass& pass, Shape& shape, Kept& kept);
     View outputs_for(const Pass& pass, Shape& shape, Kept& kept, Loss loss);
     Targets targets_for(View outputs, const Targets& targets);

@@ -13,14 +13,14 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from pyddl import _check
+from pyddl import _check, random
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import Layout, Slice
 from pyddl.models.initialisers import initialiser
 from pyddl.names import ACTIVATIONS, INITIALISERS
 
-__all__ = ["KINDS", "WHOLE", "Conv", "ConvTranspose", "Dense", "Flatten", "Layer", "Part", "Pool", "Reshape", "Resize",
-           "Shape", "as_plain", "from_plain"]
+__all__ = ["KINDS", "WHOLE", "BatchNorm", "Conv", "ConvTranspose", "Corrupt", "Dense", "Dropout", "Flatten", "Gaussian",
+           "Layer", "LayerNorm", "Part", "Pool", "Reshape", "Resize", "Shape", "as_plain", "from_plain"]
 
 PIECEWISE_LINEAR = ("linear", "relu", "leaky_relu")
 
@@ -454,8 +454,202 @@ class Resize(_Whole):
         return {"kind": "resize", "picture": shape, "factor": self.factor, "bilinear": self.kind == "bilinear"}
 
 
+class _Normalisation(_Whole):
+    """What batch and layer normalisation have in common."""
+
+    activation: str
+    epsilon: float
+
+    @property
+    def piecewise_linear(self) -> bool:
+        return False
+
+    def __post_init__(self) -> None:
+        _check.one_of("activation", self.activation, ACTIVATIONS)
+        object.__setattr__(self, "epsilon", _check.number("epsilon", self.epsilon, above=0))
+
+    def output(self, shape: Shape) -> Shape:
+        return shape
+
+    def slices(self, name: str, shape: Shape, group: str = "all", part: Part = WHOLE) -> list[Slice]:
+        return [Slice(f"{name}.{tensor}", (shape[-1],), group, decay=False) for tensor in ("scale", "shift")]
+
+    def initialise(self, views: Mapping[str, np.ndarray], seed: int, number: int, part: Part = WHOLE) -> None:
+        views["scale"][:], views["shift"][:] = 1, 0
+
+    def _native(self, kind: str, name: str, shape: Shape, layout: Layout) -> dict[str, Any]:
+        return {"kind": kind, "picture": shape, "activation": self.activation, "epsilon": self.epsilon,
+                **{tensor: layout[f"{name}.{tensor}"].begin for tensor in ("scale", "shift")}}
+
+
+@dataclass(frozen=True)
+class BatchNorm(_Normalisation):
+    """``activation((x - mean) / sqrt(variance + epsilon) * scale + shift)``, by channel, over rows and places [1]_.
+
+    Parameters
+    ----------
+    activation : str, default="linear"
+        relu costs nothing here.
+    decay : float, default=0.9
+        Of the running statistics in each training pass: PyTorch's ``1 - momentum``.
+    synchronised : bool, default=False
+        In training, statistics of all workers' rows, by ``batch.sum``: under a synchronous strategy any number of ranks
+        then does what one does. Otherwise each worker has those of its own rows.
+    epsilon : float, default=1e-5
+
+    Notes
+    -----
+    Tensors: ``scale`` and ``shift`` (channels,), which weight decay leaves alone. Buffers: ``sums``, ``squares``
+    (channels,) and ``rows`` (1,), decayed sums of the values, of their squares and of how many there were, which merge
+    exactly. A pass that is not training, or through frozen layers, takes mean and variance from them, and leaves them
+    as they are; where nothing has been summed yet, 0 and 1. The variance is that of the rows, not multiplied by
+    n / (n - 1).
+
+    References
+    ----------
+    .. [1] Ioffe, Szegedy (2015), Batch normalization, arXiv:1502.03167.
+    """
+
+    activation: str = "linear"
+    decay: float = 0.9
+    synchronised: bool = False
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "decay", _check.number("decay", self.decay, at_least=0, below=1))
+
+    def buffers(self, name: str, shape: Shape, group: str = "all", part: Part = WHOLE) -> list[Slice]:
+        return [Slice(f"{name}.{tensor}", (size,), group, merge="total")
+                for tensor, size in (("sums", shape[-1]), ("squares", shape[-1]), ("rows", 1))]
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {**self._native("batch_norm", name, shape, layout), "decay": self.decay,
+                "synchronised": self.synchronised,
+                **{tensor: buffers[f"{name}.{tensor}"].begin for tensor in ("sums", "squares", "rows")}}
+
+
+@dataclass(frozen=True)
+class LayerNorm(_Normalisation):
+    """``activation((x - mean) / sqrt(variance + epsilon) * scale + shift)``, over all values of a row [1]_.
+
+    Parameters
+    ----------
+    activation : str, default="linear"
+    epsilon : float, default=1e-5
+
+    Notes
+    -----
+    Tensors: ``scale`` and ``shift``, one element for each channel (of features: for each), which weight decay leaves
+    alone. It is the same in training and after, and the same on any number of ranks.
+
+    References
+    ----------
+    .. [1] Ba, Kiros, Hinton (2016), Layer normalization, arXiv:1607.06450.
+    """
+
+    activation: str = "linear"
+    epsilon: float = 1e-5
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return self._native("layer_norm", name, shape, layout)
+
+
+@dataclass(frozen=True)
+class Dropout(_Whole):
+    """In training, values become 0 with probability ``p``, and the others are divided by ``1 - p`` [1]_.
+
+    Random numbers, here and in `Corrupt` and `Gaussian`, are keyed by (seed, what for, layer, step, turn, slot, number
+    of the row): they do not depend on ranks. So ``batch`` is needed, with an index for each row.
+
+    References
+    ----------
+    .. [1] Srivastava et al. (2014), Dropout, JMLR 15, 1929-1958.
+    """
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "p", _check.number("p", self.p, at_least=0, below=1))
+
+    def output(self, shape: Shape) -> Shape:
+        return shape
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {"kind": "dropout", "size": math.prod(shape), "amount": self.p, "purpose": random.DROPOUT}
+
+
+@dataclass(frozen=True)
+class Corrupt(_Whole):
+    """In training, spoiled inputs, of which a denoising autoencoder makes whole ones [1]_.
+
+    Parameters
+    ----------
+    amount : float
+        Probability that a value becomes 0, or the standard deviation of what is added.
+    kind : {"masking", "gaussian"}, default="masking"
+
+    References
+    ----------
+    .. [1] Vincent et al. (2010), Stacked denoising autoencoders, JMLR 11, 3371-3408.
+    """
+
+    amount: float
+    kind: str = "masking"
+
+    def __post_init__(self) -> None:
+        _check.one_of("kind", self.kind, ("masking", "gaussian"))
+        object.__setattr__(self, "amount", _check.number("amount", self.amount, at_least=0,
+                                                         below=1 if self.kind == "masking" else None))
+
+    def output(self, shape: Shape) -> Shape:
+        return shape
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {"kind": "masking" if self.kind == "masking" else "noise", "size": math.prod(shape),
+                "amount": self.amount, "purpose": random.CORRUPT}
+
+
+@dataclass(frozen=True)
+class Gaussian(_Whole):
+    """A sample of a normal distribution, whose means are the first half of the inputs, and log variances the second.
+
+    ``mean + exp(log variance / 2) e`` with normal numbers e in training, and where a pass is ``sampling``; else the
+    mean.
+
+    Parameters
+    ----------
+    kl : float, default=0
+        Weight, in the network's loss and gradient, of the divergence from a standard normal distribution, ``sum
+        (mean^2 + variance - 1 - log variance) / 2``: 1 for a variational autoencoder [1]_. `Network.evaluate` gives the
+        divergence itself, without the weight, as ``kl``.
+
+    References
+    ----------
+    .. [1] Kingma, Welling (2013), Auto-encoding variational Bayes, arXiv:1312.6114.
+    """
+
+    kl: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kl", _check.number("kl", self.kl, at_least=0))
+
+    @property
+    def piecewise_linear(self) -> bool:
+        return False
+
+    def output(self, shape: Shape) -> Shape:
+        if len(shape) != 1 or shape[0] % 2:
+            raise ShapeError(f"{self} has inputs of shape {shape}; expected (2 n,), n means and n log variances")
+        return (shape[0] // 2,)
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {"kind": "gaussian", "size": shape[0] // 2, "weight": self.kl, "purpose": random.NOISE}
+
+
 KINDS: dict[str, type] = {"dense": Dense, "reshape": Reshape, "flatten": Flatten, "conv": Conv,
-                          "conv_transpose": ConvTranspose, "pool": Pool, "resize": Resize}
+                          "conv_transpose": ConvTranspose, "pool": Pool, "resize": Resize, "batch_norm": BatchNorm,
+                          "layer_norm": LayerNorm, "dropout": Dropout, "corrupt": Corrupt, "gaussian": Gaussian}
 """The layers by their names in files."""
 
 

@@ -112,6 +112,7 @@ class Network:
                         for s in layer.buffers(name, shape, group, self._part_of(layer))]
         self._native: Any = _NotCompiled(name or ", ".join(self.names))
         self._layout = self._buffer_layout = Layout()
+        self._compiled = False
         self._kept: dict[int, np.ndarray] = {}  # the rows of each slot, which the compiled network points to
 
     @property
@@ -149,6 +150,7 @@ class Network:
             [{"name": name, "number": self.number + i,
               **layer.native(name, shape, layout, self._buffer_layout, self._part_of(layer))}
              for i, (layer, name, shape, _) in enumerate(self._places())], self.dtype)
+        self._compiled = True
         self._kept.clear()
         return self
 
@@ -213,7 +215,8 @@ class Network:
     def evaluate(self, parameters: np.ndarray, buffers: np.ndarray | None, batch: Batch | None, rows: np.ndarray,
                  targets: np.ndarray, loss: str, *, sampling: bool = False) -> dict[str, float]:
         """Sums over the rows: ``loss``, and ``squared_error`` (for bce, of sigmoids) or, for softmax, ``accuracy``:
-        rows whose largest logit, the first of equal ones, is the label's. ``sampling`` as in `forward`.
+        rows whose largest logit, the first of equal ones, is the label's. Where a layer is `Gaussian`: ``kl`` besides,
+        which ``loss`` includes by its weight. ``sampling`` as in `forward`.
         """
         if self.part != WHOLE:
             _check_group(batch, rows)
@@ -271,7 +274,7 @@ class Network:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if len(self._layout):
+        if self._compiled:
             self.compile(self._layout, self._buffer_layout)
 
     def _places(self) -> list[tuple[Layer, str, Shape, str]]:
