@@ -67,6 +67,7 @@ kernels::ConvLayer conv_layer(const py::dict& layer, bool transposed) {
                                     .padding = value<std::int64_t>(layer, "padding")};
     return {.shape = shape,
             .transposed = transposed,
+            .winograd = value<bool>(layer, "winograd", true),
             .activation = kernels::activation_named(value<std::string>(layer, "activation")),
             .weights = value<std::int64_t>(layer, "weight"),
             .bias = value<std::int64_t>(layer, "bias", -1)};

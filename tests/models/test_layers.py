@@ -200,6 +200,33 @@ def test_bfloat16_is_float32_to_its_rounding(case, n):
         assert np.linalg.norm(rounded - exact) <= 0.15 * np.linalg.norm(exact)  # rounding turns a few units on
 
 
+WINOGRAD = {"8x8": (8, 8, 16, 32), "7x9": (7, 9, 32, 16), "28": (28, 28, 32, 32), "5x1": (5, 1, 48, 64)}
+
+
+@pytest.mark.parametrize("case", WINOGRAD)
+@pytest.mark.parametrize("kind", [Conv, ConvTranspose])
+@pytest.mark.parametrize("n", [1, 40])
+def test_winograd_is_a_convolution_to_its_rounding(case, kind, n):
+    height, width, inputs, channels = WINOGRAD[case]
+    results = []
+    for winograd in (False, True):
+        network, layout, parameters, buffers = made([kind(channels, 3, 1, activation="relu")],
+                                                    (height, width, inputs), winograd=winograd)
+        rows, deltas = rows_of(n, height * width * inputs), rows_of(n, height * width * channels, 1)
+        out, below, gradients = np.empty_like(deltas), np.empty_like(rows), layout.zeros()
+        network.forward(parameters, buffers, None, rows, out, slot=0)
+        network.backward(parameters, gradients, buffers, None, np.where(np.abs(out) < 1e-3, 0, deltas), below=below)
+        added, moved = gradients.copy(), layout.zeros()
+        network.backward(parameters, added, buffers, None, np.where(np.abs(out) < 1e-3, 0, deltas), add=True)
+        network.tangent(parameters, moved, buffers, None, rows[::-1].copy())
+        assert_close(added, 2 * gradients)
+        results.append((out, below, gradients, moved))
+    differ = [np.linalg.norm(fast - direct) / np.linalg.norm(direct) for direct, fast in zip(*results, strict=True)]
+    assert max(differ) < 2e-5
+    if n == 40 and case == "28":
+        assert min(differ) > 0  # it was taken
+
+
 def test_the_largest_of_a_window_is_the_first_and_nan_is_never_hidden():
     network, _, parameters, buffers = made([Pool(2)], (2, 2, 1))
     for row, place in ([1, 3, 3, 2], 1), ([-1, -1, -1, -1], 0), ([1, np.nan, 3, np.nan], 1), ([np.nan, 1, 2, 3], 0):

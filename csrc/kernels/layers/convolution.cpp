@@ -14,6 +14,7 @@ namespace {
 struct ConvPrimitives final : Primitives {
     std::optional<Convolution> forward[2], down[2], up[2], gradient;
     std::optional<Product> few_down, few_up, few_gradient;
+    std::optional<Winograd> fast_down, fast_up, fast_gradient;
 };
 
 ConvPrimitives& primitives_of(const Memory& memory) { return static_cast<ConvPrimitives&>(memory.primitives); }
@@ -75,6 +76,22 @@ const void* Conv::ordered(const Pass& pass, const Convolution& primitive, Ordere
     return to;
 }
 
+bool Conv::takes_winograd(Element element, std::int64_t rows) const {
+    return layer_.winograd && element == Element::float32 && winograd_fits(shape()) && winograd_pays(shape(), rows);
+}
+
+const float* Conv::transformed(const Pass& pass, const Winograd& winograd, Ordered& kept) const {
+    auto* const to = static_cast<float*>(kept.memory.reserve(winograd.weights() * sizeof(float)));
+    if (kept.call != pass.call || kept.of != &winograd) winograd.transform(pass.parameters.data() + layer_.weights, to);
+    kept.call = pass.call;
+    kept.of = &winograd;
+    return to;
+}
+
+float* Conv::room_of(const Winograd& winograd) {
+    return static_cast<float*>(room_.reserve(winograd.room() * sizeof(float)));
+}
+
 /// The weights as a product reads them: (k k, C, F) as it is, or (C, k k, F).
 const void* Conv::matrix_of_weights(const Pass& pass, Element element, bool channels_first) {
     const float* weights = pass.parameters.data() + layer_.weights;
@@ -117,6 +134,16 @@ void Conv::down(const Pass& pass, const Memory& memory, View large, View small, 
         if (whole) finish(pass, small);
         return;
     }
+    if (takes_winograd(large.element, large.rows)) {
+        auto& winograd = made.fast_down;
+        if (!winograd) winograd.emplace(s, Convolution::Kind::down, large.rows);
+        const bool relu = whole && tail_.activation == Activation::relu;
+        (*winograd)(large.as<const float>(), transformed(pass, *winograd, down_),
+                    whole&& tail_.bias >= 0 ? pass.parameters.data() + tail_.bias : nullptr, relu, small.as<float>(),
+                    room_of(*winograd), memory.scratch.reserve(winograd->scratch_bytes()));
+        if (whole && !relu) activate(small);
+        return;
+    }
     auto& primitive = (whole ? made.forward : made.down)[small.element == Element::float32];
     const Activation activation = whole ? tail_.activation : Activation::linear;
     const bool fuses = fuses_with_product(activation), bias = whole && tail_.bias >= 0;
@@ -149,6 +176,12 @@ void Conv::up(const Pass& pass, const Memory& memory, View small, View large) {
         });
         return;
     }
+    if (takes_winograd(small.element, small.rows)) {
+        auto& winograd = made.fast_up;
+        if (!winograd) winograd.emplace(s, Convolution::Kind::up, small.rows);
+        return (*winograd)(small.as<const float>(), transformed(pass, *winograd, up_), nullptr, false,
+                           large.as<float>(), room_of(*winograd), memory.scratch.reserve(winograd->scratch_bytes()));
+    }
     auto& primitive = made.up[large.element == Element::float32];
     if (!primitive)
         primitive.emplace(
@@ -176,6 +209,13 @@ void Conv::weight_gradients(const Pass& pass, const Memory& memory, View large, 
                    {.m = s.large.channels, .k = places, .n = columns, .a_transposed = true, .in = large.element},
                    large.data, around, nullptr, room());
         return exchange_axes(room(), to, s.large.channels, taps, s.small.channels, pass.add);
+    }
+    if (takes_winograd(large.element, large.rows)) {
+        auto& winograd = made.fast_gradient;
+        if (!winograd) winograd.emplace(s, Convolution::Kind::gradient, large.rows);
+        auto* const sums = static_cast<float*>(ordered_gradients_.reserve(winograd->weights() * sizeof(float)));
+        return winograd->gradient(large.as<const float>(), small.as<const float>(), to, pass.add, sums,
+                                  room_of(*winograd), memory.scratch.reserve(winograd->scratch_bytes()));
     }
     auto& primitive = made.gradient;
     if (!primitive)

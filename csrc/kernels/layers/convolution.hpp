@@ -5,12 +5,14 @@
 #pragma once
 #include "kernels/convolution.hpp"
 #include "kernels/layers/picture_loops.hpp"
+#include "kernels/winograd.hpp"
 
 namespace pyddl::kernels {
 
 struct ConvLayer {
     ConvolutionShape shape;
     bool transposed = false;  ///< from the smaller picture to the larger
+    bool winograd = true;     ///< where it pays: see kernels/winograd.hpp
     Activation activation = Activation::linear;
     std::int64_t weights = 0;
     std::int64_t bias = -1;  ///< -1: none
@@ -37,6 +39,9 @@ class Conv final : public WholeLayer {
         std::int64_t call = 0;
         const void* of = nullptr;
     };
+    bool takes_winograd(Element element, std::int64_t rows) const;
+    const float* transformed(const Pass&, const Winograd&, Ordered&) const;
+    float* room_of(const Winograd&);
     const void* ordered(const Pass&, const Convolution&, Ordered&) const;
     const void* matrix_of_weights(const Pass&, Element, bool channels_first);
     Window window(std::int64_t rows) const;
@@ -57,6 +62,7 @@ class Conv final : public WholeLayer {
     Scratch products_;                  ///< of it
     Scratch spread_;
     Scratch gradients_, ordered_gradients_;
+    Scratch room_;  ///< of Winograd's tiles
 };
 
 }  // namespace pyddl::kernels

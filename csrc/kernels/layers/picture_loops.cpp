@@ -12,6 +12,9 @@ namespace {
 
 using std::int64_t;
 
+// Vectors are passed between functions that are all inlined: how they would be passed to others is of no concern.
+#pragma GCC diagnostic ignored "-Wpsabi"
+
 template <class T>
 void zero(T* to, int64_t size) {
     __builtin_memset(to, 0, static_cast<std::uint64_t>(size) * sizeof(T));
@@ -106,6 +109,37 @@ void spread(const In* from, In* to, const Window& x) {
 
 // ---- pooling
 
+typedef float Lanes __attribute__((vector_size(4 * line)));
+typedef std::int32_t Places __attribute__((vector_size(4 * line)));
+
+/// Of a line of channels, written out as vectors: branches would be guessed wrong every other time.
+template <class In, class Out>
+[[gnu::always_inline]] inline void largest_of_four(const In* const (&of)[4], Out* to, std::uint8_t* place, int64_t n) {
+    float values[4][line] = {};
+    for (int q = 0; q < 4; ++q)
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) values[q][i] = load(of[q] + i);
+    Lanes v[4];
+    __builtin_memcpy(v, values, sizeof v);
+    Lanes best = v[0];
+    for (int q = 1; q < 4; ++q) best = (v[q] > best) | (v[q] != v[q]) ? v[q] : best;
+    Places bits, which = Places{} + 3;
+    __builtin_memcpy(&bits, &best, sizeof bits);
+    for (int q = 2; q >= 0; --q) {  // the first that has the bits of the largest, or of NaN
+        Places own;
+        __builtin_memcpy(&own, v + q, sizeof own);
+        which = own == bits ? Places{} + q : which;
+    }
+    float largest[line];
+    std::int32_t places[line];
+    __builtin_memcpy(largest, &best, sizeof largest);
+    __builtin_memcpy(places, &which, sizeof places);
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) store(to + i, largest[i]);
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) place[i] = static_cast<std::uint8_t>(places[i]);
+}
+
 template <class In, class Out>
 void largest(const In* from, Out* to, std::uint8_t* place, const Window& x) {
 #pragma omp parallel for collapse(2) schedule(static) if (x.B * x.H * x.W * x.C >= parallel_elements)
@@ -115,22 +149,13 @@ void largest(const In* from, Out* to, std::uint8_t* place, const Window& x) {
                 const In* first = from + ((b * x.H + i * x.k) * x.W + j * x.k) * x.C;
                 const int64_t at = ((b * x.h + i) * x.w + j) * x.C;
                 if (x.k == 2) {
-                    const In* below = first + x.W * x.C;
-#pragma omp simd
-                    for (int64_t c = 0; c < x.C; ++c) {
-                        float best = load(first + c);
-                        int which = 0;
-                        const float v1 = load(first + x.C + c), v2 = load(below + c), v3 = load(below + x.C + c);
-                        which = v1 > best || (v1 != v1 && best == best) ? 1 : which;
-                        best = which == 1 ? v1 : best;
-                        const bool second = v2 > best || (v2 != v2 && best == best);
-                        which = second ? 2 : which;
-                        best = second ? v2 : best;
-                        const bool third = v3 > best || (v3 != v3 && best == best);
-                        which = third ? 3 : which;
-                        best = third ? v3 : best;
-                        store(to + at + c, best);
-                        place[at + c] = static_cast<std::uint8_t>(which);
+                    for (int64_t c = 0; c < x.C; c += line) {
+                        const In* const of[4] = {first + c, first + x.C + c, first + x.W * x.C + c,
+                                                 first + (x.W + 1) * x.C + c};
+                        if (c + line <= x.C)
+                            largest_of_four(of, to + at + c, place + at + c, line);
+                        else
+                            largest_of_four(of, to + at + c, place + at + c, x.C - c);
                     }
                     continue;
                 }
@@ -168,7 +193,10 @@ void largest_backward(const In* delta, const std::uint8_t* place, Out* below, co
     const int64_t C = x.C;
     for_places(below, x, [=](int q, Out* to, int64_t at) {
 #pragma omp simd
-        for (int64_t c = 0; c < C; ++c) store(to + c, place[at + c] == q ? load(delta + at + c) : 0.0f);
+        for (int64_t c = 0; c < C; ++c) {
+            const float d = load(delta + at + c);
+            store(to + c, static_cast<std::int32_t>(place[at + c]) == q ? d : 0.0f);
+        }
     });
 }
 
@@ -217,7 +245,52 @@ void mean_backward(const In* delta, Out* below, const Window& x) {
 // ---- interpolation: first between rows, then between columns
 
 template <class In, class Out>
+void repeat(const In* from, Out* to, const Window& x) {
+    const int64_t C = x.C;
+#pragma omp parallel for collapse(2) schedule(static) if (x.B * x.H * x.W * C >= parallel_elements)
+    for (int64_t b = 0; b < x.B; ++b)
+        for (int64_t y = 0; y < x.H; ++y) {
+            const In* row = from + (b * x.h + y / x.s) * x.w * C;
+            Out* at = to + (b * x.H + y) * x.W * C;
+            for (int64_t j = 0; j < x.w; ++j, row += C)
+                for (int64_t v = 0; v < x.s; ++v, at += C)
+#pragma omp simd
+                    for (int64_t c = 0; c < C; ++c) store(at + c, load(row + c));
+        }
+}
+
+template <class In, class Out>
+void repeat_backward(const In* delta, Out* below, const Window& x) {
+    const int64_t C = x.C;
+#pragma omp parallel for collapse(2) schedule(static) if (x.B * x.H * x.W * C >= parallel_elements)
+    for (int64_t b = 0; b < x.B; ++b)
+        for (int64_t i = 0; i < x.h; ++i)
+            for (int64_t j = 0; j < x.w; ++j) {
+                const In* first = delta + ((b * x.H + i * x.s) * x.W + j * x.s) * C;
+                Out* at = below + ((b * x.h + i) * x.w + j) * C;
+                const auto add_up = [&](int64_t begin, int64_t n) __attribute__((always_inline)) {
+                    float sum[line] = {};
+                    for (int64_t a = 0; a < x.s; ++a)
+                        for (int64_t v = 0; v < x.s; ++v) {
+                            const In* from = first + (a * x.W + v) * C + begin;
+#pragma omp simd
+                            for (int64_t c = 0; c < n; ++c) sum[c] += load(from + c);
+                        }
+#pragma omp simd
+                    for (int64_t c = 0; c < n; ++c) store(at + begin + c, sum[c]);
+                };
+                for (int64_t begin = 0; begin < C; begin += line) {
+                    if (begin + line <= C)
+                        add_up(begin, line);
+                    else
+                        add_up(begin, C - begin);
+                }
+            }
+}
+
+template <class In, class Out>
 void interpolate(const In* from, Out* to, const Window& x, const Tap* rows, const Tap* columns, float* scratch) {
+    if (!rows) return repeat(from, to, x);
     const int64_t row = x.w * x.C, C = x.C;
 #pragma omp parallel for schedule(static) if (x.B * x.H * x.W * x.C >= parallel_elements)
     for (int64_t b = 0; b < x.B; ++b) {
@@ -244,6 +317,7 @@ void interpolate(const In* from, Out* to, const Window& x, const Tap* rows, cons
 template <class In, class Out>
 void interpolate_backward(const In* delta, Out* below, const Window& x, const Tap* rows, const Tap* columns,
                           float* scratch) {
+    if (!rows) return repeat_backward(delta, below, x);
     const int64_t wide = x.W * x.C, C = x.C, size = x.h * x.w * C;
 #pragma omp parallel for schedule(static) if (x.B * x.H * x.W * x.C >= parallel_elements)
     for (int64_t b = 0; b < x.B; ++b) {
@@ -271,6 +345,7 @@ void interpolate_backward(const In* delta, Out* below, const Window& x, const Ta
 #pragma omp simd
                 for (int64_t c = 0; c < C; ++c) right[c] += v.weight * from[c];
             }
+#pragma omp simd
         for (int64_t i = 0; i < size; ++i) store(below + b * size + i, result[i]);
     }
 }

@@ -47,7 +47,8 @@ struct PictureTable {
     void (*mean)(const In* from, Out* to, const Window&);
     void (*mean_backward)(const In* delta, Out* below, const Window&);
 
-    /// to (B, H, W, C) := interpolation of from (B, h, w, C), by rows (H) and columns (W).
+    /// to (B, H, W, C) := interpolation of from (B, h, w, C), by rows (H) and columns (W). Without these,
+    /// each place of the smaller picture stands for s by s of the larger.
     /// @param scratch interpolation_scratch floats
     void (*interpolate)(const In* from, Out* to, const Window&, const Tap* rows, const Tap* columns, float* scratch);
     void (*interpolate_backward)(const In* delta, Out* below, const Window&, const Tap* rows, const Tap* columns,

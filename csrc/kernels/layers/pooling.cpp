@@ -73,11 +73,8 @@ Resize::Resize(ResizeLayer layer)
 
 std::vector<Tap> Resize::taps(std::int64_t size) const {
     std::vector<Tap> taps;
+    if (!layer_.bilinear) return taps;
     for (std::int64_t i = 0; i < size * layer_.factor; ++i) {
-        if (!layer_.bilinear) {
-            taps.push_back({i / layer_.factor, i / layer_.factor, 0.0f});
-            continue;
-        }
         const double at = std::max((static_cast<double>(i) + 0.5) / static_cast<double>(layer_.factor) - 0.5, 0.0);
         const auto low = static_cast<std::int64_t>(at);
         if (low + 1 < size)
@@ -99,7 +96,7 @@ void Resize::forward(const Pass&, const Memory& memory, View in, View out) {
     auto* const scratch =
         static_cast<float*>(memory.scratch.reserve(interpolation_scratch(x, threads()) * sizeof(float)));
     with_elements(in, out, [&]<class In, class Out>(In*, Out*) {
-        best<PictureTable<In, Out>>().interpolate(in.as<const In>(), out.as<Out>(), x, rows_.data(), columns_.data(),
+        best<PictureTable<In, Out>>().interpolate(in.as<const In>(), out.as<Out>(), x, of_rows(), columns_.data(),
                                                   scratch);
     });
 }
@@ -110,7 +107,7 @@ void Resize::backward(const Pass&, const Memory& memory, View in, View delta, Vi
     auto* const scratch =
         static_cast<float*>(memory.scratch.reserve(interpolation_scratch(x, threads()) * sizeof(float)));
     with_elements(delta, below, [&]<class In, class Out>(In*, Out*) {
-        best<PictureTable<In, Out>>().interpolate_backward(delta.as<const In>(), below.as<Out>(), x, rows_.data(),
+        best<PictureTable<In, Out>>().interpolate_backward(delta.as<const In>(), below.as<Out>(), x, of_rows(),
                                                            columns_.data(), scratch);
     });
 }

@@ -49,6 +49,8 @@ class Resize final : public WholeLayer {
     std::vector<Tap> taps(std::int64_t size) const;
     Window window(std::int64_t rows) const;
 
+    const Tap* of_rows() const { return layer_.bilinear ? rows_.data() : nullptr; }
+
     ResizeLayer layer_;
     std::vector<Tap> rows_, columns_;
 };

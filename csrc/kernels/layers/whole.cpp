@@ -9,7 +9,9 @@
 namespace pyddl::kernels {
 
 std::string Picture::text() const {
-    return "(" + std::to_string(height) + ", " + std::to_string(width) + ", " + std::to_string(channels) + ")";
+    std::string text = "(";
+    text.append(std::to_string(height)).append(", ").append(std::to_string(width)).append(", ");
+    return text.append(std::to_string(channels)).append(")");
 }
 
 std::int64_t folded(std::int64_t positions, std::int64_t channels) {
