@@ -11,6 +11,7 @@ Several networks may share one vector::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,8 +56,8 @@ class Network:
         Of the first layer among all of the model: two layers of one number would begin alike.
     winograd : bool, default=True
         In float32, convolutions with kernels of 3 and stride 1 take Winograd's algorithm where it is faster, which the
-        shapes and the number of rows decide: up to twice as fast, with an error of 1e-6 to 4e-6 of a result's size (root
-        mean square) where others have 3e-7.
+        shapes and the number of rows decide: up to twice as fast, with an error of 1e-6 to 4e-6 of a result's size
+        (root mean square) where others have 3e-7.
 
     Attributes
     ----------
@@ -323,7 +324,13 @@ def _check_group(batch: Batch | None, rows: np.ndarray) -> None:
 
 
 class NetworkModel:
-    """A model that is one network and one loss: what `Autoencoder` and others share. A subclass sets the attributes.
+    """A model that is one network and one loss, trained to reproduce its rows: or what its subclasses say in `targets`.
+
+    Parameters
+    ----------
+    network : Network
+    loss : {"bce", "mse", "softmax"}, default="mse"
+        As in `Network.gradient`.
 
     Attributes
     ----------
@@ -342,6 +349,11 @@ class NetworkModel:
     layout: Layout
     buffers: Layout
     encodes: int = 0
+
+    def __init__(self, network: Network, loss: str = "mse"):
+        self.name, self.network, self.loss = network.name or "network", network, loss
+        self.inputs = math.prod(network.shapes[0])
+        self._compile()
 
     def _compile(self) -> None:
         """Take layouts from the network, and compile it for them."""
