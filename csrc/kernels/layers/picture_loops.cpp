@@ -181,22 +181,30 @@ template <class Out, class F>
 #pragma omp parallel for schedule(static) if (x.B * x.H * x.W * x.C >= parallel_elements)
     for (int64_t b = 0; b < x.B; ++b) {
         if (x.h * x.k != x.H || x.w * x.k != x.W) zero(all + b * x.H * x.W * x.C, x.H * x.W * x.C);
-        for (int64_t y = 0; y < x.h * x.k; ++y)
-            for (int64_t u = 0; u < x.w * x.k; ++u)
-                f(static_cast<int>(y % x.k * x.k + u % x.k), all + ((b * x.H + y) * x.W + u) * x.C,
-                  ((b * x.h + y / x.k) * x.w + u / x.k) * x.C);
+        for (int64_t i = 0; i < x.h; ++i)
+            for (int64_t a = 0; a < x.k; ++a) {
+                Out* to = all + (b * x.H + i * x.k + a) * x.W * x.C;
+                int64_t output = (b * x.h + i) * x.w * x.C;
+                for (int64_t j = 0; j < x.w; ++j, output += x.C)
+                    for (int64_t v = 0; v < x.k; ++v, to += x.C) f(static_cast<int>(a * x.k + v), to, output);
+            }
     }
 }
 
 template <class In, class Out>
 void largest_backward(const In* delta, const std::uint8_t* place, Out* below, const Window& x) {
     const int64_t C = x.C;
-    for_places(below, x, [=](int q, Out* to, int64_t at) {
+    const auto choose = [=](int q, Out* to, int64_t at, int64_t n) __attribute__((always_inline)) {
 #pragma omp simd
-        for (int64_t c = 0; c < C; ++c) {
+        for (int64_t c = 0; c < n; ++c) {
             const float d = load(delta + at + c);
             store(to + c, static_cast<std::int32_t>(place[at + c]) == q ? d : 0.0f);
         }
+    };
+    for_places(below, x, [=](int q, Out* to, int64_t at) {
+        int64_t c = 0;
+        for (; c + line <= C; c += line) choose(q, to + c, at + c, line);
+        if (c < C) choose(q, to + c, at + c, C - c);
     });
 }
 
