@@ -63,8 +63,8 @@ class Network:
         ``weight`` and ``bias`` in floats in the flat vector (without bias, or with -1: none), and, where it is split,
         ``cuts`` (first output of every part, and ``outputs``) and ``part``.
     dtype : {"float32", "bfloat16"}
-        Of the operands of products; vectors, sums and results are float32. Where layers are dense,
-        batches of up to 12 rows are float32 throughout, which is faster there.
+        Of the operands of products; vectors, sums and results are float32. Without
+        convolutions, batches of up to 12 rows are float32 throughout, which is faster there.
 
     Notes
     -----

@@ -151,8 +151,8 @@ class Layer {
     virtual Activation activation() const { return Activation::linear; }
     virtual bool piecewise_linear() const = 0;
     virtual bool reads_outputs() const = 0;
-    /// Whether few rows are faster in float32: see few_rows.hpp.
-    virtual bool rounds_few_rows() const { return true; }
+    /// Whether bfloat16 is faster also for few rows: see few_rows.hpp.
+    virtual bool rounds_few_rows() const { return false; }
 
     const std::int64_t inputs, outputs;
     const std::int64_t parameters_end;     ///< floats that a vector of parameters must have

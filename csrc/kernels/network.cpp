@@ -93,8 +93,8 @@ void Network::check_first(std::int64_t first, std::size_t least, std::size_t end
 // ---- memory
 
 Element Network::element_for(std::int64_t rows) const {
-    const auto refuses = [](const auto& layer) { return !layer->rounds_few_rows(); };
-    return rows <= few_rows && std::any_of(layers_.begin(), layers_.end(), refuses) ? Element::float32 : element_;
+    const auto rounds = [](const auto& layer) { return layer->rounds_few_rows(); };
+    return rows <= few_rows && std::none_of(layers_.begin(), layers_.end(), rounds) ? Element::float32 : element_;
 }
 
 Network::Shape& Network::shape_for(std::int64_t rows) {

@@ -15,8 +15,8 @@ namespace pyddl::kernels {
 /// parameter from one call to the next. Calls from several threads wait for each other. A steady step allocates
 /// nothing, also where row counts alternate.
 /// With Element::bfloat16, rows are rounded once per call, and hidden activations and deltas stored in bfloat16; the
-/// last outputs are float. For batches of a few rows (few_rows.hpp) all is float32 where layers are dense: rounding the
-/// weights would take longer than it saves.
+/// last outputs are float. For batches of a few rows (few_rows.hpp) all is float32 unless a layer is a convolution:
+/// rounding the weights would take longer than it saves.
 class Network {
   public:
     /// @throws std::invalid_argument when there is no layer, two do not fit together, or the processor lacks bfloat16

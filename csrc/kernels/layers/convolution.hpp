@@ -30,6 +30,7 @@ class Conv final : public WholeLayer {
     void backward(const Pass&, const Memory&, View in, View delta, View below) override;
     void tangent(const Pass&, const Memory&, View out, View delta, View direction, View moved) override;
     std::unique_ptr<Primitives> primitives() const override;
+    bool rounds_few_rows() const override { return true; }
 
   private:
     static Sizes sizes_of(const ConvLayer&);

@@ -33,7 +33,6 @@ class Dense final : public Layer {
     Activation activation() const override { return layer_.activation; }
     bool piecewise_linear() const override;
     bool reads_outputs() const override { return !is_cut() && layer_.activation != Activation::linear; }
-    bool rounds_few_rows() const override { return false; }
 
   private:
     static Sizes sizes_of(const DenseLayer&);
