@@ -58,12 +58,13 @@ class Network:
     Parameters
     ----------
     layers : sequence of dict
-        ``kind``: dense. Its ``inputs``, ``outputs`` (of all parts), ``activation`` (linear, sigmoid, relu, leaky_relu
-        with slope 0.01, tanh, softplus), offsets of ``weight`` and ``bias`` in floats in the flat vector (without bias,
-        or with -1: none), and, where it is split, ``cuts`` (first output of every part, and ``outputs``) and ``part``.
+        Each has a ``kind``; `pyddl.models.layers` says what belongs to each. Of a dense one: ``inputs``, ``outputs``
+        (of all parts), ``activation`` (linear, sigmoid, relu, leaky_relu with slope 0.01, tanh, softplus), offsets of
+        ``weight`` and ``bias`` in floats in the flat vector (without bias, or with -1: none), and, where it is split,
+        ``cuts`` (first output of every part, and ``outputs``) and ``part``.
     dtype : {"float32", "bfloat16"}
-        Of the operands of products; vectors, sums and results are float32. Batches of up to 12 rows are float32
-        throughout, which is faster there.
+        Of the operands of products; vectors, sums and results are float32. Without
+        convolutions, batches of up to 12 rows are float32 throughout, which is faster there.
 
     Notes
     -----
@@ -88,8 +89,13 @@ class Network:
         first: int = 0,
         last: int = -1,
         slot: int = -1,
+        training: bool | None = None,
+        sampling: bool = False,
     ) -> None:
-        """out := layers [first, last) of rows (B, inputs of layer first); last = -1: all; slot = -1: not kept."""
+        """out := layers [first, last) of rows (B, inputs of layer first); last = -1: all; slot = -1: not kept.
+
+        ``training`` None: where the pass is kept.
+        """
 
     def gradient(
         self,
@@ -116,9 +122,19 @@ class Network:
         """
 
     def evaluate(
-        self, parameters: Floats, buffers: Floats | None, batch: Any, rows: Floats, targets: np.ndarray, loss: str
+        self,
+        parameters: Floats,
+        buffers: Floats | None,
+        batch: Any,
+        rows: Floats,
+        targets: np.ndarray,
+        loss: str,
+        sampling: bool = False,
     ) -> dict[str, float]:
-        """Sums: ``loss``, and ``squared_error`` (for bce: of sigmoids of the logits); for softmax ``accuracy``."""
+        """Sums: ``loss``, and ``squared_error`` (for bce: of sigmoids of the logits); for softmax ``accuracy``.
+
+        Where layers sample, ``kl`` besides.
+        """
 
     def backward(
         self,

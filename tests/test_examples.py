@@ -31,6 +31,32 @@ def test_any_number_of_ranks_trains_the_same_pair(world):
     assert not np.array_equal(together.averaged, together.parameters)
 
 
+@pytest.mark.mpi
+def test_any_number_of_ranks_trains_the_same_layers(world):
+    layers = example("layers")
+    together = layers.main(epochs=2)
+    alone = world.mpi.Split(world.rank, 0) if world.size > 1 else None
+    if alone is not None:
+        with use(alone):
+            expected = layers.main(epochs=2)
+        np.testing.assert_allclose(together.metrics[-1]["train_loss"], expected.metrics[-1]["train_loss"], rtol=2e-3)
+        np.testing.assert_allclose(together.metrics[-1]["test_loss"], expected.metrics[-1]["test_loss"], rtol=1e-2)
+        alone.Free()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("strategy", ["local", "averaging", "server", "elastic", "gossip", "sequential", "split"])
+def test_layers_learn_under_every_strategy(world, strategy):
+    if world.size < 2 and strategy != "local":
+        pytest.skip("needs two ranks")
+    result = example("layers").main(epochs=3, strategy=strategy)
+    assert result.metrics[-1]["train_loss"] < 0.8 * result.metrics[0]["train_loss"]
+
+
+def test_the_layers_learn_the_digits():
+    assert example("layers").main(epochs=6).metrics[-1]["test_squared_error"] < 4
+
+
 def test_the_pair_finds_the_distribution():
     made, _ = example("adversarial_pair").main(epochs=100)
     assert abs(made.mean() - 4.0) < 0.2 and abs(made.std() - 0.5) < 0.15

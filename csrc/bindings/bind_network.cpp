@@ -6,7 +6,12 @@
 
 #include "bindings/elements.hpp"
 #include "bindings/views.hpp"
+#include "kernels/layers/convolution.hpp"
 #include "kernels/layers/dense.hpp"
+#include "kernels/layers/noise.hpp"
+#include "kernels/layers/normalisation.hpp"
+#include "kernels/layers/pooling.hpp"
+#include "kernels/layers/reshape.hpp"
 #include "kernels/network.hpp"
 #include "kernels/reference/dense.hpp"
 
@@ -44,10 +49,118 @@ kernels::DenseLayer dense_layer(const py::dict& layer) {
             .part = value<std::int64_t>(layer, "part", 0)};
 }
 
+/// Of (height, width, channels), or of (features,).
+kernels::Picture picture(const py::dict& layer, const char* name) {
+    const auto shape = value<std::vector<std::int64_t>>(layer, name);
+    if (shape.size() == 1) return {1, 1, shape[0]};
+    if (shape.size() != 3)
+        throw std::invalid_argument("a layer's " + std::string(name) + " has " + std::to_string(shape.size()) +
+                                    " sizes; expected height, width, channels");
+    return {shape[0], shape[1], shape[2]};
+}
+
+kernels::ConvLayer conv_layer(const py::dict& layer, bool transposed) {
+    kernels::ConvolutionShape shape{.large = picture(layer, transposed ? "to" : "from"),
+                                    .small = picture(layer, transposed ? "from" : "to"),
+                                    .kernel = value<std::int64_t>(layer, "kernel"),
+                                    .stride = value<std::int64_t>(layer, "stride"),
+                                    .padding = value<std::int64_t>(layer, "padding")};
+    return {.shape = shape,
+            .transposed = transposed,
+            .winograd = value<bool>(layer, "winograd", true),
+            .activation = kernels::activation_named(value<std::string>(layer, "activation")),
+            .weights = value<std::int64_t>(layer, "weight"),
+            .bias = value<std::int64_t>(layer, "bias", -1)};
+}
+
+kernels::ReshapeLayer reshape_layer(const py::dict& layer) {
+    using Order = kernels::ReshapeLayer::Order;
+    const auto order = value<std::string>(layer, "order");
+    return {picture(layer, "picture"), order == "from_planes" ? Order::from_planes
+                                       : order == "to_planes" ? Order::to_planes
+                                                              : Order::kept};
+}
+
+kernels::BatchNormLayer batch_norm_layer(const py::dict& layer) {
+    return {.picture = picture(layer, "picture"),
+            .name = value<std::string>(layer, "name", ""),
+            .activation = kernels::activation_named(value<std::string>(layer, "activation")),
+            .decay = value<float>(layer, "decay"),
+            .epsilon = value<float>(layer, "epsilon"),
+            .synchronised = value<bool>(layer, "synchronised"),
+            .scale = value<std::int64_t>(layer, "scale"),
+            .shift = value<std::int64_t>(layer, "shift"),
+            .sums = value<std::int64_t>(layer, "sums"),
+            .squares = value<std::int64_t>(layer, "squares"),
+            .rows = value<std::int64_t>(layer, "rows")};
+}
+
+kernels::LayerNormLayer layer_norm_layer(const py::dict& layer) {
+    return {.picture = picture(layer, "picture"),
+            .activation = kernels::activation_named(value<std::string>(layer, "activation")),
+            .epsilon = value<float>(layer, "epsilon"),
+            .scale = value<std::int64_t>(layer, "scale"),
+            .shift = value<std::int64_t>(layer, "shift")};
+}
+
+kernels::NoiseKey noise_key(const py::dict& layer) {
+    return {value<std::uint64_t>(layer, "purpose"), value<std::int64_t>(layer, "number", 0)};
+}
+
+kernels::NoiseLayer noise_layer(const py::dict& layer, kernels::NoiseLayer::Kind kind) {
+    return {kind, value<std::int64_t>(layer, "size"), value<float>(layer, "amount"), noise_key(layer)};
+}
+
+kernels::GaussianLayer gaussian_layer(const py::dict& layer) {
+    return {value<std::int64_t>(layer, "size"), value<float>(layer, "weight"), noise_key(layer)};
+}
+
+template <class Native>
+std::unique_ptr<kernels::Layer> made(auto layer) {
+    return std::make_unique<Native>(std::move(layer));
+}
+
+using Make = std::unique_ptr<kernels::Layer> (*)(const py::dict&);
+struct Kind {
+    const char* name;
+    Make make;
+};
+
+constexpr Kind kinds[] = {
+    {"dense", [](const py::dict& l) { return made<kernels::Dense>(dense_layer(l)); }},
+    {"reshape", [](const py::dict& l) { return made<kernels::Reshape>(reshape_layer(l)); }},
+    {"conv", [](const py::dict& l) { return made<kernels::Conv>(conv_layer(l, false)); }},
+    {"conv_transpose", [](const py::dict& l) { return made<kernels::Conv>(conv_layer(l, true)); }},
+    {"pool",
+     [](const py::dict& l) {
+         return made<kernels::Pool>(
+             kernels::PoolLayer{picture(l, "picture"), value<std::int64_t>(l, "size"), value<bool>(l, "largest")});
+     }},
+    {"resize",
+     [](const py::dict& l) {
+         return made<kernels::Resize>(
+             kernels::ResizeLayer{picture(l, "picture"), value<std::int64_t>(l, "factor"), value<bool>(l, "bilinear")});
+     }},
+    {"batch_norm", [](const py::dict& l) { return made<kernels::BatchNorm>(batch_norm_layer(l)); }},
+    {"layer_norm", [](const py::dict& l) { return made<kernels::LayerNorm>(layer_norm_layer(l)); }},
+    {"dropout",
+     [](const py::dict& l) { return made<kernels::Noise>(noise_layer(l, kernels::NoiseLayer::Kind::dropout)); }},
+    {"masking",
+     [](const py::dict& l) { return made<kernels::Noise>(noise_layer(l, kernels::NoiseLayer::Kind::masking)); }},
+    {"noise",
+     [](const py::dict& l) { return made<kernels::Noise>(noise_layer(l, kernels::NoiseLayer::Kind::gaussian)); }},
+    {"gaussian", [](const py::dict& l) { return made<kernels::Gaussian>(gaussian_layer(l)); }},
+};
+
 std::unique_ptr<kernels::Layer> compiled(const py::dict& layer) {
-    const auto kind = value<std::string>(layer, "kind");
-    if (kind == "dense") return std::make_unique<kernels::Dense>(dense_layer(layer));
-    throw std::invalid_argument("a layer's kind is '" + kind + "'; expected dense");
+    const auto wanted = value<std::string>(layer, "kind");
+    std::string names;
+    for (const auto& [name, make] : kinds) {
+        if (wanted == name) return make(layer);
+        if (!names.empty()) names += ", ";
+        names += name;
+    }
+    throw std::invalid_argument("a layer's kind is '" + wanted + "'; expected one of " + names);
 }
 
 // ---- what goes with a pass
@@ -189,16 +302,19 @@ void register_network(py::module_& m) {
         .def(
             "forward",
             [](Network& self, const Floats& parameters, const OptionalFloats& buffers, const py::object& batch,
-               const Floats& rows, Floats& out, std::int64_t first, std::int64_t last, std::int64_t slot) {
+               const Floats& rows, Floats& out, std::int64_t first, std::int64_t last, std::int64_t slot,
+               std::optional<bool> training, bool sampling) {
                 Call call(parameters, buffers, batch);
-                call.pass.training = slot >= 0;
+                call.pass.training = training.value_or(slot >= 0);
+                call.pass.sampling = sampling;
                 const auto x = matrix(rows, "rows");
                 const auto y = out_matrix(out, "out");
                 const py::gil_scoped_release no_gil;  // below, only the hooks touch Python, with the GIL
                 self.forward(call.pass, x, y, first, last, slot);
             },
             "parameters"_a.noconvert(), "buffers"_a.noconvert().none(true), "batch"_a, "rows"_a.noconvert(),
-            "out"_a.noconvert(), "first"_a = 0, "last"_a = -1, "slot"_a = -1)
+            "out"_a.noconvert(), "first"_a = 0, "last"_a = -1, "slot"_a = -1, "training"_a.none(true) = py::none(),
+            "sampling"_a = false)
         .def(
             "gradient",
             [](Network& self, const Floats& parameters, OptionalFloats gradients, const OptionalFloats& buffers,
@@ -217,8 +333,9 @@ void register_network(py::module_& m) {
         .def(
             "evaluate",
             [](Network& self, const Floats& parameters, const OptionalFloats& buffers, const py::object& batch,
-               const Floats& rows, const py::object& targets, const std::string& loss) {
+               const Floats& rows, const py::object& targets, const std::string& loss, bool sampling) {
                 Call call(parameters, buffers, batch);
+                call.pass.sampling = sampling;
                 const auto x = matrix(rows, "rows");
                 const Loss l = kernels::loss_named(loss);
                 const auto t = targets_of(targets, l);
@@ -226,11 +343,14 @@ void register_network(py::module_& m) {
                     const py::gil_scoped_release no_gil;  // inside, only the hooks touch Python, with the GIL
                     return self.evaluate(call.pass, x, t, l);
                 }();
-                return l == Loss::softmax ? py::dict("loss"_a = sums.loss, "accuracy"_a = sums.accuracy)
-                                          : py::dict("loss"_a = sums.loss, "squared_error"_a = sums.squared_error);
+                py::dict scores = l == Loss::softmax
+                                      ? py::dict("loss"_a = sums.loss, "accuracy"_a = sums.accuracy)
+                                      : py::dict("loss"_a = sums.loss, "squared_error"_a = sums.squared_error);
+                if (self.has_own_loss()) scores["kl"] = sums.kl;
+                return scores;
             },
             "parameters"_a.noconvert(), "buffers"_a.noconvert().none(true), "batch"_a, "rows"_a.noconvert(),
-            "targets"_a, "loss"_a)
+            "targets"_a, "loss"_a, "sampling"_a = false)
         .def(
             "backward",
             [](Network& self, const Floats& parameters, OptionalFloats gradients, const OptionalFloats& buffers,

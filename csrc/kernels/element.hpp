@@ -17,10 +17,11 @@ inline constexpr Element element_of = sizeof(T) == sizeof(Bfloat16) ? Element::b
 
 constexpr std::int64_t bytes_of(Element e) { return e == Element::float32 ? sizeof(float) : sizeof(Bfloat16); }
 
-/// The vectorised pass; see simd.hpp.
+/// The vectorised passes; see simd.hpp.
 struct ConversionTable {
     /// to[i] := from[i] to the nearest, ties to even; NaN stays NaN. Subnormal numbers may become zero.
     void (*to_bfloat16)(const float* from, Bfloat16* to, std::int64_t size);
+    void (*to_float32)(const Bfloat16* from, float* to, std::int64_t size);
 };
 
 }  // namespace pyddl::kernels

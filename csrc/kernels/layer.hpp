@@ -74,17 +74,23 @@ struct Pass {
     Ready ready;
     Sum sum;
     Exchange exchange;
-    bool training = false;
-    bool add = false;  ///< add to the gradients, in the place of overwriting them
-
-    std::int64_t call =
-        0;  ///< number of the network's call: what a layer has derived from parameters in one, it may keep
+    bool training = false;  ///< of the pass, or, going backward, of the pass that is kept; of frozen layers false
+    bool sampling = false;  ///< layers that sample do so, though they are not training
+    bool add = false;       ///< add to the gradients, in the place of overwriting them
+    std::int64_t slot = 0;  ///< which of several passes in a turn
+    std::int64_t call = 0;  ///< number of the network's call: what a layer has derived from parameters in one, it may
+                            ///< keep
 };
 
 /// The targets of a loss: values for each output, or a label for each row.
 struct Targets {
     MatrixView<const float> values;
     std::span<const std::int64_t> labels;
+};
+
+/// What a layer adds to the loss, and the Kullback-Leibler divergence that it is a part of.
+struct OwnLoss {
+    double loss = 0, kl = 0;
 };
 
 /// The primitives of one layer for one number of rows and threads.
@@ -137,13 +143,20 @@ class Layer {
     /// Only where the layer is piecewise linear.
     virtual void tangent(const Pass&, const Memory&, View out, View delta, View direction, View moved) = 0;
 
+    /// What the layer itself adds to the loss for `in`: its gradient is part of `backward`.
+    virtual OwnLoss own_loss(const Pass&, const Memory&, View) { return {}; }
+    virtual bool has_own_loss() const { return false; }
+
     virtual std::unique_ptr<Primitives> primitives() const = 0;
     virtual Activation activation() const { return Activation::linear; }
     virtual bool piecewise_linear() const = 0;
     virtual bool reads_outputs() const = 0;
+    /// Whether bfloat16 is faster also for few rows: see few_rows.hpp.
+    virtual bool rounds_few_rows() const { return false; }
 
     const std::int64_t inputs, outputs;
     const std::int64_t parameters_end;     ///< floats that a vector of parameters must have
+    const std::int64_t buffers_end;        ///< and of buffers
     const std::int64_t flops;              ///< of the products of a forward pass, per row
     const std::vector<std::int64_t> cuts;  ///< first output of every part, and the number of outputs; or empty: whole
     const std::int64_t part;
@@ -155,17 +168,25 @@ class Layer {
 
   protected:
     struct Sizes {
-        std::int64_t inputs, outputs, parameters_end, flops;
-        std::vector<std::int64_t> cuts;
-        std::int64_t part;
+        std::int64_t inputs = 1, outputs = 1, parameters_end = 0, buffers_end = 0, flops = 0;
+        std::vector<std::int64_t> cuts = {};
+        std::int64_t part = 0;
     };
     explicit Layer(Sizes s)
         : inputs(s.inputs),
           outputs(s.outputs),
           parameters_end(s.parameters_end),
+          buffers_end(s.buffers_end),
           flops(s.flops),
           cuts(std::move(s.cuts)),
           part(s.part) {}
 };
+
+/// Announces a layer's two tensors, [begin, end) and [more, more_end): as one range where the second follows the first.
+/// more = -1: there is no second.
+void announce(const Ready&, std::int64_t begin, std::int64_t end, std::int64_t more, std::int64_t more_end);
+
+/// to := from, in either element.
+void copy(View from, View to);
 
 }  // namespace pyddl::kernels

@@ -27,6 +27,7 @@ struct LossSums {
     double loss = 0;
     double squared_error = 0;  ///< between targets and reconstruction: the outputs, or sigmoid(logits); not of softmax
     double accuracy = 0;       ///< of softmax: rows whose largest logit, or the first of several, is the label's
+    double kl = 0;             ///< divergences of layers that sample; in the loss already, by their weights
 };
 
 /// The vectorised passes, with deltas stored as T; see simd.hpp. B rows, N columns, row-major and contiguous.

@@ -41,6 +41,10 @@ Network::Network(std::vector<std::unique_ptr<Layer>> layers, Element element)
     }
 }
 
+bool Network::has_own_loss() const {
+    return std::any_of(layers_.begin(), layers_.end(), [](const auto& layer) { return layer->has_own_loss(); });
+}
+
 std::int64_t Network::flops() const {
     std::int64_t flops = 0;
     for (std::size_t l = 0; l < layers_.size(); ++l) flops += (l == 0 ? 2 : 3) * layers_[l]->flops;
@@ -54,6 +58,10 @@ void Network::check_vectors(const Pass& pass, std::int64_t rows) const {
     if (size < end_)
         throw std::invalid_argument("parameters has " + std::to_string(size) + " elements; expected at least " +
                                     std::to_string(end_));
+    for (std::size_t l = 0; l < layers_.size(); ++l)
+        if (std::ssize(pass.buffers) < layers_[l]->buffers_end)
+            throw std::invalid_argument("buffers has " + std::to_string(pass.buffers.size()) + " elements; " +
+                                        name_of(l) + " expects at least " + std::to_string(layers_[l]->buffers_end));
     if (!pass.gradients.empty()) check_size("gradients", pass.gradients, size);
     if (!pass.rounded.empty()) check_size("rounded", pass.rounded, size);
     for (std::size_t l = 0; l < layers_.size(); ++l)
@@ -84,7 +92,10 @@ void Network::check_first(std::int64_t first, std::size_t least, std::size_t end
 
 // ---- memory
 
-Element Network::element_for(std::int64_t rows) const { return rows <= few_rows ? Element::float32 : element_; }
+Element Network::element_for(std::int64_t rows) const {
+    const auto rounds = [](const auto& layer) { return layer->rounds_few_rows(); };
+    return rows <= few_rows && std::none_of(layers_.begin(), layers_.end(), rounds) ? Element::float32 : element_;
+}
 
 Network::Shape& Network::shape_for(std::int64_t rows) {
     const int n = threads();
@@ -137,14 +148,17 @@ View Network::converted(View from, Element element, Scratch& scratch) {
     return {to, from.rows, from.columns, element};
 }
 
-/// Begins a pass of layers [first, last).
+/// Begins a pass of layers [first, last), of which those from `trained` on are not frozen.
 Network::Kept& Network::begin(Pass& pass, MatrixView<const float> rows, std::size_t first, std::size_t last,
-                              std::int64_t slot) {
+                              std::int64_t slot, std::size_t trained) {
     pass.call = ++calls_;
+    pass.slot = std::max<std::int64_t>(slot, 0);
     Kept& kept = kept_in(slot);
     kept.whole = false;
     kept.first = first;
     kept.last = last;
+    kept.trained = trained;
+    kept.training = pass.training;
     kept.settled = -1;
     kept.given = rows;
     kept.element = element_for(rows.rows);
@@ -180,10 +194,32 @@ View Network::delta_of(std::size_t l, Kept& kept, bool keep) {
 
 // ---- passes
 
+/// The same for one layer, which trains where the pass does, unless it is frozen.
+Pass Network::of_layer(const Pass& pass, std::size_t l, const Kept& kept) {
+    Pass own = pass;
+    own.training = kept.training && l >= kept.trained;
+    return own;
+}
+
+void Network::run(const Pass& pass, std::size_t l, Shape& shape, Kept& kept, View out) {
+    layers_[l]->forward(of_layer(pass, l, kept), memory_of(l, shape, kept), in_of(l, kept), out);
+}
+
 /// Runs all layers of a pass but the last.
 void Network::hidden_forward(const Pass& pass, Shape& shape, Kept& kept) {
-    for (std::size_t l = kept.first; l + 1 < kept.last; ++l)
-        layers_[l]->forward(pass, memory_of(l, shape, kept), in_of(l, kept), output_of(l, kept));
+    for (std::size_t l = kept.first; l + 1 < kept.last; ++l) run(pass, l, shape, kept, output_of(l, kept));
+}
+
+OwnLoss Network::own_losses(const Pass& pass, Shape& shape, Kept& kept) {
+    OwnLoss sum;
+    if (!reports(Loss::softmax)) return sum;
+    for (std::size_t l = kept.first; l < kept.last; ++l) {
+        if (!layers_[l]->has_own_loss()) continue;
+        const OwnLoss own = layers_[l]->own_loss(of_layer(pass, l, kept), memory_of(l, shape, kept), in_of(l, kept));
+        sum.loss += own.loss;
+        sum.kl += own.kl;
+    }
+    return sum;
 }
 
 /// Runs all layers. The result is in float, and those columns only that this part's share of the loss is about.
@@ -193,7 +229,7 @@ View Network::outputs_for(const Pass& pass, Shape& shape, Kept& kept, Loss loss)
     const std::int64_t B = kept.given.rows;
     const std::int64_t columns = is_sum_over_columns(loss) ? layers_[l]->columns() : layers_[l]->outputs;
     const View out{last_outputs_.reserve(B * columns * sizeof(float)), B, columns};
-    layers_[l]->forward(pass, memory_of(l, shape, kept), in_of(l, kept), out);
+    run(pass, l, shape, kept, out);
     return out;
 }
 
@@ -240,7 +276,7 @@ void Network::descend(const Pass& pass, Shape& shape, Kept& kept, View delta, st
         const Memory memory = memory_of(l, shape, kept);
         if (l == first) {
             const View under = below && layer.is_cut() ? room_of(layer) : below;
-            layer.backward(pass, memory, in_of(l, kept), delta, under);
+            layer.backward(of_layer(pass, l, kept), memory, in_of(l, kept), delta, under);
             if (under.partial) complete(pass, layer, under, below);
             break;
         }
@@ -249,12 +285,13 @@ void Network::descend(const Pass& pass, Shape& shape, Kept& kept, View delta, st
         const bool alike = layer.is_cut() == next.is_cut();
         const auto whole = [&] { return View{above_.reserve(B * layer.inputs * sizeof(float)), B, layer.inputs}; };
         View under = layer.is_cut() ? room_of(layer) : alike ? next_delta : whole();
-        layer.backward(pass, memory, in_of(l, kept), delta, under);
+        layer.backward(of_layer(pass, l, kept), memory, in_of(l, kept), delta, under);
         if (under.partial && !alike) {
             complete(pass, layer, under, whole());
             under = whole();
         }
-        next.slope(pass, memory_of(l - 1, shape, kept), read_output_of(l - 1, kept), under, next_delta);
+        next.slope(of_layer(pass, l - 1, kept), memory_of(l - 1, shape, kept), read_output_of(l - 1, kept), under,
+                   next_delta);
         delta = next_delta;
     }
 }
@@ -272,11 +309,11 @@ void Network::forward(Pass pass, MatrixView<const float> rows, MatrixView<float>
 
     const std::lock_guard lock(busy_);
     const ThreadScope scope;
-    Kept& kept = begin(pass, rows, first, last, slot);
+    Kept& kept = begin(pass, rows, first, last, slot, first);
     Shape& shape = shape_for(rows.rows);
     hidden_forward(pass, shape, kept);
-    Layer& top = *layers_[last - 1];
-    top.forward(pass, memory_of(last - 1, shape, kept), in_of(last - 1, kept), view(out));
+    const Layer& top = *layers_[last - 1];
+    run(pass, last - 1, shape, kept, view(out));
     if (slot == -1) return;
     if (top.reads_outputs()) {
         const View copy = output_of(last - 1, kept);
@@ -297,17 +334,18 @@ double Network::gradient(Pass pass, MatrixView<const float> rows, const Targets&
     const std::lock_guard lock(busy_);
     const ThreadScope scope;
     const std::size_t last = layers_.size() - 1;
-    Kept& kept = begin(pass, rows, 0, last + 1, -1);
+    Kept& kept = begin(pass, rows, 0, last + 1, -1, first);
     Shape& shape = shape_for(rows.rows);
     const View outputs = outputs_for(pass, shape, kept, loss);
     // In float the outputs, which are needed no more, give their memory.
     const View delta = kept.element == Element::float32 && outputs.columns == layers_[last]->columns()
                            ? outputs
                            : delta_of(last, kept, false);
+    const double own = own_losses(pass, shape, kept).loss;
     const double total =
         layers_[last]->loss(pass, memory_of(last, shape, kept), loss, outputs, targets_for(outputs, targets), delta);
     descend(pass, shape, kept, delta, first, {}, false);
-    return reports(loss) ? total : 0.0;
+    return (reports(loss) ? total : 0.0) + own;
 }
 
 LossSums Network::evaluate(Pass pass, MatrixView<const float> rows, const Targets& targets, Loss loss) {
@@ -315,13 +353,19 @@ LossSums Network::evaluate(Pass pass, MatrixView<const float> rows, const Target
     check_targets(rows, targets, loss);
     const std::lock_guard lock(busy_);
     const ThreadScope scope;
-    Kept& kept = begin(pass, rows, 0, layers_.size(), -1);
-    const View y = outputs_for(pass, shape_for(rows.rows), kept, loss);
+    Kept& kept = begin(pass, rows, 0, layers_.size(), -1, 0);
+    Shape& shape = shape_for(rows.rows);
+    const View y = outputs_for(pass, shape, kept, loss);
     if (rows.rows == 0 || !reports(loss)) return {};
     const Targets t = targets_for(y, targets);
     const auto& table = best<LossTable<float>>();
-    return loss == Loss::softmax ? table.softmax_evaluate(y.as<const float>(), t.labels.data(), y.rows, y.columns)
-                                 : table.evaluate(loss, y.as<const float>(), t.values.data, y.rows, y.columns);
+    LossSums sums = loss == Loss::softmax
+                        ? table.softmax_evaluate(y.as<const float>(), t.labels.data(), y.rows, y.columns)
+                        : table.evaluate(loss, y.as<const float>(), t.values.data, y.rows, y.columns);
+    const OwnLoss own = own_losses(pass, shape, kept);
+    sums.loss += own.loss;
+    sums.kl = own.kl;
+    return sums;
 }
 
 void Network::backward(Pass pass, MatrixView<const float> rows, MatrixView<const float> deltas, MatrixView<float> below,
@@ -337,10 +381,12 @@ void Network::backward(Pass pass, MatrixView<const float> rows, MatrixView<const
     if (below.data) check_shape("below", below, rows.rows, layers_[first]->inputs);
 
     pass.call = ++calls_;
+    pass.slot = slot;
     Shape& shape = shape_for(rows.rows);
     const View delta = delta_of(top, kept, true);
     kept.settled = -1;
-    layers_[top]->slope(pass, memory_of(top, shape, kept), read_output_of(top, kept), view(deltas), delta);
+    layers_[top]->slope(of_layer(pass, top, kept), memory_of(top, shape, kept), read_output_of(top, kept), view(deltas),
+                        delta);
     descend(pass, shape, kept, delta, first, view(below), true);
     kept.settled = first;
 }
@@ -360,6 +406,7 @@ void Network::tangent(Pass pass, MatrixView<const float> rows, MatrixView<const 
             throw std::invalid_argument(name_of(l) + " is not piecewise linear; expected that of all layers");
 
     pass.call = ++calls_;
+    pass.slot = slot;
     Shape& shape = shape_for(rows.rows);
     View direction = converted(view(directions), kept.element, direction_);
     for (std::size_t l = kept.first; l < kept.last; ++l) {
@@ -369,8 +416,8 @@ void Network::tangent(Pass pass, MatrixView<const float> rows, MatrixView<const 
             moved = {moved_[l % 2].reserve(rows.rows * columns * bytes_of(kept.element)), rows.rows, columns,
                      kept.element};
         }
-        layers_[l]->tangent(pass, memory_of(l, shape, kept), read_output_of(l, kept), delta_of(l, kept, true),
-                            direction, moved);
+        layers_[l]->tangent(of_layer(pass, l, kept), memory_of(l, shape, kept), read_output_of(l, kept),
+                            delta_of(l, kept, true), direction, moved);
         direction = moved;
     }
 }

@@ -15,14 +15,15 @@ namespace pyddl::kernels {
 /// parameter from one call to the next. Calls from several threads wait for each other. A steady step allocates
 /// nothing, also where row counts alternate.
 /// With Element::bfloat16, rows are rounded once per call, and hidden activations and deltas stored in bfloat16; the
-/// last outputs are float. For batches of a few rows (few_rows.hpp) all is float32: rounding the weights would take
-/// longer than it saves.
+/// last outputs are float. For batches of a few rows (few_rows.hpp) all is float32 unless a layer is a convolution:
+/// rounding the weights would take longer than it saves.
 class Network {
   public:
     /// @throws std::invalid_argument when there is no layer, two do not fit together, or the processor lacks bfloat16
     Network(std::vector<std::unique_ptr<Layer>> layers, Element element);
 
     /// out := layers [first, last) of rows. -1 for last: all.
+    /// `pass.training` says how layers behave that learn otherwise than they serve, as their backward pass does.
     /// @param slot where the pass is kept for `backward` and `tangent`, which need `rows` once more, unchanged; or -1
     void forward(Pass pass, MatrixView<const float> rows, MatrixView<float> out, std::int64_t first = 0,
                  std::int64_t last = -1, std::int64_t slot = -1);
@@ -46,6 +47,9 @@ class Network {
     /// Cost: a forward pass and a product of weight gradients for each layer.
     void tangent(Pass pass, MatrixView<const float> rows, MatrixView<const float> directions, std::int64_t slot = 0);
 
+    /// Whether a layer adds to the loss: see LossSums::kl.
+    bool has_own_loss() const;
+
     /// Floating-point operations of one gradient, per row: products only.
     std::int64_t flops() const;
 
@@ -61,8 +65,9 @@ class Network {
     /// What a pass leaves behind.
     struct Kept {
         bool whole = false;  ///< the pass has ended well, and may go backward
-        std::size_t first = 0, last = 0;
-        MatrixView<const float> given;  ///< the rows
+        bool training = false;
+        std::size_t first = 0, last = 0, trained = 0;  ///< layers below `trained` are frozen
+        MatrixView<const float> given;                 ///< the rows
         Element element = Element::float32;
         std::int64_t settled = -1;  ///< the first of the layers whose deltas are kept, or -1: none
         Scratch rows;               ///< in bfloat16
@@ -81,7 +86,11 @@ class Network {
     View read_output_of(std::size_t layer, Kept& kept);
     View delta_of(std::size_t layer, Kept& kept, bool keep);
 
-    Kept& begin(Pass& pass, MatrixView<const float> rows, std::size_t first, std::size_t last, std::int64_t slot);
+    Kept& begin(Pass& pass, MatrixView<const float> rows, std::size_t first, std::size_t last, std::int64_t slot,
+                std::size_t trained);
+    static Pass of_layer(const Pass& pass, std::size_t layer, const Kept& kept);
+    void run(const Pass& pass, std::size_t layer, Shape& shape, Kept& kept, View out);
+    OwnLoss own_losses(const Pass& pass, Shape& shape, Kept& kept);
     void hidden_forward(const Pass& pass, Shape& shape, Kept& kept);
     View outputs_for(const Pass& pass, Shape& shape, Kept& kept, Loss loss);
     Targets targets_for(View outputs, const Targets& targets);

@@ -6,14 +6,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
-#include <oneapi/dnnl/dnnl.hpp>
 #include <stdexcept>
 #include <vector>
 
+#include "kernels/onednn.hpp"
 #include "kernels/threads.hpp"
 
 namespace pyddl::kernels {
-namespace {
 
 using dnnl::memory;
 
@@ -22,7 +21,6 @@ const dnnl::engine& engine() {
     return cpu;
 }
 
-/// In order; with OpenMP threads a primitive has finished when its execution returns.
 dnnl::stream& stream() {
     thread_local dnnl::stream s(engine());
     return s;
@@ -30,11 +28,6 @@ dnnl::stream& stream() {
 
 memory::data_type type_of(Element e) {
     return e == Element::float32 ? memory::data_type::f32 : memory::data_type::bf16;
-}
-
-/// A logical (rows, columns) matrix, stored row-major, or column-major if transposed.
-memory::desc matrix(std::int64_t rows, std::int64_t columns, Element e, bool transposed = false) {
-    return {{rows, columns}, type_of(e), transposed ? memory::dims{1, rows} : memory::dims{columns, 1}};
 }
 
 void append(dnnl::post_ops& ops, Activation activation) {
@@ -51,6 +44,17 @@ void append(dnnl::post_ops& ops, Activation activation) {
         case Activation::softplus:
             return;  // see fuses_with_product
     }
+}
+
+namespace {
+
+/// A logical (rows, columns) matrix, stored row-major, or column-major if transposed; `times` of them if not 1.
+memory::desc matrix(std::int64_t rows, std::int64_t columns, Element e, std::int64_t times, bool transposed = false) {
+    if (times > 1)
+        return {{times, rows, columns},
+                type_of(e),
+                transposed ? memory::dims{rows * columns, 1, rows} : memory::dims{rows * columns, columns, 1}};
+    return {{rows, columns}, type_of(e), transposed ? memory::dims{1, rows} : memory::dims{columns, 1}};
 }
 
 }  // namespace
@@ -87,8 +91,9 @@ Product::Product(const ProductShape& s) {
     const bool serial = s.flops() < parallel_flops;
     const ThreadScope scope(serial);  // a primitive is made for the number of threads of this moment
 
-    const memory::desc a = matrix(s.m, s.k, s.in, s.a_transposed), b = matrix(s.k, s.n, s.in, s.b_transposed);
-    const memory::desc c = matrix(s.m, s.n, s.out), bias = matrix(1, s.n, Element::float32);
+    const memory::desc a = matrix(s.m, s.k, s.in, s.times, s.a_transposed),
+                       b = matrix(s.k, s.n, s.in, s.times, s.b_transposed);
+    const memory::desc c = matrix(s.m, s.n, s.out, s.times), bias = matrix(1, s.n, Element::float32, 1);
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     dnnl::post_ops ops;

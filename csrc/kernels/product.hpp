@@ -30,8 +30,12 @@ struct ProductShape {
     Element in = Element::float32;   ///< of a and b
     Element out = Element::float32;  ///< of c
     bool add = false;                ///< to what c holds
+    std::int64_t times = 1;          ///< so many products of matrices one after another
 
-    double flops() const { return 2.0 * static_cast<double>(m) * static_cast<double>(k) * static_cast<double>(n); }
+    double flops() const {
+        return 2.0 * static_cast<double>(times) * static_cast<double>(m) * static_cast<double>(k) *
+               static_cast<double>(n);
+    }
     bool operator==(const ProductShape&) const = default;
 };
 

@@ -6,24 +6,31 @@ the compute module compiles. It holds no numbers, and has no name of its own: on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from pyddl import _check
-from pyddl.errors import ShapeError
+from pyddl import _check, random
+from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import Layout, Slice
 from pyddl.models.initialisers import initialiser
 from pyddl.names import ACTIVATIONS, INITIALISERS
 
-__all__ = ["KINDS", "WHOLE", "Dense", "Layer", "Part", "Shape", "as_plain", "from_plain"]
+__all__ = ["KINDS", "WHOLE", "BatchNorm", "Conv", "ConvTranspose", "Corrupt", "Dense", "Dropout", "Flatten", "Gaussian",
+           "Layer", "LayerNorm", "Part", "Pool", "Reshape", "Resize", "Shape", "as_plain", "from_plain"]
 
 PIECEWISE_LINEAR = ("linear", "relu", "leaky_relu")
 
 Shape = tuple[int, ...]
-"""Of one row: ``(features,)``; later also ``(height, width, channels)``."""
+"""Of one row: ``(features,)`` or ``(height, width, channels)``.
+
+A row is flat always, the channels of one place next to each other. So a grey picture's row is what it was in its file,
+while files with colours (CIFAR-10) hold one plane for each: ``Reshape((32, 32, 3), planes=True)`` brings channels
+together, ``Flatten(planes=True)`` takes them apart again, for outputs that are compared with such rows.
+"""
 
 Part = tuple[int, int]
 """(k, K): part k of K that hold a layer together."""
@@ -106,7 +113,8 @@ class Dense:
 
     def output(self, shape: Shape) -> Shape:
         if len(shape) != 1:
-            raise ShapeError(f"a dense layer has inputs of shape {shape}; expected (features,)")
+            raise ShapeError(f"a dense layer has inputs of shape {shape}; expected (features,): put Flatten() before "
+                             "it")
         return (self.outputs,)
 
     def slices(self, name: str, shape: Shape, group: str = "all", part: Part = WHOLE) -> list[Slice]:
@@ -140,17 +148,519 @@ class Dense:
         return self.outputs * k // parts, self.outputs * (k + 1) // parts
 
 
-KINDS: dict[str, type] = {"dense": Dense}
+class _Whole:
+    """What layers have in common that every part of a split model holds whole. Most train and keep nothing."""
+
+    can_be_cut: ClassVar[bool] = False
+
+    @property
+    def piecewise_linear(self) -> bool:
+        return True
+
+    def slices(self, name: str, shape: Shape, group: str = "all", part: Part = WHOLE) -> list[Slice]:
+        return []
+
+    def buffers(self, name: str, shape: Shape, group: str = "all", part: Part = WHOLE) -> list[Slice]:
+        return []
+
+    def initialise(self, views: Mapping[str, np.ndarray], seed: int, number: int, part: Part = WHOLE) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Reshape(_Whole):
+    """The same values in another shape.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (height, width, channels) or (features,).
+    planes : bool, default=False
+        The values that come in are planes, one after another, of a picture's channels: they are put in order.
+    """
+
+    shape: Shape
+    planes: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", _check.integers("shape", self.shape, at_least=1))
+        if len(self.shape) not in (1, 3):
+            raise ShapeError(f"shape is {self.shape}; expected (height, width, channels) or (features,)")
+        if self.planes and len(self.shape) == 1:
+            raise ShapeError(f"planes of shape {self.shape} have no channels; expected (height, width, channels)")
+
+    def output(self, shape: Shape) -> Shape:
+        if math.prod(shape) != math.prod(self.shape):
+            raise ShapeError(f"inputs of shape {shape} have {math.prod(shape)} values; shape {self.shape} "
+                             f"needs {math.prod(self.shape)}")
+        return self.shape
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {"kind": "reshape", "picture": self.shape, "order": "from_planes" if self.planes else "kept"}
+
+
+@dataclass(frozen=True)
+class Flatten(_Whole):
+    """A picture's values as features.
+
+    Parameters
+    ----------
+    planes : bool, default=False
+        Channel by channel, as in files; else place by place, as they are.
+    """
+
+    planes: bool = False
+
+    def output(self, shape: Shape) -> Shape:
+        return (math.prod(shape),)
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {"kind": "reshape", "picture": shape, "order": "to_planes" if self.planes else "kept"}
+
+
+def _picture(layer: Any, shape: Shape) -> tuple[int, int, int]:
+    """(height, width, channels) of what enters the layer."""
+    if len(shape) != 3:
+        raise ShapeError(f"{layer} has inputs of shape {shape}; expected (height, width, channels): give the network "
+                         "inputs of that shape, or put Reshape((height, width, channels)) before it")
+    return shape
+
+
+class _Convolution(_Whole):
+    """What a convolution and a transposed one have in common."""
+
+    channels: int
+    kernel: int
+    stride: int
+    padding: str | int
+    activation: str
+    bias: bool
+    initialiser: str
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "kernel", "stride"):
+            object.__setattr__(self, name, _check.integer(name, getattr(self, name), at_least=1))
+        if isinstance(self.padding, str):
+            _check.one_of("padding", self.padding, ("same", "valid"))
+        elif _check.integer("padding", self.padding, at_least=0) >= self.kernel:
+            raise ParameterError(f"padding is {self.padding}, but the kernel is {self.kernel}: expected less than the "
+                                 "kernel, or whole rows of outputs would see padding only")
+        if self.padding == "same" and (self.kernel - 1) % 2 and ((self.kernel - self.stride) % 2
+                                                                 or self.kernel < self.stride):
+            raise ParameterError(f"kernel is {self.kernel}, which is even, and stride {self.stride}: padding 'same' "
+                                 f"would not be the same on both sides; choose kernel {self.kernel + 1}, or give "
+                                 "padding as a number")
+        _check.one_of("activation", self.activation, ACTIVATIONS)
+        _check.one_of("initialiser", self.initialiser, ("auto", *INITIALISERS))
+
+    @property
+    def piecewise_linear(self) -> bool:
+        return self.activation in PIECEWISE_LINEAR
+
+    @property
+    def _padding(self) -> int:
+        """In numbers, on each side."""
+        if self.padding == "same":
+            return (self.kernel - 1) // 2 if self.kernel % 2 else (self.kernel - self.stride) // 2
+        return 0 if self.padding == "valid" else int(self.padding)
+
+    def _sides(self, shape: Shape) -> tuple[int, int]:
+        """Channels of the larger and the smaller picture."""
+        raise NotImplementedError
+
+    def slices(self, name: str, shape: Shape, group: str = "all", part: Part = WHOLE) -> list[Slice]:
+        weight = Slice(f"{name}.weight", (self.kernel, self.kernel, *self._sides(shape)), group)
+        bias = Slice(f"{name}.bias", (self.channels,), group, decay=False)
+        return [weight, bias] if self.bias else [weight]
+
+    def _fill(self, weight: np.ndarray, inputs_last: bool, shrink: int, seed: int, number: int) -> None:
+        """Fill weights, of which each output sees ``shrink`` times fewer than a kernel has."""
+        rule = self.initialiser
+        if rule == "auto":
+            rule = "he_uniform" if self.activation in ("relu", "leaky_relu", "softplus") else "glorot_uniform"
+        places = self.kernel**2
+        inputs = weight.shape[3 if inputs_last else 2]
+        fans = {"fan_in": max(1, round(inputs * places / shrink))} if rule.startswith(("glorot", "he")) else {}
+        if rule.startswith("glorot"):
+            fans["fan_out"] = max(1, round(self.channels * places / shrink))
+        values = np.empty((self.channels, inputs * places), dtype=np.float32)
+        initialiser(rule)(values, seed=seed, slice_number=number, **fans)
+        order = (2, 3, 0, 1) if inputs_last else (2, 3, 1, 0)
+        weight[...] = values.reshape(self.channels, inputs, self.kernel, self.kernel).transpose(order)
+
+    def _native(self, kind: str, name: str, shape: Shape, to: Shape, layout: Layout) -> dict[str, Any]:
+        return {"kind": kind, "from": shape, "to": to, "kernel": self.kernel, "stride": self.stride,
+                "padding": self._padding, "activation": self.activation, "weight": layout[f"{name}.weight"].begin,
+                "bias": layout[f"{name}.bias"].begin if self.bias else -1}
+
+
+@dataclass(frozen=True)
+class Conv(_Convolution):
+    """Convolution: each output sees ``kernel`` by ``kernel`` places of the picture that enters.
+
+    Parameters
+    ----------
+    channels : int
+        Of the outputs.
+    kernel : int
+    stride : int, default=1
+    padding : {"same", "valid"} or int, default="same"
+        Zeros on each side. ``same`` keeps height and width, divided by the stride: rounded up, or down where the kernel
+        is even. ``valid`` adds none. With p zeros a height h becomes (h + 2 p - kernel) // stride + 1.
+    activation, bias, initialiser
+        As in `Dense`.
+
+    Notes
+    -----
+    Tensors: ``weight`` (kernel, kernel, inputs, channels), which PyTorch has as (channels, inputs, kernel, kernel), and
+    ``bias`` (channels,), which weight decay leaves alone.
+    """
+
+    channels: int
+    kernel: int
+    stride: int = 1
+    padding: str | int = "same"
+    activation: str = "linear"
+    bias: bool = True
+    initialiser: str = "auto"
+
+    def output(self, shape: Shape) -> Shape:
+        height, width, _ = _picture(self, shape)
+        room = min(height, width) + 2 * self._padding
+        if self.kernel > room:
+            raise ShapeError(f"{self} has inputs of shape {shape}: its kernel is larger than the picture with its "
+                             f"padding, {room}; choose a smaller kernel, or fewer layers that shrink the picture")
+        return (*((size + 2 * self._padding - self.kernel) // self.stride + 1 for size in (height, width)),
+                self.channels)
+
+    def _sides(self, shape: Shape) -> tuple[int, int]:
+        return shape[2], self.channels
+
+    def initialise(self, views: Mapping[str, np.ndarray], seed: int, number: int, part: Part = WHOLE) -> None:
+        self._fill(views["weight"], False, 1, seed, number)
+        if self.bias:
+            views["bias"][:] = 0
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return self._native("conv", name, shape, self.output(shape), layout)
+
+
+@dataclass(frozen=True)
+class ConvTranspose(_Convolution):
+    """Transposed convolution, to a larger picture: the adjoint of a convolution of that kernel, stride and padding.
+
+    Parameters
+    ----------
+    channels : int
+        Of the outputs.
+    kernel : int
+    stride : int, default=2
+    padding : {"same", "valid"} or int, default="same"
+        What that convolution has. ``same`` multiplies height and width by the stride. With p zeros a height h becomes
+        (h - 1) * stride + kernel - 2 p.
+    activation, bias, initialiser
+        As in `Dense`.
+
+    Notes
+    -----
+    Tensors: ``weight`` (kernel, kernel, channels, inputs), which PyTorch has as (inputs, channels, kernel, kernel), and
+    ``bias`` (channels,), which weight decay leaves alone.
+    """
+
+    channels: int
+    kernel: int
+    stride: int = 2
+    padding: str | int = "same"
+    activation: str = "linear"
+    bias: bool = True
+    initialiser: str = "auto"
+
+    def output(self, shape: Shape) -> Shape:
+        height, width, _ = _picture(self, shape)
+        sizes = [size * self.stride if self.padding == "same" else
+                 (size - 1) * self.stride + self.kernel - 2 * self._padding for size in (height, width)]
+        if min(sizes) < 1:
+            raise ShapeError(f"{self} has inputs of shape {shape}: nothing would be left of the picture within its "
+                             f"padding, {self._padding} on each side")
+        if self.kernel > min(sizes) + 2 * self._padding:
+            raise ShapeError(f"{self} has inputs of shape {shape}: its kernel is larger than the picture that comes "
+                             f"out, {min(sizes)}, with its padding; choose a smaller kernel")
+        return (*sizes, self.channels)
+
+    def _sides(self, shape: Shape) -> tuple[int, int]:
+        return self.channels, shape[2]
+
+    def initialise(self, views: Mapping[str, np.ndarray], seed: int, number: int, part: Part = WHOLE) -> None:
+        self._fill(views["weight"], True, self.stride**2, seed, number)
+        if self.bias:
+            views["bias"][:] = 0
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return self._native("conv_transpose", name, shape, self.output(shape), layout)
+
+
+@dataclass(frozen=True)
+class Pool(_Whole):
+    """The largest value, or the mean, of windows side by side. Rows and columns that fill no window are left out.
+
+    Parameters
+    ----------
+    size : int, default=2
+        Of a window, each way: at most 15.
+    kind : {"max", "mean"}, default="max"
+    """
+
+    size: int = 2
+    kind: str = "max"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", _check.integer("size", self.size, at_least=1, at_most=15))
+        _check.one_of("kind", self.kind, ("max", "mean"))
+
+    def output(self, shape: Shape) -> Shape:
+        height, width, channels = _picture(self, shape)
+        if self.size > min(height, width):
+            raise ShapeError(f"{self} has inputs of shape {shape}: its windows are larger than the picture")
+        return height // self.size, width // self.size, channels
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {"kind": "pool", "picture": shape, "size": self.size, "largest": self.kind == "max"}
+
+
+@dataclass(frozen=True)
+class Resize(_Whole):
+    """A picture ``factor`` times as high and wide.
+
+    Parameters
+    ----------
+    factor : int, default=2
+    kind : {"nearest", "bilinear"}, default="nearest"
+        ``bilinear`` takes places as squares: output i lies at (i + 1/2) / factor - 1/2, kept within the picture (as
+        PyTorch with ``align_corners=False``).
+    """
+
+    factor: int = 2
+    kind: str = "nearest"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", _check.integer("factor", self.factor, at_least=1))
+        _check.one_of("kind", self.kind, ("nearest", "bilinear"))
+
+    def output(self, shape: Shape) -> Shape:
+        height, width, channels = _picture(self, shape)
+        return height * self.factor, width * self.factor, channels
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {"kind": "resize", "picture": shape, "factor": self.factor, "bilinear": self.kind == "bilinear"}
+
+
+class _Normalisation(_Whole):
+    """What batch and layer normalisation have in common."""
+
+    activation: str
+    epsilon: float
+
+    @property
+    def piecewise_linear(self) -> bool:
+        return False
+
+    def __post_init__(self) -> None:
+        _check.one_of("activation", self.activation, ACTIVATIONS)
+        object.__setattr__(self, "epsilon", _check.number("epsilon", self.epsilon, above=0))
+
+    def output(self, shape: Shape) -> Shape:
+        return shape
+
+    def slices(self, name: str, shape: Shape, group: str = "all", part: Part = WHOLE) -> list[Slice]:
+        return [Slice(f"{name}.{tensor}", (shape[-1],), group, decay=False) for tensor in ("scale", "shift")]
+
+    def initialise(self, views: Mapping[str, np.ndarray], seed: int, number: int, part: Part = WHOLE) -> None:
+        views["scale"][:], views["shift"][:] = 1, 0
+
+    def _native(self, kind: str, name: str, shape: Shape, layout: Layout) -> dict[str, Any]:
+        return {"kind": kind, "picture": shape, "activation": self.activation, "epsilon": self.epsilon,
+                **{tensor: layout[f"{name}.{tensor}"].begin for tensor in ("scale", "shift")}}
+
+
+@dataclass(frozen=True)
+class BatchNorm(_Normalisation):
+    """``activation((x - mean) / sqrt(variance + epsilon) * scale + shift)``, by channel, over rows and places [1]_.
+
+    Parameters
+    ----------
+    activation : str, default="linear"
+        relu costs nothing here.
+    decay : float, default=0.9
+        Of the running statistics in each training pass: PyTorch's ``1 - momentum``.
+    synchronised : bool, default=False
+        In training, statistics of all workers' rows, by ``batch.sum``: under a synchronous strategy any number of ranks
+        then does what one does. Otherwise each worker has those of its own rows.
+    epsilon : float, default=1e-5
+
+    Notes
+    -----
+    Tensors: ``scale`` and ``shift`` (channels,), which weight decay leaves alone. Buffers: ``sums``, ``squares``
+    (channels,) and ``rows`` (1,), decayed sums of the values, of their squares and of how many there were, which merge
+    exactly. A pass that is not training, or through frozen layers, takes mean and variance from them, and leaves them
+    as they are; where nothing has been summed yet, 0 and 1. The variance is that of the rows, not multiplied by
+    n / (n - 1).
+
+    References
+    ----------
+    .. [1] Ioffe, Szegedy (2015), Batch normalization, arXiv:1502.03167.
+    """
+
+    activation: str = "linear"
+    decay: float = 0.9
+    synchronised: bool = False
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "decay", _check.number("decay", self.decay, at_least=0, below=1))
+
+    def buffers(self, name: str, shape: Shape, group: str = "all", part: Part = WHOLE) -> list[Slice]:
+        return [Slice(f"{name}.{tensor}", (size,), group, merge="total")
+                for tensor, size in (("sums", shape[-1]), ("squares", shape[-1]), ("rows", 1))]
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {**self._native("batch_norm", name, shape, layout), "decay": self.decay,
+                "synchronised": self.synchronised,
+                **{tensor: buffers[f"{name}.{tensor}"].begin for tensor in ("sums", "squares", "rows")}}
+
+
+@dataclass(frozen=True)
+class LayerNorm(_Normalisation):
+    """``activation((x - mean) / sqrt(variance + epsilon) * scale + shift)``, over all values of a row [1]_.
+
+    Parameters
+    ----------
+    activation : str, default="linear"
+    epsilon : float, default=1e-5
+
+    Notes
+    -----
+    Tensors: ``scale`` and ``shift``, one element for each channel (of features: for each), which weight decay leaves
+    alone. It is the same in training and after, and the same on any number of ranks.
+
+    References
+    ----------
+    .. [1] Ba, Kiros, Hinton (2016), Layer normalization, arXiv:1607.06450.
+    """
+
+    activation: str = "linear"
+    epsilon: float = 1e-5
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return self._native("layer_norm", name, shape, layout)
+
+
+@dataclass(frozen=True)
+class Dropout(_Whole):
+    """In training, values become 0 with probability ``p``, and the others are divided by ``1 - p`` [1]_.
+
+    Random numbers, here and in `Corrupt` and `Gaussian`, are keyed by (seed, what for, layer, step, turn, slot, number
+    of the row): they do not depend on ranks. So ``batch`` is needed, with an index for each row.
+
+    References
+    ----------
+    .. [1] Srivastava et al. (2014), Dropout, JMLR 15, 1929-1958.
+    """
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "p", _check.number("p", self.p, at_least=0, below=1))
+
+    def output(self, shape: Shape) -> Shape:
+        return shape
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {"kind": "dropout", "size": math.prod(shape), "amount": self.p, "purpose": random.DROPOUT}
+
+
+@dataclass(frozen=True)
+class Corrupt(_Whole):
+    """In training, spoiled inputs, of which a denoising autoencoder makes whole ones [1]_.
+
+    Parameters
+    ----------
+    amount : float
+        Probability that a value becomes 0, or the standard deviation of what is added.
+    kind : {"masking", "gaussian"}, default="masking"
+
+    References
+    ----------
+    .. [1] Vincent et al. (2010), Stacked denoising autoencoders, JMLR 11, 3371-3408.
+    """
+
+    amount: float
+    kind: str = "masking"
+
+    def __post_init__(self) -> None:
+        _check.one_of("kind", self.kind, ("masking", "gaussian"))
+        object.__setattr__(self, "amount", _check.number("amount", self.amount, at_least=0,
+                                                         below=1 if self.kind == "masking" else None))
+
+    def output(self, shape: Shape) -> Shape:
+        return shape
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {"kind": "masking" if self.kind == "masking" else "noise", "size": math.prod(shape),
+                "amount": self.amount, "purpose": random.CORRUPT}
+
+
+@dataclass(frozen=True)
+class Gaussian(_Whole):
+    """A sample of a normal distribution, whose means are the first half of the inputs, and log variances the second.
+
+    ``mean + exp(log variance / 2) e`` with normal numbers e in training, and where a pass is ``sampling``; else the
+    mean.
+
+    Parameters
+    ----------
+    kl : float, default=0
+        Weight, in the network's loss and gradient, of the divergence from a standard normal distribution, ``sum
+        (mean^2 + variance - 1 - log variance) / 2``: 1 for a variational autoencoder [1]_. `Network.evaluate` gives the
+        divergence itself, without the weight, as ``kl``.
+
+    References
+    ----------
+    .. [1] Kingma, Welling (2013), Auto-encoding variational Bayes, arXiv:1312.6114.
+    """
+
+    kl: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kl", _check.number("kl", self.kl, at_least=0))
+
+    @property
+    def piecewise_linear(self) -> bool:
+        return False
+
+    def output(self, shape: Shape) -> Shape:
+        if len(shape) != 1 or shape[0] % 2:
+            raise ShapeError(f"{self} has inputs of shape {shape}; expected (2 n,), n means and n log variances")
+        return (shape[0] // 2,)
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {"kind": "gaussian", "size": shape[0] // 2, "weight": self.kl, "purpose": random.NOISE}
+
+
+KINDS: dict[str, type] = {"dense": Dense, "reshape": Reshape, "flatten": Flatten, "conv": Conv,
+                          "conv_transpose": ConvTranspose, "pool": Pool, "resize": Resize, "batch_norm": BatchNorm,
+                          "layer_norm": LayerNorm, "dropout": Dropout, "corrupt": Corrupt, "gaussian": Gaussian}
 """The layers by their names in files."""
 
 
 def as_plain(layer: Any) -> dict[str, Any]:
-    """A layer as plain values, for files: ``{"kind": "dense", "outputs": 64, ...}``."""
+    """A layer as plain values, for files: ``{"layer": "dense", "outputs": 64, ...}``."""
     kind = next(name for name, each in KINDS.items() if each is type(layer))
-    return {"kind": kind, **asdict(layer)}
+    return {"layer": kind, **asdict(layer)}
 
 
 def from_plain(values: Mapping[str, Any]) -> Layer:
     """The layer of `as_plain`."""
     own = dict(values)
-    return KINDS[_check.one_of("kind of a layer", own.pop("kind", None), KINDS)](**own)
+    kind = own.pop("layer") if "layer" in own else own.pop("kind", None)  # as older runs have it
+    return KINDS[_check.one_of("kind of a layer", kind, KINDS)](**own)

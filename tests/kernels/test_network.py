@@ -277,7 +277,7 @@ def test_wrong_arguments_are_named():
         _core.Network([])
     with pytest.raises(ValueError, match="a layer has no outputs"):
         _core.Network([{"kind": "dense", "inputs": 3}])
-    with pytest.raises(ValueError, match="kind is 'cloud'; expected dense"):
+    with pytest.raises(ValueError, match="kind is 'cloud'; expected one of dense, reshape"):
         _core.Network([{"kind": "cloud"}])
     with pytest.raises(ValueError, match=r"4 outputs is part 2 of 2; expected cuts"):
         _core.Network([dense(4, 4, "relu", 0, cuts=[0, 2, 4], part=2)])

@@ -12,8 +12,6 @@
 namespace pyddl::kernels {
 namespace {
 
-constexpr std::int64_t alignment = 16;  // floats; slices of a layout start on multiples of it
-
 /// Each made when first used; [1] gives float32 where the pass is in bfloat16.
 struct DenseProducts final : Primitives {
     std::optional<Product> forward[2], input_gradient[2], tangent[2];
@@ -262,17 +260,8 @@ void Dense::tangent(const Pass& pass, const Memory& memory, View out, View delta
     if (is_cut()) gather(pass, result, moved);
 }
 
-/// Announces weights and bias: as one range where the bias follows the weights, else as two.
 void Dense::announce(const Ready& ready) const {
-    const std::int64_t end = layer_.weights + columns() * inputs;
-    if (layer_.bias < 0) {
-        ready(layer_.weights, end);
-    } else if (layer_.bias >= end && layer_.bias < end + alignment) {
-        ready(layer_.weights, layer_.bias + columns());
-    } else {
-        ready(layer_.weights, end);
-        ready(layer_.bias, layer_.bias + columns());
-    }
+    kernels::announce(ready, layer_.weights, layer_.weights + columns() * inputs, layer_.bias, layer_.bias + columns());
 }
 
 }  // namespace pyddl::kernels
