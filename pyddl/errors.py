@@ -39,7 +39,7 @@ class CheckpointError(PyddlError, OSError):
 
 
 class NotFiniteError(PyddlError, ArithmeticError):
-    """Training diverged: a loss is NaN or infinite."""
+    """Training diverged: a loss, a parameter or a buffer is NaN or infinite."""
 
 
 class CommError(PyddlError, RuntimeError):

@@ -58,6 +58,9 @@ class Phase:
             raise ParameterError(f"a phase is named {self.name!r}; expected a word, for example 'generator'")
         if isinstance(self.groups, str):
             object.__setattr__(self, "groups", (self.groups,))
+        if not isinstance(self.optimizer, Mapping):
+            raise ParameterError(f"optimizer of phase {self.name} is {self.optimizer!r}; expected a mapping, for "
+                                 "example {'optimizer': 'sgd', 'learning_rate': 0.1}")
         _check.integer(f"every of phase {self.name}", self.every, at_least=1)
         if self.average is not None:
             _check.number(f"average of phase {self.name}", self.average, above=0, below=1)
@@ -85,6 +88,8 @@ class Stage:
     begin: Begin | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.phases, Sequence) or not all(isinstance(each, Phase) for each in self.phases):
+            raise ParameterError(f"phases of a stage are {self.phases!r}; expected a sequence of pyddl.models.Phase")
         if not self.phases:
             raise ParameterError("a stage has no phases; expected at least one")
         for name in ("epochs", "steps"):
@@ -92,6 +97,13 @@ class Stage:
                 _check.integer(f"{name} of a stage", getattr(self, name), at_least=1)
         if self.epochs is not None and self.steps is not None:
             raise ParameterError("a stage has epochs and steps; expected one of the two")
+
+    def described(self) -> dict[str, Any]:
+        """Plain values, which are equal where stages train alike."""
+        phases = [{"name": each.name, "groups": list(each.groups), "every": each.every,
+                   "optimizer": {name: repr(value) for name, value in sorted(each.optimizer.items())},
+                   "average": each.average} for each in self.phases]
+        return {"phases": phases, "epochs": self.epochs, "steps": self.steps}
 
 
 def stages_of(model: Any) -> tuple[Stage, ...]:
@@ -106,6 +118,10 @@ def stages_of(model: Any) -> tuple[Stage, ...]:
         end, or the last one has.
     """
     given = getattr(model, "stages", (ALL,))
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(
+            isinstance(each, str | Stage) for each in given):
+        raise ParameterError(f"stages of {type(model).__name__} are {given!r}; expected a sequence of "
+                             "pyddl.models.Stage, or of names of groups")
     stages = tuple(Stage((Phase(each, () if each == ALL else (each,)),)) if isinstance(each, str) else each
                    for each in given)
     if not stages:

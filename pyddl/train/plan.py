@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -145,9 +146,15 @@ class Plan:
         """What a run that goes on must have in common with the one that wrote its checkpoint."""
         return {**described(self.whole_model), "rows": len(self.data), "features": self.data.features,
                 **{name: self.options[name] for name in ("batch_size", "seed", "reproducible")},
-                "fingerprint of the data": self.data.fingerprint(),
+                "fingerprint of the data": self.data.fingerprint(), "fingerprint of the labels": self._of_labels(),
                 "optimizer": (self.server_optimizer if self.strategy.servers else self.optimizer).name,
                 "replicas": 1 if self.strategy.replicated else self.division.count}
+
+    def _of_labels(self) -> int | None:
+        """Of those of all training rows, where the model needs them."""
+        if not getattr(self.whole_model, "needs_labels", False) or self.data.labels is None:
+            return None
+        return zlib.crc32(np.ascontiguousarray(self.data.labels).data)
 
     @property
     def continues(self) -> bool:

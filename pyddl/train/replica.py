@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from pyddl import _core
 from pyddl.comm.cut import shares
 from pyddl.comm.operations import Average, Epoch, Gather
 from pyddl.data.batch import Chains
@@ -18,7 +19,9 @@ from pyddl.optim import Optimizer
 from pyddl.strategies import Steps, Strategy
 from pyddl.train.phase import PhaseState
 
-__all__ = ["Replica", "chains_of", "checked_buffers"]
+__all__ = ["NOT_FINITE_CURE", "Replica", "chains_of", "checked_buffers", "not_finite"]
+
+NOT_FINITE_CURE = "lower the learning rate, or set clip_norm"
 
 Rules = Callable[[Phase], Optimizer]
 """The optimizer of a phase, new at each call."""
@@ -326,3 +329,12 @@ def checked_buffers(buffers: Layout, strategy: Strategy, workers: int, *, reprod
         raise ParameterError(f"this model keeps buffers ({', '.join(moved)}), which reproducible training would move "
                              "once in each micro-shard of a step, other than one process does: train without "
                              "reproducible")
+
+
+def not_finite(name: str, vector: np.ndarray, layout: Layout) -> str:
+    """Where its first NaN or infinite value is, in words; nothing where all are finite."""
+    at = _core.first_not_finite(vector)
+    if at < 0:
+        return ""
+    inside = [s.name for s in layout if s.begin <= at < s.end]
+    return f"the first bad value in {name} is in {inside[0] if inside else 'no slice'}"

@@ -17,7 +17,7 @@ from pyddl.data.sampler import Sampler
 from pyddl.errors import NotFiniteError
 from pyddl.models.protocol import Model
 from pyddl.models.stages import Stage
-from pyddl.train.replica import Replica, Rules
+from pyddl.train.replica import NOT_FINITE_CURE, Replica, Rules
 
 __all__ = ["Port", "Received", "Server"]
 
@@ -149,8 +149,7 @@ class Server(Replica):
         if at >= 0:
             raise NotFiniteError(
                 f"step {self.steps}, rank {self.count + arrived.worker}: it pushed a vector whose first bad value is "
-                f"{arrived.vector[at]}, in {self._slice_of(arrived.phase, at)}: lower the learning rate, or set "
-                "clip_norm")
+                f"{arrived.vector[at]}, in {self._slice_of(arrived.phase, at)}: {NOT_FINITE_CURE}")
         self.consumed += arrived.rows
         updates = self._updated_at.get(arrived.phase or "", None)
         staleness = self.version - arrived.version if updates is None else (

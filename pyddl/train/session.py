@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pyddl import _core
 from pyddl.comm import abort, threads
 from pyddl.comm.activity import Activity
 from pyddl.comm.driver import drive
+from pyddl.errors import NotFiniteError
 from pyddl.strategies import Steps
 from pyddl.strategies.auto import Choice
 from pyddl.train import records
@@ -25,6 +27,7 @@ from pyddl.train.fences import Fence, ServedFence
 from pyddl.train.ledger import Ledger
 from pyddl.train.plan import Plan
 from pyddl.train.progress import Progress
+from pyddl.train.replica import NOT_FINITE_CURE, not_finite
 from pyddl.train.result import Result
 from pyddl.train.run import write_model
 from pyddl.train.server import Server
@@ -99,6 +102,7 @@ class Session:
             self._stages()
         finally:
             self.progress.end()
+        self._check_finite(f"after step {ledger.step}")
         stopped = ledger.step < plan.end and not ledger.patience.over
         if self.goes_on:
             self.whole.settle()
@@ -290,12 +294,25 @@ class Session:
         ledger, clock = self.ledger, self.clock
         self.activity.begin("the end of an epoch")
         clock.pause()
+        self._check_finite(f"after epoch {ledger.epoch}")
         seconds = clock.lap()
         line: dict[str, Any] = {"epoch": ledger.epoch, **self._losses(), "test_loss": None, **self._scores(),
                                 "samples_per_second": samples / seconds, "seconds": seconds}
+        for name in ("train_loss", "test_loss"):
+            if line[name] is not None and not isfinite(line[name]):
+                raise NotFiniteError(f"after epoch {ledger.epoch}, rank {self.plan.world.rank}: the {name} is "
+                                     f"{line[name]}: {NOT_FINITE_CURE}")
         best = ledger.close_epoch(line)
         self._stop_or_go_on(line, best)
         clock.go_on()
+
+    def _check_finite(self, when: str) -> None:
+        """Refuse vectors that the last updates have spoilt, which no loss has shown yet."""
+        replica, plan = self.replica, self.plan
+        for name, vector, layout in (("parameters", replica.whole, plan.model.layout),
+                                     ("buffers", replica.buffers, plan.model.buffers)):
+            if where := not_finite(name, vector, layout):
+                raise NotFiniteError(f"{when}, rank {plan.world.rank}: {where}: {NOT_FINITE_CURE}")
 
     def _losses(self) -> dict[str, float]:
         """Means over the rows of the epoch that has ended, of each phase where there are several, and their sum."""

@@ -17,6 +17,7 @@ from pyddl.data import Source, load
 from pyddl.data.joined import training_and_test
 from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.models.protocol import Model, described, options_of
+from pyddl.models.stages import stages_of
 from pyddl.optim import Optimizer
 from pyddl.strategies import Auto, Strategy, strategy
 from pyddl.strategies.auto import Choice
@@ -196,9 +197,13 @@ class Trainer:
             shape = None if source is None else source.shape
             require_same(transport, f"shapes of the {name} data", shape, error=ShapeError, cure=cure)
         named = self.strategy if isinstance(self.strategy, str) else type(self.strategy).__name__
+        with agreement(transport):
+            stages = [stage.described() for stage in stages_of(self.model)]
         require_same_options(transport, {
             **{name: value for name, value in self.options.items() if name not in OF_EACH_RANK},
-            "strategy": named, "optimizer": self.optimizer, **options_of(self.model), **described(self.model)})
+            "strategy": named, "optimizer": self.optimizer, **options_of(self.model), **described(self.model),
+            "groups": [s.group for s in self.model.layout], "merge": [s.merge for s in self.model.buffers],
+            "stages": stages})
         for name, source in sources.items():
             if source is None or transport.size == 1:
                 continue

@@ -24,7 +24,7 @@ from pyddl.models.protocol import Model
 from pyddl.models.stages import Stage
 from pyddl.strategies import Turn
 from pyddl.train.phase import PhaseState
-from pyddl.train.replica import Replica, Rules, chains_of
+from pyddl.train.replica import NOT_FINITE_CURE, Replica, Rules, chains_of, not_finite
 
 __all__ = ["SHARDS", "Worker"]
 
@@ -87,7 +87,9 @@ class Worker(Replica):
         self.compute_seconds = 0.0
         self._shards = SHARDS // self.count if reproducible else 0
         self._partial = [model.layout.zeros() for _ in range(self._shards.bit_length() - 1)] if reproducible else []
-        self._batch_sum = _no_sum_of_shards if reproducible else batch_sum
+        self._sum_over_batch = batch_sum
+        self._sum_seconds = 0.0
+        self._batch_sum = _no_sum_of_shards if reproducible else None if batch_sum is None else self._timed_sum
         mine = self.number if self.owners == self.count else 0
         self._chains = chains_of(model.buffers, mine, self.owners, together=together)
         self.on_step = on_step
@@ -222,8 +224,15 @@ class Worker(Replica):
         return self._phase.squared_norm(self.whole_gradients[self._phase.place])
 
     def _clock(self) -> float:
-        """Seconds, without those that a model group takes within a gradient or an update."""
-        return perf_counter() - (0.0 if self.group is None else self.group.seconds)
+        """Seconds, without those of communication within a gradient or an update: a model group's, a batch sum's."""
+        return perf_counter() - self._sum_seconds - (0.0 if self.group is None else self.group.seconds)
+
+    def _timed_sum(self, vector: np.ndarray) -> np.ndarray:
+        begin = perf_counter()
+        assert self._sum_over_batch is not None
+        out = self._sum_over_batch(vector)
+        self._sum_seconds += perf_counter() - begin
+        return out
 
     def restart(self) -> None:
         """Forget the optimizer's state."""
@@ -266,7 +275,12 @@ class Worker(Replica):
     def _loss_of(self, batch: Batch, gradients: np.ndarray) -> None:
         batch.rounded = self._rounded if self._is_rounded else None
         loss = self.model.gradient(self.whole, gradients, self.buffers, batch)
-        if not isfinite(loss):
+        try:
+            finite = isfinite(loss)
+        except TypeError:
+            raise ParameterError(f"gradient of {type(self.model).__name__} returned {loss!r}; expected a number, the "
+                                 "sum of the losses of the batch's rows") from None
+        if not finite:
             raise NotFiniteError(self._where_not_finite(loss, batch, gradients))
         self.losses[batch.phase].append(loss)
 
@@ -276,14 +290,10 @@ class Worker(Replica):
         return len(self._rounded_phases) == len(self.phases) > 0 and self._covered
 
     def _where_not_finite(self, loss: float, batch: Batch, gradients: np.ndarray) -> str:
-        message = f"step {batch.step}, rank {self.rank}: the loss is {loss}"
-        for name, vector in (("parameters", self.whole), ("gradients", gradients)):
-            at = _core.first_not_finite(vector)
-            if at >= 0:
-                inside = [s.name for s in self.layout if s.begin <= at < s.end]
-                message += f"; the first bad value in {name} is in {inside[0] if inside else 'no slice'}"
-                break
-        return message + ": lower the learning rate, or set clip_norm"
+        vectors = {"parameters": self.whole, "gradients": gradients}
+        found = (not_finite(name, vector, self.layout) for name, vector in vectors.items())
+        where = next(filter(None, found), "")
+        return f"step {batch.step}, rank {self.rank}: the loss is {loss}{where and '; '}{where}: {NOT_FINITE_CURE}"
 
 
 def _no_sum_of_shards(vector: np.ndarray) -> np.ndarray:
