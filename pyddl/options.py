@@ -380,7 +380,9 @@ def stranger(name: str, *, model: str | None = None, strategy: str | None = None
     here = {"model": model, "strategy": strategy}.get(kind or "")
     if here is None or not option.of or here in option.of:
         return None
-    return (f"{name} is an option of {kind} {' and '.join(option.of)}; the {kind} here is {here}: leave it out, or "
+    *others, last = option.of
+    named = f"{', '.join(others)} and {last}" if others else last
+    return (f"{name} is an option of {kind} {named}; the {kind} here is {here}: leave it out, or "
             f"choose {kind} {option.of[0]}")
 
 

@@ -12,13 +12,11 @@ from benchmarks.peers.pyddl_step import mpi_version
 from pyddl import _core
 from pyddl.comm import world
 from pyddl.data import ArraySource
-from pyddl.data.sampler import Sampler
 from pyddl.models import Autoencoder
-from pyddl.optim import Adam
-from pyddl.strategies import Split
+from pyddl.strategies import Local, Split
 from pyddl.strategies.auto import candidates
 from pyddl.train import Trainer
-from pyddl.train.division import Division
+from pyddl.train.plan import Plan
 from pyddl.train.rehearsal import rehearse
 
 __all__ = ["main"]
@@ -36,10 +34,10 @@ class _Peer:
 
     def predict(self) -> dict[str, float]:
         """Seconds of a step of all ranks, by strategy."""
-        sampler = Sampler(len(self.source), self.batch)
-        options = {"batch_size": self.batch, "split": 1, "reproducible": False}
-        division = Division(self.world, self.model, Split(), options)
-        figures = rehearse(self.model, Adam(), sampler, self.source, self.world, division=division)
+        options = Trainer(self.model, strategy="auto", batch_size=self.batch, threads=1).options
+        plan, split = (Plan(self.model, strategy, "adam", options, self.world, self.source, None)
+                       for strategy in (Local(), Split()))
+        figures = rehearse(plan, self.world, division=split.division)
         return {name: each.strategy.step_seconds(figures) for name, each in self.candidates.items()}
 
     def measure(self, strategy: str) -> float:

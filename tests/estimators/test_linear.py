@@ -97,5 +97,5 @@ def test_a_source_of_classes_is_refused():
 
 
 def test_options_of_other_models_are_refused():
-    with pytest.raises(TypeError, match="hidden is an option of model autoencoder and classifier; the model here"):
+    with pytest.raises(TypeError, match="hidden is an option of model autoencoder, classifier and rbm; the model here"):
         pyddl.LinearRegression(hidden=(3,))

@@ -98,7 +98,7 @@ def test_it_is_simulated_and_its_help_has_its_defaults(pyddl_with_it):
 
 def test_options_of_other_models_are_refused_by_name(pyddl_with_it):
     folder = pyddl_with_it.folder
-    refused = "hidden is an option of model autoencoder and classifier; the model here is tiny: leave it out, or choose"
+    refused = "hidden is an option of model autoencoder, classifier and rbm; the model here is tiny: leave it out, or"
     assert refused in pyddl_with_it("train", "tiny", "--hidden", "4", code=2)
     (folder / "c.toml").write_text('model = "tiny"\nhidden = [4]\n')
     assert f"c.toml: {refused}" in pyddl_with_it("train", "--config", folder / "c.toml", code=2)
@@ -129,7 +129,7 @@ def test_a_run_becomes_an_estimator_and_an_estimator_is_made_from_the_table(trai
         fitted = TinyCoder(width=2, random_state=0, batch_size=20).fit(X)
         assert len(fitted.loss_curve_) == 4 and isinstance(fitted.model_, Tiny), "epochs as its row says"
         assert fitted.get_feature_names_out().tolist() == ["tinycoder0", "tinycoder1"]
-        with pytest.raises(TypeError, match="hidden is an option of model autoencoder and classifier; the model"):
+        with pytest.raises(TypeError, match="hidden is an option of model autoencoder, classifier and rbm; the model"):
             TinyCoder(hidden=(4,))
         with pytest.raises(ParameterError, match="width is 0; expected a whole number at least 1"):
             TinyCoder(width=0).fit(X)
@@ -139,7 +139,7 @@ def test_a_run_becomes_an_estimator_and_an_estimator_is_made_from_the_table(trai
 
 def test_the_program_in_the_docs_is_a_pyddl_that_knows_one_model_more(tmp_path):
     page = (Path(__file__).parents[2] / "docs/own_models.md").read_text(encoding="utf-8")
-    program, estimator = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    program, estimator, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "tied.py").write_text(program.replace("\nif __name__", f"\n{estimator}\nif __name__"))
     done = run(python(tmp_path / "tied.py", "train", "tied", "--data", "digits", "--ranks", "2", "--out",
                       str(tmp_path / "run")), {**os.environ, "OMP_NUM_THREADS": "1"})
