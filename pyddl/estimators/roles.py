@@ -219,7 +219,10 @@ class Regresses(Supervised):
         self._check_fitted()
         rows = self._rows(X)
         truth = check_targets(self._labels(rows, y), rows.shape[0]).reshape(rows.shape[0], -1)
-        found = self._predicted(rows).reshape(truth.shape)
+        found = self._predicted(rows)
+        if found.size != truth.size:
+            raise ShapeError(f"y has {truth.shape[1]} targets; expected the {found.size // truth.shape[0]} of training")
+        found = found.reshape(truth.shape)
         left = np.square(truth - found).sum(axis=0)
         whole = np.square(truth - truth.mean(axis=0)).sum(axis=0)
         constant = np.where(left == 0, 1.0, 0.0)  # where there is no variance, as scikit-learn has it

@@ -257,7 +257,8 @@ class Checkpoints:
                 raise DataError(f"{path} is of another model: {_unlike_tensor(mine, theirs or {})}; resume with the "
                                 "same, or choose another run directory")
             raise DataError(f"checkpoint {path} is of a run with {name} {theirs!r}, this one has {mine!r}; "
-                            "resume with the same, or choose another run directory")
+                            f"resume with the same{' strategy and ranks' if name == 'replicas' else ''}, or choose "
+                            "another run directory")
 
     def _read(self, path: Path, number: int, slices: Mapping[str, Slice] | None) -> Saved:
         from safetensors import SafetensorError

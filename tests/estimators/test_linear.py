@@ -99,3 +99,9 @@ def test_a_source_of_classes_is_refused():
 def test_options_of_other_models_are_refused():
     with pytest.raises(TypeError, match="hidden is an option of model autoencoder, classifier and rbm; the model here"):
         pyddl.LinearRegression(hidden=(3,))
+
+
+def test_a_score_needs_the_targets_of_training():
+    fitted = regressor(epochs=1).fit(X, Y)
+    with pytest.raises(ShapeError, match="y has 2 targets; expected the 1 of training"):
+        fitted.score(X, TWO)
