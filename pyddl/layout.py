@@ -120,8 +120,9 @@ class Layout:
             if any(s.name == p.name for p in placed):
                 raise ParameterError(f"two slices are named {s.name!r}; names must differ")
             _check.one_of(f"merge of slice {s.name}", s.merge, MERGES)
-            placed.append(replace(s, shape=tuple(s.shape), begin=at))
-            at += -(-s.size // ALIGNMENT) * ALIGNMENT
+            shape = _check.integers(f"shape of slice {s.name}", s.shape, at_least=0)
+            placed.append(replace(s, shape=shape, begin=at))
+            at += -(-placed[-1].size // ALIGNMENT) * ALIGNMENT
         groups = [p.group for p in placed]
         changes = [g for i, g in enumerate(groups) if i == 0 or groups[i - 1] != g]
         if len(changes) != len(set(changes)):

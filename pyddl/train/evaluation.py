@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from pyddl.comm.transport import Transport
 from pyddl.data.batch import Batch, ModelGroup
 from pyddl.data.prefetch import label_buffer
 from pyddl.data.source import Source
-from pyddl.errors import DataError
+from pyddl.errors import DataError, ParameterError
 from pyddl.models.protocol import Model
 
 __all__ = ["CHUNK", "check_labels", "evaluate", "exact_sum", "scores_of"]
@@ -77,6 +77,9 @@ def scores_of(model: Model, source: Source, parameters: np.ndarray | None = None
     empty = Batch(np.empty((0, source.features), dtype=np.float32), labels=label_buffer(source, 0))
     parameters = model.layout.zeros() if parameters is None else parameters
     found = model.evaluate(parameters, model.buffers.zeros() if buffers is None else buffers, empty)
+    if not isinstance(found, Mapping) or "loss" not in found:
+        raise ParameterError(f"evaluate of {type(model).__name__} returned {found!r}; expected a mapping of sums over "
+                             "the rows by their names, loss among them")
     return sorted(found, key=lambda name: (name != "loss", name))
 
 

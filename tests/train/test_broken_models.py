@@ -1,4 +1,4 @@
-"""Training that diverges ends with an error and leaves no model behind, also where no loss has shown it."""
+"""Models that break the protocol are refused in words; training that diverges ends with an error, and leaves no model."""
 
 import json
 import re
@@ -49,6 +49,20 @@ def test_what_the_last_step_spoils_is_found(vector, slice_name, tmp_path):
 def test_a_gradient_must_return_a_number(answer):
     with pytest.raises(ParameterError, match=r"gradient of Diverging returned .*; expected a number, the sum of the"):
         Trainer(Diverging(9, "parameters", answer), epochs=1, batch_size=6).fit(ROWS)
+
+
+@pytest.mark.parametrize("answer", [None, 1.5, {"accuracy": 1}])
+def test_evaluate_must_return_sums_by_name(answer):
+    model = Diverging(9, "parameters")
+    model.evaluate = lambda *_: answer
+    with pytest.raises(ParameterError, match=r"evaluate of Diverging returned .*; expected a mapping of sums"):
+        Trainer(model, epochs=1, batch_size=6).fit(ROWS, test=ROWS)
+
+
+@pytest.mark.parametrize("shape", [(-2,), (2.5,), 4])
+def test_a_slice_has_a_shape_of_whole_numbers(shape):
+    with pytest.raises(ParameterError, match="shape of slice weights is"):
+        Layout([Slice("weights", shape)])
 
 
 @pytest.mark.parametrize("stages", ["all", None, Stage([Phase("one")]), [Phase("one")], [3]])
