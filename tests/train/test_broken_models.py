@@ -1,4 +1,4 @@
-"""Models that break the protocol are refused in words; training that diverges ends with an error and leaves no model."""
+"""Models that break the protocol are refused in words; training that diverges ends with an error, and no model."""
 
 import json
 import re
