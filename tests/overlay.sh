@@ -29,4 +29,4 @@ modules() {
 }
 
 # away WORK: go to a copy of the tests there, since beside them would lie the sources' own package, without modules.
-away() { cp -r tests examples README.md pyproject.toml "$1" && cd "$1"; }
+away() { cp -r tests examples docs README.md pyproject.toml "$1" && cd "$1"; }
