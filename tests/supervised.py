@@ -4,21 +4,12 @@ import copy
 import pickle
 
 import numpy as np
+from layer_oracles import ACTIVATE
 from model_parts import together
 
 from pyddl.data.batch import Batch
 from pyddl.models import Autoencoder
 from pyddl.models.table import Trained
-
-LEAK = float(np.float32(0.01))
-ACTIVATE = {
-    "linear": lambda x: x,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "relu": lambda x: np.maximum(x, 0),
-    "leaky_relu": lambda x: np.where(x > 0, x, LEAK * x),
-    "tanh": np.tanh,
-    "softplus": lambda x: np.logaddexp(0, x),
-}
 
 
 def encoder(inputs, hidden=(8, 5), seed=7):

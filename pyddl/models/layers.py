@@ -7,6 +7,7 @@ the compute module compiles. It holds no numbers, and has no name of its own: on
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -76,6 +77,13 @@ class Layer(Protocol):
         ...
 
 
+def _rule(initialiser: str, activation: str) -> str:
+    """Name of the initialiser of weights that come before ``activation``."""
+    if initialiser != "auto":
+        return initialiser
+    return "he_uniform" if activation in ("relu", "leaky_relu", "softplus") else "glorot_uniform"
+
+
 @dataclass(frozen=True)
 class Dense:
     """``activation(inputs weight^T + bias)``.
@@ -128,9 +136,7 @@ class Dense:
         return []
 
     def initialise(self, views: Mapping[str, np.ndarray], seed: int, number: int, part: Part = WHOLE) -> None:
-        rule = self.initialiser
-        if rule == "auto":
-            rule = "he_uniform" if self.activation in ("relu", "leaky_relu", "softplus") else "glorot_uniform"
+        rule = _rule(self.initialiser, self.activation)
         of_whole = {"fan_out": self.outputs} if rule.startswith("glorot") else {}
         initialiser(rule)(views["weight"], seed=seed, slice_number=number, first_row=self._range(part)[0], **of_whole)
         if self.bias:
@@ -229,6 +235,7 @@ def _picture(layer: Any, shape: Shape) -> tuple[int, int, int]:
 class _Convolution(_Whole):
     """What a convolution and a transposed one have in common."""
 
+    transposed: ClassVar[bool]
     channels: int
     kernel: int
     stride: int
@@ -264,34 +271,35 @@ class _Convolution(_Whole):
             return (self.kernel - 1) // 2 if self.kernel % 2 else (self.kernel - self.stride) // 2
         return 0 if self.padding == "valid" else int(self.padding)
 
-    def _sides(self, shape: Shape) -> tuple[int, int]:
-        """Channels of the larger and the smaller picture."""
-        raise NotImplementedError
-
     def slices(self, name: str, shape: Shape, group: str = "all", part: Part = WHOLE) -> list[Slice]:
-        weight = Slice(f"{name}.weight", (self.kernel, self.kernel, *self._sides(shape)), group)
+        sides = (self.channels, shape[2]) if self.transposed else (shape[2], self.channels)
+        weight = Slice(f"{name}.weight", (self.kernel, self.kernel, *sides), group)
         bias = Slice(f"{name}.bias", (self.channels,), group, decay=False)
         return [weight, bias] if self.bias else [weight]
 
-    def _fill(self, weight: np.ndarray, inputs_last: bool, shrink: int, seed: int, number: int) -> None:
-        """Fill weights, of which each output sees ``shrink`` times fewer than a kernel has."""
-        rule = self.initialiser
-        if rule == "auto":
-            rule = "he_uniform" if self.activation in ("relu", "leaky_relu", "softplus") else "glorot_uniform"
+    def initialise(self, views: Mapping[str, np.ndarray], seed: int, number: int, part: Part = WHOLE) -> None:
+        weight, rule = views["weight"], _rule(self.initialiser, self.activation)
         places = self.kernel**2
-        inputs = weight.shape[3 if inputs_last else 2]
+        inputs = weight.shape[3 if self.transposed else 2]
+        shrink = self.stride**2 if self.transposed else 1  # an output sees so many times fewer places than a kernel has
         fans = {"fan_in": max(1, round(inputs * places / shrink))} if rule.startswith(("glorot", "he")) else {}
         if rule.startswith("glorot"):
             fans["fan_out"] = max(1, round(self.channels * places / shrink))
         values = np.empty((self.channels, inputs * places), dtype=np.float32)
         initialiser(rule)(values, seed=seed, slice_number=number, **fans)
-        order = (2, 3, 0, 1) if inputs_last else (2, 3, 1, 0)
+        order = (2, 3, 0, 1) if self.transposed else (2, 3, 1, 0)
         weight[...] = values.reshape(self.channels, inputs, self.kernel, self.kernel).transpose(order)
+        if self.bias:
+            views["bias"][:] = 0
 
-    def _native(self, kind: str, name: str, shape: Shape, to: Shape, layout: Layout) -> dict[str, Any]:
-        return {"kind": kind, "from": shape, "to": to, "kernel": self.kernel, "stride": self.stride,
-                "padding": self._padding, "activation": self.activation, "weight": layout[f"{name}.weight"].begin,
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {"kind": "conv_transpose" if self.transposed else "conv", "from": shape, "to": self.output(shape),
+                "kernel": self.kernel, "stride": self.stride, "padding": self._padding, "activation": self.activation,
+                "weight": layout[f"{name}.weight"].begin,
                 "bias": layout[f"{name}.bias"].begin if self.bias else -1}
+
+    @abstractmethod
+    def output(self, shape: Shape) -> Shape: ...
 
 
 @dataclass(frozen=True)
@@ -316,6 +324,7 @@ class Conv(_Convolution):
     ``bias`` (channels,), which weight decay leaves alone.
     """
 
+    transposed: ClassVar[bool] = False
     channels: int
     kernel: int
     stride: int = 1
@@ -332,17 +341,6 @@ class Conv(_Convolution):
                              f"padding, {room}; choose a smaller kernel, or fewer layers that shrink the picture")
         return (*((size + 2 * self._padding - self.kernel) // self.stride + 1 for size in (height, width)),
                 self.channels)
-
-    def _sides(self, shape: Shape) -> tuple[int, int]:
-        return shape[2], self.channels
-
-    def initialise(self, views: Mapping[str, np.ndarray], seed: int, number: int, part: Part = WHOLE) -> None:
-        self._fill(views["weight"], False, 1, seed, number)
-        if self.bias:
-            views["bias"][:] = 0
-
-    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
-        return self._native("conv", name, shape, self.output(shape), layout)
 
 
 @dataclass(frozen=True)
@@ -367,6 +365,7 @@ class ConvTranspose(_Convolution):
     ``bias`` (channels,), which weight decay leaves alone.
     """
 
+    transposed: ClassVar[bool] = True
     channels: int
     kernel: int
     stride: int = 2
@@ -386,17 +385,6 @@ class ConvTranspose(_Convolution):
             raise ShapeError(f"{self} has inputs of shape {shape}: its kernel is larger than the picture that comes "
                              f"out, {min(sizes)}, with its padding; choose a smaller kernel")
         return (*sizes, self.channels)
-
-    def _sides(self, shape: Shape) -> tuple[int, int]:
-        return self.channels, shape[2]
-
-    def initialise(self, views: Mapping[str, np.ndarray], seed: int, number: int, part: Part = WHOLE) -> None:
-        self._fill(views["weight"], True, self.stride**2, seed, number)
-        if self.bias:
-            views["bias"][:] = 0
-
-    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
-        return self._native("conv_transpose", name, shape, self.output(shape), layout)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -75,9 +76,9 @@ class OnEncoder(NetworkModel):
         elif self.frozen_epochs:
             self.stages = (Stage((head,), epochs=self.frozen_epochs), Stage((Phase("all"),)))
 
+    @abstractmethod
     def options(self) -> dict[str, Any]:
         """Plain values that make the same model again."""
-        raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are made again from the options, and begin with the same encoder."""

@@ -83,7 +83,16 @@ class StepDecay(Schedule):
         return self.value * self.factor ** (step // self.every)
 
 
-class Cosine(Schedule):
+class _Falling(Schedule):
+    """From ``value`` at step 0 to ``minimum`` at step ``total``, and ``minimum`` after."""
+
+    def __init__(self, value: float, total: int, minimum: float = 0.0):
+        self.value = _check.number("value", value, at_least=0)
+        self.total = _check.integer("total", total, at_least=1)
+        self.minimum = _check.number("minimum", minimum, at_least=0, at_most=self.value)
+
+
+class Cosine(_Falling):
     """Half a cosine from ``value`` at step 0 to ``minimum`` at step ``total`` and after [1]_.
 
     Parameters
@@ -103,17 +112,12 @@ class Cosine(Schedule):
 
     name = "cosine"
 
-    def __init__(self, value: float, total: int, minimum: float = 0.0):
-        self.value = _check.number("value", value, at_least=0)
-        self.total = _check.integer("total", total, at_least=1)
-        self.minimum = _check.number("minimum", minimum, at_least=0, at_most=self.value)
-
     def __call__(self, step: int) -> float:
         share = min(step / self.total, 1.0)
         return self.minimum + (self.value - self.minimum) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
-class Linear(Schedule):
+class Linear(_Falling):
     """A straight line from ``value`` at step 0 to ``minimum`` at step ``total``, and ``minimum`` after.
 
     Chains of a Boltzmann machine keep up with parameters that come to rest [1]_.
@@ -134,11 +138,6 @@ class Linear(Schedule):
     """
 
     name = "linear"
-
-    def __init__(self, value: float, total: int, minimum: float = 0.0):
-        self.value = _check.number("value", value, at_least=0)
-        self.total = _check.integer("total", total, at_least=1)
-        self.minimum = _check.number("minimum", minimum, at_least=0, at_most=self.value)
 
     def __call__(self, step: int) -> float:
         return self.minimum + (self.value - self.minimum) * (1.0 - min(step / self.total, 1.0))

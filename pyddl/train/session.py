@@ -344,10 +344,9 @@ class Session:
         """What the model makes of the test rows; None where there are none."""
         plan, division = self.plan, self.connection.division
         joint = plan.strategy.joint
-        names = scores_of(plan.model, plan.data)
         if plan.test is None or not (joint or division.number == 0):
             with self.whole.settled(evaluates=False):
-                return dict.fromkeys((f"test_{name}" for name in names), None)
+                return dict.fromkeys((f"test_{name}" for name in scores_of(plan.model, plan.data)), None)
         of_worker = None if division.group is None else division.group.transport
         shared = self.connection.transport if joint else of_worker
         with self.whole.settled() as (parameters, buffers):

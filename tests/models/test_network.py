@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from layer_oracles import ACTIVATE, LEAK
 from model_parts import together
 
 from pyddl import _core
@@ -14,15 +15,6 @@ from pyddl.layout import Layout
 from pyddl.models.layers import ACTIVATIONS, Dense, Layer
 from pyddl.models.network import Network
 
-LEAK = float(np.float32(0.01))
-ACTIVATE = {
-    "linear": lambda x: x,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "relu": lambda x: np.maximum(x, 0),
-    "leaky_relu": lambda x: np.where(x > 0, x, LEAK * x),
-    "tanh": np.tanh,
-    "softplus": lambda x: np.logaddexp(0, x),
-}
 SLOPE = {
     "linear": lambda y: np.ones_like(y),
     "sigmoid": lambda y: y * (1 - y),
