@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "bindings/elements.hpp"
+#include "bindings/hooks.hpp"
 #include "bindings/views.hpp"
 #include "kernels/layers/convolution.hpp"
 #include "kernels/layers/dense.hpp"
@@ -172,11 +173,6 @@ Array<T> typed(const py::object& array, const char* otherwise) {
     return py::reinterpret_borrow<Array<T>>(array);
 }
 
-void announce(void* ready, std::int64_t begin, std::int64_t end) {
-    const py::gil_scoped_acquire gil;
-    (*static_cast<py::object*>(ready))(begin, end);
-}
-
 /// Memory that somebody else owns, for the length of a call.
 py::array borrowed(View v) {
     return py::array(py::dtype::of<float>(), {v.rows, v.columns}, static_cast<const float*>(v.data), py::none());
@@ -186,11 +182,6 @@ py::list list_of(std::span<const std::int64_t> values) {
     py::list list;
     for (const std::int64_t value : values) list.append(value);
     return list;
-}
-
-void add_over_workers(void* sum, float* values, std::int64_t size) {
-    const py::gil_scoped_acquire gil;
-    (*static_cast<py::object*>(sum))(py::array(py::dtype::of<float>(), {size}, values, py::none()));
 }
 
 /// A model group, and the memory that it lends.

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "bindings/keys.hpp"
 #include "bindings/views.hpp"
 #include "kernels/random.hpp"
 #include "kernels/reference/random.hpp"
@@ -11,18 +12,6 @@ namespace {
 using kernels::RandomKey;
 using kernels::RandomTable;
 using Index = Array<std::int64_t>;
-
-std::uint64_t field(const char* name, std::int64_t value, std::uint64_t values) {
-    if (value < 0 || static_cast<std::uint64_t>(value) >= values)
-        throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) +
-                                    "; expected a whole number from 0 to " + std::to_string(values - 1));
-    return static_cast<std::uint64_t>(value);
-}
-
-RandomKey key_of(std::int64_t seed, std::int64_t purpose, std::int64_t step, std::int64_t substep) {
-    return {field("seed", seed, RandomKey::seeds), field("purpose", purpose, RandomKey::purposes),
-            field("step", step, RandomKey::steps), field("substep", substep, RandomKey::substeps)};
-}
 
 std::span<const std::int64_t> index_of_rows(const Index& a, std::int64_t rows) {
     const auto index = vector(a, "index");

@@ -3,8 +3,11 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "bindings/elements.hpp"
+#include "bindings/hooks.hpp"
+#include "bindings/keys.hpp"
 #include "bindings/views.hpp"
 #include "kernels/rbm.hpp"
 #include "kernels/reference/rbm.hpp"
@@ -19,28 +22,6 @@ using Floats = Array<float>;
 using Doubles = Array<double>;
 using Index = Array<std::int64_t>;
 using OptionalFloats = std::optional<Floats>;
-
-std::uint64_t field(const char* name, std::int64_t value, std::uint64_t values) {
-    if (value < 0 || static_cast<std::uint64_t>(value) >= values)
-        throw std::invalid_argument(std::string(name) + " is " + std::to_string(value) +
-                                    "; expected a whole number from 0 to " + std::to_string(values - 1));
-    return static_cast<std::uint64_t>(value);
-}
-
-RandomKey key_of(std::int64_t seed, std::int64_t purpose, std::int64_t step) {
-    return {field("seed", seed, RandomKey::seeds), field("purpose", purpose, RandomKey::purposes),
-            field("step", step, RandomKey::steps), 0};
-}
-
-void announce(void* ready, std::int64_t begin, std::int64_t end) {
-    const py::gil_scoped_acquire gil;
-    (*static_cast<py::object*>(ready))(begin, end);
-}
-
-void add_over_workers(void* sum, float* values, std::int64_t size) {
-    const py::gil_scoped_acquire gil;
-    (*static_cast<py::object*>(sum))(py::array(py::dtype::of<float>(), {size}, values, py::none()));
-}
 
 kernels::MatrixView<float> optional_matrix(OptionalFloats& m, const char* name) {
     return m ? out_matrix(*m, name) : kernels::MatrixView<float>{};
@@ -98,6 +79,18 @@ double gradient(Rbm& self, const Floats& parameters, Floats& gradients, const Fl
     return self.gradient(t);
 }
 
+/// Means of one side's units given the other side's, which are `name`.
+auto means(void (Rbm::*method)(std::span<const float>, kernels::MatrixView<const float>, kernels::MatrixView<float>),
+           const char* name) {
+    return [=](Rbm& self, const Floats& parameters, const Floats& given, Floats& out) {
+        const auto p = vector(parameters, "parameters");
+        const auto x = matrix(given, name);
+        const auto y = out_matrix(out, "out");
+        const py::gil_scoped_release no_gil;  // below this line no Python object is touched
+        (self.*method)(p, x, y);
+    };
+}
+
 }  // namespace
 
 void register_rbm(py::module_& m) {
@@ -112,26 +105,10 @@ void register_rbm(py::module_& m) {
              "visible_offsets"_a.noconvert().none(true), "hidden_offsets"_a.noconvert().none(true), "offset_rate"_a,
              "sparsity"_a, "sparsity_cost"_a, "seed"_a, "purpose"_a, "step"_a, "turn"_a, "sum"_a, "ready"_a,
              "rounded"_a.noconvert().none(true))
-        .def(
-            "hidden_mean",
-            [](Rbm& self, const Floats& parameters, const Floats& v, Floats& out) {
-                const auto p = vector(parameters, "parameters");
-                const auto x = matrix(v, "v");
-                const auto y = out_matrix(out, "out");
-                const py::gil_scoped_release no_gil;  // below this line no Python object is touched
-                self.hidden_mean(p, x, y);
-            },
-            "parameters"_a.noconvert(), "v"_a.noconvert(), "out"_a.noconvert())
-        .def(
-            "visible_mean",
-            [](Rbm& self, const Floats& parameters, const Floats& h, Floats& out) {
-                const auto p = vector(parameters, "parameters");
-                const auto x = matrix(h, "h");
-                const auto y = out_matrix(out, "out");
-                const py::gil_scoped_release no_gil;  // below this line no Python object is touched
-                self.visible_mean(p, x, y);
-            },
-            "parameters"_a.noconvert(), "h"_a.noconvert(), "out"_a.noconvert())
+        .def("hidden_mean", means(&Rbm::hidden_mean, "v"), "parameters"_a.noconvert(), "v"_a.noconvert(),
+             "out"_a.noconvert())
+        .def("visible_mean", means(&Rbm::visible_mean, "h"), "parameters"_a.noconvert(), "h"_a.noconvert(),
+             "out"_a.noconvert())
         .def(
             "free_energy",
             [](Rbm& self, const Floats& parameters, const Floats& v, Doubles& out) {

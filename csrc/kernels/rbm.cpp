@@ -129,6 +129,15 @@ const void* Rbm::as_element(const float* from, std::int64_t size, Scratch& scrat
     return to;
 }
 
+/// Rounded once in a call, where nobody has done it before.
+const void* Rbm::weights_as_element() {
+    if (in_ == Element::float32) return weights(parameters_);
+    if (!rounded_.empty()) return rounded_.data() + shape_.weights;
+    if (weights_rounded_) return rounded_weights_.data();
+    weights_rounded_ = true;
+    return as_element(weights(parameters_), shape_.visible * shape_.hidden, rounded_weights_);
+}
+
 void Rbm::run(std::optional<Product>& product, const ProductShape& shape, const void* a, const void* b,
               const float* bias, float* c) {
     if (!product) product.emplace(shape);
@@ -140,17 +149,9 @@ void Rbm::run(std::optional<Product>& product, const ProductShape& shape, const 
 /// x (rows, H) := u w + c.
 void Rbm::hidden_inputs(const float* u, std::int64_t rows, float* x) {
     if (rows == 0) return;
-    const void* w = weights(parameters_);
-    if (in_ == Element::bfloat16) {
-        const std::int64_t size = shape_.visible * shape_.hidden;
-        w = !rounded_.empty()  ? static_cast<const void*>(rounded_.data() + shape_.weights)
-            : weights_rounded_ ? rounded_weights_.data()
-                               : as_element(weights(parameters_), size, rounded_weights_);
-        weights_rounded_ = true;
-    }
     run(products_for(rows).hidden[in_ == Element::float32],
         {.m = rows, .k = shape_.visible, .n = shape_.hidden, .bias = true, .in = in_},
-        as_element(u, rows * shape_.visible, rounded_rows_), w, hidden_bias(parameters_), x);
+        as_element(u, rows * shape_.visible, rounded_rows_), weights_as_element(), hidden_bias(parameters_), x);
 }
 
 /// y (rows, V) := h w' + b.
@@ -159,17 +160,9 @@ void Rbm::visible_inputs(const float* h, std::int64_t rows, float* y) {
     if (in_ == Element::float32 && suits_few_rows(rows, shape_.hidden))
         return best<FewRowsTable>().forward(h, weights(parameters_), visible_bias(parameters_), y, rows, shape_.hidden,
                                             shape_.visible);
-    const void* w = weights(parameters_);
-    if (in_ == Element::bfloat16) {
-        const std::int64_t size = shape_.visible * shape_.hidden;
-        w = !rounded_.empty()  ? static_cast<const void*>(rounded_.data() + shape_.weights)
-            : weights_rounded_ ? rounded_weights_.data()
-                               : as_element(weights(parameters_), size, rounded_weights_);
-        weights_rounded_ = true;
-    }
     run(products_for(rows).visible[in_ == Element::float32],
         {.m = rows, .k = shape_.hidden, .n = shape_.visible, .b_transposed = true, .bias = true, .in = in_},
-        as_element(h, rows * shape_.hidden, rounded_states_), w, visible_bias(parameters_), y);
+        as_element(h, rows * shape_.hidden, rounded_states_), weights_as_element(), visible_bias(parameters_), y);
 }
 
 /// y, inputs of visible units, becomes u of a sample of them.

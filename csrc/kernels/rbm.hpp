@@ -155,6 +155,7 @@ class Rbm {
     void begin(std::span<const float> parameters, std::int64_t rows, std::span<const Bfloat16> rounded = {});
     Products& products_for(std::int64_t rows);
     const void* as_element(const float* from, std::int64_t size, Scratch& scratch);
+    const void* weights_as_element();
     void run(std::optional<Product>& product, const ProductShape& shape, const void* a, const void* b,
              const float* bias, float* c);
     void hidden_inputs(const float* u, std::int64_t rows, float* x);
