@@ -174,6 +174,10 @@ class Layout:
                                  f"{', '.join(names)}: what is trained together must be one range")
         return self.range(names[places[0]])[0], self.range(names[places[-1]])[1]
 
+    def name_at(self, element: int) -> str:
+        """Name of the slice that an element belongs to, for messages: ``no slice`` where it is between two."""
+        return next((s.name for s in self._slices if s.begin <= element < s.end), "no slice")
+
     def decayed_ranges(self, groups: Sequence[str] = ()) -> list[tuple[int, int, bool]]:
         """The range of ``groups`` cut into (begin, end, decay), neighbours of one kind merged, without holes."""
         begin, end = self.range_of(groups)

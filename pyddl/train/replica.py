@@ -334,7 +334,4 @@ def checked_buffers(buffers: Layout, strategy: Strategy, workers: int, *, reprod
 def not_finite(name: str, vector: np.ndarray, layout: Layout) -> str:
     """Where its first NaN or infinite value is, in words; nothing where all are finite."""
     at = _core.first_not_finite(vector)
-    if at < 0:
-        return ""
-    inside = [s.name for s in layout if s.begin <= at < s.end]
-    return f"the first bad value in {name} is in {inside[0] if inside else 'no slice'}"
+    return "" if at < 0 else f"the first bad value in {name} is in {layout.name_at(at)}"

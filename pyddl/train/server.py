@@ -163,8 +163,7 @@ class Server(Replica):
         """Name of the slice that element ``at`` of a push belongs to."""
         places = self.cut.part(self.number, np.arange(self.layout.size))
         place = at if phase is None else self._places[phase].start + at
-        inside = [s.name for s in self.layout if s.begin <= places[place] < s.end]
-        return inside[0] if inside else "no slice"
+        return self.layout.name_at(int(places[place]))
 
     def update(self, operation: Update) -> None:
         begin = perf_counter()
