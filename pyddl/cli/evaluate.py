@@ -40,7 +40,8 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
         source = rows_for(trained, data, labels)
         check_labels(trained.model, source, "these data")
         measures = [_measure(trained, name) for name in (*measured, *(["likelihood"] if likelihood else []))]
-        training = _training_rows(trained) if likelihood and data is None else None
+        compares = likelihood and data is None and trained.config.get("data")
+        training = _recorded_rows(trained)[0] if compares else None
     vectors = (trained.averaged, trained.buffers)
     scores = evaluate(trained.model, *vectors, source, here.transport)
     for measure in measures:
@@ -70,15 +71,14 @@ def _measure(trained: Any, name: str) -> Any:
     return known[name]
 
 
-def _training_rows(trained: Any) -> Any:
-    """The rows that the run was trained on; None where it does not record them."""
-    from pyddl.data import load
+def _recorded_rows(trained: Any, labels: str | None = None) -> tuple[Any, Any]:
+    """The rows that the run was trained on, and the test rows among the same data; the run records its data."""
+    from pyddl.cli.model_command import source_of
     from pyddl.data.joined import training_and_test
 
     recorded = trained.config
-    if not recorded.get("data"):
-        return None
-    return training_and_test(load(recorded["data"]), None, recorded.get("validation"), recorded["seed"])[0]
+    source = source_of({"data": recorded["data"], "labels": labels})
+    return training_and_test(source, None, recorded.get("validation"), recorded["seed"])
 
 
 def rows_for(trained: Any, data: str | None, labels: str | None = None, *, labelled: bool = True) -> Any:
@@ -86,26 +86,17 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
 
     Without ``labelled`` files of labels that the run recorded are left alone.
     """
-    from pyddl.data import load
-    from pyddl.data.joined import training_and_test, with_classes
+    from pyddl.cli.model_command import source_of
+    from pyddl.data.joined import with_classes
 
-    def source_of(spec: str, labels: str | None) -> Any:
-        given = {} if labels is None else {"labels": labels}
-        return load(spec, **given)
-
-    if labels is not None and data is None:
-        raise ParameterError("--labels are those of the rows of --data, which is not given: give it too, or leave them "
-                             "out")
+    source = source_of({"data": data, "labels": labels})
     recorded = trained.config if labelled else {**trained.config, "labels": None, "test_labels": None}
-    if data is not None:
-        source = source_of(data, labels)
-    elif recorded.get("test"):
-        source = source_of(recorded["test"], recorded.get("test_labels"))
-    elif recorded.get("data"):
-        source = source_of(recorded["data"], recorded.get("labels"))
-        tested = training_and_test(source, None, recorded.get("validation"), recorded["seed"])[1]
-        source = source if tested is None else tested
-    else:
+    if source is None and recorded.get("test"):
+        source = source_of({"data": recorded["test"], "labels": recorded.get("test_labels")})
+    if source is None and recorded.get("data"):
+        training, tested = _recorded_rows(trained, recorded.get("labels"))
+        source = training if tested is None else tested
+    if source is None:
         raise DataError(f"{trained.path} does not record its data; name some with --data")
     wanted = getattr(trained.model, "inputs", source.features)
     if source.features != wanted:
