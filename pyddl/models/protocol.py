@@ -12,9 +12,10 @@ import numpy as np
 
 from pyddl.data.batch import Batch
 from pyddl.data.statistics import Statistics
+from pyddl.errors import ParameterError
 from pyddl.layout import Layout
 
-__all__ = ["Model", "described", "name_of", "options_of"]
+__all__ = ["Model", "check_model", "described", "name_of", "options_of"]
 
 
 @runtime_checkable
@@ -98,6 +99,30 @@ class Model(Protocol):
             Sum of the losses, in the unit of the loss (nats for cross-entropy, squared units for squared error).
         """
         ...
+
+
+def check_model(model: Any) -> None:
+    """Refuse what lacks a member that training relies on, or says what it is made of in values that no file holds.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if isinstance(model, type):
+        raise ParameterError(f"the model is the class {model.__name__}; expected a model: {model.__name__}(...)")
+    kind = type(model).__name__
+    for name in ("layout", "buffers"):
+        if not isinstance(getattr(model, name, None), Layout):
+            raise ParameterError(f"{name} of {kind} is {getattr(model, name, 'missing')!r}; expected a pyddl.Layout "
+                                 "(docs/own_models.md shows a whole model)")
+    for name in ("initialise", "gradient"):
+        if not callable(getattr(model, name, None)):
+            raise ParameterError(f"{kind} has no method {name}; docs/own_models.md says what training asks of a model")
+    try:
+        json.dumps(options_of(model))
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"options() of {kind} has values that a file of JSON cannot hold ({error}): expected "
+                             "plain numbers, texts, lists and mappings of them") from None
 
 
 def name_of(model: Model) -> str:

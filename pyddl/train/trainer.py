@@ -16,7 +16,7 @@ from pyddl.comm.world import World, world
 from pyddl.data import Source, load
 from pyddl.data.joined import training_and_test
 from pyddl.errors import DataError, ParameterError, ShapeError
-from pyddl.models.protocol import Model, described, options_of
+from pyddl.models.protocol import Model, check_model, described, options_of
 from pyddl.models.stages import stages_of
 from pyddl.optim import Optimizer
 from pyddl.strategies import Auto, Strategy, strategy
@@ -75,6 +75,7 @@ class Trainer:
     def __init__(self, model: Model, *, strategy: str | Strategy = "allreduce", optimizer: str | Optimizer = "adam",
                  out: str | None = None, progress: Progress | None = None, stop: StopRequest | None = None,
                  config: dict[str, Any] | None = None, **given: Any):
+        check_model(model)
         self.model = model
         self.strategy, self.optimizer = strategy, optimizer
         self.out, self.progress, self.config = out, progress or Progress(), config or {}

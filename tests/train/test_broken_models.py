@@ -73,6 +73,23 @@ def test_stages_are_a_sequence_of_stages(stages):
         Trainer(model, epochs=1, batch_size=6).fit(ROWS)
 
 
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("layout", None, "layout of Diverging is None; expected a pyddl.Layout"),
+    ("buffers", [], re.escape("buffers of Diverging is []; expected a pyddl.Layout")),
+    ("initialise", None, "Diverging has no method initialise"), ("gradient", 3, "Diverging has no method gradient"),
+    ("options", lambda: {"kernel": np.zeros(2)}, r"options\(\) of Diverging has values that a file of JSON cannot")])
+def test_what_is_no_model_is_named(name, value, said):
+    model = Diverging(9, "parameters")
+    setattr(model, name, value)
+    with pytest.raises(ParameterError, match=said):
+        Trainer(model, epochs=1, batch_size=6)
+
+
+def test_a_class_is_no_model():
+    with pytest.raises(ParameterError, match=re.escape("the class Diverging; expected a model: Diverging(...)")):
+        Trainer(Diverging, epochs=1, batch_size=6)
+
+
 def test_phases_and_their_rules_are_checked_by_kind():
     with pytest.raises(ParameterError, match=re.escape("phases of a stage are ['a']; expected a sequence of")):
         Stage(["a"])
