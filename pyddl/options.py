@@ -107,6 +107,7 @@ class Option:
 
 
 _NETWORKS = ("autoencoder", "classifier")  # models that are made of layers
+_CONVOLUTIONAL = ("autoencoder",)
 _SUPERVISED = ("classifier", "linear")
 _BOLTZMANN = ("rbm",)
 
@@ -124,6 +125,16 @@ TABLE: list[Option] = [
     Option("hidden", "ints", (256, 64), "model",
            "units of the hidden layers; of an autoencoder those of the encoder, the code last", trainer=False,
            of=(*_NETWORKS, "rbm"), empty=True),
+    Option("conv", "str", None, "model",
+           "convolutions before the dense layers, as a text such as conv32,pool2,conv64k5s2; convN: N channels, kK: "
+           "kernel K, by default 3, sS: stride S; poolN, meanN: largest value or mean of N by N places; dropoutP",
+           trainer=False, of=_CONVOLUTIONAL),
+    Option("image_shape", "ints", None, "model",
+           "shape of a row as a picture, for conv: HEIGHT,WIDTH, or with CHANNELS last or first; by default the data's",
+           trainer=False, of=_CONVOLUTIONAL),
+    Option("batch_norm", "str", "none", "model",
+           "batch norm after the convolutions; own: statistics of each rank's rows; synchronised: of all ranks'",
+           choices=("none", "own", "synchronised"), trainer=False, of=_CONVOLUTIONAL),
     Option("activation", "str", "relu", "model", "activation of all layers but code and output",
            choices=names.ACTIVATIONS, trainer=False, of=_NETWORKS),
     Option("code_activation", "str", "linear", "model", "activation of the code layer", choices=names.ACTIVATIONS,
@@ -131,6 +142,14 @@ TABLE: list[Option] = [
     Option("loss", "str", "bce", "model",
            "loss of a reconstruction: bce, cross-entropy, for data in [0, 1]; mse, squared error, with a linear output",
            choices=names.LOSSES, trainer=False, of=("autoencoder",)),
+    Option("corrupt", "float", 0.0, "model",
+           "noise of a denoising autoencoder's inputs: probability that a value is masked, or standard deviation",
+           at_least=0, trainer=False, of=("autoencoder",)),
+    Option("corruption", "str", "masking", "model",
+           "kind of that noise; masking: values become 0; gaussian: normal numbers are added",
+           choices=("masking", "gaussian"), trainer=False, of=("autoencoder",)),
+    Option("tied", "bool", False, "model", "let the decoder's weights be the transposes of the encoder's",
+           trainer=False, of=("autoencoder",)),
     Option("initialiser", "str", "auto", "model", "initialiser of the weights", choices=("auto", *names.INITIALISERS),
            trainer=False, of=_NETWORKS),
     Option("encoder", "run", None, "model", "path of a finished run whose encoder the rows pass first", trainer=False,
@@ -166,11 +185,11 @@ TABLE: list[Option] = [
     Option("reconstruction", "str", "sampled", "model",
            "last visible units of a chain of cd: sampled, or their probabilities (mean)", choices=("sampled", "mean"),
            trainer=False, of=_BOLTZMANN),
-    Option("sparsity", "float", None, "model", "mean wanted of each hidden unit", above=0, below=1, trainer=False,
-           of=_BOLTZMANN),
+    Option("sparsity", "float", None, "model", "mean wanted of each hidden unit, or of each unit of a sigmoid code",
+           above=0, below=1, trainer=False, of=(*_BOLTZMANN, "autoencoder")),
     Option("sparsity_cost", "float", 0.1, "model",
-           "factor of the divergence between wanted and found mean, in nats, per hidden unit", above=0, trainer=False,
-           of=_BOLTZMANN),
+           "factor of the divergence between wanted and found mean, in nats, per unit", above=0, trainer=False,
+           of=(*_BOLTZMANN, "autoencoder")),
     # ---- training
     Option("strategy", "str", "allreduce", "training", "how ranks work together", choices=names.STRATEGIES),
     Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),

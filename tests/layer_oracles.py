@@ -22,6 +22,14 @@ def dense(layer, x, tensors, **_):
     return ACTIVATE[layer.activation](x @ tensors["weight"].T + tensors.get("bias", 0))
 
 
+def transposed(layer, x, tensors, of=None, **_):
+    return ACTIVATE[layer.activation](x @ of(layer.of)["weight"] + tensors.get("bias", 0))
+
+
+def passed(layer, x, tensors, **_):
+    return x
+
+
 def reshape(layer, x, tensors, **_):
     if not layer.planes:
         return x.reshape(len(x), *layer.shape)
@@ -124,7 +132,8 @@ def gaussian(layer, x, tensors, training=True, sampling=False, batch=None, numbe
 ORACLES = {layers.Dense: dense, layers.Reshape: reshape, layers.Flatten: flatten, layers.Conv: conv,
            layers.ConvTranspose: conv_transpose, layers.Pool: pool, layers.Resize: resize,
            layers.BatchNorm: batch_norm, layers.LayerNorm: layer_norm, layers.Dropout: dropout,
-           layers.Corrupt: corrupt, layers.Gaussian: gaussian}
+           layers.Corrupt: corrupt, layers.Gaussian: gaussian, layers.Transposed: transposed,
+           layers.Sparsity: passed}
 
 
 class InDouble:
@@ -140,7 +149,8 @@ class InDouble:
     def outputs(self, parameters, rows):
         x = rows.astype(float).reshape(len(rows), *self.network.shapes[0])
         for number, (name, layer) in enumerate(zip(self.network.names, self.network.layers, strict=True)):
-            x = ORACLES[type(layer)](layer, x, self.tensors(parameters, name), number=number, name=name, **self.how)
+            x = ORACLES[type(layer)](layer, x, self.tensors(parameters, name), number=number, name=name,
+                                     of=lambda other: self.tensors(parameters, other), **self.how)
         return x.reshape(len(rows), int(np.prod(self.network.output)))
 
 

@@ -13,6 +13,7 @@
 #include "kernels/layers/normalisation.hpp"
 #include "kernels/layers/pooling.hpp"
 #include "kernels/layers/reshape.hpp"
+#include "kernels/layers/sparsity.hpp"
 #include "kernels/network.hpp"
 #include "kernels/reference/dense.hpp"
 
@@ -47,7 +48,9 @@ kernels::DenseLayer dense_layer(const py::dict& layer) {
             .weights = value<std::int64_t>(layer, "weight"),
             .bias = value<std::int64_t>(layer, "bias", -1),
             .cuts = value<std::vector<std::int64_t>>(layer, "cuts", {}),
-            .part = value<std::int64_t>(layer, "part", 0)};
+            .part = value<std::int64_t>(layer, "part", 0),
+            .transposed = value<bool>(layer, "transposed", false),
+            .shared = value<bool>(layer, "shared", false)};
 }
 
 /// Of (height, width, channels), or of (features,).
@@ -151,6 +154,11 @@ constexpr Kind kinds[] = {
     {"noise",
      [](const py::dict& l) { return made<kernels::Noise>(noise_layer(l, kernels::NoiseLayer::Kind::gaussian)); }},
     {"gaussian", [](const py::dict& l) { return made<kernels::Gaussian>(gaussian_layer(l)); }},
+    {"sparsity",
+     [](const py::dict& l) {
+         return made<kernels::Sparsity>(kernels::SparsityLayer{value<std::int64_t>(l, "size"),
+                                                               value<float>(l, "target"), value<float>(l, "cost")});
+     }},
 };
 
 std::unique_ptr<kernels::Layer> compiled(const py::dict& layer) {
@@ -337,7 +345,7 @@ void register_network(py::module_& m) {
                 py::dict scores = l == Loss::softmax
                                       ? py::dict("loss"_a = sums.loss, "accuracy"_a = sums.accuracy)
                                       : py::dict("loss"_a = sums.loss, "squared_error"_a = sums.squared_error);
-                if (self.has_own_loss()) scores["kl"] = sums.kl;
+                if (self.has_divergence()) scores["kl"] = sums.kl;
                 return scores;
             },
             "parameters"_a.noconvert(), "buffers"_a.noconvert().none(true), "batch"_a, "rows"_a.noconvert(),

@@ -146,6 +146,8 @@ class Layer {
     /// What the layer itself adds to the loss for `in`: its gradient is part of `backward`.
     virtual OwnLoss own_loss(const Pass&, const Memory&, View) { return {}; }
     virtual bool has_own_loss() const { return false; }
+    /// Whether that has a Kullback-Leibler divergence of a code, which is a score.
+    virtual bool has_divergence() const { return false; }
 
     virtual std::unique_ptr<Primitives> primitives() const = 0;
     virtual Activation activation() const { return Activation::linear; }

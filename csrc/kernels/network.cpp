@@ -41,8 +41,8 @@ Network::Network(std::vector<std::unique_ptr<Layer>> layers, Element element)
     }
 }
 
-bool Network::has_own_loss() const {
-    return std::any_of(layers_.begin(), layers_.end(), [](const auto& layer) { return layer->has_own_loss(); });
+bool Network::has_divergence() const {
+    return std::any_of(layers_.begin(), layers_.end(), [](const auto& layer) { return layer->has_divergence(); });
 }
 
 std::int64_t Network::flops() const {

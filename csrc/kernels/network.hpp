@@ -47,8 +47,8 @@ class Network {
     /// Cost: a forward pass and a product of weight gradients for each layer.
     void tangent(Pass pass, MatrixView<const float> rows, MatrixView<const float> directions, std::int64_t slot = 0);
 
-    /// Whether a layer adds to the loss: see LossSums::kl.
-    bool has_own_loss() const;
+    /// Whether a layer adds a divergence to the loss: see LossSums::kl.
+    bool has_divergence() const;
 
     /// Floating-point operations of one gradient, per row: products only.
     std::int64_t flops() const;

@@ -95,7 +95,7 @@ class Classifier(OnEncoder):
 
     def probabilities(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Probabilities of the classes for ``rows`` (n, inputs) -> (n, classes)."""
-        out = self._outputs(parameters, rows, 0, len(self.network.layers))
+        out = self._outputs(parameters, buffers, rows, 0, len(self.network.layers))
         out -= out.max(axis=1, keepdims=True, initial=-np.inf)
         np.exp(out, out=out)
         out /= out.sum(axis=1, keepdims=True)

@@ -96,16 +96,13 @@ def coder(inputs: int, hidden: Sequence[int], *, conv: ConvLayers = None,
                 raise ParameterError(f"{name} is given, which only convolutions ask for: leave it out, or give conv")
         if not hidden:
             raise ParameterError("hidden is empty; expected at least one layer, the code: for example (256, 64)")
-        dense = [Dense(units, activation, initialiser=initialiser) for units in hidden]
-        dense[-1] = replace(dense[-1], activation=code_activation)
-        encoder, decoder = mirrored((inputs,), dense)
+        encoder, decoder = mirrored((inputs,), _dense(hidden, activation, code_activation, initialiser))
         return Coder((inputs,), (*encoder[:-1], _times(encoder[-1], code_values)), tuple(decoder))
     picture = _picture(inputs, image_shape)
     layers = _convolutions(conv, activation, batch_norm, initialiser, None if hidden else code_activation)
     below = list(layers)
     if hidden:
-        below += [Flatten(), *(Dense(units, activation, initialiser=initialiser) for units in hidden)]
-        below[-1] = replace(below[-1], activation=code_activation)
+        below += [Flatten(), *_dense(hidden, activation, code_activation, initialiser)]
     encoder, decoder = mirrored(picture.shape, below)
     if hidden:
         encoder[-1] = _times(encoder[-1], code_values)
@@ -136,7 +133,7 @@ def plain(conv: ConvLayers) -> Any:
     """``conv`` as plain values, for files."""
     if conv is None or isinstance(conv, str):
         return conv
-    return [dict(each) if isinstance(each, Mapping) else as_plain(each) for each in conv]
+    return [as_plain(each) if isinstance(each, Layer) else dict(each) for each in conv]
 
 
 def mirrored(shape: Shape, encoder: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
@@ -220,6 +217,11 @@ def _mirror(layer: Layer, number: int, shape: Shape, activation: str) -> Layer:
                          "convolutions, pools, normalisations, dropout, flatten and reshape")
 
 
+def _dense(hidden: Sequence[int], activation: str, code_activation: str, initialiser: str) -> list[Layer]:
+    dense = [Dense(units, activation, initialiser=initialiser) for units in hidden]
+    return [*dense[:-1], replace(dense[-1], activation=code_activation)]
+
+
 def _times(layer: Any, values: int) -> Layer:
     return replace(layer, outputs=layer.outputs * values)
 
@@ -240,7 +242,8 @@ def _convolutions(conv: str | Sequence[Any], activation: str, batch_norm: str, i
     """The layers that ``conv`` names; those of a text with activations, the last convolution's that of the code where
     it is the code."""
     if not isinstance(conv, str):
-        return [from_plain(each) if isinstance(each, Mapping) else each for each in conv]
+        given: Sequence[Any] = conv
+        return [each if isinstance(each, Layer) else from_plain(each) for each in given]
     layers: list[Layer] = []
     found = layers_of(conv)
     last = max((i for i, each in enumerate(found) if isinstance(each, Conv)), default=-1)

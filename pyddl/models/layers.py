@@ -21,7 +21,8 @@ from pyddl.models.initialisers import initialiser
 from pyddl.names import ACTIVATIONS, INITIALISERS
 
 __all__ = ["KINDS", "WHOLE", "BatchNorm", "Conv", "ConvTranspose", "Corrupt", "Dense", "Dropout", "Flatten", "Gaussian",
-           "Layer", "LayerNorm", "Part", "Pool", "Reshape", "Resize", "Shape", "as_plain", "from_plain"]
+           "Layer", "LayerNorm", "Part", "Pool", "Reshape", "Resize", "Shape", "Sparsity", "Transposed", "as_plain",
+           "from_plain"]
 
 PIECEWISE_LINEAR = ("linear", "relu", "leaky_relu")
 
@@ -171,6 +172,59 @@ class _Whole:
 
     def initialise(self, views: Mapping[str, np.ndarray], seed: int, number: int, part: Part = WHOLE) -> None:
         pass
+
+
+@dataclass(frozen=True)
+class Transposed(_Whole):
+    """``activation(inputs weight + bias)`` with the weights of a dense layer further down: tied weights.
+
+    The weights are one slice of the layout, which the dense layer has; its gradient is the sum of both layers'.
+
+    Parameters
+    ----------
+    of : str
+        Name of that layer in the network, ``encoder.0``: its outputs are as many as this layer's inputs.
+    outputs : int
+        As many as that layer's inputs.
+    activation, bias
+        As in `Dense`.
+
+    Notes
+    -----
+    Tensors: ``bias`` (outputs,), which weight decay leaves alone. A network with such a layer cannot be split, for a
+    part has some rows of the weights only, and trains in passes through all its layers; tangents do not pass it.
+    """
+
+    of: str
+    outputs: int
+    activation: str = "linear"
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "outputs", _check.integer("outputs", self.outputs, at_least=1))
+        _check.one_of("activation", self.activation, ACTIVATIONS)
+
+    @property
+    def piecewise_linear(self) -> bool:
+        return False
+
+    def output(self, shape: Shape) -> Shape:
+        if len(shape) != 1:
+            raise ShapeError(f"a dense layer has inputs of shape {shape}; expected (features,): put Flatten() before "
+                             "it")
+        return (self.outputs,)
+
+    def slices(self, name: str, shape: Shape, group: str = "all", part: Part = WHOLE) -> list[Slice]:
+        return [Slice(f"{name}.bias", (self.outputs,), group, decay=False)] if self.bias else []
+
+    def initialise(self, views: Mapping[str, np.ndarray], seed: int, number: int, part: Part = WHOLE) -> None:
+        if self.bias:
+            views["bias"][:] = 0
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {"kind": "dense", "inputs": shape[0], "outputs": self.outputs, "activation": self.activation,
+                "weight": layout[f"{self.of}.weight"].begin, "transposed": True,
+                "bias": layout[f"{name}.bias"].begin if self.bias else -1}
 
 
 @dataclass(frozen=True)
@@ -635,9 +689,50 @@ class Gaussian(_Whole):
         return {"kind": "gaussian", "size": shape[0] // 2, "weight": self.kl, "purpose": random.NOISE}
 
 
+@dataclass(frozen=True)
+class Sparsity(_Whole):
+    """Passes values on, and asks that each has a mean of ``target``: for a code of sigmoid units [1]_.
+
+    In training the loss of each row has ``cost`` times ``sum t log(t / m) + (1 - t) log((1 - t) / (1 - m))`` besides,
+    the divergence in nats of the wanted means t from those found, m, over all workers' rows of the step
+    (``batch.sum``). So under a synchronous strategy any number of ranks does what one does; elsewhere means are of each
+    worker's own rows. Scores do not have it.
+
+    Parameters
+    ----------
+    target : float
+        In (0, 1).
+    cost : float, default=1
+        Above 0.
+
+    References
+    ----------
+    .. [1] Lee, Ekanadham, Ng (2007), Sparse deep belief net model for visual area V2, NIPS 20; Ng (2011), Sparse
+       autoencoder, CS294A lecture notes.
+    """
+
+    target: float
+    cost: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target", _check.number("target", self.target, above=0, below=1))
+        object.__setattr__(self, "cost", _check.number("cost", self.cost, above=0))
+
+    @property
+    def piecewise_linear(self) -> bool:
+        return False
+
+    def output(self, shape: Shape) -> Shape:
+        return shape
+
+    def native(self, name: str, shape: Shape, layout: Layout, buffers: Layout, part: Part = WHOLE) -> dict[str, Any]:
+        return {"kind": "sparsity", "size": math.prod(shape), "target": self.target, "cost": self.cost}
+
+
 KINDS: dict[str, type] = {"dense": Dense, "reshape": Reshape, "flatten": Flatten, "conv": Conv,
                           "conv_transpose": ConvTranspose, "pool": Pool, "resize": Resize, "batch_norm": BatchNorm,
-                          "layer_norm": LayerNorm, "dropout": Dropout, "corrupt": Corrupt, "gaussian": Gaussian}
+                          "layer_norm": LayerNorm, "dropout": Dropout, "corrupt": Corrupt, "gaussian": Gaussian,
+                          "transposed": Transposed, "sparsity": Sparsity}
 """The layers by their names in files."""
 
 

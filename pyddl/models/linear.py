@@ -77,4 +77,4 @@ class Linear(OnEncoder):
 
     def predict(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Estimates of the targets for ``rows`` (n, inputs) -> (n, targets)."""
-        return self._outputs(parameters, rows, 0, len(self.network.layers))
+        return self._outputs(parameters, buffers, rows, 0, len(self.network.layers))

@@ -22,7 +22,7 @@ from pyddl.data.batch import Batch
 from pyddl.data.statistics import Statistics
 from pyddl.errors import InternalError, ParameterError, ShapeError
 from pyddl.layout import Layout
-from pyddl.models.layers import WHOLE, Layer, Part, Shape
+from pyddl.models.layers import WHOLE, Conv, ConvTranspose, Dense, Layer, Part, Shape, Transposed
 from pyddl.names import DTYPES
 
 __all__ = ["Network", "NetworkModel", "PartOfModel"]
@@ -111,6 +111,8 @@ class Network:
                 raise ShapeError(f"layer {each}: {error}") from None
         self.shapes: tuple[Shape, ...] = tuple(shapes)
         """What enters each layer, and what leaves the last."""
+        self._tied = {layer.of for layer in self.layers if isinstance(layer, Transposed)}
+        self._check_tied()
         self._check_parts()
         self.slices = [s for layer, name, shape, group in self._places()
                        for s in layer.slices(name, shape, group, self._part_of(layer))]
@@ -155,6 +157,7 @@ class Network:
         self._native = _core.Network(
             [{"name": name, "number": self.number + i, "winograd": self.winograd,
               **layer.native(name, shape, layout, self._buffer_layout, self._part_of(layer))}
+             | ({"shared": True} if name in self._tied else {})
              for i, (layer, name, shape, _) in enumerate(self._places())], self.dtype)
         self._compiled = True
         self._kept.clear()
@@ -191,6 +194,9 @@ class Network:
         if slot is None:
             self._native.forward(parameters, buffers, batch, rows, out, first, end, -1, training, sampling)
             return
+        if self._tied and (first, end) not in ((0, -1), (0, len(self.layers))):
+            raise ParameterError(f"a pass of layers {first} to {end} is to be kept, and layers of the network share "
+                                 "weights: expected one through all layers, or their gradient would lack a part")
         self._kept.pop(slot, None)
         self._native.forward(parameters, buffers, batch, rows, out, first, end, slot, training, sampling)
         self._kept[slot] = rows
@@ -295,6 +301,21 @@ class Network:
             raise ParameterError(f"slot is {slot}, which keeps no pass: call forward(..., slot={slot}) before")
         return self._kept[slot]
 
+    def _check_tied(self) -> None:
+        for number, (layer, name, shape, _) in enumerate(self._places()):
+            if not isinstance(layer, Transposed):
+                continue
+            below = dict(zip(self.names[:number], self._places(), strict=False)).get(layer.of)
+            if below is None or not isinstance(below[0], Dense):
+                raise ParameterError(f"layer {name} shares the weights of {layer.of!r}; expected a dense layer before "
+                                     f"it{_check.nearest(layer.of, self.names[:number])}")
+            if (*shape, layer.outputs) != (below[0].outputs, *below[2]):
+                raise ShapeError(f"layer {name} has {shape[0]} inputs and {layer.outputs} outputs; the weights of "
+                                 f"{layer.of}, which it shares, are for {below[0].outputs} and {below[2][0]}")
+            if self.part != WHOLE:
+                raise ParameterError(f"layer {name} shares the weights of {layer.of}, of which a part of a split model "
+                                     "has some rows only: leave out split, or tied")
+
     def _check_parts(self) -> None:
         k, parts = self.part
         _check.integer("parts", parts, at_least=1)
@@ -373,9 +394,9 @@ class NetworkModel:
 
     def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int,
                    data: Statistics | None = None) -> None:
-        """Fill ``parameters`` for the start of training; the same for the same seed everywhere."""
+        """Fill both vectors for the start of training; the same for the same seed everywhere."""
         self.network.initialise(parameters, seed)
-        self.initialise_part(self.layout, parameters)
+        self.initialise_part(self.layout, parameters, self.buffers, buffers)
 
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch) -> float:
         """Overwrite ``gradients`` with the sum over the batch's rows; return the sum of their losses.
@@ -389,25 +410,39 @@ class NetworkModel:
         """Sums over the rows: see `Network.evaluate`."""
         return self.network.evaluate(parameters, buffers, batch, batch.rows, self.targets(batch), self.loss)
 
-    def initialise_part(self, layout: Layout, parameters: np.ndarray) -> None:
-        """After its layers have begun: what a model puts in their place, in ``parameters`` of a layout that may hold
-        some rows of each tensor only."""
+    def initialise_part(self, layout: Layout, parameters: np.ndarray, buffer_layout: Layout,
+                        buffers: np.ndarray | None) -> None:
+        """After its layers have begun: what a model puts in their place, in vectors of layouts that may hold some rows
+        of each tensor only."""
 
     def split(self, part: int, parts: int) -> PartOfModel:
         """What rank ``part`` of ``parts`` holds where they hold the model together: some outputs of every layer."""
         return PartOfModel(self, part, parts)
 
-    def _outputs(self, parameters: np.ndarray, rows: np.ndarray, first: int, end: int) -> np.ndarray:
-        """Outputs of layer ``end - 1`` for ``rows`` that enter layer ``first``. Those of a row do not depend on how
-        many others come with it (but to rounding, where the processor lacks AVX-512)."""
+    def filters(self, parameters: np.ndarray) -> np.ndarray:
+        """What the units of the first layer with weights look for: (units, inputs), or (channels, height, width,
+        inputs' channels) of a convolution."""
+        views = self.layout.views(parameters)
+        for layer, name in zip(self.network.layers, self.network.names, strict=True):
+            if isinstance(layer, Dense):
+                return views[f"{name}.weight"]
+            if isinstance(layer, Conv | ConvTranspose):
+                return views[f"{name}.weight"].transpose((2, 0, 1, 3) if layer.transposed else (3, 0, 1, 2))
+        raise InternalError("the network has no layer with weights")
+
+    def _outputs(self, parameters: np.ndarray, buffers: np.ndarray | None, rows: np.ndarray, first: int,
+                 end: int) -> np.ndarray:
+        """Outputs of layer ``end - 1``, (n, values), for ``rows`` that enter layer ``first``. Those of a row do not
+        depend on how many others come with it (but to rounding, where the processor lacks AVX-512, and of
+        convolutions)."""
         rows = np.ascontiguousarray(rows, dtype=np.float32)
-        (columns,), count = self.network.shapes[first], len(rows)
+        columns, count = math.prod(self.network.shapes[first]), len(rows)
         if rows.ndim != 2 or rows.shape[1] != columns:
             raise ShapeError(f"rows have shape {rows.shape}; expected (n, {columns})")
         if count < ROWS_ALIKE:
             rows = np.concatenate([rows, np.zeros((ROWS_ALIKE - count, columns), dtype=np.float32)])
-        out = np.empty((len(rows), *self.network.shapes[end]), dtype=np.float32)
-        self.network.forward(parameters, None, None, rows, out, first=first, last=end)
+        out = np.empty((len(rows), math.prod(self.network.shapes[end])), dtype=np.float32)
+        self.network.forward(parameters, buffers, None, rows, out, first=first, last=end)
         return out[:count]
 
 
@@ -449,7 +484,7 @@ class PartOfModel(NetworkModel):
     def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int,
                    data: Statistics | None = None) -> None:
         self.network.initialise(parameters, seed)
-        self.whole.initialise_part(self.layout, parameters)
+        self.whole.initialise_part(self.layout, parameters, self.buffers, buffers)
 
     def split(self, part: int, parts: int) -> PartOfModel:
         """A part of the whole."""

@@ -13,7 +13,7 @@ from pyddl import _check
 from pyddl.data.batch import Batch
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import Layout
-from pyddl.models.layers import Layer, as_plain, from_plain
+from pyddl.models.layers import Corrupt, Flatten, Layer, Reshape, Sparsity, as_plain, from_plain
 from pyddl.models.network import Network, NetworkModel
 from pyddl.models.protocol import name_of
 from pyddl.models.stages import Phase, Stage
@@ -55,7 +55,7 @@ class OnEncoder(NetworkModel):
         self.inputs = _check.integer("inputs", inputs, at_least=1)
         self.frozen_epochs = _check.integer("frozen_epochs", frozen_epochs, at_least=0)
         self.freeze = bool(freeze)
-        below, self._values = _taken_over(encoder, self.inputs)
+        below, self._values, self._kept = _taken_over(encoder, self.inputs)
         if not below and (self.frozen_epochs or self.freeze):
             given = "freeze" if self.freeze else f"frozen_epochs is {frozen_epochs}"
             raise ParameterError(f"{given}, and there is no encoder that could be frozen: name a run with encoder, or "
@@ -82,17 +82,23 @@ class OnEncoder(NetworkModel):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are made again from the options, and begin with the same encoder."""
-        return partial(type(self), **self.options()), (), {"_values": self._values}
+        return partial(type(self), **self.options()), (), {"_values": self._values,
+                                                                     "_kept": self._kept}
 
     def first(self, batch: Batch) -> int:
         return len(self.encoder_layers) if batch.phase == HEAD else 0
 
-    def initialise_part(self, layout: Layout, parameters: np.ndarray) -> None:
-        """The encoder's weights are those that it was trained to."""
+    def initialise_part(self, layout: Layout, parameters: np.ndarray, buffer_layout: Layout,
+                        buffers: np.ndarray | None) -> None:
+        """The encoder's weights are those that it was trained to, and its running statistics those of then."""
         views = layout.views(parameters)
         for name, values in self._values.items():
             first = layout[name].first
             views[name][...] = values[first : first + len(views[name])]
+        if buffers is not None:
+            kept = buffer_layout.views(buffers)
+            for name, values in self._kept.items():
+                kept[name][...] = values
 
     def encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """What enters the last layer, for ``rows`` (n, inputs) -> (n, its inputs).
@@ -105,20 +111,21 @@ class OnEncoder(NetworkModel):
         if not self.encodes:
             raise ParameterError(f"model {self.name} has one layer here, and no encoder: codes would be the rows "
                                  "themselves")
-        return self._outputs(parameters, rows, 0, self.encodes)
+        return self._outputs(parameters, buffers, rows, 0, self.encodes)
 
     def pictures(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """``weights``: those of the first layer's units, each as a row."""
-        return {"weights": self.layout.views(parameters)[f"{self.network.names[0]}.weight"]}
+        """``weights``: those of the first layer's units, each as a row or as a picture."""
+        return {"weights": self.filters(parameters)}
 
 
-def _taken_over(encoder: Encoder, inputs: int) -> tuple[list[Layer], dict[str, np.ndarray]]:
-    """Layers of an encoder, and their tensors by the names that they get here; none of these where only layers are
-    known."""
+def _taken_over(encoder: Encoder, inputs: int) -> tuple[list[Layer], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Layers of an encoder, from rows to flat codes, and their parameters and buffers by the names that they get here;
+    none of these where only layers are known. What was there for the encoder's own training, noise and a penalty, is
+    left behind."""
     if encoder is None:
-        return [], {}
+        return [], {}, {}
     if not isinstance(encoder, Trained):
-        return [from_plain(values) for values in encoder], {}
+        return [from_plain(values) for values in encoder], {}, {}
     model: Any = encoder.model
     count = getattr(model, "encodes", 0)
     if not count:
@@ -127,9 +134,20 @@ def _taken_over(encoder: Encoder, inputs: int) -> tuple[list[Layer], dict[str, n
     if model.inputs != inputs:
         raise ShapeError(f"the run named as encoder was trained on rows of {model.inputs} features; these have "
                          f"{inputs}: give the data that it was trained on, or others of their kind")
-    views, values = model.layout.views(encoder.parameters), {}
-    for number, name in enumerate(model.network.names[:count]):
-        for slice_name, view in views.items():
-            if slice_name.startswith(f"{name}."):
-                values[f"{ENCODER}.{number}{slice_name.removeprefix(name)}"] = view.copy()
-    return list(model.network.layers[:count]), values
+    network = model.network
+    layers: list[Layer] = [Reshape(network.shapes[0])] if len(network.shapes[0]) > 1 else []
+    names: dict[str, str] = {}
+    for name, layer in zip(network.names[:count], network.layers, strict=False):
+        if not isinstance(layer, Corrupt | Sparsity):
+            names[name] = f"{ENCODER}.{len(layers)}"
+            layers.append(layer)
+    if len(network.shapes[count]) > 1:
+        layers.append(Flatten())
+    return (layers, _renamed(model.layout.views(encoder.parameters), names),
+            _renamed(model.buffers.views(encoder.buffers), names))
+
+
+def _renamed(views: Mapping[str, np.ndarray], names: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Copies of the tensors of these layers, by the layers' new names."""
+    return {f"{new}{tensor.removeprefix(old)}": view.copy() for old, new in names.items()
+            for tensor, view in views.items() if tensor.startswith(f"{old}.")}

@@ -48,7 +48,10 @@ class Model(Protocol):
     ``sample(parameters, buffers, count, seed) -> ndarray``
         New rows ``(count, inputs)``, for ``pyddl generate``.
     ``pictures(parameters, buffers, rows) -> dict``
-        Pictures by their names, each ``(number, features)``: rows as they enter the model.
+        Pictures by their names, each ``(number, features)``, rows as they enter the model, or of a shape of its own,
+        ``(number, height, width)`` or ``(number, height, width, channels)``.
+    ``corrupted(rows) -> ndarray or None``
+        Rows as training shows them, where it does not show them as they are: for pictures.
     ``inputs`` : int
         Features of a row; ``input_range`` : (low, high) that the data must keep to. The trainer refuses others: the
         user may scale them, or do as ``range_cure`` says.

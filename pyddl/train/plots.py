@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from pyddl.data import Source
+from pyddl.data.picture import Picture
 from pyddl.models.protocol import Model
 from pyddl.train.simulation import Simulated
 
-__all__ = ["draw_curves", "draw_pictures", "draw_reconstructions", "draw_simulations", "first_rows"]
+__all__ = ["draw_codes", "draw_curves", "draw_pictures", "draw_reconstructions", "draw_simulations", "first_rows"]
 
 MOST_PICTURES = 50
+MOST_POINTS = 2000  # of a map of codes
+MOST_COLOURS = 20  # labels of more values have a scale in the place of a legend
 
 
 def first_rows(source: Source, count: int = 10) -> np.ndarray:
@@ -26,20 +29,65 @@ def first_rows(source: Source, count: int = 10) -> np.ndarray:
 
 def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffers: np.ndarray, source: Source,
                          columns: int = 10) -> Path:
-    """Originals over their reconstructions, the first ``columns`` rows of ``source``, as images or as curves."""
+    """Originals over their reconstructions, the first ``columns`` rows of ``source``, as images or as curves.
+
+    Where the model is trained on spoiled rows (it has ``corrupted(rows)``) these stand between the two, and what is
+    shown is made of them.
+    """
     plt = _pyplot()
     rows = first_rows(source, columns)
-    shown = (rows, model.reconstruct(parameters, buffers, rows))  # type: ignore[attr-defined]
-    errors, count = ((shown[0] - shown[1]) ** 2).sum(axis=1), len(rows)
+    spoiled = model.corrupted(rows) if hasattr(model, "corrupted") else None
+    entered = rows if spoiled is None else spoiled
+    shown = {"original": rows, **({} if spoiled is None else {"corrupted": spoiled}),
+             "reconstruction": model.reconstruct(parameters, buffers, entered)}  # type: ignore[attr-defined]
+    errors, count = ((rows - shown["reconstruction"]) ** 2).sum(axis=1), len(rows)
     limits = (0.0, 1.0) if source.image_shape else (float(rows.min()), float(rows.max()) or 1.0)
-    figure, axes = plt.subplots(2, count, figsize=(0.9 * count + 0.5, 2.3), squeeze=False, layout="constrained")
-    for line, (title, images) in enumerate(zip(("original", "reconstruction"), shown, strict=True)):
-        for column in range(count):
-            _show(axes[line][column], images[column], source.image_shape, limits)
-        axes[line][0].set_ylabel(title, fontsize=8)
-    for column in range(count):
-        axes[1][column].set_xlabel(f"{errors[column]:.2f}", fontsize=8)
+    figure, axes = plt.subplots(len(shown), count, figsize=(0.9 * count + 0.5, 0.9 * len(shown) + 0.5), squeeze=False,
+                                layout="constrained")
+    for line, (title, images) in zip(axes, shown.items(), strict=True):
+        for axis, image in zip(line, images, strict=True):
+            _show(axis, image, source.image_shape, limits)
+        line[0].set_ylabel(title, fontsize=8)
+    for axis, error in zip(axes[-1], errors, strict=True):
+        axis.set_xlabel(f"{error:.2f}", fontsize=8)
     figure.supxlabel("squared error of each row", fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
+def draw_codes(path: Path, model: Model, parameters: np.ndarray, buffers: np.ndarray, source: Source) -> Path:
+    """Codes of the first rows of ``source``, at most `MOST_POINTS`, as points coloured by their labels.
+
+    Codes of more than two values are shown by their first two principal components (scikit-learn's).
+    """
+    plt = _pyplot()
+    rows = first_rows(source, MOST_POINTS)
+    labels = np.asarray(source.labels)[: len(rows)].reshape(len(rows), -1)[:, 0]
+    codes = model.encode(parameters, buffers, rows)  # type: ignore[attr-defined]
+    points, axes_are = codes, "code"
+    if codes.shape[1] == 1:
+        points = np.column_stack([codes[:, 0], np.zeros(len(codes))])
+    elif codes.shape[1] > 2:
+        from sklearn.decomposition import PCA
+
+        pca = PCA(2, random_state=0).fit(codes)
+        points = pca.transform(codes)
+        axes_are = f"principal component of {codes.shape[1]} code values"
+    figure, axis = plt.subplots(figsize=(5.5, 4.5), layout="constrained")
+    values = np.unique(labels)
+    if len(values) <= MOST_COLOURS:
+        colours = plt.get_cmap("tab10" if len(values) <= 10 else "tab20")
+        for number, value in enumerate(values):
+            of_it = points[labels == value]
+            name = str(value) if source.classes is None else source.classes[int(value)]
+            axis.scatter(of_it[:, 0], of_it[:, 1], s=5, color=colours(number), label=name, linewidths=0)
+        axis.legend(fontsize=7, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    else:
+        figure.colorbar(axis.scatter(points[:, 0], points[:, 1], s=5, c=labels, linewidths=0), label="label")
+    for name, set_label in (("first", axis.set_xlabel), ("second", axis.set_ylabel)):
+        set_label(f"{name} {axes_are}", fontsize=8)
+    axis.tick_params(labelsize=7)
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
@@ -47,10 +95,18 @@ def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffe
 
 def draw_pictures(path: Path, title: str, rows: np.ndarray, image_shape: tuple[int, ...] | None,
                   columns: int = 10) -> Path:
-    """Rows as they enter a model, as images or as curves, at most `MOST_PICTURES` of them, all on one scale."""
+    """Rows as they enter a model, as images or as curves, at most `MOST_PICTURES` of them, all on one scale.
+
+    ``rows`` may have the shape of their pictures themselves: (number, height, width) or (number, height, width,
+    channels). Where these have other than 1 or 3 channels their mean is shown.
+    """
     plt = _pyplot()
     shown = rows[:MOST_PICTURES]
-    if image_shape is None or int(np.prod(image_shape)) != rows.shape[1]:
+    if rows.ndim > 2:
+        if rows.ndim == 4 and rows.shape[3] not in (1, 3):
+            shown = shown.mean(axis=3)
+        image_shape = shown.shape[1:]
+    elif image_shape is None or int(np.prod(image_shape)) != rows.shape[1]:
         image_shape = None
     most = float(np.abs(shown).max()) or 1.0
     limits = (-most, most) if shown.min() < 0 else (0.0, most)
@@ -77,14 +133,24 @@ def _show(axis: Any, row: np.ndarray, image_shape: tuple[int, ...] | None, limit
         axis.plot(row, linewidth=0.6)
         axis.set_ylim(low, high)
     else:
-        image = row.reshape(image_shape)
-        if image.ndim == 3:  # planes of colour, which imshow wants last
-            image = ((image.transpose(1, 2, 0) - low) / (high - low)).clip(0, 1)
+        image = _image(row, image_shape)
+        if image.ndim == 3:
+            image = ((image - low) / (high - low)).clip(0, 1)
         axis.imshow(image, cmap="gray_r" if low == 0 else "RdBu_r", vmin=low, vmax=high)
     axis.set_xticks([])
     axis.set_yticks([])
     for side in axis.spines.values():
         side.set_visible(False)
+
+
+def _image(row: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray:
+    """(height, width), or with three colours last."""
+    picture = Picture.of(image_shape)
+    if picture.planes:
+        image = row.reshape(picture.channels, picture.height, picture.width).transpose(1, 2, 0)
+    else:
+        image = row.reshape(picture.shape)
+    return image if picture.channels == 3 else image.mean(axis=2)
 
 
 def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> Path:

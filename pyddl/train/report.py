@@ -27,7 +27,7 @@ def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndar
     CheckpointError
         They cannot be written.
     """
-    from pyddl.train.plots import draw_curves, draw_pictures, draw_reconstructions, first_rows
+    from pyddl.train.plots import draw_codes, draw_curves, draw_pictures, draw_reconstructions, first_rows
 
     folder = Path(out) / "plots"
     with written(folder):
@@ -35,6 +35,8 @@ def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndar
         drawn = [draw_curves(folder / "curves.png", metrics)]
         if hasattr(model, "reconstruct"):
             drawn.append(draw_reconstructions(folder / "reconstructions.png", model, parameters, buffers, source))
+        if source.label_type is not None and getattr(model, "encodes", hasattr(model, "encode")):
+            drawn.append(draw_codes(folder / "codes.png", model, parameters, buffers, source))
         if hasattr(model, "pictures"):
             pictures = model.pictures(parameters, buffers, first_rows(source))
             drawn += [draw_pictures(folder / f"{name}.png", name, rows, source.image_shape)

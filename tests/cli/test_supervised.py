@@ -65,7 +65,7 @@ def test_a_named_set_brings_its_labels(tmp_path, ranks):
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["model"] == "classifier" and summary["test_accuracy"] > 0.85
     assert "test_accuracy" in out and "test accuracy" in out
-    assert {p.name for p in (tmp_path / "run/plots").iterdir()} == {"curves.png", "weights.png"}
+    assert {p.name for p in (tmp_path / "run/plots").iterdir()} == {"curves.png", "codes.png", "weights.png"}
     found = scores("run", cwd=tmp_path)
     assert found["rows"] == 297 and found["accuracy"] == pytest.approx(summary["test_accuracy"])
     assert "accuracy" in pyddl("evaluate", "run", "--data", "digits:train", cwd=tmp_path)[0]

@@ -31,7 +31,7 @@ def small(**params):
 
 
 CHECKED = [pyddl.Autoencoder(), small(random_state=None), small(random_state=None, loss="mse", strategy="local"),
-           pyddl.ZCA()]
+           small(random_state=None, corrupt=0.2, sparsity=0.1, code_activation="sigmoid", tied=True), pyddl.ZCA()]
 
 
 every_check = parametrize_with_checks(CHECKED)  # from a generator, which pytest 10 refuses

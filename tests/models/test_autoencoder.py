@@ -1,12 +1,17 @@
-"""The dense autoencoder against NumPy, its gradient against finite differences."""
+"""The autoencoder against NumPy, its gradient against finite differences; what its options make of it."""
+
+import pickle
 
 import numpy as np
 import pytest
+from layer_oracles import InDouble, assert_close, assert_derivative
 
 from pyddl import _core
+from pyddl.data import ArraySource
 from pyddl.data.batch import Batch
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.models import Autoencoder, Model
+from pyddl.models.layers import BatchNorm, Conv, Pool
 
 CONFIGURATIONS = [
     {"hidden": (5,), "activation": "relu", "loss": "bce"},
@@ -148,6 +153,15 @@ def test_initial_parameters_depend_on_the_seed_alone():
     ({"inputs": 4, "hidden": (3, -1)}, "hidden is -1"),
     ({"inputs": 4, "loss": "bec"}, "did you mean 'bce'"),
     ({"inputs": 4, "activation": "rleu"}, "did you mean 'relu'"),
+    ({"inputs": 4, "corrupt": 1}, "amount is 1"),
+    ({"inputs": 4, "corrupt": -0.1, "corruption": "gaussian"}, "corrupt is -0.1"),
+    ({"inputs": 4, "corrupt": 0.1, "corruption": "mask"}, "did you mean 'masking'"),
+    ({"inputs": 4, "sparsity": 0.1}, "sparsity is 0.1, .* code, which is linear: give code_activation sigmoid"),
+    ({"inputs": 4, "sparsity": 0.1, "code_activation": "relu"}, "which is relu: give code_activation sigmoid"),
+    ({"inputs": 4, "sparsity": 1, "code_activation": "sigmoid"}, "sparsity is 1"),
+    ({"inputs": 4, "sparsity": 0.1, "sparsity_cost": 0, "code_activation": "sigmoid"}, "sparsity_cost is 0"),
+    ({"inputs": 4, "conv": "conv2", "image_shape": (2, 2), "tied": True}, "weights of dense layers can be tied"),
+    ({"inputs": 4, "conv": "conv2,pol2", "image_shape": (2, 2)}, "at character 7 is 'pol2'.*did you mean 'pool'"),
 ])
 def test_bad_options_are_named(options, message):
     with pytest.raises(ParameterError, match=message):
@@ -192,3 +206,100 @@ def test_bfloat16_is_refused_where_the_processor_lacks_it(monkeypatch):
     monkeypatch.setattr(_core, "has_bfloat16", lambda: False)
     with pytest.raises(ParameterError, match="no instructions for"):
         Autoencoder(4, dtype="bfloat16")
+
+
+# ---- options
+
+VARIANTS = {
+    "denoising": {"corrupt": 0.4},
+    "gaussian noise": {"corrupt": 0.4, "corruption": "gaussian", "loss": "mse"},
+    "sparse": {"sparsity": 0.1, "sparsity_cost": 0.5, "code_activation": "sigmoid"},
+    "tied": {"tied": True, "activation": "tanh"},
+    "all of these": {"corrupt": 0.3, "sparsity": 0.2, "code_activation": "sigmoid", "tied": True, "hidden": (9, 6, 4)},
+    "convolutional": {"conv": "conv4,pool2,conv6k5", "image_shape": (6, 4), "activation": "softplus"},
+    "strided": {"conv": "conv4s2,dropout0.2", "image_shape": (6, 4), "activation": "tanh", "hidden": ()},
+    "with batch norm": {"conv": "conv4,pool2,conv6", "image_shape": (6, 4), "batch_norm": "synchronised",
+                        "corrupt": 0.2},
+    "planes": {"conv": "conv5,pool2", "image_shape": (2, 2, 6), "hidden": (5,)},
+    "own layers": {"conv": [Conv(4, 3, bias=False), BatchNorm("tanh"), Pool(2, "mean")], "image_shape": (4, 2, 3)},
+}
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_every_variant_has_the_gradient_of_its_loss(options):
+    model, parameters, gradients, batch = made(24, rows=7, **{"hidden": (8, 4), **options})
+    batch.seed, batch.step, batch.turn = 3, 5, 1
+    oracle = InDouble(model.network, model.layout, batch=batch)
+    x = batch.rows.astype(float)
+
+    def loss(p):
+        z = oracle.outputs(p, batch.rows)
+        reconstruction = ((z - x) ** 2).sum() if model.loss == "mse" else (np.logaddexp(0, z) - x * z).sum()
+        if not model.sparsity:
+            return reconstruction
+        m, t = codes_of(model, p, batch).mean(axis=0), model.sparsity
+        divergence = (t * np.log(t / m) + (1 - t) * np.log((1 - t) / (1 - m))).sum()
+        return reconstruction + model.sparsity_cost * len(x) * divergence
+
+    value = model.gradient(parameters, gradients, model.buffers.zeros(), batch)
+    assert value == pytest.approx(loss(parameters.astype(float)), rel=1e-5)
+    assert_derivative(loss, parameters, gradients, 1e-3)
+
+
+def codes_of(model, parameters, batch):
+    """As training has them, in double."""
+    class Encoder:
+        shapes, names = model.network.shapes, model.network.names
+        layers, output = model.network.layers[: model.encodes], model.network.shapes[model.encodes]
+
+    Encoder.names = Encoder.names[: model.encodes]
+    return InDouble(Encoder, model.layout, batch=batch).outputs(parameters, batch.rows)
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_every_variant_serves_without_noise_or_penalty_and_is_made_again_from_its_options(options):
+    model, parameters, _, batch = made(24, rows=7, **{"hidden": (8, 4), **options})
+    buffers = model.buffers.zeros()
+    oracle = InDouble(model.network, model.layout, training=False)
+    z = oracle.outputs(parameters.astype(float), batch.rows)
+    expected = z if model.loss == "mse" else 1 / (1 + np.exp(-z))
+    assert_close(model.reconstruct(parameters, buffers, batch.rows), expected, 1e-5)
+    codes = model.encode(parameters, buffers, batch.rows)
+    assert codes.shape == (7, np.prod(model.code))
+    assert_close(model.decode(parameters, buffers, codes), expected, 1e-5)
+    scores = model.evaluate(parameters, buffers, batch)
+    assert sorted(scores) == ["loss", "squared_error"]
+    assert scores["squared_error"] == pytest.approx(((expected - batch.rows) ** 2).sum(), rel=1e-5)
+    assert model.filters(parameters).shape[0] in (8, 9, 4, 5)
+    for same in (Autoencoder(**model.options()), pickle.loads(pickle.dumps(model))):
+        assert (same.layout, same.buffers, same.options()) == (model.layout, model.buffers, model.options())
+        np.testing.assert_array_equal(same.encode(parameters, buffers, batch.rows), codes)
+
+
+def test_what_training_shows_is_there_to_look_at():
+    rows = np.random.default_rng(1).random((50, 24), dtype=np.float32) + 0.5
+    spoiled = Autoencoder(24, (4,), corrupt=0.3).corrupted(rows)
+    assert ((spoiled == 0) | (spoiled == rows)).all() and 0.2 < (spoiled == 0).mean() < 0.4
+    noisy = Autoencoder(24, (4,), corrupt=0.3, corruption="gaussian").corrupted(rows, seed=2)
+    assert (noisy - rows).std() == pytest.approx(0.3, rel=0.1)
+    assert Autoencoder(24, (4,)).corrupted(rows) is None
+
+
+def test_tied_weights_are_one_tensor():
+    model = Autoencoder(12, (8, 4), tied=True)
+    assert [s.name for s in model.layout] == ["encoder.0.weight", "encoder.0.bias", "encoder.1.weight",
+                                              "encoder.1.bias", "decoder.0.bias", "decoder.1.bias"]
+    assert model.layout.count == 12 * 8 + 8 + 8 * 4 + 4 + 8 + 12
+    with pytest.raises(ParameterError, match="leave out split, or tied"):
+        model.split(0, 2)
+
+
+def test_pictures_come_from_the_data_and_others_are_refused():
+    rows = np.random.default_rng(0).random((5, 6, 4), dtype=np.float32)
+    model = Autoencoder.for_data(ArraySource(rows), conv="conv4,pool2", hidden=(3,))
+    assert model.image_shape == (6, 4) and model.options()["image_shape"] == [6, 4]
+    model.check_data(ArraySource(rows))
+    model.check_data(ArraySource(rows.reshape(5, 24)))  # says nothing
+    with pytest.raises(ShapeError, match=r"pictures of shape \(4, 6\); the convolutions .* made for \(6, 4\)"):
+        model.check_data(ArraySource(rows.reshape(5, 4, 6)))
+    assert Autoencoder.for_data(ArraySource(rows), hidden=(3,)).image_shape is None

@@ -136,7 +136,7 @@ def test_the_shape_of_pictures_comes_from_the_data():
     assert picture_for(ArraySource(rows), {"conv": "conv4"})["image_shape"] == (6, 4)
     assert picture_for(ArraySource(rows), {"conv": "conv4", "image_shape": (4, 6)})["image_shape"] == (4, 6)
     assert "image_shape" not in picture_for(ArraySource(rows), {})
-    with pytest.raises(ParameterError, match=r"does not say the shape of one: rows have 24 features; give image_shape \(--image-shape"):
+    with pytest.raises(ParameterError, match="does not say the shape of one: rows have 24 features; give image_shape"):
         picture_for(ArraySource(rows.reshape(5, 24)), {"conv": "conv4"})
 
 

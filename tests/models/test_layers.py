@@ -31,6 +31,8 @@ from pyddl.models.layers import (
     Pool,
     Reshape,
     Resize,
+    Sparsity,
+    Transposed,
     as_plain,
     from_plain,
 )
@@ -80,6 +82,7 @@ CASES |= {
     "masking": ([Corrupt(0.4), Dense(5, "tanh")], 6),
     "gaussian noise": ([Dense(6), Corrupt(0.4, "gaussian")], (9,)),
     "gaussian": ([Dense(8), Gaussian(), Dense(3)], 5),
+    "tied": ([Dense(7, "tanh"), Dense(4), Transposed("1", 7, "tanh"), Transposed("0", 20, bias=False)], 20),
     "seed": ([Conv(6, 3, bias=False), BatchNorm("relu"), Pool(2), Conv(8, 3, bias=False), BatchNorm("relu"), Flatten(),
               Dense(8), Gaussian(), Dropout(0.1), Dense(128), LayerNorm(), Reshape((4, 4, 8)), Resize(2),
               Conv(1, 3)], (8, 8, 1)),
@@ -557,3 +560,80 @@ def test_the_divergence_is_part_of_loss_and_gradient(n):
     oracle = InDouble(network, layout, training=False)
     scores = network.evaluate(parameters, buffers, None, rows, targets, "mse")
     assert scores["loss"] == pytest.approx(loss(exact), rel=1e-5)
+
+
+# ---- tied weights and sparsity
+
+
+def test_tied_weights_are_one_tensor_which_is_announced_when_both_layers_are_done():
+    network, layout, parameters, buffers = made([Dense(7), Transposed("0", 20)], 20)
+    assert [s.name for s in layout] == ["0.weight", "0.bias", "1.bias"]
+    told, batch = [], batch_of(rows_of(5, 20))
+    batch.ready = lambda begin, end: told.append((begin, end))
+    network.gradient(parameters, layout.zeros(), buffers, batch, batch.rows, batch.rows, "mse")
+    assert told[0] == (layout["1.bias"].begin, layout["1.bias"].end)
+    assert told[1] == (layout["0.weight"].begin, layout["0.bias"].end)
+    with pytest.raises(ParameterError, match="share weights: expected one through all layers"):
+        network.forward(parameters, buffers, None, batch.rows, np.empty((5, 7), np.float32), last=1, slot=0)
+
+
+@pytest.mark.parametrize(("chain", "error", "message"), [
+    ([Dense(7), Transposed("1", 20)], ParameterError, r"shares the weights of '1'; expected a dense layer before it"),
+    ([Dropout(), Transposed("0", 20)], ParameterError, r"shares the weights of '0'; expected a dense layer before it"),
+    ([Dense(7), Dense(6), Transposed("0", 20)], ShapeError, "has 6 inputs and 20 outputs; .* are for 7 and 20"),
+    ([Dense(7), Transposed("0", 21)], ShapeError, "has 7 inputs and 21 outputs; .* are for 7 and 20"),
+])
+def test_tied_layers_need_one_that_fits(chain, error, message):
+    with pytest.raises(error, match=message):
+        Network(chain, 20)
+
+
+def test_tied_layers_are_not_split():
+    with pytest.raises(ParameterError, match=r"layer 1 shares the weights of 0.*leave out split, or tied"):
+        Network([Dense(7), Transposed("0", 20)], 20).split(0, 2)
+
+
+@pytest.mark.parametrize("cuts", [[0, 20], [0, 5, 12, 20], [0, 0, 1, 20, 20]])
+def test_sparsity_is_of_all_workers_rows(cuts):
+    network, layout, parameters, buffers = made([Dense(6, "sigmoid"), Sparsity(0.1, 0.7), Dense(3)], 5)
+    rows, targets, one = rows_of(20, 5), rows_of(20, 3, 1), layout.zeros()
+    value = network.gradient(parameters, one, buffers, None, rows, targets, "mse")
+    oracle = InDouble(network, layout)
+
+    def loss(p):
+        code = InDouble(made([Dense(6, "sigmoid")], 5)[0], layout).outputs(p, rows)
+        m, t = code.mean(axis=0), 0.1
+        divergence = (t * np.log(t / m) + (1 - t) * np.log((1 - t) / (1 - m))).sum()
+        return ((oracle.outputs(p, rows) - targets) ** 2).sum() + 0.7 * 20 * divergence
+
+    assert value == pytest.approx(loss(parameters.astype(float)), rel=1e-5)
+    assert_derivative(loss, parameters, one)
+    scores = network.evaluate(parameters, buffers, None, rows, targets, "mse")
+    assert scores["loss"] == pytest.approx(scores["squared_error"]) and "kl" not in scores
+
+    def work(k, group):
+        mine, gradients = pickle.loads(pickle.dumps(network)), layout.zeros()
+        part = slice(cuts[k], cuts[k + 1])
+
+        def add(vector):
+            vector[:] = sum(group._all(vector))
+            return vector
+
+        batch = Batch(rows[part], sum=add)
+        return mine.gradient(parameters, gradients, buffers, batch, batch.rows, targets[part], "mse"), gradients
+
+    results = together(len(cuts) - 1, work)
+    assert sum(loss for loss, _ in results) == pytest.approx(value, rel=1e-5)
+    assert_close(np.sum([gradients for _, gradients in results], axis=0), one, 2e-5)
+
+
+def test_sparsity_brings_back_units_that_are_off():
+    network, _, parameters, buffers = made([Sparsity(0.1)], 2)
+    rows, below = np.array([[0, 0.5]] * 3, np.float32), np.empty((3, 2), np.float32)
+    network.forward(parameters, buffers, None, rows, np.empty((3, 2), np.float32), slot=0)
+    network.backward(parameters, None, buffers, None, np.zeros((3, 2), np.float32), below=below)
+    assert np.isfinite(below).all() and (below[:, 0] < 0).all() and (below[:, 1] > 0).all()
+    with pytest.raises(ParameterError, match="target is 1"):
+        Sparsity(1)
+    with pytest.raises(ParameterError, match="cost is 0"):
+        Sparsity(0.1, 0)

@@ -35,6 +35,8 @@ void check(const DenseLayer& layer) {
                                     std::to_string(layer.bias) + "; expected 0 or more (bias: or -1 for none)");
     const auto& cuts = layer.cuts;
     if (cuts.empty()) return;
+    if (layer.transposed || layer.shared)
+        throw std::invalid_argument("a dense layer that shares its weights is cut; expected a whole one");
     const auto parts = static_cast<std::int64_t>(cuts.size()) - 1;
     if (cuts.front() != 0 || cuts.back() != layer.outputs || layer.part < 0 || layer.part >= parts ||
         std::adjacent_find(cuts.begin(), cuts.end(), std::greater_equal<>()) != cuts.end())
@@ -104,7 +106,7 @@ std::unique_ptr<Primitives> Dense::primitives() const { return std::make_unique<
 
 bool Dense::piecewise_linear() const {
     const Activation a = layer_.activation;
-    return a == Activation::linear || a == Activation::relu || a == Activation::leaky_relu;
+    return !layer_.transposed && (a == Activation::linear || a == Activation::relu || a == Activation::leaky_relu);
 }
 
 /// As products of that element read them: given, or rounded here, once per call.
@@ -138,7 +140,7 @@ void Dense::add_bias_gradients(const Pass& pass) {
 
 void Dense::multiply(const Memory& memory, std::optional<Product>& product, View in, const void* weights,
                      const float* bias, Activation activation, View out) const {
-    if (in.element == Element::float32 && suits_few_rows(in.rows, inputs)) {
+    if (in.element == Element::float32 && !layer_.transposed && suits_few_rows(in.rows, inputs)) {
         best<FewRowsTable>().forward(in.as<const float>(), static_cast<const float*>(weights), bias, out.as<float>(),
                                      in.rows, inputs, out.columns);
         return activate(activation, out);
@@ -147,7 +149,7 @@ void Dense::multiply(const Memory& memory, std::optional<Product>& product, View
                {.m = in.rows,
                 .k = inputs,
                 .n = out.columns,
-                .b_transposed = true,
+                .b_transposed = !layer_.transposed,
                 .bias = bias != nullptr,
                 .activation = activation,
                 .in = in.element,
@@ -220,9 +222,16 @@ void Dense::slope(const Pass& pass, const Memory& memory, View out, View above, 
 
 void Dense::weight_gradients(const Pass& pass, const Memory& memory, View in, View delta) const {
     DenseProducts& products = products_of(memory);
-    memory.run(pass.add ? products.added_weight_gradient : products.weight_gradient,
-               {.m = columns(), .k = in.rows, .n = inputs, .a_transposed = true, .in = in.element, .add = pass.add},
-               delta.data, in.data, nullptr, pass.gradients.data() + layer_.weights);
+    const bool add = pass.add || layer_.shared, swapped = layer_.transposed;
+    memory.run(add ? products.added_weight_gradient : products.weight_gradient,
+               {.m = swapped ? inputs : columns(),
+                .k = in.rows,
+                .n = swapped ? columns() : inputs,
+                .a_transposed = true,
+                .in = in.element,
+                .add = add},
+               swapped ? in.data : delta.data, swapped ? delta.data : in.data, nullptr,
+               pass.gradients.data() + layer_.weights);
 }
 
 void Dense::backward(const Pass& pass, const Memory& memory, View in, View delta, View below) {
@@ -230,15 +239,20 @@ void Dense::backward(const Pass& pass, const Memory& memory, View in, View delta
         if (in.rows > 0) {
             weight_gradients(pass, memory, in, delta);
         } else if (!pass.add) {
-            std::fill_n(pass.gradients.data() + layer_.weights, columns() * inputs, 0.0f);
+            if (!layer_.shared) std::fill_n(pass.gradients.data() + layer_.weights, columns() * inputs, 0.0f);
             if (layer_.bias >= 0) std::fill_n(pass.gradients.data() + layer_.bias, columns(), 0.0f);
         }
         announce(pass.ready);
     }
     if (!below || in.rows == 0) return;
     memory.run(for_element(products_of(memory).input_gradient, below),
-               {.m = in.rows, .k = columns(), .n = inputs, .in = delta.element, .out = below.element}, delta.data,
-               weights(pass, delta.element), nullptr, below.data);
+               {.m = in.rows,
+                .k = columns(),
+                .n = inputs,
+                .b_transposed = layer_.transposed,
+                .in = delta.element,
+                .out = below.element},
+               delta.data, weights(pass, delta.element), nullptr, below.data);
 }
 
 void Dense::tangent(const Pass& pass, const Memory& memory, View out, View delta, View direction, View moved) {
@@ -261,6 +275,10 @@ void Dense::tangent(const Pass& pass, const Memory& memory, View out, View delta
 }
 
 void Dense::announce(const Ready& ready) const {
+    if (layer_.transposed) {  // the weights are not final before the layer that has them adds its part
+        if (layer_.bias >= 0) kernels::announce(ready, layer_.bias, layer_.bias + columns(), -1, -1);
+        return;
+    }
     kernels::announce(ready, layer_.weights, layer_.weights + columns() * inputs, layer_.bias, layer_.bias + columns());
 }
 

@@ -1,4 +1,6 @@
 /// Dense layer: outputs = activation(inputs weights^T + bias). Letters as in kernels/layer.hpp; weights are (O, I).
+/// Transposed: outputs = activation(inputs weights + bias) with the weights (I, O) of another layer of the network,
+/// which is `shared` then: the transposed one, above it, writes their gradient, and it adds its own.
 /// Where it is cut, this part holds rows [cuts[part], cuts[part + 1]) of the weights, and these elements of the bias.
 #pragma once
 #include "kernels/layer.hpp"
@@ -14,6 +16,8 @@ struct DenseLayer {
     std::int64_t bias;                    ///< -1: none
     std::vector<std::int64_t> cuts = {};  ///< see Layer::cuts
     std::int64_t part = 0;
+    bool transposed = false;  ///< then whole
+    bool shared = false;
 };
 
 /// Bias and activation are fused with the product where oneDNN can, slope and bias gradient with each other.

@@ -60,6 +60,7 @@ class Gaussian final : public WholeLayer {
     bool piecewise_linear() const override { return false; }
     OwnLoss own_loss(const Pass&, const Memory&, View in) override;
     bool has_own_loss() const override { return true; }
+    bool has_divergence() const override { return true; }
 
   private:
     GaussianLayer layer_;
