@@ -183,7 +183,7 @@ class Rbm:
     shape : dict
         ``visible`` and ``hidden`` units, ``kind`` (bernoulli or gaussian), and where in the parameters ``weights``,
         ``visible_bias``, ``hidden_bias`` and ``log_variance`` (-1: variances are 1) begin; whether variances are
-        ``learned``.
+        ``learned``, and perhaps ``code``: whether hidden units are Gaussian.
     dtype : {"float32", "bfloat16"}
         Of the products.
     """

@@ -39,7 +39,8 @@ kernels::RbmShape shape_of(const py::dict& d) {
             .visible_bias = value("visible_bias"),
             .hidden_bias = value("hidden_bias"),
             .log_variance = value("log_variance"),
-            .learned = d["learned"].cast<bool>()};
+            .learned = d["learned"].cast<bool>(),
+            .code = d.contains("code") && d["code"].cast<bool>()};
 }
 
 double gradient(Rbm& self, const Floats& parameters, Floats& gradients, const Floats& rows, const Index& index,

@@ -50,6 +50,8 @@ Rbm::Rbm(const RbmShape& shape, Element element) : shape_(shape), element_(eleme
                                     std::to_string(shape.hidden) + " hidden units; expected at least 1 each");
     if (shape.weights < 0 || shape.visible_bias < 0 || shape.hidden_bias < 0)
         throw std::invalid_argument("a tensor of a Boltzmann machine begins before the vector does");
+    if (shape.code && gaussian())
+        throw std::invalid_argument("visible and hidden units are Gaussian both; expected Bernoulli units on one side");
     if (element == Element::bfloat16 && !has_bfloat16())
         throw std::invalid_argument(
             "dtype is 'bfloat16', but this processor has neither AVX512_BF16 nor AMX; use float32");
@@ -59,7 +61,7 @@ Rbm::Rbm(const RbmShape& shape, Element element) : shape_(shape), element_(eleme
 }
 
 std::int64_t Rbm::flops(std::int64_t gibbs_steps) const {
-    return 2 * shape_.visible * shape_.hidden * (3 + 2 * gibbs_steps + (gaussian() ? 1 : 0));
+    return 2 * shape_.visible * shape_.hidden * (3 + 2 * gibbs_steps + (scores_reconstruction() ? 1 : 0));
 }
 
 // ---- checks
@@ -70,7 +72,12 @@ void Rbm::check_rows(const char* name, MatrixView<const float> m, std::int64_t c
     check_size("index", numbers, m.rows);
 }
 
+void Rbm::refuse_code(const char* what) const {
+    if (shape_.code) throw std::invalid_argument(std::string(what) + " is of Bernoulli hidden units");
+}
+
 void Rbm::check_turn(const RbmTurn& t) const {
+    if (t.sparsity_cost > 0) refuse_code("sparsity");
     check_rows("rows", t.rows, shape_.visible, t.index);
     check_size("gradients", t.gradients, std::ssize(t.parameters));
     if (!t.rounded.empty()) check_size("rounded", t.rounded, std::ssize(t.parameters));
@@ -154,6 +161,15 @@ void Rbm::hidden_inputs(const float* u, std::int64_t rows, float* x) {
         as_element(u, rows * shape_.visible, rounded_rows_), weights_as_element(), hidden_bias(parameters_), x);
 }
 
+/// h := a sample of the hidden units, x their inputs.
+void Rbm::hidden_sample(float* h, const float* x, std::int64_t rows, const std::int64_t* numbers,
+                        const RandomKey& key) {
+    const auto& random = best<RandomTable>();
+    if (!shape_.code) return random.bernoulli_of_logits(h, nullptr, x, rows, shape_.hidden, numbers, key);
+    random.normal(h, rows, shape_.hidden, numbers, key);
+    best<VectorTable>().add(h, x, rows * shape_.hidden);
+}
+
 /// y (rows, V) := h w' + b.
 void Rbm::visible_inputs(const float* h, std::int64_t rows, float* y) {
     if (rows == 0) return;
@@ -188,8 +204,16 @@ const float* Rbm::inputs_of(MatrixView<const float> v) {
 }
 
 void Rbm::free_energies(const float* u, const float* x, std::int64_t rows, double* out) {
-    const std::int64_t V = shape_.visible;
-    loops().row_softplus(x, rows, shape_.hidden, 1.0f, out);
+    const std::int64_t V = shape_.visible, H = shape_.hidden;
+    if (shape_.code) {  // the integral over h of exp(u'wh - |h - c|^2 / 2) = exp((|x|^2 - |c|^2) / 2) (2 pi)^(H / 2)
+        const float* const c = hidden_bias(parameters_);
+        double constant = 0.5 * static_cast<double>(H) * std::log(2 * std::numbers::pi);
+        for (std::int64_t j = 0; j < H; ++j) constant -= 0.5 * static_cast<double>(c[j]) * c[j];
+        loops().dot_pairs(x, x, rows, H, out);
+        for (std::int64_t r = 0; r < rows; ++r) out[r] = constant + 0.5 * out[r];
+    } else {
+        loops().row_softplus(x, rows, H, 1.0f, out);
+    }
     const float* const b = visible_bias(parameters_);
     if (!gaussian()) {
         double* dots = doubles(dots_, rows);
@@ -216,7 +240,7 @@ void Rbm::hidden_mean(std::span<const float> parameters, MatrixView<const float>
     const ThreadScope scope;
     begin(parameters, v.rows);
     hidden_inputs(inputs_of(v), v.rows, out.data);
-    best<ActivationTable<float>>().activate(Activation::sigmoid, out.data, out.size());
+    if (!shape_.code) best<ActivationTable<float>>().activate(Activation::sigmoid, out.data, out.size());
 }
 
 void Rbm::visible_mean(std::span<const float> parameters, MatrixView<const float> h, MatrixView<float> out) {
@@ -253,6 +277,7 @@ void Rbm::conditional_loss(std::span<const float> parameters, MatrixView<const f
     check_rows("v", v, shape_.visible, index);
     check_size("out", out, v.rows);
     if (gaussian()) throw std::invalid_argument("conditional_loss is of Bernoulli units");
+    refuse_code("conditional_loss");
     if (count < 1 || count > shape_.visible)
         throw std::invalid_argument("count is " + std::to_string(count) + "; expected 1 to " +
                                     std::to_string(shape_.visible) + ", the visible units");
@@ -289,16 +314,16 @@ RbmScores Rbm::evaluate(std::span<const float> parameters, MatrixView<const floa
     double* each = doubles(energies_, v.rows);
     free_energies(u, x, v.rows, each);
     for (std::int64_t r = 0; r < v.rows; ++r) scores.free_energy += each[r];
-    if (!gaussian()) {
+    if (!scores_reconstruction()) {
         places_of(index, key);
         loops().conditional_loss(
             v.data, x, weights(parameters), visible_bias(parameters), static_cast<const float*>(places_.data()),
             std::clamp<std::int64_t>(count, 1, shape_.visible), v.rows, shape_.visible, shape_.hidden, each);
         for (std::int64_t r = 0; r < v.rows; ++r) scores.loss += each[r];
     }
-    best<ActivationTable<float>>().activate(Activation::sigmoid, x, v.rows * shape_.hidden);
+    if (!shape_.code) best<ActivationTable<float>>().activate(Activation::sigmoid, x, v.rows * shape_.hidden);
     scores.squared_error = squared_error(v, x);
-    if (gaussian()) scores.loss = scores.squared_error;
+    if (scores_reconstruction()) scores.loss = scores.squared_error;
     return scores;
 }
 
@@ -326,7 +351,7 @@ double Rbm::gradient(const RbmTurn& t) {
     float* states = t.persistent ? t.chains.data : floats(hidden_, N * H);
     if (!t.persistent) {
         hidden_inputs(u, B, x);
-        best<RandomTable>().bernoulli_of_logits(states, nullptr, x, N, H, numbers, key(0, of_hidden));
+        hidden_sample(states, x, N, numbers, key(0, of_hidden));
     }
     for (std::int64_t k = 1; k <= t.gibbs_steps; ++k) {
         const bool last = k == t.gibbs_steps;
@@ -339,7 +364,7 @@ double Rbm::gradient(const RbmTurn& t) {
             best<ActivationTable<float>>().activate(Activation::sigmoid, chain_u, N * V);
         if (last) break;
         hidden_inputs(chain_u, N, chain_x);
-        best<RandomTable>().bernoulli_of_logits(states, nullptr, chain_x, N, H, numbers, key(k, of_hidden));
+        hidden_sample(states, chain_x, N, numbers, key(k, of_hidden));
     }
     if (t.persistent)
         hidden_inputs(u, R, x);  // of rows and chains in one product
@@ -347,7 +372,7 @@ double Rbm::gradient(const RbmTurn& t) {
         hidden_inputs(chain_u, N, chain_x);
 
     double loss = 0;
-    if (!gaussian()) {
+    if (!scores_reconstruction()) {
         places_of(t.index, key(0, of_visible));
         double* each = doubles(energies_, B);
         loops().conditional_loss(t.rows.data, x, weights(t.parameters), visible_bias(t.parameters),
@@ -360,17 +385,19 @@ double Rbm::gradient(const RbmTurn& t) {
     float *u_sum = sums, *h_sum = sums + V, *count = sums + V + H, *chain_u_sum = count + 1,
           *chain_h_sum = chain_u_sum + V, *own_u_sum = chain_h_sum + H, *own_h_sum = own_u_sum + V;
     const auto weight = static_cast<float>(t.weight);
-    if (t.persistent) {
+    const bool linear = shape_.code;  // inputs of hidden units are their means
+    if (t.persistent && !linear) {
         best<RandomTable>().bernoulli_of_logits(states, chain_x, chain_x, N, H, numbers, key(t.gibbs_steps, of_hidden));
         loops().scaled_sigmoid(chain_x, N, H, true, weight, chain_h_sum);
     } else {
-        loops().scaled_sigmoid(chain_x, N, H, false, weight, chain_h_sum);
+        if (t.persistent) hidden_sample(states, chain_x, N, numbers, key(t.gibbs_steps, of_hidden));
+        loops().scaled_sigmoid(chain_x, N, H, linear, weight, chain_h_sum);
     }
     loops().column_sums(chain_u, N, V, chain_u_sum);
     loops().column_sums(u, B, V, u_sum);
-    const bool keeps_means = sparse || gaussian();
-    loops().scaled_sigmoid(x, B, H, false, keeps_means ? 1.0f : -1.0f, h_sum);
-    if (gaussian() && B > 0) loss = squared_error(t.rows, x);
+    const bool keeps_means = sparse || scores_reconstruction();
+    loops().scaled_sigmoid(x, B, H, linear, keeps_means ? 1.0f : -1.0f, h_sum);
+    if (scores_reconstruction() && B > 0) loss = squared_error(t.rows, x);
     std::copy_n(u_sum, V, own_u_sum);
     std::copy_n(h_sum, H, own_h_sum);
     if (centered || sparse) {
@@ -395,9 +422,11 @@ double Rbm::gradient(const RbmTurn& t) {
           *of_hidden_bias = gradients + shape_.hidden_bias;
     for (std::int64_t i = 0; i < V; ++i) of_visible_bias[i] = weight * chain_u_sum[i] - own_u_sum[i];
     for (std::int64_t j = 0; j < H; ++j) of_hidden_bias[j] = weight * chain_h_sum[j] - own_h_sum[j];
-    if (gaussian()) {  // of b: (v - b) / s^2, where the weighted numbers of rows and chains differ
+    const float off = static_cast<float>(B) - weight * static_cast<float>(N);
+    if (linear)  // of c: h - c, where the weighted numbers of rows and chains differ
+        for (std::int64_t j = 0; j < H; ++j) of_hidden_bias[j] += off * hidden_bias(t.parameters)[j];
+    if (gaussian()) {  // of b: (v - b) / s^2
         const auto* precision = static_cast<const float*>(precision_.data());
-        const float off = static_cast<float>(B) - weight * static_cast<float>(N);
         const float* const b = visible_bias(t.parameters);
         for (std::int64_t i = 0; i < V; ++i) of_visible_bias[i] += off * b[i] * precision[i];
     }
@@ -482,7 +511,7 @@ void Rbm::gibbs(std::span<const float> parameters, MatrixView<float> v, std::spa
         hidden_inputs(v.data, N, x);
         if (energies.data) free_energies(v.data, x, N, energies.row(s));
         key.substep = of_hidden;
-        best<RandomTable>().bernoulli_of_logits(h, nullptr, x, N, H, numbers.data(), key);
+        hidden_sample(h, x, N, numbers.data(), key);
         visible_inputs(h, N, v.data);
         if (s + 1 == steps && mean.data) {
             std::copy_n(v.data, N * V, mean.data);
@@ -497,6 +526,7 @@ void Rbm::gibbs(std::span<const float> parameters, MatrixView<float> v, std::spa
 void Rbm::anneal(std::span<const float> parameters, std::span<const float> base, std::span<const double> betas,
                  MatrixView<float> v, std::span<const std::int64_t> numbers, const RandomKey& first,
                  std::span<double> log_weights) {
+    refuse_code("annealed importance sampling");
     check_rows("v", v, shape_.visible, numbers);
     check_size("base", base, shape_.visible);
     check_size("log_weights", log_weights, v.rows);
@@ -533,6 +563,7 @@ void Rbm::anneal(std::span<const float> parameters, std::span<const float> base,
 // ---- enumeration
 
 std::int64_t Rbm::pieces(bool hidden) const {
+    refuse_code("enumeration");
     const std::int64_t units = hidden ? shape_.hidden : shape_.visible;
     if (units > enumerated)
         throw std::invalid_argument("there are " + std::to_string(units) + " units to enumerate; expected at most " +

@@ -8,7 +8,8 @@
 ///     Gaussian    E(v, h) = sum_i (v_i - b_i)^2 / (2 s_i^2) - u'wh - c'h   with u_i = v_i / s_i^2
 ///
 /// where the s_i^2 are 1, or exp(log_variance_i). With u = v for Bernoulli units the hidden units' inputs are
-/// u w + c in both.
+/// u w + c in both. Where hidden units are a Gaussian code the term -c'h gives way to |h - c|^2 / 2: their mean is
+/// u w + c itself, their variance 1 (Hinton, Salakhutdinov 2006). Below, P(h = 1 | v) then stands for that mean.
 ///
 /// Sources: Hinton (2002), Neural Computation 14(8), 1771-1800; Tieleman (2008), ICML; Melchior, Fischer, Wiskott
 /// (2016), JMLR 17(99); Salakhutdinov, Murray (2008), ICML.
@@ -37,6 +38,7 @@ struct RbmShape {
     std::int64_t weights = 0, visible_bias = 0, hidden_bias = 0;
     std::int64_t log_variance = -1;  ///< -1: variances are 1
     bool learned = true;             ///< whether variances have a gradient
+    bool code = false;               ///< hidden units are Gaussian; visible ones must be Bernoulli
 };
 
 /// One gradient. Spans that are empty and views without data are what the turn does not have.
@@ -48,7 +50,7 @@ struct RbmTurn {
     MatrixView<const float> rows;         ///< (B, V)
     std::span<const std::int64_t> index;  ///< their global numbers
     bool persistent = false;              ///< chains go on where they were; else each begins at a row
-    MatrixView<float> chains;             ///< (N, H), 0 and 1: hidden units of persistent chains, moved
+    MatrixView<float> chains;             ///< (N, H): hidden units of persistent chains, moved
     std::span<const std::int64_t> numbers;
     double weight = 1;  ///< of a chain against a row in the negative statistics
     std::int64_t gibbs_steps = 1;
@@ -75,7 +77,7 @@ class Rbm {
   public:
     static constexpr std::int64_t most_gibbs_steps = 2000, most_turns = 16, enumerated = 25, low_bits = 8;
 
-    /// @throws std::invalid_argument when a size is below 1, or the processor lacks bfloat16
+    /// @throws std::invalid_argument when a size is below 1, both sides are Gaussian, or the processor lacks bfloat16
     Rbm(const RbmShape& shape, Element element);
 
     /// out (B, H) := P(h = 1 | v) of rows v (B, V).
@@ -96,14 +98,14 @@ class Rbm {
 
     /// Overwrites the gradient of minus the log-likelihood, sum over rows of the turn, with that of contrastive
     /// divergence, and returns the sum of the losses: for Bernoulli units `conditional_loss` of one unit for each row,
-    /// for Gaussian ones the squared error of the mean-field reconstruction.
+    /// for Gaussian ones on either side the squared error of the mean-field reconstruction.
     ///
     /// With offsets the gradient is the centered one (Melchior et al.): of plain parameters whose weights move by
     /// G = <(u - mu)(h - lam)'>, b moves by <u> - G lam, c by <h> - G'mu.
     /// With sparsity q* the loss has besides, without being reported, cost * B * sum_j KL(q* || q_j), where q_j are the
     /// means of hidden units over the rows of all workers.
     /// Cost: 2 (3 + 2 k) B V H flop for k Gibbs steps of as many chains as rows, persistent or not; Gaussian units:
-    /// once 2 B V H more. Threads: those of oneDNN, and of passes over rows.
+    /// once 2 B V H more. A code has no sparsity. Threads: those of oneDNN, and of passes over rows.
     double gradient(const RbmTurn& turn);
 
     /// Sums over rows of the loss (of `count` units for each row), of squared errors of mean-field reconstructions and
@@ -151,6 +153,8 @@ class Rbm {
     }
     const float* hidden_bias(std::span<const float> parameters) const { return parameters.data() + shape_.hidden_bias; }
     bool gaussian() const { return shape_.kind == Visible::gaussian; }
+    bool scores_reconstruction() const { return gaussian() || shape_.code; }  ///< the loss is a squared error
+    void refuse_code(const char* what) const;
 
     void begin(std::span<const float> parameters, std::int64_t rows, std::span<const Bfloat16> rounded = {});
     Products& products_for(std::int64_t rows);
@@ -159,6 +163,7 @@ class Rbm {
     void run(std::optional<Product>& product, const ProductShape& shape, const void* a, const void* b,
              const float* bias, float* c);
     void hidden_inputs(const float* u, std::int64_t rows, float* x);
+    void hidden_sample(float* h, const float* x, std::int64_t rows, const std::int64_t* numbers, const RandomKey& key);
     void visible_inputs(const float* h, std::int64_t rows, float* y);
     void visible_sample(float* y, std::int64_t rows, const std::int64_t* numbers, const RandomKey& key);
     void scaled(float* v, std::int64_t rows, const float* factors);

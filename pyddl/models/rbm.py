@@ -39,6 +39,8 @@ class RBM:
         bernoulli   E(v, h) = -v'Wh - b'v - c'h
         gaussian    E(v, h) = sum_i (v_i - b_i)^2 / (2 s_i^2) - u'Wh - c'h      u_i = v_i / s_i^2
 
+    Hidden units may be a Gaussian code: then |h - c|^2 / 2 stands for -c'h [1]_.
+
     Parameters
     ----------
     inputs : int
@@ -67,6 +69,9 @@ class RBM:
         Mean wanted of each hidden unit, over the rows of a step.
     sparsity_cost : float, default=0.1
         The loss that is minimised has ``sparsity_cost * sum_j KL(sparsity || mean_j)`` besides; it is not reported.
+    hidden_units : {"bernoulli", "gaussian"}
+        Gaussian ones are a code, over Bernoulli visible units: their means are linear in these, their variances 1. The
+        loss is then the squared error of the reconstruction. They bear small rates only.
     dtype : {"float32", "bfloat16"}
         Of the products.
 
@@ -78,6 +83,10 @@ class RBM:
     buffers : Layout
         ``chains`` (chains, hidden): hidden units of persistent chains; ``visible_offsets``, ``hidden_offsets``: running
         means of u and of the hidden units, where centered.
+
+    References
+    ----------
+    .. [1] Hinton and Salakhutdinov (2006), Reducing the dimensionality of data with neural networks, Science 313.
     """
 
     name = "rbm"
@@ -86,7 +95,8 @@ class RBM:
     def __init__(self, inputs: int, hidden: Sequence[int] = (256,), *, visible: str = "bernoulli",
                  variance: str = "fixed", binarise: str = "none", chain: str = "pcd", gibbs_steps: int = 1,
                  chains: int = 100, centering: bool = True, reconstruction: str = "sampled",
-                 sparsity: float | None = None, sparsity_cost: float = 0.1, dtype: str = "float32"):
+                 sparsity: float | None = None, sparsity_cost: float = 0.1, hidden_units: str = "bernoulli",
+                 dtype: str = "float32"):
         self.inputs = _check.integer("inputs", inputs, at_least=1)
         units = _check.integers("hidden", hidden, at_least=1)
         if len(units) != 1:
@@ -103,7 +113,9 @@ class RBM:
         self.reconstruction = _check.one_of("reconstruction", reconstruction, ("sampled", "mean"))
         self.sparsity = None if sparsity is None else _check.number("sparsity", sparsity, above=0, below=1)
         self.sparsity_cost = _check.number("sparsity_cost", sparsity_cost, above=0)
+        self.hidden_units = _check.one_of("hidden_units", hidden_units, ("bernoulli", "gaussian"))
         self.dtype = _check.one_of("dtype", dtype, names.DTYPES)
+        code = self.hidden_units == "gaussian"
         gaussian = self.visible == "gaussian"
         if gaussian and self.binarise != "none":
             raise ParameterError(f"binarise is {binarise!r}, and visible units are gaussian: leave binarise out, or "
@@ -114,6 +126,12 @@ class RBM:
         if self.chain == "pcd" and self.reconstruction == "mean":
             raise ParameterError("reconstruction is 'mean', which is of chains that begin at rows: choose chain cd, or "
                                  "leave reconstruction out")
+        if code and gaussian:
+            raise ParameterError("hidden_units are 'gaussian', and visible units too: that is no more than a Gaussian, "
+                                 "and none where weights are large; let one side be bernoulli")
+        if code and self.sparsity is not None:
+            raise ParameterError("sparsity is a mean of hidden units of 0 and 1, and hidden_units are 'gaussian': leave "
+                                 "one of the two out")
         if self.dtype == "bfloat16" and not _core.has_bfloat16():
             raise ParameterError("dtype is bfloat16, but this processor has no instructions for it: use float32")
         slices = [Slice("weights", (self.inputs, self.hidden)), Slice("visible_bias", (self.inputs,), decay=False),
@@ -128,29 +146,32 @@ class RBM:
         if gaussian and self.variance == "fixed":
             self.stages = (Stage((Phase("all", ("all",)),)),)
         self.native = _core.Rbm({
-            "visible": self.inputs, "hidden": self.hidden, "kind": self.visible, "learned": self.variance == "learned",
+            "visible": self.inputs, "hidden": self.hidden, "kind": self.visible, "learned": self.variance == "learned", "code": code,
             **{s.name: s.begin for s in self.layout}, **({} if gaussian else {"log_variance": -1})}, self.dtype)
         self.input_range = None if gaussian else (0.0, 1.0)
+        self.squared_loss = gaussian or code
         self.takes_rounded = self.dtype == "bfloat16"
-        self.rate_scale = 1.0 if gaussian else 10.0
+        self.rate_scale = 1.0 if gaussian else 3.0 if code else 10.0
         self.flops = self.native.flops(self.gibbs_steps)
-        self.measures: dict[str, Measure] = {"likelihood": partial(likelihood, self)}
+        self.measures: dict[str, Measure] = {} if code else {"likelihood": partial(likelihood, self)}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(RBM, **self.options()), ()
 
     def options(self) -> dict[str, Any]:
-        """Plain values that make the same model again: ``RBM(**options)``."""
+        """Plain values that make the same model again: ``RBM(**options)``. As earlier runs have none, bernoulli hidden
+        units go without saying."""
         return {"inputs": self.inputs, "hidden": [self.hidden], "visible": self.visible, "variance": self.variance,
                 "binarise": self.binarise, "chain": self.chain, "gibbs_steps": self.gibbs_steps, "chains": self.chains,
                 "centering": self.centering, "reconstruction": self.reconstruction, "sparsity": self.sparsity,
-                "sparsity_cost": self.sparsity_cost, "dtype": self.dtype}
+                "sparsity_cost": self.sparsity_cost, "dtype": self.dtype,
+                **({"hidden_units": "gaussian"} if self.hidden_units == "gaussian" else {})}
 
     # ---- training
 
     def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int, data: Statistics) -> None:
-        """Weights from N(0, 0.01^2); biases as the class says; chains at random; offsets at the data's means, and 1/2.
-        """
+        """Weights from N(0, 0.01^2); biases as the class says; chains at random; offsets at the data's means, and at
+        those of hidden units without inputs."""
         views, kept, key = self.layout.views(parameters), self.buffers.views(buffers), seed % random.SEEDS
         _core.normal(views["weights"], np.arange(self.inputs), key, random.INITIALISE)
         views["weights"] *= np.float32(DEVIATION)
@@ -166,10 +187,9 @@ class RBM:
             views["visible_bias"][:] = np.log(mean / (1 - mean))
         if self.centering:
             kept["visible_offsets"][:] = data.mean * precision
-            kept["hidden_offsets"][:] = 0.5
+            kept["hidden_offsets"][:] = 0.5 if self.hidden_units == "bernoulli" else 0
         if self.chain == "pcd":
-            half = np.full_like(kept["chains"], 0.5)
-            _core.bernoulli(kept["chains"], half, np.arange(self.chains), key, random.GIBBS)
+            kept["chains"][:] = self._hidden_at_random(np.arange(self.chains), key, random.GIBBS)
 
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch) -> float:
         """Overwrite ``gradients`` with the sum over the batch's rows; move chains and offsets.
@@ -227,7 +247,7 @@ class RBM:
         loss, squared_error, energy = self.native.evaluate(parameters, rows, batch.index, 0, random.LIKELIHOOD, 0,
                                                            units)
         scores = {"loss": loss, "squared_error": squared_error, "free_energy": energy}
-        return scores if self.visible == "gaussian" else {**scores, "pseudo_likelihood": -loss / self.inputs}
+        return scores if self.squared_loss else {**scores, "pseudo_likelihood": -loss / self.inputs}
 
     def encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Probabilities of the hidden units: (n, inputs) -> (n, hidden). A row's do not depend on how many others come
@@ -257,8 +277,9 @@ class RBM:
 
         Exact where all ``units`` are looked at, as by default; else an estimate from so many, without bias.
         """
-        if self.visible == "gaussian":
-            raise ParameterError("the pseudo-likelihood is of bernoulli units; these are gaussian: use the free energy")
+        if self.squared_loss:
+            raise ParameterError("the pseudo-likelihood is of bernoulli units on both sides; some of these are "
+                                 "gaussian: use the free energy")
         rows = self.seen(self._rows(rows, self.inputs))
         out = np.empty(len(rows))
         self.native.conditional_loss(parameters, rows, np.arange(len(rows)), seed % random.SEEDS, random.LIKELIHOOD,
@@ -278,11 +299,10 @@ class RBM:
         """``count`` samples (count, inputs): visible units after ``steps`` Gibbs steps from the persistent chains, in
         turn, or from units at random where there are none."""
         number = np.arange(count)
-        half, hidden = (np.full((count, self.hidden), 0.5, np.float32) for _ in range(2))
         if self.chain == "pcd":
             hidden = self.buffers.views(buffers)["chains"][number % self.chains]
         else:
-            _core.bernoulli(hidden, half, number, seed % random.SEEDS, random.NOISE, 0, 2)
+            hidden = self._hidden_at_random(number, seed % random.SEEDS, random.NOISE, 2)
         return self.gibbs(parameters, self.decode(parameters, buffers, hidden), steps, seed)
 
     def pictures(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -291,6 +311,15 @@ class RBM:
         if self.chain == "pcd":
             shown["chains"] = self.decode(parameters, buffers, self.buffers.views(buffers)["chains"])
         return shown
+
+    def _hidden_at_random(self, numbers: np.ndarray, key: int, purpose: int, substep: int = 0) -> np.ndarray:
+        """States (numbers, hidden) of hidden units without inputs."""
+        hidden = np.full((len(numbers), self.hidden), 0.5, np.float32)
+        if self.hidden_units == "gaussian":
+            _core.normal(hidden, numbers, key, purpose, 0, substep)
+        else:
+            _core.bernoulli(hidden, hidden.copy(), numbers, key, purpose, 0, substep)
+        return hidden
 
     def _rows(self, rows: np.ndarray, columns: int) -> np.ndarray:
         rows = np.ascontiguousarray(rows, dtype=np.float32)

@@ -21,13 +21,14 @@ def softplus(x):
 
 
 class Machine:
-    """A native machine, its parameters, and the same in double."""
+    """A native machine, its parameters, and the same in double; hidden units of kind "code" are Gaussian."""
 
     def __init__(self, visible, hidden, kind="bernoulli", *, learned=False, dtype="float32", seed=0):
         rng = np.random.default_rng(seed)
         self.V, self.H, self.kind = visible, hidden, kind
         self.begins = np.cumsum([0, visible * hidden, visible, hidden])
-        self.places = {"visible": visible, "hidden": hidden, "kind": kind, "weights": 0,
+        self.places = {"visible": visible, "hidden": hidden, "weights": 0,
+                       "kind": "gaussian" if kind == "gaussian" else "bernoulli", "code": kind == "code",
                        "visible_bias": int(self.begins[1]), "hidden_bias": int(self.begins[2]),
                        "log_variance": int(self.begins[3]) if learned else -1, "learned": learned}
         self.learned = learned
@@ -43,28 +44,38 @@ class Machine:
 
     def rows(self, count, seed=1):
         rng = np.random.default_rng(seed)
-        return rng.random((count, self.V), dtype=np.float32) if self.kind == "bernoulli" else \
-            rng.normal(size=(count, self.V)).astype(np.float32)
+        return rng.normal(size=(count, self.V)).astype(np.float32) if self.kind == "gaussian" else \
+            rng.random((count, self.V), dtype=np.float32)
 
     def free_energy(self, v, parameters=None):
         w, b, c, s2 = self.tensors(parameters)
+        if self.kind == "code":
+            x = v @ w + c
+            return -v @ b - ((x**2).sum(axis=1) - (c**2).sum() + self.H * np.log(2 * np.pi)) / 2
         hidden = softplus((v / s2) @ w + c).sum(axis=1) if self.kind == "gaussian" else softplus(v @ w + c).sum(axis=1)
         return ((v - b) ** 2 / (2 * s2)).sum(axis=1) - hidden if self.kind == "gaussian" else -v @ b - hidden
+
+    def hidden_mean(self, v):
+        w, _, c, s2 = self.tensors()
+        x = (v / s2 if self.kind == "gaussian" else v) @ w + c
+        return x if self.kind == "code" else sigmoid(x)
 
     def visible_sample(self, h, numbers, substep, step=STEP):
         w, b, _, s2 = self.tensors()
         y = h @ w.T + b
         out = np.empty(y.shape, np.float32)
-        if self.kind == "bernoulli":
+        if self.kind != "gaussian":
             _core.bernoulli(out, sigmoid(y).astype(np.float32), numbers, SEED, PURPOSE, step, substep)
             return out.astype(np.float64)
         _core.normal(out, numbers, SEED, PURPOSE, step, substep)
         return y + out * np.sqrt(s2)
 
     def hidden_sample(self, v, numbers, substep, step=STEP):
-        w, _, c, s2 = self.tensors()
-        p = sigmoid((v / s2 if self.kind == "gaussian" else v) @ w + c)
+        p = self.hidden_mean(v)
         out = np.empty(p.shape, np.float32)
+        if self.kind == "code":
+            _core.normal(out, numbers, SEED, PURPOSE, step, substep)
+            return p, p + out
         _core.bernoulli(out, p.astype(np.float32), numbers, SEED, PURPOSE, step, substep)
         return p, out.astype(np.float64)
 
@@ -96,12 +107,12 @@ def plain_gradient(machine, rows, chains=None, *, weight=1.0, steps=1, mean=Fals
     for k in range(1, steps + 1):
         if k == steps and mean:
             v = h @ w.T + b
-            v = sigmoid(v) if machine.kind == "bernoulli" else v
+            v = v if machine.kind == "gaussian" else sigmoid(v)
         else:
             v = machine.visible_sample(h, numbers, 2 * k + 1)
         q, h = machine.hidden_sample(v, numbers, 2 * k)
     scale = s2 if machine.kind == "gaussian" else 1
-    u, n, p = rows / scale, v / scale, sigmoid(rows / scale @ w + c)
+    u, n, p = rows / scale, v / scale, machine.hidden_mean(rows)
     if offsets is not None and len(rows):
         offsets = [old + 0.1 * (new.mean(axis=0) - old) for old, new in zip(offsets, (u, p), strict=True)]
     if sparsity[1] and len(rows):
@@ -114,6 +125,8 @@ def plain_gradient(machine, rows, chains=None, *, weight=1.0, steps=1, mean=Fals
         of_z += ((rows - b) ** 2 / (2 * s2)).sum(axis=0) - weight * ((v - b) ** 2 / (2 * s2)).sum(axis=0)
     if machine.kind == "gaussian":
         of_b = of_b - b / s2 * (len(rows) - weight * len(v))
+    if machine.kind == "code":
+        of_c = of_c - c * (len(rows) - weight * len(v))
     if offsets is not None:
         mu, lam = offsets
         of_w = of_w - np.outer(mu, of_c) - np.outer(of_b, lam)
@@ -156,6 +169,42 @@ def test_a_gradient_is_the_formula_s(case, kind, sizes, rows):
     if offsets is not None:
         for mine, mean in zip(offsets, means, strict=True):
             np.testing.assert_allclose(mine, mean, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("case", [name for name in CASES if "sparse" not in name])
+def test_a_gradient_of_a_gaussian_code_is_the_formula_s(case, sizes, rows):
+    given = dict(CASES[case])
+    machine, rng = Machine(*sizes, "code"), np.random.default_rng(2)
+    v = machine.rows(rows)
+    chains = rng.normal(size=(9, machine.H)).astype(np.float32) if given.pop("persistent", False) else None
+    offsets = (rng.random(machine.V, dtype=np.float32), rng.normal(size=machine.H).astype(np.float32)) \
+        if given.pop("centered", False) else None
+    expected, moved, _ = plain_gradient(machine, v, chains, offsets=offsets, **given)
+    loss, found = gradient(machine, v, chains, offsets=offsets, **given)
+    np.testing.assert_allclose(found, expected, rtol=3e-3, atol=5e-3)
+    w, b, _, _ = machine.tensors()
+    rebuilt = sigmoid(machine.hidden_mean(v) @ w.T + b)
+    assert loss == pytest.approx(((rebuilt - v) ** 2).sum(), rel=1e-4, abs=1e-6)
+    if chains is not None:
+        np.testing.assert_allclose(chains, moved, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_gaussian_code_has_not_is_refused():
+    machine = Machine(7, 3, "code")
+    v, out = machine.rows(2), np.empty(2)
+    with pytest.raises(ValueError, match="conditional_loss is of Bernoulli hidden units"):
+        machine.native.conditional_loss(machine.parameters, v, np.arange(2), 0, PURPOSE, 0, 1, out)
+    with pytest.raises(ValueError, match="enumeration is of Bernoulli hidden units"):
+        machine.native.pieces(True)
+    with pytest.raises(ValueError, match="annealed importance sampling is of"):
+        machine.native.anneal(machine.parameters, np.zeros(7, np.float32), np.array([0.0, 1.0]), v, np.arange(2), 0,
+                              PURPOSE, 0, out)
+    with pytest.raises(ValueError, match="sparsity is of"):
+        gradient(machine, v, sparsity=(0.1, 0.5))
+    with pytest.raises(ValueError, match="Gaussian both"):
+        _core.Rbm({**machine.places, "kind": "gaussian"})
 
 
 def test_no_rows_and_no_chains_have_no_gradient():
@@ -201,6 +250,24 @@ def test_slices_are_announced_once():
     machine, told = Machine(9, 4, "gaussian", learned=True), []
     gradient(machine, machine.rows(3), ready=lambda begin, end: told.append((begin, end)))
     assert sorted(told) == [(0, 36), (36, 45), (45, 49), (49, 58)]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_conditionals_and_free_energies_of_a_gaussian_code(sizes):
+    machine = Machine(*sizes, "code")
+    w, b, c, _ = machine.tensors()
+    for count in ROWS:
+        v = machine.rows(count)
+        means, found, rebuilt = np.empty((count, machine.H), np.float32), np.empty(count), np.empty_like(v)
+        machine.native.hidden_mean(machine.parameters, v, means)
+        machine.native.free_energy(machine.parameters, v, found)
+        machine.native.visible_mean(machine.parameters, means, rebuilt)
+        np.testing.assert_allclose(means, v @ w + c, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found, machine.free_energy(v.astype(float)), rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(rebuilt, sigmoid(means @ w.T + b), rtol=1e-4, atol=1e-5)
+        loss, squared, energy = machine.native.evaluate(machine.parameters, v, np.arange(count), 0, PURPOSE, 0, 1)
+        assert loss == squared == pytest.approx(((rebuilt - v) ** 2).sum(), rel=1e-4, abs=1e-6)
+        assert energy == pytest.approx(found.sum(), rel=1e-5, abs=1e-3)
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -266,8 +333,9 @@ def test_log_sums_are_those_of_plain_loops(kind, sizes):
         assert np.logaddexp.reduce(logs) + constant == pytest.approx(expected, rel=1e-6, abs=1e-4)
 
 
-def test_gibbs_steps_are_the_chain_s():
-    machine = Machine(12, 5)
+@pytest.mark.parametrize("kind", ["bernoulli", "code"])
+def test_gibbs_steps_are_the_chain_s(kind):
+    machine = Machine(12, 5, kind)
     v = (machine.rows(4) < 0.5).astype(np.float32)
     numbers, energies, mean = np.arange(4) + 2, np.empty((3, 4)), np.empty_like(v)
     expected, before = v.astype(float), []

@@ -27,6 +27,8 @@ KINDS = {
     "gaussian": {"visible": "gaussian"},
     "learned": {"visible": "gaussian", "variance": "learned", "centering": False, "chain": "cd"},
     "sparse": {"sparsity": 0.1, "binarise": "sample"},
+    "code": {"hidden_units": "gaussian"},
+    "code, from rows": {"hidden_units": "gaussian", "chain": "cd", "centering": False},
 }
 
 
@@ -234,7 +236,7 @@ def test_units_see_binary_values(binarise):
 
 
 def trained(rows, test=None, **options):
-    own = {key: options.pop(key) for key in list(options) if key in RBM(2, (1,)).options()}
+    own = {key: options.pop(key) for key in list(options) if key in (*RBM(2, (1,)).options(), "hidden_units")}
     model = RBM(rows.shape[1], own.pop("hidden", (8,)), **own)
     options = {"epochs": 20, "batch_size": 50, "optimizer": "sgd", "schedule": "linear", "seed": 1, "strategy": "local",
                **options}
@@ -414,6 +416,8 @@ def test_the_pseudo_likelihood_is_estimated_without_bias():
     ({"visible": "gaussian", "binarise": "sample"}, "leave binarise out, or choose visible bernoulli"),
     ({"variance": "learned"}, "leave variance out, or choose visible gaussian"),
     ({"reconstruction": "mean"}, "choose chain cd"),
+    ({"hidden_units": "gaussian", "visible": "gaussian"}, "let one side be bernoulli"),
+    ({"hidden_units": "gaussian", "sparsity": 0.1}, "sparsity is a mean of hidden units of 0 and 1"),
 ])
 def test_bad_options_are_named(options, message):
     with pytest.raises(ParameterError, match=message):
@@ -426,6 +430,9 @@ def test_unfit_rows_are_refused():
         model.encode(parameters, buffers, np.zeros((3, 5), np.float32))
     with pytest.raises(ParameterError, match=r"values in \[0, 1\]: scale the data, or use visible gaussian"):
         trained(np.full((20, 6), 1.5, np.float32))
+    code = RBM(6, (4,), hidden_units="gaussian")
+    with pytest.raises(ParameterError, match="pseudo-likelihood is of bernoulli units on both sides"):
+        code.pseudo_likelihood(code.layout.zeros(), np.zeros((2, 6), np.float32))
     with pytest.raises(ParameterError, match="pseudo-likelihood is of bernoulli units"):
         gaussian, parameters, _ = made(visible="gaussian")
         gaussian.pseudo_likelihood(parameters, np.zeros((3, 6), np.float32))
