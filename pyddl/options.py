@@ -228,6 +228,9 @@ TABLE: list[Option] = [
            above=0),
     Option("validation", "float", None, "training",
            "fraction of the training rows, drawn by the seed, to test on instead of training", above=0, below=1),
+    Option("labelled", "int", None, "training",
+           "training rows, drawn by the seed, of which labels are known: a model that needs labels is trained on these "
+           "alone; each class has its share of them", "rows", at_least=1, simulated=False),
     Option("patience", "int", None, "training", "epochs without a lower test loss after which training stops", "epochs",
            at_least=1, simulated=False),
     Option("seed", "int", 0, "training", "seed of everything random", at_least=0),

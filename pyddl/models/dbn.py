@@ -274,7 +274,7 @@ class DBN:
         """Sums over the rows. Of the network: see `Network.evaluate`. Until it has begun, of the stack as far as that
         is there: ``loss`` of its last machine, as in `RBM.evaluate`, and ``squared_error`` between a row and the
         stack's reconstruction of it by means."""
-        if self._unrolled(parameters):
+        if self.unrolled(parameters):
             assert self.network is not None
             return self.network.evaluate(parameters, buffers, batch, batch.rows, self._targets(batch), self.loss)
         last = self._begun(parameters) - 1
@@ -286,13 +286,13 @@ class DBN:
     def encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Codes of ``rows`` (n, inputs) -> (n, hidden[-1]): by the network, or means of the stack. A row's do not
         depend on how many others come with it (but to rounding, where the processor lacks AVX-512)."""
-        if self._unrolled(parameters):
+        if self.unrolled(parameters):
             return self._through(parameters, rows, 0, self.encodes)
         return self._encoded(parameters, buffers, rows)
 
     def decode(self, parameters: np.ndarray, buffers: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Reconstructions from ``codes`` (n, hidden[-1]) -> (n, inputs): by the autoencoder, or means of the stack."""
-        if self.finetune != "autoencoder" or not self._unrolled(parameters):
+        if self.finetune != "autoencoder" or not self.unrolled(parameters):
             return self._decoded(parameters, buffers, codes)
         assert self.network is not None
         out = self._through(parameters, codes, self.encodes, len(self.network.layers))
@@ -317,7 +317,7 @@ class DBN:
         if self.finetune != "classifier":
             raise ParameterError(f"this deep belief net has finetune {self.finetune!r}, and knows no classes: choose "
                                  "classifier")
-        if not self._unrolled(parameters):
+        if not self.unrolled(parameters):
             raise ParameterError("this deep belief net is still being pretrained, and knows no classes yet: train to "
                                  "the end")
         assert self.network is not None
@@ -382,7 +382,7 @@ class DBN:
         views = self.layout.views(parameters)
         return max(1, sum(bool(views[f"{name}.weights"].any()) for name in self._names))
 
-    def _unrolled(self, parameters: np.ndarray) -> bool:
+    def unrolled(self, parameters: np.ndarray) -> bool:
         """Whether the network has begun."""
         return self.network is not None and bool(self.layout.views(parameters)[f"{ENCODER}.0.weight"].any())
 
@@ -402,7 +402,7 @@ class DBN:
 
     def _encoder(self, parameters: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """The same of the network, where it has begun."""
-        if not self._unrolled(parameters):
+        if not self.unrolled(parameters):
             return self._layers_up(parameters)
         views = self.layout.views(parameters)
         return [(views[f"{ENCODER}.{k}.weight"], views[f"{ENCODER}.{k}.bias"]) for k in range(len(self.hidden))]
