@@ -26,8 +26,8 @@ class Option:
     name : str
         Python keyword and TOML key; the flag is ``--name`` with dashes.
     kind : str
-        ``str``, ``int``, ``float``, ``bool``, ``ints`` (whole numbers, with commas on the command line), or ``run``
-        (the path of a finished run, in whose place a model gets a `models.Trained`).
+        ``str``, ``int``, ``float``, ``bool``, ``ints`` or ``floats`` (numbers, with commas on the command line), or
+        ``run`` (the path of a finished run, in whose place a model gets a `models.Trained`).
     default : object
         None means that the default depends on another option; the help says how.
     section : str
@@ -89,9 +89,23 @@ class Option:
                                  below=self.below)
         if self.kind == "ints":
             return self._integers(value)
+        if self.kind == "floats":
+            return self._numbers(value)
         if not isinstance(value, str) or not value:
             raise ParameterError(f"{self.name} is {value!r}; expected text")
         return _check.one_of(self.name, value, self.choices) if self.choices else value
+
+    def _numbers(self, value: Any) -> tuple[float, ...]:
+        if isinstance(value, str):  # "0.1,0.01" -> (0.1, 0.01)
+            try:
+                value = tuple(float(part) for part in value.split(","))
+            except ValueError:
+                raise ParameterError(f"{self.name} is {value!r}; expected numbers with commas, for example "
+                                     "0.1,0.01") from None
+        if not isinstance(value, Iterable) or not (values := tuple(value)):
+            raise ParameterError(f"{self.name} is {value!r}; expected at least one number, for example [0.1, 0.01]")
+        return tuple(_check.number(self.name, each, above=self.above, at_least=self.at_least, at_most=self.at_most,
+                                   below=self.below) for each in values)
 
     def _integers(self, value: Any) -> tuple[int, ...]:
         if isinstance(value, str):  # "256,64" -> (256, 64)
@@ -110,6 +124,7 @@ _NETWORKS = ("autoencoder", "classifier")  # models that are made of layers
 _CONVOLUTIONAL = ("autoencoder",)
 _SUPERVISED = ("classifier", "linear")
 _BOLTZMANN = ("rbm",)
+_STACKED = ("rbm", "dbn")  # those that may stand on one another
 
 TABLE: list[Option] = [
     # ---- data
@@ -124,7 +139,7 @@ TABLE: list[Option] = [
     # ---- model
     Option("hidden", "ints", (256, 64), "model",
            "units of the hidden layers; of an autoencoder those of the encoder, the code last", trainer=False,
-           of=(*_NETWORKS, "rbm"), empty=True),
+           of=(*_NETWORKS, "rbm", "dbn"), empty=True),
     Option("conv", "str", None, "model",
            "convolutions before the dense layers, as a text such as conv32,pool2,conv64k5s2; convN: N channels, kK: "
            "kernel K, by default 3, sS: stride S; poolN, meanN: largest value or mean of N by N places; dropoutP",
@@ -144,7 +159,7 @@ TABLE: list[Option] = [
            choices=names.LOSSES, trainer=False, of=("autoencoder",)),
     Option("corrupt", "float", 0.0, "model",
            "noise of a denoising autoencoder's inputs: probability that a value is masked, or standard deviation",
-           at_least=0, trainer=False, of=("autoencoder",)),
+           at_least=0, trainer=False, of=("autoencoder", "dbn")),
     Option("corruption", "str", "masking", "model",
            "kind of that noise; masking: values become 0; gaussian: normal numbers are added",
            choices=("masking", "gaussian"), trainer=False, of=("autoencoder",)),
@@ -161,11 +176,26 @@ TABLE: list[Option] = [
            of=_SUPERVISED),
     Option("dtype", "str", "float32", "model",
            "element type of the matrix products; sums, weights and updates are float32 always", choices=names.DTYPES,
-           trainer=False, of=(*_NETWORKS, "linear", "rbm")),
+           trainer=False, of=(*_NETWORKS, "linear", "rbm", "dbn")),
+    # ---- deep belief nets
+    Option("finetune", "str", "none", "model",
+           "network that the stack of Boltzmann machines becomes in the end; none; autoencoder: unrolled; classifier: "
+           "with a softmax on top, for rows with labels", choices=("none", "autoencoder", "classifier"), trainer=False,
+           of=("dbn",)),
+    Option("code_units", "str", None, "model",
+           "kind of the last layer's units: gaussian, a linear code; or bernoulli; by default gaussian where finetune "
+           "is autoencoder", choices=("bernoulli", "gaussian"), trainer=False, of=("dbn",)),
+    Option("pretrain_epochs", "ints", (10,), "model",
+           "epochs of each Boltzmann machine, or one number for all; where finetune is none the last one has epochs",
+           "epochs", trainer=False, of=("dbn",)),
+    Option("pretrain_learning_rate", "floats", None, "model",
+           "step size of each Boltzmann machine, or one for all, which falls to 0 under momentum 0.9; by default 0.05, "
+           "or 0.002 where units are gaussian. learning_rate and the options beside it are those of the network",
+           also=("--pretrain-lr",), above=0, trainer=False, of=("dbn",)),
     # ---- Boltzmann machines
     Option("visible", "str", "bernoulli", "model",
            "kind of the visible units: bernoulli, for data in [0, 1]; gaussian, for any numbers",
-           choices=("bernoulli", "gaussian"), trainer=False, of=_BOLTZMANN),
+           choices=("bernoulli", "gaussian"), trainer=False, of=_STACKED),
     Option("variance", "str", "fixed", "model",
            "variances of gaussian units; both begin as the data's, one for all units; learned: each unit's moves",
            choices=("fixed", "learned"), trainer=False, of=_BOLTZMANN),
@@ -174,14 +204,14 @@ TABLE: list[Option] = [
            "drawn anew in each step", choices=("none", "threshold", "sample"), trainer=False, of=_BOLTZMANN),
     Option("chain", "str", "pcd", "model",
            "chains of the negative statistics; cd: begin at the rows of a step; pcd: go on from step to step",
-           choices=("cd", "pcd"), trainer=False, of=_BOLTZMANN),
+           choices=("cd", "pcd"), trainer=False, of=_STACKED),
     Option("gibbs_steps", "int", 1, "model", "steps of Gibbs sampling that each chain takes in a step",
-           at_least=1, at_most=2000, trainer=False, of=_BOLTZMANN),
+           at_least=1, at_most=2000, trainer=False, of=_STACKED),
     Option("chains", "int", 100, "model", "persistent chains of all ranks together", at_least=1, trainer=False,
-           of=_BOLTZMANN),
+           of=_STACKED),
     Option("centering", "bool", True, "model",
            "subtract means of the units in the gradient: better likelihood and samples; without: sparser features",
-           trainer=False, of=_BOLTZMANN),
+           trainer=False, of=_STACKED),
     Option("reconstruction", "str", "sampled", "model",
            "last visible units of a chain of cd: sampled, or their probabilities (mean)", choices=("sampled", "mean"),
            trainer=False, of=_BOLTZMANN),
@@ -215,6 +245,9 @@ TABLE: list[Option] = [
            above=0),
     Option("validation", "float", None, "training",
            "fraction of the training rows, drawn by the seed, to test on instead of training", above=0, below=1),
+    Option("labelled", "int", None, "training",
+           "training rows, drawn by the seed, of which labels are known: a model that needs labels is trained on these "
+           "alone; each class has its share of them", "rows", at_least=1, simulated=False),
     Option("patience", "int", None, "training", "epochs without a lower test loss after which training stops", "epochs",
            at_least=1, simulated=False),
     Option("seed", "int", 0, "training", "seed of everything random", at_least=0),

@@ -14,7 +14,8 @@ from pyddl.data.labels import Labels, as_labels, renumbered
 from pyddl.data.source import Source
 from pyddl.errors import DataError, ParameterError
 
-__all__ = ["JoinedSource", "LabelledSource", "PartSource", "split", "training_and_test"]
+__all__ = ["ChosenSource", "JoinedSource", "LabelledSource", "PartSource", "labelled_part", "split",
+           "training_and_test"]
 
 DRAW = 2**63  # stands for the epoch where the split is drawn: no epoch of training has this number
 
@@ -161,6 +162,53 @@ class PartSource(Source):
         return f"{self.name}: {len(self)} of {len(self._whole)} rows, by seed {self._seed}; {self._whole.describe()}"
 
 
+class ChosenSource(Source):
+    """Some rows of a source, by their numbers.
+
+    Parameters
+    ----------
+    whole : Source
+    index : ndarray of shape (rows,), int64
+    name : str
+    """
+
+    def __init__(self, whole: Source, index: np.ndarray, name: str):
+        self._whole, self._index, self.name = whole, index, name
+        self.shape = (len(index), whole.features)
+        self.image_shape, self.classes = whole.image_shape, whole.classes
+
+    @property
+    def label_type(self) -> tuple[tuple[int, ...], np.dtype] | None:
+        return self._whole.label_type
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:  # type: ignore[override]
+        return _all_labels(self)
+
+    @property
+    def minimum(self) -> float:
+        """That of the whole."""
+        return self._whole.minimum
+
+    @property
+    def maximum(self) -> float:
+        """That of the whole."""
+        return self._whole.maximum
+
+    def checksum(self) -> int | None:
+        """That of the whole."""
+        return self._whole.checksum()
+
+    def read(self, index: np.ndarray, out: np.ndarray) -> None:
+        self._whole.read(self._index[index], out)
+
+    def read_labels(self, index: np.ndarray, out: np.ndarray) -> None:
+        self._whole.read_labels(self._index[index], out)
+
+    def describe(self) -> str:
+        return f"{self.name}: {len(self)} of {len(self._whole)} rows; {self._whole.describe()}"
+
+
 class LabelledSource(Source):
     """The rows of a source with labels from elsewhere, or none.
 
@@ -268,6 +316,68 @@ def split(source: Source, validation: float, seed: int = 0) -> tuple[Source, Sou
     count = min(max(1, round(validation * len(source))), len(source) - 1)
     return (PartSource(source, seed, count, len(source), f"{source.name}, training part"),
             PartSource(source, seed, 0, count, f"{source.name}, validation part"))
+
+
+def labelled_part(source: Source, count: int, seed: int = 0) -> Source:
+    """The rows of which labels are known, where that are ``count`` only: drawn by the seed.
+
+    Classes have their shares of them, to whole rows, at least one each; labels that are quantities are drawn as they
+    come.
+
+    Parameters
+    ----------
+    source : Source
+        With labels.
+    count : int
+        At least one for each class, at most all rows.
+    seed : int, default=0
+        The same seed gives the same rows, on any number of ranks; more of them hold those of fewer, but for rounding
+        of the shares.
+
+    Raises
+    ------
+    ParameterError
+        ``count`` is out of range.
+
+    Examples
+    --------
+    >>> from pyddl.data import load
+    >>> few = labelled_part(load("digits"), 20)
+    >>> len(few), sorted(set(few.labels.tolist()))
+    (20, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    """
+    rows = len(source)
+    _check.integer("labelled", count, at_least=1)
+    if count > rows:
+        raise ParameterError(f"labelled is {count}, and {source.name} has {rows} rows: give at most so many, or leave "
+                             "it out")
+    labels, order = source.labels, np.arange(rows, dtype=np.int64)
+    _core.order(order, order, rows, seed, DRAW)
+    if labels is None:
+        raise DataError(f"{source.name} has no labels, of which labelled would be known: give them with labels "
+                        "(--labels SPEC)")
+    if labels.ndim > 1 or not np.array_equal(labels, np.floor(labels)):
+        chosen = order[:count]
+    else:
+        drawn = labels[order]
+        classes, sizes = np.unique(labels, return_counts=True)
+        shares = _shares(sizes, count, source.name)
+        chosen = np.concatenate([order[drawn == each][:share] for each, share in zip(classes, shares, strict=True)])
+    return ChosenSource(source, np.sort(chosen), f"{source.name}, {count} labelled rows by seed {seed}")
+
+
+def _shares(sizes: np.ndarray, count: int, name: str) -> np.ndarray:
+    """``count`` rows shared out among classes of these sizes: in proportion, by largest remainders, at least one."""
+    if count < len(sizes):
+        raise ParameterError(f"labelled is {count}, and the labels of {name} are of {len(sizes)} classes: give at "
+                             "least one row for each")
+    exact = sizes * (count / sizes.sum())
+    shares = np.maximum(np.floor(exact).astype(np.int64), 1)
+    while (left := count - int(shares.sum())) != 0:
+        off = exact - shares
+        shares[np.argmax(np.where(shares < sizes, off, -np.inf)) if left > 0 else
+               np.argmin(np.where(shares > 1, off, np.inf))] += np.sign(left)
+    return shares
 
 
 def training_and_test(data: Source, test: Source | None, validation: float | None,

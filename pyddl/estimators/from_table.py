@@ -10,6 +10,8 @@ from pyddl import models, options
 
 __all__ = ["from_table"]
 
+KINDS = {"ints": "sequence of int", "floats": "sequence of float", "run": "str"}  # in words, of the table's
+
 
 def from_table(model: str, **defaults: Any) -> Callable[[type], type]:
     """Class decorator: an ``__init__`` with the options of a model and of training, in the table's order.
@@ -38,7 +40,7 @@ def from_table(model: str, **defaults: Any) -> Callable[[type], type]:
                 name, default = "random_state", None
                 text = "seed of everything random; None draws one, equal on all ranks"
             parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
-            kind = {"ints": "sequence of int", "run": "str"}.get(option.kind, option.kind)
+            kind = KINDS.get(option.kind, option.kind)
             kind = "{" + ", ".join(repr(choice) for choice in option.choices) + "}" if option.choices else kind
             unit = f" Unit: {option.unit}." if option.unit else ""
             lines.append(f"{name} : {kind}, default={default!r}\n    {text[0].upper()}{text[1:]}.{unit}")

@@ -19,7 +19,7 @@ from pyddl.models.layers import Dense
 from pyddl.models.on_encoder import Encoder, OnEncoder
 from pyddl.names import ACTIVATIONS, INITIALISERS
 
-__all__ = ["Classifier"]
+__all__ = ["Classifier", "check_classes", "classes_of", "softmax", "targets_of"]
 
 
 class Classifier(OnEncoder):
@@ -69,7 +69,7 @@ class Classifier(OnEncoder):
     @classmethod
     def for_data(cls, data: Source, **options: Any) -> Classifier:
         """The model for these rows and the classes of their labels."""
-        return cls(data.features, _classes_of(data), **options)
+        return cls(data.features, classes_of(data), **options)
 
     def options(self) -> dict[str, Any]:
         """Plain values that make the same model again: ``Classifier(**options)``."""
@@ -80,26 +80,45 @@ class Classifier(OnEncoder):
 
     def check_data(self, data: Source) -> None:
         """Refuse labels that are no classes of this model."""
-        if data.label_type is None:
-            return
-        if data.classes is not None and data.classes != self.class_names:
-            own = f"numbers from 0 to {self.classes - 1}" if self.class_names is None else _listed(self.class_names)
-            raise DataError(f"{data.name} has labels of the classes {_listed(data.classes)}; those of the model are "
-                            f"{own}: give labels of the same classes, or make the model for these")
-        if (largest := _labels_of(data).max()) >= self.classes:
-            raise DataError(f"{data.name} has the label {largest}; the model knows {self.classes} classes, numbered "
-                            f"from 0 to {self.classes - 1}")
+        check_classes(data, self.classes, self.class_names)
 
     def targets(self, batch: Batch) -> np.ndarray:
-        return np.ascontiguousarray(batch.labels, dtype=np.int64).reshape(len(batch))
+        return targets_of(batch)
 
     def probabilities(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Probabilities of the classes for ``rows`` (n, inputs) -> (n, classes)."""
-        out = self._outputs(parameters, buffers, rows, 0, len(self.network.layers))
-        out -= out.max(axis=1, keepdims=True, initial=-np.inf)
-        np.exp(out, out=out)
-        out /= out.sum(axis=1, keepdims=True)
-        return out
+        return softmax(self._outputs(parameters, buffers, rows, 0, len(self.network.layers)))
+
+
+def targets_of(batch: Batch) -> np.ndarray:
+    """The batch's labels as numbers of classes, (n,) int64."""
+    return np.ascontiguousarray(batch.labels, dtype=np.int64).reshape(len(batch))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (n, classes), in the place of ``logits``."""
+    logits -= logits.max(axis=1, keepdims=True, initial=-np.inf)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    return logits
+
+
+def check_classes(data: Source, classes: int, class_names: tuple[str, ...] | None) -> None:
+    """Refuse labels that are not of these classes.
+
+    Raises
+    ------
+    DataError
+    """
+    if data.label_type is None:
+        return
+    if data.classes is not None and data.classes != class_names:
+        own = f"numbers from 0 to {classes - 1}" if class_names is None else _listed(class_names)
+        raise DataError(f"{data.name} has labels of the classes {_listed(data.classes)}; those of the model are "
+                        f"{own}: give labels of the same classes, or make the model for these")
+    if (largest := _labels_of(data).max()) >= classes:
+        raise DataError(f"{data.name} has the label {largest}; the model knows {classes} classes, numbered from 0 to "
+                        f"{classes - 1}")
 
 
 def _labels_of(data: Source) -> np.ndarray:
@@ -127,7 +146,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
-def _classes_of(data: Source) -> int | tuple[str, ...]:
+def classes_of(data: Source) -> int | tuple[str, ...]:
     """The classes that the source names, or how many there are: one more than the largest label.
 
     Raises

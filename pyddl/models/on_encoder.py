@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -126,6 +126,9 @@ def _taken_over(encoder: Encoder, inputs: int) -> tuple[list[Layer], dict[str, n
         return [], {}, {}
     if not isinstance(encoder, Trained):
         return [from_plain(values) for values in encoder], {}, {}
+    convert: Callable[..., Trained] | None = getattr(encoder.model, "as_network", None)
+    if convert is not None:
+        encoder = convert(encoder.parameters, encoder.buffers)
     model: Any = encoder.model
     count = getattr(model, "encodes", 0)
     if not count:

@@ -21,7 +21,7 @@ from pyddl.layout import Layout, Slice
 from pyddl.models.likelihood import Measure, likelihood
 from pyddl.models.stages import Phase, Stage
 
-__all__ = ["RBM"]
+__all__ = ["RBM", "SAMPLE_STEPS", "together"]
 
 DEVIATION = 0.01  # of the first weights
 LEAST_MEAN = 1e-3  # of a visible unit, whose bias begins as the logit of its mean
@@ -130,8 +130,8 @@ class RBM:
             raise ParameterError("hidden_units are 'gaussian', and visible units too: that is no more than a Gaussian, "
                                  "and none where weights are large; let one side be bernoulli")
         if code and self.sparsity is not None:
-            raise ParameterError("sparsity is a mean of hidden units of 0 and 1, and hidden_units are 'gaussian': leave "
-                                 "one of the two out")
+            raise ParameterError("sparsity is a mean of hidden units of 0 and 1, and hidden_units are 'gaussian': "
+                                 "leave one of the two out")
         if self.dtype == "bfloat16" and not _core.has_bfloat16():
             raise ParameterError("dtype is bfloat16, but this processor has no instructions for it: use float32")
         slices = [Slice("weights", (self.inputs, self.hidden)), Slice("visible_bias", (self.inputs,), decay=False),
@@ -146,8 +146,9 @@ class RBM:
         if gaussian and self.variance == "fixed":
             self.stages = (Stage((Phase("all", ("all",)),)),)
         self.native = _core.Rbm({
-            "visible": self.inputs, "hidden": self.hidden, "kind": self.visible, "learned": self.variance == "learned", "code": code,
-            **{s.name: s.begin for s in self.layout}, **({} if gaussian else {"log_variance": -1})}, self.dtype)
+            "visible": self.inputs, "hidden": self.hidden, "kind": self.visible, "code": code,
+            "learned": self.variance == "learned", **{s.name: s.begin for s in self.layout},
+            **({} if gaussian else {"log_variance": -1})}, self.dtype)
         self.input_range = None if gaussian else (0.0, 1.0)
         self.squared_loss = gaussian or code
         self.takes_rounded = self.dtype == "bfloat16"
@@ -253,12 +254,12 @@ class RBM:
         """Probabilities of the hidden units: (n, inputs) -> (n, hidden). A row's do not depend on how many others come
         with it (but to rounding, where the processor lacks AVX-512)."""
         rows = self.seen(self._rows(rows, self.inputs))
-        return _together(partial(self.native.hidden_mean, parameters), rows, self.hidden)
+        return together(partial(self.native.hidden_mean, parameters), rows, self.hidden)
 
     def decode(self, parameters: np.ndarray, buffers: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Means of the visible units for hidden units ``codes`` (n, hidden) -> (n, inputs)."""
         codes = self._rows(codes, self.hidden)
-        return _together(partial(self.native.visible_mean, parameters), codes, self.inputs)
+        return together(partial(self.native.visible_mean, parameters), codes, self.inputs)
 
     def reconstruct(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """`decode` of `encode`: (n, inputs) -> (n, inputs)."""
@@ -328,7 +329,7 @@ class RBM:
         return rows
 
 
-def _together(function: Callable[[np.ndarray, np.ndarray], None], rows: np.ndarray, columns: int) -> np.ndarray:
+def together(function: Callable[[np.ndarray, np.ndarray], None], rows: np.ndarray, columns: int) -> np.ndarray:
     """``function(rows, out)`` of a number of rows from which on products add in one order."""
     count = len(rows)
     if count < ROWS_ALIKE:

@@ -54,6 +54,10 @@ TABLE: dict[str, Entry] = {
                  "Restricted Boltzmann machine: binary or Gaussian visible units, trained by Gibbs chains.",
                  {"hidden": (256,), "optimizer": "sgd", "schedule": "linear", "batch_size": 100},
                  simulated={"hidden": (32,)}),
+    "dbn": Entry("pyddl.models.dbn", "DBN",
+                 "Deep belief net: Boltzmann machines on one another, then perhaps an autoencoder or a classifier.",
+                 {"chain": "cd", "centering": False, "optimizer": "adamw", "schedule": "cosine"},
+                 simulated={"hidden": (32, 16), "pretrain_epochs": (2,)}),
 }
 """The models by their public names. A row may be added at any time: ``pyddl.models.TABLE["mine"] = Entry(...)``."""
 

@@ -156,9 +156,9 @@ def _image(row: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray:
 def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> Path:
     """Training and test loss over the epochs, and a panel for each other score and for the losses of phases."""
     plt = _pyplot()
-    epochs, first = [line["epoch"] for line in metrics], metrics[0]
-    others = [name for name in first if name.startswith("test_") and name != "test_loss"]
+    epochs = [line["epoch"] for line in metrics]
     names = dict.fromkeys(name for line in metrics for name in line)
+    others = [name for name in names if name.startswith("test_") and name != "test_loss"]
     phases = tuple(name for name in names if name.startswith("train_loss_"))
     panels = [("loss", ("train_loss", "test_loss")), ("loss of each phase", phases),
               *((name.removeprefix("test_").replace("_", " "), (name,)) for name in others)]

@@ -15,11 +15,12 @@ from pyddl.comm import threads
 from pyddl.comm.transport import Transport
 from pyddl.models.protocol import name_of
 from pyddl.strategies.auto import Choice
+from pyddl.train.calendar import Span
 from pyddl.train.ledger import Ledger
 from pyddl.train.plan import Plan
 from pyddl.train.timing import PARTS
 
-__all__ = ["Spent", "config", "summary", "title"]
+__all__ = ["Spent", "config", "stage", "summary", "title"]
 
 PEAK_SECONDS = 0.2  # how long the machine's own matrix-product peak is measured at the end
 
@@ -77,12 +78,14 @@ def _stages(plan: Plan) -> list[str]:
     spans = plan.calendar.spans
     if len(spans) == 1 and len(spans[0].stage.phases) == 1:
         return []
-    lines = []
-    for span in spans:
-        phases = ", ".join(phase.name if phase.every == 1 else f"{phase.name} every {phase.every} steps"
-                           for phase in span.stage.phases)
-        lines.append(f"stage {span.number + 1} of {len(spans)}: {phases}, to epoch {span.last_epoch + 1}")
-    return lines
+    return [stage(span, len(spans)) for span in spans]
+
+
+def stage(span: Span, count: int) -> str:
+    """What one of so many stages trains, and until when."""
+    phases = ", ".join(phase.name if phase.every == 1 else f"{phase.name} every {phase.every} steps"
+                       for phase in span.stage.phases)
+    return f"stage {span.number + 1} of {count}: {phases}, to epoch {span.last_epoch + 1}"
 
 
 def _rules(plan: Plan) -> str:

@@ -248,6 +248,8 @@ class Session:
                 each.whole[:] = replica.whole
                 each.begin_averages()
         self.ledger.begun = True
+        if self.span.number > 0:  # the title names them all
+            self.progress.note(records.stage(self.span, len(plan.calendar.spans)))
 
     def _run_stage(self) -> None:
         fence, connection = self.fence, self.connection

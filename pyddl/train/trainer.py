@@ -14,9 +14,9 @@ from pyddl.comm import threads
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import World, world
 from pyddl.data import Source, load
-from pyddl.data.joined import training_and_test
+from pyddl.data.joined import labelled_part, training_and_test
 from pyddl.errors import DataError, ParameterError, ShapeError
-from pyddl.models.protocol import Model, check_model, described, options_of
+from pyddl.models.protocol import Model, check_model, described, name_of, options_of
 from pyddl.models.stages import stages_of
 from pyddl.optim import Optimizer
 from pyddl.strategies import Auto, Strategy, strategy
@@ -157,8 +157,17 @@ class Trainer:
                 threads.limit_numpy()
             source, tested = training_and_test(load(data), None if test is None else load(test),
                                                self.options["validation"], self.options["seed"])
+            if self.options["labelled"] is not None:
+                source = self._labelled(source)
         self._compare(here.transport, source, tested)
         return source, tested
+
+    def _labelled(self, source: Source) -> Source:
+        """The rows whose labels are known, where these are few."""
+        if not getattr(self.model, "needs_labels", False):
+            raise ParameterError(f"labelled is {self.options['labelled']}, and a {name_of(self.model)} as given "
+                                 "needs no labels: leave it out")
+        return labelled_part(source, self.options["labelled"], self.options["seed"])
 
     def _run(self, session: Session, planned: Callable[[World], Plan]) -> Result:
         """The session, and those that take its place where ranks die. Collective."""
