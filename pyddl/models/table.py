@@ -54,6 +54,11 @@ TABLE: dict[str, Entry] = {
                  "Restricted Boltzmann machine: binary or Gaussian visible units, trained by Gibbs chains.",
                  {"hidden": (256,), "optimizer": "sgd", "schedule": "linear", "batch_size": 100},
                  simulated={"hidden": (32,)}),
+    "ssrbm": Entry("pyddl.models.ssrbm", "SpikeSlabRBM",
+                   "Spike-and-slab Boltzmann machine: a density of real values with covariances, and features.",
+                   {"hidden": (256,), "chain": "cd", "optimizer": "sgd", "schedule": "linear", "batch_size": 100,
+                    "clip_norm": 5.0},
+                   simulated={"hidden": (32,)}),
 }
 """The models by their public names. A row may be added at any time: ``pyddl.models.TABLE["mine"] = Entry(...)``."""
 
