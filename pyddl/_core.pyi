@@ -274,6 +274,94 @@ class Rbm:
     def flops(self, gibbs_steps: int) -> int:
         """Floating-point operations of one gradient, per row: of its products."""
 
+# ---- ssrbm.hpp: letters B rows, N chains, V visible units, H spikes, K slabs of each; weights are (V, K, H)
+
+class Ssrbm:
+    """Spike-and-slab Boltzmann machine: conditionals, chains, gradients, and exact normalisers.
+
+    Keeps oneDNN primitives by shape, and memory, but no parameter from one call to the next. Calls from several threads
+    wait for each other. Rows v are seen as (v - ``mean``) / ``scale``, within a ball of ``radius``, 0: anywhere.
+
+    Parameters
+    ----------
+    shape : dict
+        ``visible`` and ``hidden`` units and ``pool``; where in the parameters ``weights``, ``spike_bias``,
+        ``log_precision``, and, -1: not there, ``slab_mean``, ``log_phi`` and ``log_alpha`` begin; whether precisions
+        are ``diagonal_precision`` and ``diagonal_alpha``.
+    dtype : {"float32", "bfloat16"}
+        Of the products with the weights.
+    """
+
+    def __init__(self, shape: dict[str, Any], dtype: str = "float32") -> None: ...
+    def gradient(
+        self,
+        parameters: Floats,
+        gradients: Floats,
+        rows: Floats,
+        index: np.ndarray,
+        chains: Floats | None,
+        numbers: np.ndarray | None,
+        *,
+        mean: Floats,
+        scale: float,
+        radius: float,
+        weight: float,
+        gibbs_steps: int,
+        seed: int,
+        purpose: int,
+        step: int,
+        turn: int,
+        ready: Any,
+        rounded: np.ndarray | None,
+    ) -> float:
+        """Overwrites ``gradients`` with the sum over ``rows``, moves ``chains`` (N, V); the loss."""
+
+    def spikes(
+        self, parameters: Floats, v: Floats, out: Floats, *, mean: Floats, scale: float, probability: bool
+    ) -> None:
+        """out (B, H) := inputs of the spikes, or their probabilities."""
+
+    def reconstruct(self, parameters: Floats, v: Floats, out: Floats, *, mean: Floats, scale: float) -> None: ...
+    def free_energy(self, parameters: Floats, v: Floats, out: Doubles, *, mean: Floats, scale: float) -> None: ...
+    def evaluate(
+        self,
+        parameters: Floats,
+        v: Floats,
+        index: np.ndarray,
+        *,
+        mean: Floats,
+        scale: float,
+        radius: float,
+        seed: int,
+        purpose: int,
+        step: int,
+    ) -> tuple[float, float, float]:
+        """Sums over rows of squared error, free energy, and rows whose next step first leaves the ball."""
+
+    def gibbs(
+        self,
+        parameters: Floats,
+        v: Floats,
+        numbers: np.ndarray,
+        *,
+        mean: Floats,
+        scale: float,
+        radius: float,
+        seed: int,
+        purpose: int,
+        step: int,
+        steps: int,
+    ) -> None:
+        """Moves v (N, V)."""
+
+    def log_normalisers(
+        self, parameters: Floats, begin: int, end: int, shift: float = 0.0
+    ) -> tuple[float, int]:
+        """log of the sum of these states' normalisers, precisions less ``shift``, and how many states have none."""
+
+    def flops(self, gibbs_steps: int) -> int:
+        """Floating-point operations of one gradient, per row: of its products."""
+
 # ---- threads.hpp, product.hpp
 
 def set_threads(n: int) -> None:

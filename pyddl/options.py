@@ -124,7 +124,9 @@ _NETWORKS = ("autoencoder", "classifier")  # models that are made of layers
 _CONVOLUTIONAL = ("autoencoder",)
 _SUPERVISED = ("classifier", "linear")
 _BOLTZMANN = ("rbm",)
+_SPIKES = ("ssrbm",)
 _STACKED = ("rbm", "dbn")  # those that may stand on one another
+_CHAINED = (*_STACKED, *_SPIKES)  # which have chains
 
 TABLE: list[Option] = [
     # ---- data
@@ -139,7 +141,7 @@ TABLE: list[Option] = [
     # ---- model
     Option("hidden", "ints", (256, 64), "model",
            "units of the hidden layers; of an autoencoder those of the encoder, the code last", trainer=False,
-           of=(*_NETWORKS, "rbm", "dbn"), empty=True),
+           of=(*_NETWORKS, *_CHAINED), empty=True),
     Option("conv", "str", None, "model",
            "convolutions before the dense layers, as a text such as conv32,pool2,conv64k5s2; convN: N channels, kK: "
            "kernel K, by default 3, sS: stride S; poolN, meanN: largest value or mean of N by N places; dropoutP",
@@ -176,7 +178,7 @@ TABLE: list[Option] = [
            of=_SUPERVISED),
     Option("dtype", "str", "float32", "model",
            "element type of the matrix products; sums, weights and updates are float32 always", choices=names.DTYPES,
-           trainer=False, of=(*_NETWORKS, "linear", "rbm", "dbn")),
+           trainer=False, of=(*_NETWORKS, "linear", *_CHAINED)),
     # ---- deep belief nets
     Option("finetune", "str", "none", "model",
            "network that the stack of Boltzmann machines becomes in the end; none; autoencoder: unrolled; classifier: "
@@ -204,11 +206,11 @@ TABLE: list[Option] = [
            "drawn anew in each step", choices=("none", "threshold", "sample"), trainer=False, of=_BOLTZMANN),
     Option("chain", "str", "pcd", "model",
            "chains of the negative statistics; cd: begin at the rows of a step; pcd: go on from step to step",
-           choices=("cd", "pcd"), trainer=False, of=_STACKED),
+           choices=("cd", "pcd"), trainer=False, of=_CHAINED),
     Option("gibbs_steps", "int", 1, "model", "steps of Gibbs sampling that each chain takes in a step",
-           at_least=1, at_most=2000, trainer=False, of=_STACKED),
+           at_least=1, at_most=2000, trainer=False, of=_CHAINED),
     Option("chains", "int", 100, "model", "persistent chains of all ranks together", at_least=1, trainer=False,
-           of=_STACKED),
+           of=_CHAINED),
     Option("centering", "bool", True, "model",
            "subtract means of the units in the gradient: better likelihood and samples; without: sparser features",
            trainer=False, of=_STACKED),
@@ -220,6 +222,27 @@ TABLE: list[Option] = [
     Option("sparsity_cost", "float", 0.1, "model",
            "factor of the divergence between wanted and found mean, in nats, per unit", above=0, trainer=False,
            of=(*_BOLTZMANN, "autoencoder")),
+    # ---- spike-and-slab machines
+    Option("form", "str", "plain", "model",
+           "kind of machine; plain: within a ball; mu: slabs have means, and spikes precisions of the visible units; "
+           "it needs no ball", choices=("plain", "mu"), trainer=False, of=_SPIKES),
+    Option("pool", "int", 1, "model", "slab units of each spike", at_least=1, trainer=False, of=_SPIKES),
+    Option("precision", "str", "diagonal", "model",
+           "precisions of the visible units; diagonal: one for each; scalar: one for all",
+           choices=("diagonal", "scalar"), trainer=False, of=_SPIKES),
+    Option("slab_precision", "str", "fixed", "model",
+           "precisions of the slabs, which are redundant; fixed: 1; scalar: one learned; diagonal: one learned for "
+           "each; within exp(-2) and exp(2)", choices=("fixed", "scalar", "diagonal"), trainer=False,
+           of=_SPIKES),
+    Option("radius", "float", None, "model",
+           "largest distance from the data's mean that visible units may have, in the data's unit; by default 1.2 "
+           "times that of the training rows, in form mu without end", above=0, trainer=False, of=_SPIKES),
+    Option("standardise", "bool", True, "model",
+           "subtract the mean of the training rows, and divide by one standard deviation, first", trainer=False,
+           of=_SPIKES),
+    Option("code", "str", "probability", "model",
+           "code of a row; probability: of each spike; input: of which that is the sigmoid, better for a linear "
+           "classifier", choices=("probability", "input"), trainer=False, of=_SPIKES),
     # ---- training
     Option("strategy", "str", "allreduce", "training", "how ranks work together", choices=names.STRATEGIES),
     Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),

@@ -13,6 +13,7 @@ void register_network(pybind11::module_& m);
 void register_optimizers(pybind11::module_& m);
 void register_random(pybind11::module_& m);
 void register_rbm(pybind11::module_& m);
+void register_ssrbm(pybind11::module_& m);
 void register_vectors(pybind11::module_& m);
 }  // namespace pyddl::bindings
 
@@ -30,5 +31,6 @@ PYBIND11_MODULE(_core, m) {
     bindings::register_optimizers(m);
     bindings::register_random(m);
     bindings::register_rbm(m);
+    bindings::register_ssrbm(m);
     bindings::register_vectors(m);
 }

@@ -1,6 +1,7 @@
 // Compiled once per x86-64 level; see simd.hpp.
 #include "kernels/rbm_loops.hpp"
 
+#include "kernels/row_loops.hpp"
 #include "kernels/simd.hpp"
 #include "kernels/simd_math.hpp"
 #include "kernels/stripes.hpp"
@@ -10,35 +11,6 @@ namespace pyddl::kernels {
 namespace {
 
 using std::int64_t;
-
-/// sums[n] := the sum over rows of value(b * columns + n), column by column of a stripe, in blocks of rows.
-template <class Value>
-void sum_columns(int64_t rows, int64_t columns, float* sums, Value value) {
-    const Stripes stripes(columns);
-#pragma omp parallel for schedule(static) if (rows * columns >= parallel_elements)
-    for (int64_t s = 0; s < stripes.count; ++s) {
-        const int64_t first = stripes.first(s), width = stripes.width(s);
-        float total[Stripes::columns_each] = {};
-        for (int64_t block = 0; block < rows; block += Stripes::rows_each) {
-            const int64_t end = block + Stripes::rows_each < rows ? block + Stripes::rows_each : rows;
-            float sum[Stripes::columns_each] = {};
-            for (int64_t b = block; b < end; ++b) {
-                const int64_t at = b * columns + first;
-                for_columns(width, [&](int64_t n) { sum[n] += value(at + n, first + n); });
-            }
-#pragma omp simd
-            for (int64_t n = 0; n < width; ++n) total[n] += sum[n];
-        }
-        for (int64_t n = 0; n < width; ++n) sums[first + n] = total[n];
-    }
-}
-
-/// row(b) for each row, on all threads where there is much of them.
-template <class Row>
-void for_rows(int64_t rows, int64_t columns, Row row) {
-#pragma omp parallel for schedule(static) if (rows * columns >= parallel_elements)
-    for (int64_t b = 0; b < rows; ++b) row(b);
-}
 
 void column_sums(const float* x, int64_t rows, int64_t columns, float* sums) {
     sum_columns(rows, columns, sums, [=](int64_t at, int64_t) { return x[at]; });
@@ -91,22 +63,6 @@ void tempered(float* x, int64_t rows, int64_t columns, float beta, const float* 
 #pragma omp simd
         for (int64_t n = 0; n < columns; ++n) row[n] = beta * row[n] + shift[n];
     });
-}
-
-constexpr int64_t block = 256;  // floats that are summed before they go into a double
-
-/// The sum over n of value(n): floats within blocks, doubles between them.
-template <class Value>
-[[gnu::always_inline]] inline double sum_row(int64_t n, Value value) {
-    double total = 0;
-    for (int64_t begin = 0; begin < n; begin += block) {
-        const int64_t end = begin + block < n ? begin + block : n;
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t i = begin; i < end; ++i) sum += value(i);
-        total += static_cast<double>(sum);
-    }
-    return total;
 }
 
 void row_softplus(const float* x, int64_t rows, int64_t columns, float beta, double* out) {

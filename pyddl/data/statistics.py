@@ -61,8 +61,8 @@ class Statistics:
     mean, variance : ndarray of shape (features,), float64
         ``variance`` is the mean of the squared distance from the mean.
     minimum, maximum : ndarray of shape (features,), float32
-    largest_norm : float
-        Of a row, Euclidean.
+    largest_norm, largest_distance : float
+        Of a row, Euclidean: from 0, and from ``mean``, which takes a second pass over the rows. Collective, each.
     """
 
     def __init__(self, source: Source, rank: int = 0, size: int = 1,
@@ -99,11 +99,28 @@ class Statistics:
         return math.sqrt(self._all.norm)
 
     @cached_property
-    def _all(self) -> _Sums:
+    def largest_distance(self) -> float:
+        mean, (each, begins, (rows, values)) = self.mean, self._chunks()
+        most = 0.0
+        for begin in begins[self._rank :: self._size]:
+            end = min(begin + each, self.count)
+            for at in range(begin, end, len(rows)):
+                piece, off = rows[: end - at], values[: end - at]
+                self._source.read(np.arange(at, at + len(piece), dtype=np.int64), piece)
+                np.subtract(piece, mean, out=off)
+                most = max(most, float(np.einsum("ij,ij->i", off, off).max()))
+        return math.sqrt(max(self._gather(most)))
+
+    def _chunks(self) -> tuple[int, range, tuple[np.ndarray, np.ndarray]]:
+        """Rows of a chunk, where chunks begin, and two buffers for their pieces."""
         each = max(ROWS, -(-self.count // CHUNKS))
-        begins = range(0, self.count, each)
         at_once = max(1, min(each, self.count, PIECE_BYTES // (8 * self.features)))
         buffers = np.empty((at_once, self.features), dtype=np.float32), np.empty((at_once, self.features))
+        return each, range(0, self.count, each), buffers
+
+    @cached_property
+    def _all(self) -> _Sums:
+        each, begins, buffers = self._chunks()
         mine = [self._of_chunk(begin, min(begin + each, self.count), *buffers)
                 for begin in begins[self._rank :: self._size]]
         parts = self._gather(mine)

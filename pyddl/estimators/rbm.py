@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from pyddl import _check
-from pyddl.errors import ParameterError
-from pyddl.estimators.estimator import _seed
+from pyddl.estimators.boltzmann import Boltzmann
 from pyddl.estimators.from_table import from_table
-from pyddl.estimators.roles import Encodes, Scores
-from pyddl.estimators.rows import chunks
-from pyddl.options import Option
 
 __all__ = ["RBM"]
-
-Self = TypeVar("Self", bound="RBM")
 
 KINDS = ("pseudo_likelihood", "free_energy")
 
 
 @from_table("rbm", centering=False)
-class RBM(Encodes, Scores):
+class RBM(Boltzmann):
     """Restricted Boltzmann machine [1]_, a feature extractor: `transform` gives the hidden units' probabilities.
 
     Where scikit-learn's BernoulliRBM stood in a Pipeline, ``RBM(hidden=256)`` may stand. It is not centered by default,
@@ -72,8 +66,6 @@ class RBM(Encodes, Scores):
     ((200, 8), (8, 16), (5, 16))
     """
 
-    _step: int = 0  # of `gibbs` since training: each call has its own random numbers
-
     @property
     def components_(self) -> np.ndarray:
         return self.parameters_["weights"].T
@@ -85,10 +77,6 @@ class RBM(Encodes, Scores):
     @property
     def intercept_visible_(self) -> np.ndarray:
         return self.parameters_["visible_bias"]
-
-    def free_energy(self, X: Any) -> np.ndarray:
-        """-log sum_h exp(-E(v, h)) of each row, nats, float64: the lower, the more probable. Local."""
-        return self._of_rows(X, lambda part: self.model_.free_energy(self.result_.averaged, part))
 
     def score_samples(self, X: Any, kind: str | None = None) -> np.ndarray:
         """How well the machine knows each row, nats, float64: the higher, the better. Local.
@@ -115,41 +103,3 @@ class RBM(Encodes, Scores):
         if self.model_.visible == "gaussian":
             return super().score(X)
         return float(self.score_samples(X).mean())
-
-    def gibbs(self, X: Any, steps: int = 1) -> np.ndarray:
-        """Visible units (rows, features), float32, after so many Gibbs steps from X. Each call draws anew. Local."""
-        self._check_fitted()
-        steps = _check.integer("steps", steps, at_least=1)
-        rows = self._rows(X)
-        low, high = self.model_.input_range or (-np.inf, np.inf)
-        start = np.empty(rows.shape, dtype=np.float32)
-        for place, part in chunks(rows):
-            start[place] = np.clip(part, low, high)
-        moved = self.model_.gibbs(self.result_.averaged, start, steps, self.seed_, self._step)
-        self._step += steps
-        return moved
-
-    def sample(self, count: int = 1, *, steps: int = 1000, random_state: Any = None) -> np.ndarray:
-        """Samples of the machine, (count, features), float32: its persistent chains after more Gibbs steps. Local."""
-        self._check_fitted()
-        count = _check.integer("count", count, at_least=1)
-        steps = _check.integer("steps", steps, at_least=1)
-        return self.model_.sample(self.result_.averaged, self.result_.buffers, count, _seed(random_state), steps)
-
-    def _of_rows(self, X: Any, function: Any) -> np.ndarray:
-        self._check_fitted()
-        rows = self._rows(X)
-        low, high = self.model_.input_range or (-np.inf, np.inf)
-        return np.concatenate([function(np.clip(part, low, high)) for _, part in chunks(rows)])
-
-    def _value_of(self, option: Option) -> Any:
-        value = super()._value_of(option)
-        if option.name != "hidden":
-            return value
-        if isinstance(value, bool) or np.size(value) != 1:
-            raise ParameterError(f"hidden is {value!r}; expected one number of hidden units, for example 256")
-        return value if isinstance(value, tuple | list) else (value,)
-
-    def _learned(self) -> None:
-        super()._learned()
-        self._step = 0

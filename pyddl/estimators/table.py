@@ -15,6 +15,7 @@ TABLE: dict[str, Place] = {
     "classifier": ("pyddl.estimators.classifier", "Classifier"),
     "rbm": ("pyddl.estimators.rbm", "RBM"),
     "dbn": ("pyddl.estimators.dbn", "DBN"),
+    "ssrbm": ("pyddl.estimators.ssrbm", "SpikeSlabRBM"),
 }
 """The estimators of models, by the models' public names. A row may be added at any time."""
 

@@ -24,9 +24,10 @@ from pyddl.layout import Layout
 from pyddl.models.classifier import check_classes, classes_of, softmax, targets_of
 from pyddl.models.layers import Corrupt, Dense
 from pyddl.models.network import Network, NetworkModel
-from pyddl.models.rbm import RBM, SAMPLE_STEPS, together
+from pyddl.models.rbm import RBM, SAMPLE_STEPS
 from pyddl.models.stages import Begin, Phase, Stage
 from pyddl.models.table import Trained
+from pyddl.models.together import together
 
 __all__ = ["DBN"]
 

@@ -7,7 +7,7 @@ ICML; Melchior, Fischer, Wiskott (2016), How to center deep Boltzmann machines, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,13 +20,13 @@ from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import Layout, Slice
 from pyddl.models.likelihood import Measure, likelihood
 from pyddl.models.stages import Phase, Stage
+from pyddl.models.together import together
 
-__all__ = ["RBM", "SAMPLE_STEPS", "together"]
+__all__ = ["RBM", "SAMPLE_STEPS"]
 
 DEVIATION = 0.01  # of the first weights
 LEAST_MEAN = 1e-3  # of a visible unit, whose bias begins as the logit of its mean
 OFFSET_RATE = 0.01  # of the running means of units
-ROWS_ALIKE = 33  # products of fewer rows may add in another order
 UNITS = 32  # whose conditional probabilities are looked at in each test row
 SAMPLE_STEPS = 1000  # of a chain, before it is a sample
 
@@ -327,13 +327,3 @@ class RBM:
         if rows.ndim != 2 or rows.shape[1] != columns:
             raise ShapeError(f"rows have shape {rows.shape}; expected (n, {columns})")
         return rows
-
-
-def together(function: Callable[[np.ndarray, np.ndarray], None], rows: np.ndarray, columns: int) -> np.ndarray:
-    """``function(rows, out)`` of a number of rows from which on products add in one order."""
-    count = len(rows)
-    if count < ROWS_ALIKE:
-        rows = np.concatenate([rows, np.zeros((ROWS_ALIKE - count, rows.shape[1]), dtype=np.float32)])
-    out = np.empty((len(rows), columns), dtype=np.float32)
-    function(rows, out)
-    return out[:count]

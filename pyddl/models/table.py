@@ -58,6 +58,11 @@ TABLE: dict[str, Entry] = {
                  "Deep belief net: Boltzmann machines on one another, then perhaps an autoencoder or a classifier.",
                  {"chain": "cd", "centering": False, "optimizer": "adamw", "schedule": "cosine"},
                  simulated={"hidden": (32, 16), "pretrain_epochs": (2,)}),
+    "ssrbm": Entry("pyddl.models.ssrbm", "SpikeSlabRBM",
+                   "Spike-and-slab Boltzmann machine: a density of real values with covariances, and features.",
+                   {"hidden": (256,), "chain": "cd", "optimizer": "sgd", "schedule": "linear", "batch_size": 100,
+                    "clip_norm": 5.0},
+                   simulated={"hidden": (32,)}),
 }
 """The models by their public names. A row may be added at any time: ``pyddl.models.TABLE["mine"] = Entry(...)``."""
 

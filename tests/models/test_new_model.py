@@ -131,7 +131,7 @@ def test_a_run_becomes_an_estimator_and_an_estimator_is_made_from_the_table(trai
         fitted = TinyCoder(width=2, random_state=0, batch_size=20).fit(X)
         assert len(fitted.loss_curve_) == 4 and isinstance(fitted.model_, Tiny), "epochs as its row says"
         assert fitted.get_feature_names_out().tolist() == ["tinycoder0", "tinycoder1"]
-        with pytest.raises(TypeError, match="hidden is an option of model autoencoder, .*; the model here is tiny"):
+        with pytest.raises(TypeError, match=r"hidden is an option of model autoencoder, .*; the model here is tiny"):
             TinyCoder(hidden=(4,))
         with pytest.raises(ParameterError, match="width is 0; expected a whole number at least 1"):
             TinyCoder(width=0).fit(X)
