@@ -165,8 +165,8 @@ class Trainer:
     def _labelled(self, source: Source) -> Source:
         """The rows whose labels are known, where these are few."""
         if not getattr(self.model, "needs_labels", False):
-            raise ParameterError(f"labelled is {self.options['labelled']}, and a {name_of(self.model)} as given "
-                                 "needs no labels: leave it out")
+            raise ParameterError(f"labelled is {self.options['labelled']}, and model {name_of(self.model)} as "
+                                 "given needs no labels: leave it out")
         return labelled_part(source, self.options["labelled"], self.options["seed"])
 
     def _run(self, session: Session, planned: Callable[[World], Plan]) -> Result:

@@ -162,7 +162,7 @@ LABELLED = (*C, "--labels", "classes.npy")
     ((*LABELLED, "--freeze"), "freeze, and there is no encoder that could be frozen"),
     ((*LABELLED, "--encoder", "ae", "--freeze", "--frozen-epochs", "2"), "leave one of the two out"),
     ((*LABELLED, "--code-activation", "relu"), "code_activation is an option of model autoencoder; the model here"),
-    ((*L, "--labels", "two.npy", "--hidden", "3"), "hidden is an option of model autoencoder, classifier and rbm"),
+    ((*L, "--labels", "two.npy", "--hidden", "3"), "hidden is an option of model autoencoder, classifier"),
     ((*LABELLED, "--test", "rows.npy", "--test-labels", "more.npy"), "has the label 4; the model knows 3 classes"),
     ((*LABELLED, "--test", "rows.npy"), "the test data have no labels, which this model needs"),
     ((*LABELLED, "--test-labels", "classes.npy"), "--test-labels are those of the rows of --test, which"),
