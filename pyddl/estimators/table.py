@@ -14,6 +14,7 @@ TABLE: dict[str, Place] = {
     "linear": ("pyddl.estimators.linear", "LinearRegression"),
     "classifier": ("pyddl.estimators.classifier", "Classifier"),
     "rbm": ("pyddl.estimators.rbm", "RBM"),
+    "vae": ("pyddl.estimators.vae", "VAE"),
 }
 """The estimators of models, by the models' public names. A row may be added at any time."""
 

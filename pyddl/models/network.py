@@ -218,6 +218,17 @@ class Network:
         self.forward(parameters, buffers, None, rows, out, first=first, last=end)
         return out[:count]
 
+    def filters(self, parameters: np.ndarray) -> np.ndarray:
+        """What the units of the first layer with weights look for: (units, inputs), or (channels, height, width,
+        inputs' channels) of a convolution."""
+        views = self._layout.views(parameters)
+        for layer, name in zip(self.layers, self.names, strict=True):
+            if isinstance(layer, Dense):
+                return views[f"{name}.weight"]
+            if isinstance(layer, Conv | ConvTranspose):
+                return views[f"{name}.weight"].transpose((2, 0, 1, 3) if layer.transposed else (3, 0, 1, 2))
+        raise InternalError("the network has no layer with weights")
+
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray | None, batch: Batch | None,
                  rows: np.ndarray, targets: np.ndarray, loss: str, *, first: int = 0, add: bool = False,
                  final: bool = True, below: np.ndarray | None = None) -> float:
@@ -438,6 +449,10 @@ class NetworkModel:
     def split(self, part: int, parts: int) -> PartOfModel:
         """What rank ``part`` of ``parts`` holds where they hold the model together: some outputs of every layer."""
         return PartOfModel(self, part, parts)
+
+    def filters(self, parameters: np.ndarray) -> np.ndarray:
+        """What the units of the first layer with weights look for: see `Network.filters`."""
+        return self.network.filters(parameters)
 
     def _outputs(self, parameters: np.ndarray, buffers: np.ndarray | None, rows: np.ndarray, first: int,
                  end: int) -> np.ndarray:
