@@ -25,7 +25,7 @@ from pyddl.layout import Layout
 from pyddl.models.layers import WHOLE, Conv, ConvTranspose, Dense, Layer, Part, Shape, Transposed
 from pyddl.names import DTYPES
 
-__all__ = ["Network", "NetworkModel", "PartOfModel"]
+__all__ = ["Network", "NetworkModel", "PartOfModel", "sigmoid"]
 
 ROWS_ALIKE = 33  # products of fewer rows may add in another order, and in float32 (csrc/kernels/few_rows.hpp)
 
@@ -357,6 +357,15 @@ class Network:
         if outputs < parts:
             raise ParameterError(f"split is {parts}, but layer {name} has {outputs} outputs, and a rank would hold "
                                  f"none: give split at most {outputs}, or widen the layer")
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), in place; returns it."""
+    x *= 0.5  # it is (1 + tanh(x / 2)) / 2, which cannot overflow
+    np.tanh(x, out=x)
+    x += 1
+    x *= 0.5
+    return x
 
 
 class _NotCompiled:

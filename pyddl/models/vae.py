@@ -16,18 +16,20 @@ import numpy as np
 
 from pyddl import _check, _core, random
 from pyddl.data.batch import Batch
+from pyddl.data.source import Source
 from pyddl.data.statistics import Statistics
 from pyddl.errors import ParameterError
 from pyddl.layout import Layout
+from pyddl.models.autoencoder import rate_scale
+from pyddl.models.coder import ConvLayers, check_pictures, coder, picture_for, plain
 from pyddl.models.importance import likelihood
-from pyddl.models.layers import WHOLE, Dense, Layer, Part
+from pyddl.models.layers import WHOLE, Dense, Part
 from pyddl.models.likelihood import Measure
-from pyddl.models.network import Network
+from pyddl.models.network import Network, sigmoid
 from pyddl.names import ACTIVATIONS, INITIALISERS, LOSSES
 
 __all__ = ["VAE", "PartOfVAE"]
 
-RATES = {"bce": 1280, "mse": 1280}  # over the widest layer: see `VAE.rate_scale`
 SAMPLES_AT_ONCE = 4096  # that are decoded together
 PICTURES = 50
 STEPS = 10  # of a walk, and columns of the map of a code of two numbers
@@ -47,7 +49,9 @@ class VAE:
     inputs : int
         Features of a row.
     hidden : sequence of int, default=(400, 20)
-        Units of the encoder's layers; the last one is the code. The decoder mirrors them.
+        Units of the encoder's dense layers; the last one is the code. The decoder mirrors them.
+    conv, image_shape, batch_norm
+        Convolutions before them, as in `pyddl.models.Autoencoder`.
     activation : str, default="relu"
         Of all layers but the code and the output: linear, sigmoid, relu, leaky_relu, tanh or softplus.
     loss : {"bce", "mse"}, default="bce"
@@ -81,13 +85,16 @@ class VAE:
 
     name = "vae"
 
-    def __init__(self, inputs: int, hidden: Sequence[int] = (400, 20), *, activation: str = "relu", loss: str = "bce",
-                 output_variance: float = 0.1, kl_weight: float = 1.0, kl_warmup: int = 0, samples: int = 1,
-                 initialiser: str = "auto", dtype: str = "float32"):
+    def __init__(self, inputs: int, hidden: Sequence[int] = (400, 20), *, conv: ConvLayers = None,
+                 image_shape: Sequence[int] | None = None, batch_norm: str = "none", activation: str = "relu",
+                 loss: str = "bce", output_variance: float = 0.1, kl_weight: float = 1.0, kl_warmup: int = 0,
+                 samples: int = 1, initialiser: str = "auto", dtype: str = "float32"):
         self.inputs = _check.integer("inputs", inputs, at_least=1)
         self.hidden = _check.integers("hidden", hidden, at_least=1)
         if not self.hidden:
             raise ParameterError("hidden is empty; expected at least one layer, the code: for example (400, 20)")
+        self.conv, self.batch_norm = plain(conv), batch_norm
+        self.image_shape = None if image_shape is None else tuple(image_shape)
         self.activation = _check.one_of("activation", activation, ACTIVATIONS)
         self.loss = _check.one_of("loss", loss, LOSSES)
         self.output_variance = _check.number("output_variance", output_variance, above=0)
@@ -96,23 +103,18 @@ class VAE:
         self.samples = _check.integer("samples", samples, at_least=1)
         self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))
         self.code = self.hidden[-1]
-        encoder, decoder = self._layers()
-        self.code_layers = [*encoder[:-1], Dense(self.code, initialiser=self.initialiser)]
-        self._compile(
-            Network(encoder, self.inputs, name="encoder", dtype=dtype),
-            Network(decoder, self.code, name="decoder", dtype=dtype, number=len(encoder)))
-        widest = max(*self.hidden, self.inputs)
-        self.rate_scale = RATES[self.loss] / (widest * max(2 * len(self.hidden), 4))
+        layers = coder(self.inputs, self.hidden, conv=conv, image_shape=image_shape, activation=activation,
+                       batch_norm=batch_norm, initialiser=initialiser, code_values=2)
+        self.code_layers = [*layers.encoder[:-1], Dense(self.code, initialiser=initialiser)]
+        self._compile(Network(layers.encoder, layers.inputs, name="encoder", dtype=dtype),
+                      Network(layers.decoder, self.code, name="decoder", dtype=dtype, number=len(layers.encoder)))
+        self.rate_scale = rate_scale(self.loss, self.network, self.decoder) / self._factor
         self.input_range = (0.0, 1.0) if self.loss == "bce" else None
 
-    def _layers(self) -> tuple[list[Layer], list[Layer]]:
-        """Of the encoder, which ends in means and log variances, and of the decoder."""
-        of_encoder: list[Layer] = [Dense(units, self.activation, initialiser=self.initialiser)
-                                   for units in self.hidden[:-1]]
-        of_decoder: list[Layer] = [Dense(units, self.activation, initialiser=self.initialiser)
-                                   for units in self.hidden[-2::-1]]
-        return ([*of_encoder, Dense(2 * self.code, initialiser=self.initialiser)],
-                [*of_decoder, Dense(self.inputs, initialiser=self.initialiser)])
+    @classmethod
+    def for_data(cls, data: Source, **options: Any) -> VAE:
+        """The model for these rows, with the shape of their pictures where ``conv`` needs one."""
+        return cls(data.features, **picture_for(data, options))
 
     def _compile(self, encoder: Network, decoder: Network, part: Part = WHOLE) -> None:
         self.network, self.decoder = encoder, decoder
@@ -136,9 +138,15 @@ class VAE:
 
     def options(self) -> dict[str, Any]:
         """Plain values that make the same model again: ``VAE(**options)``."""
-        return {"inputs": self.inputs, "hidden": list(self.hidden), "activation": self.activation, "loss": self.loss,
+        shape = None if self.image_shape is None else list(self.image_shape)
+        return {"inputs": self.inputs, "hidden": list(self.hidden), "conv": self.conv, "image_shape": shape,
+                "batch_norm": self.batch_norm, "activation": self.activation, "loss": self.loss,
                 "output_variance": self.output_variance, "kl_weight": self.kl_weight, "kl_warmup": self.kl_warmup,
                 "samples": self.samples, "initialiser": self.initialiser, "dtype": self.dtype}
+
+    def check_data(self, data: Source) -> None:
+        """Refuse pictures of another shape than the convolutions were made for."""
+        check_pictures(self.image_shape, data)
 
     def split(self, part: int, parts: int) -> PartOfVAE:
         """What rank ``part`` of ``parts`` holds where they hold the model together: some outputs of every layer."""
@@ -245,12 +253,7 @@ class VAE:
     def decode(self, parameters: np.ndarray, buffers: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Means of rows for ``codes`` (n, code) -> (n, inputs); in (0, 1) with loss ``bce``."""
         output = self.decoder.outputs(parameters, buffers, codes)
-        if self.loss == "bce":
-            output *= 0.5  # sigmoid(x) = (1 + tanh(x / 2)) / 2, which cannot overflow
-            np.tanh(output, out=output)
-            output += 1
-            output *= 0.5
-        return output
+        return sigmoid(output) if self.loss == "bce" else output
 
     def reconstruct(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """`decode` of `encode`: (n, inputs) -> (n, inputs)."""
@@ -300,8 +303,8 @@ class VAE:
         return self.decode(parameters, buffers, np.array(codes, dtype=np.float32))
 
     def pictures(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """``filters``: the weights of the first layer's units; ``samples``; ``walk``."""
-        return {"filters": self.layout.views(parameters)["encoder.0.weight"],
+        """``filters``: what the units of the first layer look for; ``samples``; ``walk``."""
+        return {"filters": self.network.filters(parameters),
                 "samples": self.sample(parameters, buffers, PICTURES, 0),
                 "walk": self.walk(parameters, buffers, rows)}
 

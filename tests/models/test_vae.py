@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from layer_oracles import InDouble, assert_derivative
 from model_parts import together
 
 from pyddl import _core, random
@@ -22,6 +23,11 @@ CONFIGURATIONS = {
     "three samples": {"hidden": (8, 5, 2), "activation": "sigmoid", "samples": 3},
     "normal outputs": {"hidden": (9, 3), "activation": "tanh", "loss": "mse", "output_variance": 0.3},
     "linear": {"hidden": (4,), "loss": "mse", "samples": 2, "output_variance": 0.5},
+    "convolutional": {"hidden": (7, 3), "conv": "conv3,pool2,conv4", "image_shape": (6, 2), "activation": "tanh"},
+    "planes": {"hidden": (3,), "conv": "conv3", "image_shape": (2, 2, 3), "activation": "softplus",
+               "samples": 2},
+    "with batch norm": {"hidden": (3,), "conv": "conv3,pool2", "image_shape": (6, 2), "activation": "softplus",
+                        "batch_norm": "synchronised"},
 }
 
 
@@ -37,26 +43,14 @@ def made(inputs=12, seed=3, **options):
     return model, parameters, buffers
 
 
-ACTIVATION = {"tanh": np.tanh, "softplus": lambda x: np.logaddexp(0, x), "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-              "relu": lambda x: np.maximum(x, 0)}
-
-
-def in_double(model, parameters, rows, noise):
+def in_double(model, parameters, rows, noise, training=True):
     """(reconstruction, divergence): sums over rows of means over samples; noise (rows, samples, code)."""
-    views = {s.name: parameters[s.begin : s.end].reshape(s.shape).astype(float) for s in model.layout}
-
-    def through(half, h):
-        depth = len(model.hidden)
-        for i in range(depth):
-            h = h @ views[f"{half}.{i}.weight"].T + views[f"{half}.{i}.bias"]
-            h = ACTIVATION[model.activation](h) if i < depth - 1 else h
-        return h
-
-    x = rows.astype(float)
-    mean, log_variance = np.split(through("encoder", x), 2, axis=1)
+    encoder, decoder = (InDouble(each, model.layout, training=training) for each in (model.network, model.decoder))
+    mean, log_variance = np.split(encoder.outputs(parameters, rows), 2, axis=1)
     divergence = 0.5 * np.sum(mean**2 + np.exp(log_variance) - 1 - log_variance)
     z = mean[:, None] + np.exp(log_variance / 2)[:, None] * noise
-    y, x = through("decoder", z), x[:, None]
+    y = decoder.outputs(parameters, z.reshape(-1, model.code)).reshape(*z.shape[:2], -1)
+    x = rows.astype(float)[:, None]
     if model.loss == "bce":
         losses = np.logaddexp(0, y) - x * y
     else:
@@ -79,16 +73,14 @@ def test_gradient_agrees_with_finite_differences(name):
     loss = model.gradient(parameters, gradients, buffers, batch)
     reconstruction, divergence = in_double(model, parameters, batch.rows, noise)
     assert loss == pytest.approx(reconstruction + divergence, rel=1e-5)
-    rng, precise = np.random.default_rng(0), parameters.astype(float)
+
+    def minimised(p):
+        r, d = in_double(model, p, batch.rows, noise)
+        return r + model.kl_weight * d
+
     for s in model.layout:
-        for at in rng.integers(s.begin, s.end, size=6):
-            sides = []
-            for step in (1e-5, -1e-5):
-                moved = precise.copy()
-                moved[at] += step
-                r, d = in_double(model, moved, batch.rows, noise)
-                sides.append(r + model.kl_weight * d)
-            assert gradients[at] == pytest.approx((sides[0] - sides[1]) / 2e-5, rel=2e-3, abs=2e-3), s.name
+        assert np.isfinite(gradients[s.begin : s.end]).all(), s.name
+    assert_derivative(minimised, parameters, np.nan_to_num(gradients), 1e-3)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -96,7 +88,7 @@ def test_scores_agree_with_the_formula(name):
     model, parameters, buffers = made(**CONFIGURATIONS[name])
     batch = Batch(rows_of(7), np.arange(7) + 40)
     scores = model.evaluate(parameters, buffers, batch)
-    reconstruction, divergence = in_double(model, parameters, batch.rows, noise_of(model, batch, 1))
+    reconstruction, divergence = in_double(model, parameters, batch.rows, noise_of(model, batch, 1), training=False)
     assert scores["kl"] == pytest.approx(divergence, rel=1e-5)
     assert scores["reconstruction"] == pytest.approx(reconstruction, rel=1e-5)
     assert scores["loss"] == pytest.approx(reconstruction + divergence, rel=1e-5) and scores["elbo"] == -scores["loss"]
@@ -157,7 +149,7 @@ def test_the_weight_grows_with_the_step():
 # ---- parts of a batch and of the model
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if name != "with batch norm"])
 def test_parts_of_a_batch_add_up(name):
     model, parameters, buffers = made(**CONFIGURATIONS[name])
     batch = Batch(rows_of(50), np.arange(50) + 7, seed=1, step=3)
@@ -294,6 +286,18 @@ def test_its_means_are_codes_of_another_model():
 def test_bad_options_are_named(options, message):
     with pytest.raises(ParameterError, match=message):
         VAE(8, **options)
+
+
+def test_pictures_come_from_the_data_and_others_are_refused():
+    rows = np.random.default_rng(0).random((5, 6, 4), dtype=np.float32)
+    model = VAE.for_data(ArraySource(rows), conv="conv4,pool2", hidden=(3,))
+    assert model.image_shape == (6, 4) and create("vae", **model.options()).layout == model.layout
+    parameters, buffers = model.layout.zeros(), model.buffers.zeros()
+    assert model.pictures(parameters, buffers, rows.reshape(5, 24))["filters"].shape == (4, 3, 3, 1)
+    with pytest.raises(ShapeError, match=r"pictures of shape \(4, 6\); the convolutions .* made for \(6, 4\)"):
+        model.check_data(ArraySource(rows.reshape(5, 4, 6)))
+    with pytest.raises(ParameterError, match="hidden is empty; expected at least one layer, the code"):
+        VAE.for_data(ArraySource(rows), conv="conv4,pool2", hidden=())
 
 
 def test_rows_and_codes_of_another_width_are_refused():

@@ -23,6 +23,7 @@ KINDS = {
     "three samples": {"samples": 3, "kl_weight": 0.5},
     "normal outputs": {"loss": "mse"},
     "warm": {"kl_warmup": 9},
+    "convolutional": {"conv": "conv4,pool2", "image_shape": (10, 2), "batch_norm": "synchronised"},
 }
 STRATEGIES = {
     "averaging": {"period": 3},
