@@ -109,8 +109,11 @@ class Network:
         first: int = 0,
         add: bool = False,
         final: bool = True,
+        below: Floats | None = None,
     ) -> float:
         """Slices of layers [first, end) of ``gradients`` := sum over rows; the sum of the losses.
+
+        ``below`` := the gradient with respect to what entered layer first.
 
         Parameters
         ----------
@@ -362,6 +365,20 @@ class Ssrbm:
     def flops(self, gibbs_steps: int) -> int:
         """Floating-point operations of one gradient, per row: of its products."""
 
+# ---- layers/noise.hpp: codes (B, 2 n) of n means, then n log variances; noise and samples (B S, n), a row's together
+
+def sample_codes(codes: Floats, noise: Floats, out: Floats) -> None:
+    """out (B S, n) := mean + exp(log variance / 2) noise; may be the noise."""
+
+def codes_backward(codes: Floats, noise: Floats, deltas: Floats, weight: float, out: Floats) -> None:
+    """out (B, 2 n) := gradient of what has ``deltas`` at the samples, and of ``weight`` times the divergence."""
+
+def codes_divergence(codes: Floats) -> float:
+    """Sum over rows of the Kullback-Leibler divergence from a standard normal distribution, nats."""
+
+def codes_log_ratios(codes: Floats, noise: Floats, out: Doubles) -> None:
+    """out (B S,) := log N(z; 0, 1) - log N(z; mean, variance) of each sample z."""
+
 # ---- threads.hpp, product.hpp
 
 def set_threads(n: int) -> None:
@@ -392,6 +409,9 @@ def loss_gradient(
 
 def loss_sums(outputs: Floats, targets: Floats, loss: str) -> tuple[float, float]:
     """Sum of the losses and sum of squared errors; for bce ``outputs`` are logits."""
+
+def loss_of_rows(outputs: Floats, targets: Floats, loss: str, out: Doubles) -> None:
+    """out (B S,) := losses of the rows of ``outputs`` (B S, N); S next to each other share a row of targets (B, N)."""
 
 def softmax_gradient(
     logits: Floats, labels: np.ndarray, deltas: Floats, bias_gradients: Floats | None = None

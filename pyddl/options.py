@@ -120,8 +120,8 @@ class Option:
         return values
 
 
-_NETWORKS = ("autoencoder", "classifier")  # models that are made of layers
-_CONVOLUTIONAL = ("autoencoder",)
+_NETWORKS = ("autoencoder", "classifier", "vae")  # models that are made of layers
+_CONVOLUTIONAL = ("autoencoder", "vae")
 _SUPERVISED = ("classifier", "linear")
 _BOLTZMANN = ("rbm",)
 _SPIKES = ("ssrbm",)
@@ -140,7 +140,7 @@ TABLE: list[Option] = [
     Option("test_labels", "str", None, "data", "labels of the rows of test: as labels", trainer=False),
     # ---- model
     Option("hidden", "ints", (256, 64), "model",
-           "units of the hidden layers; of an autoencoder those of the encoder, the code last", trainer=False,
+           "units of the hidden layers; of an autoencoder or a vae those of the encoder, the code last", trainer=False,
            of=(*_NETWORKS, *_CHAINED), empty=True),
     Option("conv", "str", None, "model",
            "convolutions before the dense layers, as a text such as conv32,pool2,conv64k5s2; convN: N channels, kK: "
@@ -158,7 +158,7 @@ TABLE: list[Option] = [
            trainer=False, of=("autoencoder",)),
     Option("loss", "str", "bce", "model",
            "loss of a reconstruction: bce, cross-entropy, for data in [0, 1]; mse, squared error, with a linear output",
-           choices=names.LOSSES, trainer=False, of=("autoencoder",)),
+           choices=names.LOSSES, trainer=False, of=("autoencoder", "vae")),
     Option("corrupt", "float", 0.0, "model",
            "noise of a denoising autoencoder's inputs: probability that a value is masked, or standard deviation",
            at_least=0, trainer=False, of=("autoencoder", "dbn")),
@@ -179,6 +179,16 @@ TABLE: list[Option] = [
     Option("dtype", "str", "float32", "model",
            "element type of the matrix products; sums, weights and updates are float32 always", choices=names.DTYPES,
            trainer=False, of=(*_NETWORKS, "linear", *_CHAINED)),
+    # ---- variational autoencoders
+    Option("kl_weight", "float", 1.0, "model",
+           "weight of the divergence of the codes in what is minimised; loss and elbo are reported with weight 1",
+           at_least=0, trainer=False, of=("vae",)),
+    Option("kl_warmup", "int", 0, "model", "steps in which the weight of the divergence grows from 0", "steps",
+           at_least=0, trainer=False, of=("vae",)),
+    Option("samples", "int", 1, "model", "samples of each row's code in training", at_least=1, trainer=False,
+           of=("vae",)),
+    Option("output_variance", "float", 0.1, "model", "variance of the outputs with loss mse, which are normal",
+           "squared units of the data", above=0, trainer=False, of=("vae",)),
     # ---- deep belief nets
     Option("finetune", "str", "none", "model",
            "network that the stack of Boltzmann machines becomes in the end; none; autoencoder: unrolled; classifier: "

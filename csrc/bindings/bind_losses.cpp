@@ -65,6 +65,21 @@ void register_losses(py::module_& m) {
         },
         "outputs"_a.noconvert(), "targets"_a.noconvert(), "loss"_a);
     m.def(
+        "loss_of_rows",
+        [](const Array<float>& outputs, const Array<float>& targets, const std::string& loss, Array<double>& out) {
+            const auto y = matrix(outputs, "outputs"), t = matrix(targets, "targets");
+            const auto of_rows = out_vector(out, "out");
+            const std::int64_t samples = t.rows ? y.rows / t.rows : 0;
+            kernels::check_shape("outputs", y, t.rows * samples, t.columns);
+            kernels::check_size("out", of_rows, y.rows);
+            const auto l = loss_of_values(loss);
+            const py::gil_scoped_release no_gil;  // below, no Python object is touched
+            const kernels::ThreadScope scope;
+            kernels::best<kernels::LossTable<float>>().of_rows(l, y.data, t.data, of_rows.data(), t.rows, samples,
+                                                               t.columns);
+        },
+        "outputs"_a.noconvert(), "targets"_a.noconvert(), "loss"_a, "out"_a.noconvert());
+    m.def(
         "reference_loss_sums",
         [](const Array<double>& outputs, const Array<double>& targets, const std::string& loss,
            std::optional<Array<double>> derivatives) {

@@ -318,17 +318,19 @@ void register_network(py::module_& m) {
             "gradient",
             [](Network& self, const Floats& parameters, OptionalFloats gradients, const OptionalFloats& buffers,
                const py::object& batch, const Floats& rows, const py::object& targets, const std::string& loss,
-               std::int64_t first, bool add, bool final) {
+               std::int64_t first, bool add, bool final, OptionalFloats below) {
                 Call call(parameters, buffers, batch);
                 call.trains(gradients, batch, add, final);
                 const auto x = matrix(rows, "rows");
                 const Loss l = kernels::loss_named(loss);
                 const auto t = targets_of(targets, l);
+                const auto under = below ? out_matrix(*below, "below") : kernels::MatrixView<float>{};
                 const py::gil_scoped_release no_gil;  // below, only the hooks touch Python, with the GIL
-                return self.gradient(call.pass, x, t, l, first);
+                return self.gradient(call.pass, x, t, l, first, under);
             },
             "parameters"_a.noconvert(), "gradients"_a.noconvert(), "buffers"_a.noconvert().none(true), "batch"_a,
-            "rows"_a.noconvert(), "targets"_a, "loss"_a, "first"_a = 0, "add"_a = false, "final"_a = true)
+            "rows"_a.noconvert(), "targets"_a, "loss"_a, "first"_a = 0, "add"_a = false, "final"_a = true,
+            "below"_a.noconvert().none(true) = py::none())
         .def(
             "evaluate",
             [](Network& self, const Floats& parameters, const OptionalFloats& buffers, const py::object& batch,

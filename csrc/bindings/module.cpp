@@ -6,6 +6,7 @@
 #include "process/stacks.hpp"
 
 namespace pyddl::bindings {
+void register_codes(pybind11::module_& m);
 void register_rows(pybind11::module_& m);
 void register_losses(pybind11::module_& m);
 void register_machine(pybind11::module_& m);
@@ -24,6 +25,7 @@ PYBIND11_MODULE(_core, m) {
     m.def("name_crashes", &process::name_crashes, pybind11::arg("name"));
     m.def("write_native_stacks", &process::write_stacks, pybind11::arg("descriptor"),
           pybind11::call_guard<pybind11::gil_scoped_release>());
+    bindings::register_codes(m);
     bindings::register_rows(m);
     bindings::register_losses(m);
     bindings::register_machine(m);

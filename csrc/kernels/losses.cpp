@@ -121,6 +121,34 @@ LossSums evaluate(Loss loss, const float* outputs, const float* targets, std::in
                                        : evaluate_of<Loss::squared_error>(outputs, targets, rows, columns);
 }
 
+constexpr std::int64_t block_columns = 256;  // added in float, before the sum in double
+
+template <Loss L>
+void of_rows(const float* outputs, const float* targets, double* out, std::int64_t rows, std::int64_t samples,
+             std::int64_t columns) {
+#pragma omp parallel for schedule(static) if (rows * samples * columns >= parallel_elements)
+    for (std::int64_t r = 0; r < rows * samples; ++r) {
+        const float *y = outputs + r * columns, *t = targets + r / samples * columns;
+        double total = 0;
+        for (std::int64_t block = 0; block < columns; block += block_columns) {
+            const std::int64_t end = block + block_columns < columns ? block + block_columns : columns;
+            float sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (std::int64_t n = block; n < end; ++n) sum += term<L>(y[n], t[n]).loss;
+            total += sum;
+        }
+        out[r] = total;
+    }
+}
+
+void losses_of_rows(Loss loss, const float* outputs, const float* targets, double* out, std::int64_t rows,
+                    std::int64_t samples, std::int64_t columns) {
+    if (loss == Loss::cross_entropy)
+        of_rows<Loss::cross_entropy>(outputs, targets, out, rows, samples, columns);
+    else
+        of_rows<Loss::squared_error>(outputs, targets, out, rows, samples, columns);
+}
+
 // ---- softmax
 
 constexpr std::int64_t block_rows = 128;  // whose sums fit on the stack
@@ -228,13 +256,15 @@ LossSums softmax_evaluate(const float* logits, const std::int64_t* labels, std::
 
 template <>
 const LossTable<float>& table<PYDDL_LEVEL, LossTable<float>>() {
-    static constexpr LossTable<float> t{gradient<float>, evaluate, softmax_gradient<float>, softmax_evaluate};
+    static constexpr LossTable<float> t{gradient<float>, evaluate, losses_of_rows, softmax_gradient<float>,
+                                        softmax_evaluate};
     return t;
 }
 
 template <>
 const LossTable<Bfloat16>& table<PYDDL_LEVEL, LossTable<Bfloat16>>() {
-    static constexpr LossTable<Bfloat16> t{gradient<Bfloat16>, evaluate, softmax_gradient<Bfloat16>, softmax_evaluate};
+    static constexpr LossTable<Bfloat16> t{gradient<Bfloat16>, evaluate, losses_of_rows, softmax_gradient<Bfloat16>,
+                                           softmax_evaluate};
     return t;
 }
 

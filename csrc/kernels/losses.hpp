@@ -45,6 +45,11 @@ struct LossTable {
     LossSums (*evaluate)(Loss loss, const float* outputs, const float* targets, std::int64_t rows,
                          std::int64_t columns);
 
+    /// Losses of single rows, float32 outputs: out (B S), where the S rows of outputs (B S, N) from b S on have targets
+    /// row b of (B, N). A row's does not depend on the others.
+    void (*of_rows)(Loss loss, const float* outputs, const float* targets, double* out, std::int64_t rows,
+                    std::int64_t samples, std::int64_t columns);
+
     /// The same of softmax, whose targets are labels in [0, N).
     double (*softmax_gradient)(const float* logits, const std::int64_t* labels, T* deltas, std::int64_t rows,
                                std::int64_t columns, float* bias_gradients);

@@ -325,12 +325,13 @@ void Network::forward(Pass pass, MatrixView<const float> rows, MatrixView<float>
     kept.whole = true;
 }
 
-double Network::gradient(Pass pass, MatrixView<const float> rows, const Targets& targets, Loss loss,
-                         std::int64_t first) {
+double Network::gradient(Pass pass, MatrixView<const float> rows, const Targets& targets, Loss loss, std::int64_t first,
+                         MatrixView<float> below) {
     check_vectors(pass, rows.rows);
     check_targets(rows, targets, loss);
     check_size("gradients", pass.gradients, std::ssize(pass.parameters));
     check_first(first, 0, std::ssize(layers_));
+    if (below.data) check_shape("below", below, rows.rows, layers_[first]->inputs);
     const std::lock_guard lock(busy_);
     const ThreadScope scope;
     const std::size_t last = layers_.size() - 1;
@@ -344,7 +345,7 @@ double Network::gradient(Pass pass, MatrixView<const float> rows, const Targets&
     const double own = own_losses(pass, shape, kept).loss;
     const double total =
         layers_[last]->loss(pass, memory_of(last, shape, kept), loss, outputs, targets_for(outputs, targets), delta);
-    descend(pass, shape, kept, delta, first, {}, false);
+    descend(pass, shape, kept, delta, first, below.data ? view(below) : View{}, false);
     return (reports(loss) ? total : 0.0) + own;
 }
 

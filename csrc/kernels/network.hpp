@@ -31,7 +31,9 @@ class Network {
     /// Gradients of layers [first, end), sums over rows; returns the sum of the losses. Slices of layers below
     /// `first` are left alone. `pass.ready` is told the range of each layer when it is final, last layer first.
     /// Where the model is split, parts other than the first return 0 for what all of them compute alike.
-    double gradient(Pass pass, MatrixView<const float> rows, const Targets& targets, Loss loss, std::int64_t first = 0);
+    /// @param below out: deltas of what entered layer `first`, or no data
+    double gradient(Pass pass, MatrixView<const float> rows, const Targets& targets, Loss loss, std::int64_t first = 0,
+                    MatrixView<float> below = {});
 
     LossSums evaluate(Pass pass, MatrixView<const float> rows, const Targets& targets, Loss loss);
 

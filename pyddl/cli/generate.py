@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pyddl import models
 from pyddl.errors import DataError, ParameterError
 
 __all__ = ["command"]
@@ -29,7 +30,9 @@ def command(run: str, count: int, seed: int, out: str | None) -> int:
         raise ParameterError(f"out is {out!r}; expected a name that ends in .npy, or in .png for a picture")
     trained = load_run(run)
     if not hasattr(trained.model, "sample"):
-        raise DataError(f"the model in {run}, {trained.summary['model']}, generates nothing: an rbm does")
+        able = (name for name in models.TABLE if hasattr(models.class_of(name), "sample"))
+        raise DataError(f"the model in {run}, {trained.summary['model']}, generates nothing; these do: "
+                        f"{', '.join(able)}")
     samples = trained.model.sample(trained.averaged, trained.buffers, count, seed)
     try:
         if target.suffix == ".png":

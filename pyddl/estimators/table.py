@@ -16,6 +16,7 @@ TABLE: dict[str, Place] = {
     "rbm": ("pyddl.estimators.rbm", "RBM"),
     "dbn": ("pyddl.estimators.dbn", "DBN"),
     "ssrbm": ("pyddl.estimators.ssrbm", "SpikeSlabRBM"),
+    "vae": ("pyddl.estimators.vae", "VAE"),
 }
 """The estimators of models, by the models' public names. A row may be added at any time."""
 

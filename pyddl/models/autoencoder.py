@@ -16,15 +16,14 @@ import numpy as np
 
 from pyddl import _check
 from pyddl.data.batch import Batch
-from pyddl.data.picture import Picture
 from pyddl.data.source import Source
-from pyddl.errors import ParameterError, ShapeError
-from pyddl.models.coder import Coder, ConvLayers, coder, picture_for, plain
+from pyddl.errors import ParameterError
+from pyddl.models.coder import Coder, ConvLayers, check_pictures, coder, picture_for, plain
 from pyddl.models.layers import Corrupt, Dense, Layer, Sparsity, Transposed
-from pyddl.models.network import Network, NetworkModel
+from pyddl.models.network import Network, NetworkModel, sigmoid
 from pyddl.names import ACTIVATIONS, INITIALISERS, LOSSES
 
-__all__ = ["Autoencoder"]
+__all__ = ["Autoencoder", "rate_scale"]
 
 RATES = {"bce": (1280, 1), "mse": (640, 2)}  # a constant and a power of the depth: see `Autoencoder.rate_scale`
 MOST_PARAMETERS = 2**48  # a petabyte: places in so long a vector are far from overflowing
@@ -119,9 +118,7 @@ class Autoencoder(NetworkModel):
                                  "more than any memory holds: choose fewer units")
         self.code = self.network.shapes[self.encodes]
         self._compile()
-        rate, power = RATES[self.loss]
-        widest = max(math.prod(shape) for shape in self.network.shapes)
-        self.rate_scale = rate / (widest * max(_depth(self.network.layers), 4) ** power)
+        self.rate_scale = rate_scale(self.loss, self.network)
         self.input_range = (0.0, 1.0) if self.loss == "bce" else None
 
     @classmethod
@@ -144,12 +141,7 @@ class Autoencoder(NetworkModel):
 
     def check_data(self, data: Source) -> None:
         """Refuse pictures of another shape than the convolutions were made for."""
-        if self.image_shape is None or data.image_shape is None:
-            return
-        own, theirs = Picture.of(self.image_shape), Picture.of(data.image_shape)
-        if own != theirs:
-            raise ShapeError(f"{data.name} has pictures of shape {tuple(data.image_shape)}; the convolutions of this "
-                             f"model are made for {self.image_shape}")
+        check_pictures(self.image_shape, data)
 
     def encode(self, parameters: np.ndarray, buffers: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
         """Codes of ``rows`` (n, inputs) -> (n, values of a code). A row's code does not depend on how many others come
@@ -159,12 +151,7 @@ class Autoencoder(NetworkModel):
     def decode(self, parameters: np.ndarray, buffers: np.ndarray | None, codes: np.ndarray) -> np.ndarray:
         """Reconstructions from ``codes`` (n, values of a code) -> (n, inputs); in (0, 1) with loss ``bce``."""
         output = self._outputs(parameters, buffers, codes, self.encodes, len(self.network.layers))
-        if self.loss == "bce":
-            output *= 0.5  # sigmoid(x) = (1 + tanh(x / 2)) / 2, which cannot overflow
-            np.tanh(output, out=output)
-            output += 1
-            output *= 0.5
-        return output
+        return sigmoid(output) if self.loss == "bce" else output
 
     def reconstruct(self, parameters: np.ndarray, buffers: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
         """`decode` of `encode`: (n, inputs) -> (n, inputs)."""
@@ -192,9 +179,12 @@ class Autoencoder(NetworkModel):
                         _check.number("sparsity_cost", self.sparsity_cost, above=0))
 
 
-def _depth(layers: Sequence[Layer]) -> int:
-    """Layers with weights."""
-    return sum(hasattr(layer, "activation") and hasattr(layer, "bias") for layer in layers)
+def rate_scale(loss: str, *networks: Network) -> float:
+    """`Autoencoder.rate_scale` of the networks that are encoder and decoder together."""
+    rate, power = RATES[loss]
+    widest = max(math.prod(shape) for network in networks for shape in network.shapes)
+    depth = sum(hasattr(layer, "activation") and hasattr(layer, "bias") for each in networks for layer in each.layers)
+    return rate / (widest * max(depth, 4) ** power)
 
 
 def _tied(layers: Coder) -> list[Layer]:

@@ -28,7 +28,7 @@ from pyddl.models.layers import (
 )
 from pyddl.models.text import layers_of
 
-__all__ = ["BATCH_NORM", "Coder", "ConvLayers", "coder", "mirrored", "picture_for", "plain"]
+__all__ = ["BATCH_NORM", "Coder", "ConvLayers", "check_pictures", "coder", "mirrored", "picture_for", "plain"]
 
 BATCH_NORM = ("none", "own", "synchronised")
 ConvLayers = str | Sequence[Layer | Mapping[str, Any]] | None
@@ -127,6 +127,15 @@ def picture_for(data: Source, options: Mapping[str, Any]) -> dict[str, Any]:
                              f"{data.features} features; give image_shape (--image-shape HEIGHT,WIDTH or "
                              "HEIGHT,WIDTH,CHANNELS), or an array of shape (rows, height, width[, channels])")
     return {**options, "image_shape": tuple(data.image_shape)}
+
+
+def check_pictures(image_shape: Sequence[int] | None, data: Source) -> None:
+    """Raise `ShapeError` where the data say another shape of their pictures than convolutions were made for."""
+    if image_shape is None or data.image_shape is None:
+        return
+    if Picture.of(image_shape) != Picture.of(data.image_shape):
+        raise ShapeError(f"{data.name} has pictures of shape {tuple(data.image_shape)}; the convolutions of this "
+                         f"model are made for {tuple(image_shape)}")
 
 
 def plain(conv: ConvLayers) -> Any:

@@ -25,7 +25,7 @@ from pyddl.layout import Layout
 from pyddl.models.layers import WHOLE, Conv, ConvTranspose, Dense, Layer, Part, Shape, Transposed
 from pyddl.names import DTYPES
 
-__all__ = ["Network", "NetworkModel", "PartOfModel"]
+__all__ = ["Network", "NetworkModel", "PartOfModel", "sigmoid"]
 
 ROWS_ALIKE = 33  # products of fewer rows may add in another order, and in float32 (csrc/kernels/few_rows.hpp)
 
@@ -201,9 +201,37 @@ class Network:
         self._native.forward(parameters, buffers, batch, rows, out, first, end, slot, training, sampling)
         self._kept[slot] = rows
 
+    def outputs(self, parameters: np.ndarray, buffers: np.ndarray | None, rows: np.ndarray, *, first: int = 0,
+                last: int | None = None) -> np.ndarray:
+        """Outputs of layers [first, last) for ``rows`` (n, features), after training. Those of a row do not depend on
+        how many others come with it (but to rounding, where the processor lacks AVX-512, and of convolutions)."""
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        end = len(self.layers) if last is None else last
+        columns, count = math.prod(self.shapes[first]), len(rows)
+        if rows.ndim != 2 or rows.shape[1] != columns:
+            raise ShapeError(f"rows have shape {rows.shape}; expected (n, {columns})")
+        if count < ROWS_ALIKE:
+            rows = np.concatenate([rows, np.zeros((ROWS_ALIKE - count, columns), dtype=np.float32)])
+        if buffers is not None:
+            buffers = np.require(buffers, requirements="W")  # as of a file that is mapped; it is only read
+        out = np.empty((len(rows), math.prod(self.shapes[end])), dtype=np.float32)
+        self.forward(parameters, buffers, None, rows, out, first=first, last=end)
+        return out[:count]
+
+    def filters(self, parameters: np.ndarray) -> np.ndarray:
+        """What the units of the first layer with weights look for: (units, inputs), or (channels, height, width,
+        inputs' channels) of a convolution."""
+        views = self._layout.views(parameters)
+        for layer, name in zip(self.layers, self.names, strict=True):
+            if isinstance(layer, Dense):
+                return views[f"{name}.weight"]
+            if isinstance(layer, Conv | ConvTranspose):
+                return views[f"{name}.weight"].transpose((2, 0, 1, 3) if layer.transposed else (3, 0, 1, 2))
+        raise InternalError("the network has no layer with weights")
+
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray | None, batch: Batch | None,
                  rows: np.ndarray, targets: np.ndarray, loss: str, *, first: int = 0, add: bool = False,
-                 final: bool = True) -> float:
+                 final: bool = True, below: np.ndarray | None = None) -> float:
         """Overwrite its slices of ``gradients`` with the sum over ``rows``; return the sum of the losses.
 
         Parameters
@@ -215,6 +243,8 @@ class Network:
             outputs and rows, cross-entropies in nats.
         first : int, default=0
             Layers below are frozen: their slices are left alone, and no gradient is passed to them.
+        below : ndarray of shape (B, inputs of layer first), float32, optional
+            As in `backward`.
 
         Notes
         -----
@@ -222,7 +252,8 @@ class Network:
         """
         if self.part != WHOLE:
             _check_group(batch, rows)
-        return self._native.gradient(parameters, gradients, buffers, batch, rows, targets, loss, first, add, final)
+        return self._native.gradient(parameters, gradients, buffers, batch, rows, targets, loss, first, add, final,
+                                     below)
 
     def evaluate(self, parameters: np.ndarray, buffers: np.ndarray | None, batch: Batch | None, rows: np.ndarray,
                  targets: np.ndarray, loss: str, *, sampling: bool = False) -> dict[str, float]:
@@ -328,6 +359,15 @@ class Network:
                                  f"none: give split at most {outputs}, or widen the layer")
 
 
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), in place; returns it."""
+    x *= 0.5  # it is (1 + tanh(x / 2)) / 2, which cannot overflow
+    np.tanh(x, out=x)
+    x += 1
+    x *= 0.5
+    return x
+
+
 class _NotCompiled:
     """Stands where the compiled network will be."""
 
@@ -420,30 +460,13 @@ class NetworkModel:
         return PartOfModel(self, part, parts)
 
     def filters(self, parameters: np.ndarray) -> np.ndarray:
-        """What the units of the first layer with weights look for: (units, inputs), or (channels, height, width,
-        inputs' channels) of a convolution."""
-        views = self.layout.views(parameters)
-        for layer, name in zip(self.network.layers, self.network.names, strict=True):
-            if isinstance(layer, Dense):
-                return views[f"{name}.weight"]
-            if isinstance(layer, Conv | ConvTranspose):
-                return views[f"{name}.weight"].transpose((2, 0, 1, 3) if layer.transposed else (3, 0, 1, 2))
-        raise InternalError("the network has no layer with weights")
+        """What the units of the first layer with weights look for: see `Network.filters`."""
+        return self.network.filters(parameters)
 
     def _outputs(self, parameters: np.ndarray, buffers: np.ndarray | None, rows: np.ndarray, first: int,
                  end: int) -> np.ndarray:
-        """Outputs of layer ``end - 1``, (n, values), for ``rows`` that enter layer ``first``. Those of a row do not
-        depend on how many others come with it (but to rounding, where the processor lacks AVX-512, and of
-        convolutions)."""
-        rows = np.ascontiguousarray(rows, dtype=np.float32)
-        columns, count = math.prod(self.network.shapes[first]), len(rows)
-        if rows.ndim != 2 or rows.shape[1] != columns:
-            raise ShapeError(f"rows have shape {rows.shape}; expected (n, {columns})")
-        if count < ROWS_ALIKE:
-            rows = np.concatenate([rows, np.zeros((ROWS_ALIKE - count, columns), dtype=np.float32)])
-        out = np.empty((len(rows), math.prod(self.network.shapes[end])), dtype=np.float32)
-        self.network.forward(parameters, buffers, None, rows, out, first=first, last=end)
-        return out[:count]
+        """Outputs of layer ``end - 1``, (n, values), for ``rows`` that enter layer ``first``: see `Network.outputs`."""
+        return self.network.outputs(parameters, buffers, rows, first=first, last=end)
 
 
 class PartOfModel(NetworkModel):

@@ -140,7 +140,8 @@ def _taken_over(encoder: Encoder, inputs: int) -> tuple[list[Layer], dict[str, n
     network = model.network
     layers: list[Layer] = [Reshape(network.shapes[0])] if len(network.shapes[0]) > 1 else []
     names: dict[str, str] = {}
-    for name, layer in zip(network.names[:count], network.layers, strict=False):
+    # With fewer outputs than trained, where others of a layer are no codes: the first rows of its tensors are taken.
+    for name, layer in zip(network.names[:count], getattr(model, "code_layers", network.layers), strict=False):
         if not isinstance(layer, Corrupt | Sparsity):
             names[name] = f"{ENCODER}.{len(layers)}"
             layers.append(layer)

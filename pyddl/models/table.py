@@ -63,6 +63,9 @@ TABLE: dict[str, Entry] = {
                    {"hidden": (256,), "chain": "cd", "optimizer": "sgd", "schedule": "linear", "batch_size": 100,
                     "clip_norm": 5.0},
                    simulated={"hidden": (32,)}),
+    "vae": Entry("pyddl.models.vae", "VAE",
+                 "Variational autoencoder: a density of the rows, with a short code of each.",
+                 {"hidden": (400, 20)}, simulated={"hidden": (32, 8)}),
 }
 """The models by their public names. A row may be added at any time: ``pyddl.models.TABLE["mine"] = Entry(...)``."""
 

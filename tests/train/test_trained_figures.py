@@ -48,6 +48,14 @@ def test_a_classifier_on_an_encoder_reaches_the_accuracy_in_the_docs(tmp_path, s
     assert found["test_accuracy"] >= 0.985
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_variational_autoencoder_reaches_the_bound_in_the_docs(tmp_path, seed):
+    """784-400-20, by the line of docs/models.md; PyTorch's example has -104.5 after so many epochs."""
+    given = options_in_docs("vae", "--data mnist")
+    found = summary_of("vae", tmp_path / "run", "--seed", str(seed), *(word for pair in given.items() for word in pair))
+    assert found["test_elbo"] >= -104.0
+
+
 def test_replicas_in_turn_reconstruct_better_than_pca(tmp_path):
     """784-256-128-64-32-64-128-256-784: 0.0675 per pixel is the mean image, 0.0168 is PCA with 32 components."""
     options = ["--hidden", "256,128,64,32", "--loss", "mse", "--strategy", "sequential", "--replicas", "4"]

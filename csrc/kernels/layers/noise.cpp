@@ -85,6 +85,64 @@ void Noise::tangent(const Pass& pass, const Memory& memory, View, View, View dir
     multiply(pass, memory, direction, moved);
 }
 
+// ---- normal distributions as codes
+
+void sample_codes(const GaussianCodes& codes, const float* noise, float* out) {
+    const std::int64_t n = codes.size;
+    for (std::int64_t b = 0; b < codes.rows; ++b) {
+        const float *const means = codes.values + 2 * b * n, *const log_variances = means + n;
+        for (std::int64_t i = 0; i < n; ++i) {
+            const float mean = means[i], deviation = noise ? std::exp(0.5f * log_variances[i]) : 0.0f;
+            for (std::int64_t s = b * codes.samples; s < (b + 1) * codes.samples; ++s)
+                out[s * n + i] = noise ? mean + deviation * noise[s * n + i] : mean;
+        }
+    }
+}
+
+void codes_backward(const GaussianCodes& codes, const float* noise, const float* deltas, float weight, float* out) {
+    const std::int64_t n = codes.size;
+    for (std::int64_t b = 0; b < codes.rows; ++b) {
+        const float *const means = codes.values + 2 * b * n, *const log_variances = means + n;
+        float *const to_means = out + 2 * b * n, *const to_log_variances = to_means + n;
+        for (std::int64_t i = 0; i < n; ++i) {
+            const float deviation = std::exp(0.5f * log_variances[i]);
+            float sum = 0, weighted = 0;
+            for (std::int64_t s = b * codes.samples; s < (b + 1) * codes.samples; ++s) {
+                sum += deltas[s * n + i];
+                if (noise) weighted += deltas[s * n + i] * noise[s * n + i];
+            }
+            to_means[i] = sum + weight * means[i];
+            to_log_variances[i] = 0.5f * (weighted * deviation + weight * (deviation * deviation - 1.0f));
+        }
+    }
+}
+
+double codes_divergence(const GaussianCodes& codes) {
+    const std::int64_t n = codes.size;
+    double sum = 0;
+    for (std::int64_t b = 0; b < codes.rows; ++b)
+        for (std::int64_t i = 0; i < n; ++i) {
+            const double mean = codes.values[2 * b * n + i], log_variance = codes.values[(2 * b + 1) * n + i];
+            sum += mean * mean + std::exp(log_variance) - 1 - log_variance;
+        }
+    return 0.5 * sum;
+}
+
+void codes_log_ratios(const GaussianCodes& codes, const float* noise, double* out) {
+    const std::int64_t n = codes.size;
+    std::fill_n(out, codes.rows * codes.samples, 0.0);
+    for (std::int64_t b = 0; b < codes.rows; ++b) {
+        const float *const means = codes.values + 2 * b * n, *const log_variances = means + n;
+        for (std::int64_t i = 0; i < n; ++i) {
+            const double mean = means[i], log_variance = log_variances[i], deviation = std::exp(0.5 * log_variance);
+            for (std::int64_t s = b * codes.samples; s < (b + 1) * codes.samples; ++s) {
+                const double e = noise[s * n + i], z = mean + deviation * e;
+                out[s] += 0.5 * (e * e + log_variance - z * z);
+            }
+        }
+    }
+}
+
 Gaussian::Gaussian(GaussianLayer layer)
     : WholeLayer({.inputs = 2 * layer.size, .outputs = layer.size}, {}), layer_(layer) {}
 
@@ -93,43 +151,29 @@ void Gaussian::forward(const Pass& pass, const Memory& memory, View in, View out
     const bool samples = pass.training || pass.sampling;
     *static_cast<bool*>(memory.kept[1].reserve(1)) = samples;
     if (in.rows == 0) return;
-    const float* const given = in_float(in, floats_);
+    const GaussianCodes codes{in_float(in, floats_), in.rows, n};
     const View result = room_for(out, memory.scratch);
-    auto* const sample = result.as<float>();
     float* drawn = nullptr;
     if (samples) {
         const RandomKey key = layer_.key.of(pass, in.rows);
         drawn = static_cast<float*>(memory.kept[0].reserve(out.size() * sizeof(float)));
         best<RandomTable>().normal(drawn, in.rows, n, pass.index.data(), key);
     }
-    for (std::int64_t b = 0; b < in.rows; ++b)
-        for (std::int64_t i = 0; i < n; ++i) {
-            const float mean = given[2 * b * n + i], log_variance = given[(2 * b + 1) * n + i];
-            sample[b * n + i] = samples ? mean + std::exp(0.5f * log_variance) * drawn[b * n + i] : mean;
-        }
+    sample_codes(codes, drawn, result.as<float>());
     copy(result, out);
 }
 
 void Gaussian::backward(const Pass&, const Memory& memory, View in, View delta, View below) {
     if (!below || in.rows == 0) return;
     const std::int64_t n = layer_.size;
-    const float* const given = in_float(in, floats_);
+    const GaussianCodes codes{in_float(in, floats_), in.rows, n};
     const float* const drawn =
         *static_cast<const bool*>(memory.kept[1].data()) ? static_cast<const float*>(memory.kept[0].data()) : nullptr;
     // Deltas in float, and where the result is to be in float before it is rounded.
     auto* const room = static_cast<float*>(memory.scratch.reserve(3 * in.rows * n * sizeof(float)));
-    const View deltas{room, in.rows, n};
-    copy(delta, deltas);
+    copy(delta, View{room, in.rows, n});
     const View result = below.element == Element::float32 ? below : View{room + in.rows * n, in.rows, 2 * n};
-    auto* const to = result.as<float>();
-    for (std::int64_t b = 0; b < in.rows; ++b)
-        for (std::int64_t i = 0; i < n; ++i) {
-            const std::int64_t at = 2 * b * n + i;
-            const float mean = given[at], deviation = std::exp(0.5f * given[at + n]), d = room[b * n + i];
-            to[at] = d + layer_.weight * mean;
-            to[at + n] = (drawn ? 0.5f * d * drawn[b * n + i] * deviation : 0.0f) +
-                         layer_.weight * 0.5f * (deviation * deviation - 1.0f);
-        }
+    codes_backward(codes, drawn, room, layer_.weight, result.as<float>());
     copy(result, below);
 }
 
@@ -139,15 +183,8 @@ void Gaussian::tangent(const Pass&, const Memory&, View, View, View, View) {
 
 OwnLoss Gaussian::own_loss(const Pass&, const Memory&, View in) {
     if (in.rows == 0) return {};
-    const std::int64_t n = layer_.size;
-    const float* const given = in_float(in, floats_);
-    double sum = 0;
-    for (std::int64_t b = 0; b < in.rows; ++b)
-        for (std::int64_t i = 0; i < n; ++i) {
-            const double mean = given[2 * b * n + i], log_variance = given[(2 * b + 1) * n + i];
-            sum += mean * mean + std::exp(log_variance) - 1 - log_variance;
-        }
-    return {layer_.weight * 0.5 * sum, 0.5 * sum};
+    const double divergence = codes_divergence({in_float(in, floats_), in.rows, layer_.size});
+    return {layer_.weight * divergence, divergence};
 }
 
 }  // namespace pyddl::kernels

@@ -41,6 +41,27 @@ class Noise final : public WholeLayer {
     NoiseLayer layer_;
 };
 
+/// Codes that are normal distributions: of each row n means, then n log variances. S samples of a row lie next to each
+/// other, so that (B, S n) and (B S, n) are one: they may enter a network as B S rows.
+struct GaussianCodes {
+    const float* values;  ///< (B, 2 n)
+    std::int64_t rows, size, samples = 1;
+};
+
+/// out (B S, n) := mean + exp(log variance / 2) noise; the mean, where there is no noise. May be in place of the noise.
+void sample_codes(const GaussianCodes&, const float* noise, float* out);
+
+/// out (B, 2 n) := the gradient, with respect to the codes, of what has `deltas` (B S, n) with respect to the samples,
+/// and of `weight` times the divergence. No noise: the samples were the means.
+void codes_backward(const GaussianCodes&, const float* noise, const float* deltas, float weight, float* out);
+
+/// The sum over rows of the divergence from a standard normal distribution, sum (mean^2 + variance - 1 - log variance)
+/// / 2, in nats.
+double codes_divergence(const GaussianCodes&);
+
+/// out (B S) := log N(z; 0, 1) - log N(z; mean, variance) of each sample z.
+void codes_log_ratios(const GaussianCodes&, const float* noise, double* out);
+
 struct GaussianLayer {
     std::int64_t size;    ///< of a sample
     float weight = 0.0f;  ///< of the Kullback-Leibler divergence from a standard normal in the loss

@@ -1,0 +1,81 @@
+"""Variational autoencoders on the command line: train, evaluate, encode, generate, and what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+
+def pyddl(*arguments, cwd, check=0):
+    """Run ``pyddl ...``; what it printed."""
+    done = subprocess.run([sys.executable, "-m", "pyddl", *map(str, arguments)], cwd=cwd, capture_output=True,
+                          text=True, timeout=100, env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+                          check=False)
+    assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of a run, ``vae``, on 2 ranks."""
+    path = tmp_path_factory.mktemp("runs")
+    pyddl("train", "vae", "--data", "digits", "--hidden", "32,2", "--epochs", "3", "--batch-size", "50", "--ranks", "2",
+          "--out", "vae", cwd=path)
+    return path
+
+
+def test_a_run_has_pictures_scores_and_tensors(folder):
+    tensors = load_file(folder / "vae/model.safetensors")
+    assert tensors["encoder.1.weight"].shape == (4, 32) and tensors["decoder.0.weight"].shape == (32, 2)
+    for picture in ("filters", "samples", "walk", "reconstructions", "curves"):
+        assert (folder / f"vae/plots/{picture}.png").stat().st_size > 1000
+    line = json.loads((folder / "vae/metrics.jsonl").read_text().splitlines()[-1])
+    assert line["test_loss"] == pytest.approx(line["test_kl"] + line["test_reconstruction"])
+    assert line["test_elbo"] == pytest.approx(-line["test_loss"]) and line["test_squared_error"] > 0
+
+
+def test_its_bounds_are_a_flag(folder):
+    found = json.loads(pyddl("evaluate", "vae", "--likelihood", "--json", cwd=folder))
+    bounds = [found[f"iwae_{count}"] for count in (1, 5, 50, 500)]
+    assert bounds == sorted(bounds) and bounds[0] == pytest.approx(found["elbo"], abs=0.5)
+    measured = json.loads(pyddl("evaluate", "vae", "--measure", "likelihood", "--json", cwd=folder))
+    assert measured["iwae_500"] == found["iwae_500"]
+
+
+def test_codes_and_samples_are_written(folder):
+    pyddl("encode", "vae", "--out", "codes.npy", cwd=folder)
+    assert np.load(folder / "codes.npy").shape == (297, 2)
+    said = pyddl("generate", "vae", "--count", "7", "--out", "s.npy", cwd=folder)
+    samples = np.load(folder / "s.npy")
+    assert "7 samples of 64 float32" in said and samples.shape == (7, 64) and 0 <= samples.min() < samples.max() <= 1
+    pyddl("generate", "vae", "--count", "7", "--seed", "1", "--out", "other.npy", cwd=folder)
+    assert not np.array_equal(np.load(folder / "other.npy"), samples)
+    pyddl("generate", "vae", "--count", "7", "--out", "s.png", cwd=folder)
+    assert (folder / "s.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_it_is_an_encoder_and_goes_on_from_its_config(folder):
+    said = pyddl("train", "classifier", "--encoder", "vae", "--freeze", "--epochs", "2", "--out", "head", cwd=folder)
+    assert "test accuracy" in said
+    pyddl("train", "--resume", "--epochs", "4", "--out", "vae", cwd=folder)
+    assert len((folder / "vae/metrics.jsonl").read_text().splitlines()) == 4
+    pyddl("train", "vae", "--config", "vae/config.toml", "--epochs", "1", "--kl-weight", "0.5", "--out", "b",
+          cwd=folder)
+    assert "kl_weight = 0.5" in (folder / "b/config.toml").read_text()
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (("--samples", "0"), "samples is 0; expected a whole number at least 1"),
+    (("--kl-weight", "-1"), "kl_weight is -1"),
+    (("--hidden", "none"), "hidden is empty; expected at least one layer, the code"),
+    (("--data", "grey.npy"), "reach from -1 to 2; this model's loss needs values in [0, 1]: scale the data, or use "
+                             "loss mse"),
+    (("--gibbs-steps", "2"), "gibbs_steps is an option of model rbm"),
+])
+def test_bad_input_is_named(folder, flags, message):
+    np.save(folder / "grey.npy", np.array([[-1, 2, 0], [0, 1, 1]], dtype=np.float32))
+    assert message in pyddl("train", "vae", "--epochs", "1", *flags, "--out", "bad", cwd=folder, check=2)
