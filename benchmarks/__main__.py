@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from benchmarks import auto, harness, overhead, ranks, report, server, server_latency, split, start, step, sum, threads
+from benchmarks import (
+    auto,
+    convolution,
+    harness,
+    overhead,
+    ranks,
+    report,
+    server,
+    server_latency,
+    split,
+    start,
+    step,
+    sum,
+    threads,
+)
 
 
 def main() -> None:
     options = harness.arguments(__doc__)
     shared = ["--size", options.size, "--out", str(options.out)]
-    for question in (start, overhead, sum, server_latency, server, auto, split, ranks, threads, step):
+    for question in (start, overhead, sum, server_latency, server, auto, split, ranks, threads, step, convolution):
         question.main(shared)
     report.main(shared)
 

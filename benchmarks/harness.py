@@ -174,9 +174,13 @@ class Peer:
     ) -> None:
         self.close()
 
-    def _said(self) -> str:
+    def said(self) -> str:
+        """All that its processes have written so far."""
         self._log.seek(0)
-        return self._log.read()[-4000:]
+        return self._log.read()
+
+    def _said(self) -> str:
+        return self.said()[-4000:]
 
 
 def python_peer(

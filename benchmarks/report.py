@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks import harness, readme, split
+from benchmarks import convolution, harness, readme, split
 from benchmarks.auto import NEAR
 from benchmarks.ranks import rates
 from benchmarks.server import AIM as SERVER_AIM
@@ -20,7 +20,8 @@ from benchmarks.step import NETWORKS
 __all__ = ["Aim", "aims", "main", "write"]
 
 Lines = list[dict[str, Any]]
-QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "server", "auto", "split", "threads")
+QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "server", "auto", "split", "threads",
+             "convolution")
 RANKS = {"pyddl": "allreduce", "pyddl sharded": "allreduce with --shard-optimizer"}
 
 
@@ -164,6 +165,15 @@ def aims(lines: dict[str, Lines]) -> list[Aim]:
                 most=True,
             )
         )
+    for line in lines["convolution"]:
+        for dtype, wanted in convolution.AIMS.get(line["case"], {}).items():
+            if dtype in line["speed_up"]:
+                share = line["share"][dtype]
+                kinds = ", ".join(f"{kind} {part:.0%}" for kind, part in sorted(
+                    line["primitives"][dtype].items(), key=lambda each: -each[1])[:3])
+                found.append(Aim(f"convolutions, {line['case']}, {dtype}: against the best of PyTorch", wanted,
+                                 line["speed_up"][dtype],
+                                 why=f"{share['useful']:.0%} of the peak without padding; of the step {kinds}"))
     return found
 
 
@@ -392,6 +402,7 @@ def write(path: Path, lines: dict[str, Lines]) -> None:
         ("split", split_section),
         ("threads", threads_section),
         ("server", asynchronous_section),
+        ("convolution", convolution.section),
     )
     text += ["", "## Figures"]
     for question, section in sections:

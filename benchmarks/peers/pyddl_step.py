@@ -25,7 +25,7 @@ from pyddl.optim import Adam
 from pyddl.strategies import strategy
 from pyddl.train.worker import Worker
 
-__all__ = ["Slices", "Training", "main", "memory_bandwidth", "mpi_version"]
+__all__ = ["Slices", "Training", "Trainings", "main", "memory_bandwidth", "mpi_version"]
 
 
 class Slices:
@@ -131,20 +131,25 @@ def memory_bandwidth(nbytes: int, seconds: float = 0.1) -> float:
     return 12 * len(a) / best
 
 
-class _Peer:
+class Trainings:
+    """What the driver may ask for."""
+
     def __init__(self) -> None:
         self.world = world()
         self.trainings: dict[str, Training] = {}
 
+    def model(self, dtype: str, *, units: list[int]) -> Any:
+        """The model that the driver has named."""
+        return Autoencoder(units[0], units[1 : (len(units) - 1) // 2 + 1], dtype=dtype)
+
     def prepare(
-        self, units: list[int], batch: int, rows: str, weights: str, modes: dict[str, dict[str, Any]]
+        self, batch: int, rows: str, weights: str, modes: dict[str, dict[str, Any]], **named: Any
     ) -> dict[str, Any]:
         """Make a training for each mode, of ``dtype``, ``strategy`` and what `Training` takes: the same weights."""
         everything = np.load(rows, mmap_mode="r")[:]
-        depth = (len(units) - 1) // 2
         self.trainings.clear()
         for name, how in modes.items():
-            model = Autoencoder(units[0], units[1 : depth + 1], dtype=how["dtype"])
+            model = self.model(how["dtype"], **named)
             loader = Slices(everything, batch, self.world.rank, self.world.size)
             options = {name: value for name, value in how.items() if name not in ("dtype", "strategy")}
             training = Training(model, Adam(), loader, how["strategy"], **options)
@@ -184,8 +189,7 @@ class _Peer:
         return memory_bandwidth(nbytes)
 
 
-def main(address: str) -> None:
-    peer = _Peer()
+def main(address: str, peer: Trainings) -> None:
     about = {
         "simd_level": _core.simd_level(),
         "onednn": _core.onednn_version(),
@@ -219,4 +223,4 @@ def mpi_version() -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[-1])
+    main(sys.argv[-1], Trainings())

@@ -42,17 +42,15 @@ class Training:
 
     def __init__(
         self,
-        units: list[int],
+        model: nn.Module,
         batch: int,
         rows: torch.Tensor,
-        weights: str,
         *,
         dtype: str,
         compiled: bool,
         adam: str,
     ):
         rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        model: nn.Module = network(units, weights)
         parameters = list(model.parameters())
         if ranks > 1:
             model = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
@@ -82,13 +80,21 @@ class Training:
         return [float(self.step().detach()) * self.batch for _ in range(count)]
 
 
-class _Peer:
+class Trainings:
+    """What the driver may ask for."""
+
+    adams = ("fused", "foreach")  # of which the faster one is chosen for eager modes
+
     def __init__(self) -> None:
         self.trainings: dict[str, Training] = {}
 
-    def prepare(
-        self, units: list[int], batch: int, rows: str, weights: str, modes: dict[str, dict[str, Any]]
-    ) -> dict[str, str]:
+    def made(
+        self, batch: int, rows: torch.Tensor, how: dict[str, Any], *, adam: str, units: list[int], weights: str
+    ) -> Training:
+        """A training of the network that the driver has named."""
+        return Training(network(units, weights), batch, rows, adam=adam, **how)
+
+    def prepare(self, batch: int, rows: str, modes: dict[str, dict[str, Any]], **named: Any) -> dict[str, str]:
         """Make a training for each mode: ``dtype`` and ``compiled``. Returns which Adam was chosen for each."""
         torch._dynamo.reset()  # it gives up compiling after eight shapes
         tensor = torch.from_numpy(np.load(rows))
@@ -96,12 +102,12 @@ class _Peer:
         chosen = {}
         for name, how in modes.items():
             seconds = {}
-            for adam in ("fused", "foreach") if not how["compiled"] else ():
-                trial = Training(units, batch, tensor, weights, adam=adam, **how)
+            for adam in self.adams if not how["compiled"] and len(self.adams) > 1 else ():
+                trial = self.made(batch, tensor, how, adam=adam, **named)
                 clocked(trial.step, 3)
                 seconds[adam] = min(clocked(trial.step, 3) for _ in range(5))
-            chosen[name] = self._agreed(min(seconds, key=seconds.__getitem__) if seconds else "fused")
-            self.trainings[name] = Training(units, batch, tensor, weights, adam=chosen[name], **how)
+            chosen[name] = self._agreed(min(seconds, key=seconds.__getitem__) if seconds else self.adams[0])
+            self.trainings[name] = self.made(batch, tensor, how, adam=chosen[name], **named)
         return chosen
 
     def losses(self, setup: str, count: int) -> list[float]:
@@ -122,7 +128,7 @@ class _Peer:
         return choice[0]
 
 
-def main() -> None:
+def main(peer: Trainings) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rank", type=int)
     parser.add_argument("--ranks", type=int)
@@ -134,7 +140,6 @@ def main() -> None:
         dist.init_process_group(
             "gloo", init_method=f"file://{given.address}.store", rank=given.rank, world_size=given.ranks
         )
-    peer = _Peer()
     about = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     serve(
         given.address,
@@ -147,4 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Trainings())

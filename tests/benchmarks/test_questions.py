@@ -8,6 +8,7 @@ from benchmarks import (
     asynchronous,
     auto,
     convergence,
+    convolution,
     harness,
     likelihood,
     models,
@@ -86,6 +87,22 @@ def test_a_boltzmann_machine_against_scikit_learn_s(out):
     (line,) = rbm.main([*SMALL, "--out", str(out)]).lines
     assert line["difference"] < 1e-4 and positive(line["seconds"])
     assert set(line["speed_up"]) >= {"classic float32", "centered float32"}
+
+
+@needs_mpi
+def test_convolutions_are_verified_and_timed(out):
+    alone, together = convolution.main([*SMALL, "--peer", "none", "--out", str(out)]).lines
+    assert (alone["case"], together["case"]) == ("small-8", "small-8 on 2 ranks")
+    assert alone["difference"]["pyddl float32"] == 0 and positive(alone["seconds"]) and positive(together["seconds"])
+    share = alone["share"]["float32"]
+    assert 0 < share["useful"] < share["nominal"] and alone["primitives"]["float32"]["convolution"] > 0
+    page = "\n".join(convolution.section([alone, together]))
+    assert "| small-8 | float32 |" in page and "| small-8 on 2 ranks |" in page
+
+
+def test_padding_is_left_out_of_the_useful_products(tmp_path):
+    seed = convolution.Case("seed-64", tmp_path, tmp_path)
+    assert 0.82 < seed.useful < 0.95  # 7 x 7: 0.82, 28 x 28: 0.95
 
 
 def test_likelihoods_are_exact_and_do_not_care_about_a_flip(out):
