@@ -10,7 +10,7 @@ from pyddl.comm.model_group import ModelGroup, model_group
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import World, part
 from pyddl.errors import ParameterError
-from pyddl.models.protocol import Model
+from pyddl.models.protocol import Model, name_of
 from pyddl.strategies import Strategy
 
 __all__ = ["Division"]
@@ -65,6 +65,10 @@ class Division:
                 raise ParameterError(f"{type(model).__name__} cannot be split: it has no method split(part, parts); "
                                      "give it one, as pyddl.models.Model describes, or leave out split")
             self.model = model.split(self.part, self.parts)
+            if not any(s.of is not None for s in self.model.layout):
+                raise ParameterError(f"split is {self.parts}, and no layer of this {name_of(model)} can be cut: "
+                                     "only dense layers can, and every rank would compute all others whole; leave out "
+                                     "split")
 
     @contextmanager
     def connected(self, transport: Transport, checked: Callable[[Transport], Transport]) -> Iterator[Transport]:

@@ -56,6 +56,7 @@ def title(plan: Plan, ledger: Ledger, choice: Choice | None, placements: list[th
         f"{name_of(plan.model)}, {plan.whole_model.layout.count:,} parameters, on {plan.data.describe()}",
         f"{plan.strategy} on {ranks}{groups}, batches of {plan.options['batch_size']}, {_rules(plan)}",
         *_stages(plan),
+        *_shared_out(plan),
         *([choice.text()] if choice else []),
         *threads.describe(placements),
         *(f"warning: {text}" for text in threads.warnings(placements))]
@@ -71,6 +72,18 @@ def title(plan: Plan, ledger: Ledger, choice: Choice | None, placements: list[th
     elif plan.options["resume"]:
         lines.append("no checkpoint yet: starting from the beginning")
     return "\n".join(lines)
+
+
+def _shared_out(plan: Plan) -> list[str]:
+    """What of a split model its ranks share, where that is not nearly all."""
+    parts, whole = plan.division.parts, plan.whole_model.layout
+    if parts == 1:
+        return []
+    alike = sum(s.size for s in whole if plan.model.layout[s.name].of is None)
+    if alike < 0.01 * whole.count:
+        return []
+    return [f"split: each of {parts} ranks holds a part of {whole.count - alike:,} parameters, and {alike:,} whole, "
+            "whose layers it computes as the others do"]
 
 
 def _stages(plan: Plan) -> list[str]:

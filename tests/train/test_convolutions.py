@@ -14,6 +14,7 @@ from pyddl.models import Autoencoder, Classifier
 from pyddl.models.table import Trained
 from pyddl.strategies import strategy
 from pyddl.train import Trainer, load_run
+from pyddl.train.progress import Progress
 from pyddl.train.simulation import simulate
 
 ROWS = 403  # of 8 x 8: slices of a batch, and the last batch, are uneven on 2, 3 and 4 ranks
@@ -171,7 +172,18 @@ def test_a_convolutional_encoder_is_taken_over_with_its_statistics(world, name):
 @pytest.mark.mpi(min_size=2)
 def test_ranks_hold_its_dense_layers_together_and_the_others_whole(world):
     """Each part has other rows in no layer: all compute the same convolutions, from statistics of the same rows."""
-    split = train(strategy="split").whole()
+    class Title(Progress):
+        def begin(self, title, epochs, steps_per_epoch, step=0):
+            self.title = title
+
+    progress = Title()
+    split = train(strategy="split", progress=progress).whole()
+    dense = 10 * 128 + 10 + 128 * 10
+    if world.rank == 0:
+        assert (f"each of {world.size} ranks holds a part of {dense:,} parameters, and "
+                f"{split.model.layout.count - dense:,} whole") in progress.title
+    with pytest.raises(ParameterError, match="no layer of this autoencoder can be cut: only dense layers can"):
+        train(model=model_of(hidden=()), strategy="split")
     with alone(world):
         one = train()
     assert split.metrics[-1]["train_loss"] == pytest.approx(one.metrics[-1]["train_loss"], rel=2e-3)
