@@ -1,4 +1,4 @@
-"""The dense autoencoder as a scikit-learn transformer."""
+"""The autoencoder as a scikit-learn transformer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ __all__ = ["Autoencoder"]
 
 @from_table("autoencoder")
 class Autoencoder(Encodes, Scores):
-    """Dense autoencoder [1]_: an encoder to a small code, and a decoder that mirrors it.
+    """Autoencoder [1]_, dense or convolutional: an encoder to a small code, and a decoder that mirrors it.
+
+    Denoising with ``corrupt`` [2]_, sparse with ``sparsity``, convolutional with ``conv``: X has a picture in each row
+    then, of the shape ``image_shape``, or is a source that says so.
 
     Parameters
     ----------
@@ -41,6 +44,7 @@ class Autoencoder(Encodes, Scores):
     References
     ----------
     .. [1] Hinton and Salakhutdinov (2006), Reducing the dimensionality of data with neural networks, Science 313.
+    .. [2] Vincent et al. (2010), Stacked denoising autoencoders, JMLR 11, 3371-3408.
 
     Examples
     --------
@@ -52,4 +56,7 @@ class Autoencoder(Encodes, Scores):
     >>> codes = autoencoder.fit_transform(X)
     >>> codes.shape, autoencoder.inverse_transform(codes).shape
     ((200, 2), (200, 16))
+    >>> pictures = Autoencoder(conv="conv4,pool2", image_shape=(4, 4), hidden=(3,), epochs=2, random_state=0).fit(X)
+    >>> pictures.transform(X).shape, sorted(pictures.parameters_)[:2]
+    ((200, 3), ['decoder.0.bias', 'decoder.0.weight'])
     """

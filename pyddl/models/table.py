@@ -44,7 +44,7 @@ class Entry:
 
 TABLE: dict[str, Entry] = {
     "autoencoder": Entry("pyddl.models.autoencoder", "Autoencoder",
-                         "Autoencoder: dense or convolutional layers to a small code, and a decoder that mirrors them.",
+                         "Autoencoder, dense or convolutional: a small code, and the way back from it.",
                          simulated={"hidden": (32, 8)}),
     "linear": Entry("pyddl.models.linear", "Linear", "Least squares on labels, of rows or of an encoder's codes."),
     "classifier": Entry("pyddl.models.classifier", "Classifier",

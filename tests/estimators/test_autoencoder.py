@@ -43,6 +43,19 @@ def test_scikit_learns_checks_pass(estimator, check):
     check(estimator)
 
 
+def test_convolutions_are_an_option_as_any_other():
+    pictures = pyddl.data.ArraySource(X.reshape(60, 4, 2).astype(np.float32))
+    of_source = small(conv="conv3,pool2", batch_norm="own", corrupt=0.1).fit(pictures)
+    of_rows = small(conv="conv3,pool2", batch_norm="own", corrupt=0.1, image_shape=(4, 2)).fit(X)
+    codes = of_rows.transform(X)
+    np.testing.assert_allclose(codes, of_source.transform(X), rtol=1e-4, atol=1e-5)
+    assert of_rows.inverse_transform(codes).shape == X.shape and np.isfinite(of_rows.score(X))
+    again = pickle.loads(pickle.dumps(of_rows))
+    np.testing.assert_array_equal(again.transform(X), codes)
+    with pytest.raises(ParameterError, match="conv needs pictures, and X does not say the shape of one"):
+        small(conv="conv3").fit(X)
+
+
 # ---- parameters --------------------------------------------------------------------------------------------------
 
 def test_the_option_table_is_the_home_of_names_order_and_defaults():
