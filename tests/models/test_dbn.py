@@ -1,8 +1,9 @@
-"""Deep belief nets: what each stage trains and begins with, what the network is made of, samples, encoders of others."""
+"""Deep belief nets: what each stage trains and begins with, what the network is made of, samples, taken-over encoders.
+"""
 
 import copy
 import pickle
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_stages_follow_one_another(kind):
     assert [stage.epochs for stage in stages] == [2, 3, *([] if kind == "stack" else [4]), None]
     assert [stage.phases[0].optimizer["learning_rate"] for stage in stages[:3]] == [0.3, 0.2, 0.1]
     ranges = [model.layout.range_of(stage.phases[0].groups) for stage in stages]
-    assert all(before[1] <= after[0] for before, after in zip(ranges, ranges[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(ranges))
     for (begin, end), machine in zip(ranges, model.levels, strict=False):
         trained = sum(s.size for s in machine.layout if s.name != "log_variance")
         assert trained <= end - begin <= trained + 3 * 16, "no more than the level's own"
@@ -135,7 +136,8 @@ def test_a_centered_level_begins_at_the_running_means_below():
     model.stages[2].begin(parameters, buffers, 3, DATA)
     assert np.array_equal(kept["level_3.visible_offsets"], means)
     np.testing.assert_allclose(1 / (1 + np.exp(-views["level_3.visible_bias"])), means, rtol=1e-5)
-    first, second = (made("stack", hidden=(9, 9), begun=2)[1][place] for place in made("stack", hidden=(9, 9))[0]._places)
+    model, parameters, _ = made("stack", hidden=(9, 9))
+    first, second = (parameters[place] for place in model._places)
     assert not np.allclose(first[:81], second[:81]), "levels of one shape begin unlike"
 
 
