@@ -39,6 +39,9 @@ SUBSTEP = 3  # of the first random numbers on the way down: those before are the
 SEED_OF_LEVEL = 1 << 40  # levels of one shape must not begin alike
 
 
+Tensors = tuple[np.ndarray, np.ndarray]
+
+
 class DBN:
     """A stack of Boltzmann machines, of which each learns the mean activities of the one below.
 
@@ -52,7 +55,9 @@ class DBN:
         Hidden units of each machine, at least two.
     finetune : {"none", "autoencoder", "classifier"}
         The network that the stack becomes: none; unrolled to an encoder and the decoder that mirrors it, with a weight
-        of its own for each direction; or an encoder and a softmax over classes, which needs labels.
+        of its own for each direction; or an encoder and a softmax over classes, which needs labels. Its hidden units
+        are of tanh: logistic ones shifted and scaled, which compute the same and learn faster; a binary code is
+        logistic.
     classes : int or sequence of str, optional
         Of a classifier: how many, at least 2; or their names, in the order of the labels' numbers.
     visible : {"bernoulli", "gaussian"}
@@ -166,7 +171,7 @@ class DBN:
     def _network(self) -> Network | None:
         depth, noise = len(self.hidden), [Corrupt(self.corrupt)] if self.corrupt else []
         if self.finetune == "autoencoder":
-            above = [*(Dense(units, "sigmoid") for units in self.hidden[-2::-1]), Dense(self.inputs)]
+            above = [*(Dense(units, "tanh") for units in self.hidden[-2::-1]), Dense(self.inputs)]
             names, groups = [f"{DECODER}.{i}" for i in range(depth)], [DECODER] * depth
         elif self.finetune == "classifier":
             assert self.classes is not None
@@ -245,13 +250,12 @@ class DBN:
         """The network begins as the stack: layers up as hidden units given visible ones, layers down the other way."""
         assert self.network is not None
         self.network.initialise(parameters, seed)
-        views, depth = self.layout.views(parameters), len(self.levels)
-        for k, (weight, bias) in enumerate(self._layers_up(parameters)):
-            views[f"{ENCODER}.{k}.weight"][:], views[f"{ENCODER}.{k}.bias"][:] = weight, bias
-            if self.finetune == "autoencoder":
-                down, name = f"{DECODER}.{depth - 1 - k}", self._names[k]
-                views[f"{down}.weight"][:] = views[f"{name}.weights"]
-                views[f"{down}.bias"][:] = views[f"{name}.visible_bias"]
+        layers = [(f"{ENCODER}.{k}", *layer) for k, layer in enumerate(self._layers_up(parameters))]
+        if self.finetune == "autoencoder":
+            layers += [(f"{DECODER}.{k}", *layer) for k, layer in enumerate(self._layers_down(parameters))]
+        views = self.layout.views(parameters)
+        for name, weight, bias in layers:
+            views[f"{name}.weight"][:], views[f"{name}.bias"][:] = weight, bias
 
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch) -> float:
         """Overwrite the phase's ``gradients`` with the sum over the batch's rows; return the sum of their losses: of a
@@ -389,19 +393,25 @@ class DBN:
 
     def _layers(self) -> list[Dense]:
         """Of an encoder."""
-        layers = [Dense(units, "sigmoid") for units in self.hidden]
-        return layers if self.code_units == "bernoulli" else [*layers[:-1], Dense(self.hidden[-1])]
+        code = Dense(self.hidden[-1], "sigmoid" if self.code_units == "bernoulli" else "linear")
+        return [*(Dense(units, "tanh") for units in self.hidden[:-1]), code]
 
-    def _layers_up(self, parameters: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Weights (outputs, inputs) and biases of layers that give the stack's means."""
-        views = self.layout.views(parameters)
+    def _layers_up(self, parameters: np.ndarray) -> list[Tensors]:
+        """Weights (outputs, inputs) and biases of layers that give the stack's means, from rows to codes."""
+        views, last = self.layout.views(parameters), len(self.levels) - 1
         layers = [(views[f"{name}.weights"].T, views[f"{name}.hidden_bias"]) for name in self._names]
         if self.visible == "gaussian":
             weight, bias = layers[0]
             layers[0] = weight / np.exp(views[f"{self._names[0]}.log_variance"]), bias
-        return layers
+        return [_by_tanh(*layer, below=k > 0, above=k < last) for k, layer in enumerate(layers)]
 
-    def _encoder(self, parameters: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _layers_down(self, parameters: np.ndarray) -> list[Tensors]:
+        """The same from codes to rows."""
+        views, last = self.layout.views(parameters), len(self.levels) - 1
+        layers = [(views[f"{name}.weights"], views[f"{name}.visible_bias"]) for name in self._names[::-1]]
+        return [_by_tanh(*layer, below=k > 0, above=k < last) for k, layer in enumerate(layers)]
+
+    def _encoder(self, parameters: np.ndarray) -> list[Tensors]:
         """The same of the network, where it has begun."""
         if not self.unrolled(parameters):
             return self._layers_up(parameters)
@@ -441,6 +451,14 @@ class DBN:
 
     def _targets(self, batch: Batch) -> np.ndarray:
         return batch.rows if self.classes is None else targets_of(batch)
+
+
+def _by_tanh(weight: np.ndarray, bias: np.ndarray, *, below: bool, above: bool) -> Tensors:
+    """A layer between logistic units as one between units of tanh, where there are such ``below`` and ``above``: for
+    sigmoid(x) = (1 + tanh(x / 2)) / 2 the function stays what it is."""
+    if below:
+        weight, bias = weight / 2, bias + weight.sum(axis=1) / 2
+    return (weight / 2, bias / 2) if above else (weight, bias)
 
 
 class _Means(NamedTuple):

@@ -162,11 +162,11 @@ def test_the_network_begins_as_the_stack(kind):
 @pytest.mark.parametrize("kind", ["autoencoder", "classifier"])
 def test_the_network_s_gradient_is_that_of_its_layers(kind):
     model, parameters, buffers = made(kind)
-    last = [Dense(5, "sigmoid"), Dense(7, "sigmoid"), Dense(9)] if kind == "autoencoder" else [Dense(3)]
+    last = [Dense(5, "tanh"), Dense(7, "tanh"), Dense(9)] if kind == "autoencoder" else [Dense(3)]
     names = ["encoder.0", "encoder.1", "encoder.2", *(f"decoder.{i}" for i in range(3))] if kind == "autoencoder" else \
         ["encoder.0", "encoder.1", "encoder.2", "head"]
     code = Dense(4, "linear" if kind == "autoencoder" else "sigmoid")
-    same = NetworkModel(Network([Dense(7, "sigmoid"), Dense(5, "sigmoid"), code, *last], 9, names=names),
+    same = NetworkModel(Network([Dense(7, "tanh"), Dense(5, "tanh"), code, *last], 9, names=names),
                         "bce" if kind == "autoencoder" else "softmax")
     if kind == "classifier":
         same.targets = lambda batch: batch.labels
