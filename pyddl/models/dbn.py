@@ -21,9 +21,10 @@ from pyddl.data.source import Source
 from pyddl.data.statistics import Statistics
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import Layout
+from pyddl.models.autoencoder import rate_scale
 from pyddl.models.classifier import check_classes, classes_of, softmax, targets_of
 from pyddl.models.layers import Corrupt, Dense
-from pyddl.models.network import Network, NetworkModel
+from pyddl.models.network import Network, NetworkModel, sigmoid
 from pyddl.models.rbm import RBM, SAMPLE_STEPS
 from pyddl.models.stages import Begin, Phase, Stage
 from pyddl.models.table import Trained
@@ -73,7 +74,9 @@ class DBN:
     chain, gibbs_steps, chains, centering
         Of all machines, as in `RBM`.
     corrupt : float, default=0
-        Probability that a feature is 0 in a row that the network is trained on.
+        The network is trained on spoiled rows, as an `Autoencoder`: probability that a value becomes 0, or the standard
+        deviation of what is added.
+    corruption : {"masking", "gaussian"}, default="masking"
     dtype : {"float32", "bfloat16"}
 
     Attributes
@@ -100,7 +103,7 @@ class DBN:
                  classes: int | Sequence[str] | None = None, visible: str = "bernoulli", code_units: str | None = None,
                  pretrain_epochs: Sequence[int] = (10,), pretrain_learning_rate: Sequence[float] | None = None,
                  chain: str = "cd", gibbs_steps: int = 1, chains: int = 100, centering: bool = False,
-                 corrupt: float = 0.0, dtype: str = "float32"):
+                 corrupt: float = 0.0, corruption: str = "masking", dtype: str = "float32"):
         self.inputs = _check.integer("inputs", inputs, at_least=1)
         self.hidden = _check.integers("hidden", hidden, at_least=1)
         if len(self.hidden) < 2:
@@ -110,7 +113,7 @@ class DBN:
         self.visible = _check.one_of("visible", visible, ("bernoulli", "gaussian"))
         by_default = "gaussian" if finetune == "autoencoder" else "bernoulli"
         self.code_units = _check.one_of("code_units", code_units or by_default, ("bernoulli", "gaussian"))
-        self.corrupt = _check.number("corrupt", corrupt, at_least=0, below=1)
+        self.corrupt, self.corruption = _check.number("corrupt", corrupt, at_least=0), corruption
         if self.corrupt and finetune == "none":
             raise ParameterError(f"corrupt is {corrupt:g}, and there is no network that is trained on corrupted rows: "
                                  "leave it out, or choose what the stack becomes by finetune")
@@ -136,6 +139,7 @@ class DBN:
         self.stages = self._stages()
         self.input_range = (0.0, 1.0) if self.visible == "bernoulli" else None
         self.takes_rounded = dtype == "bfloat16"
+        self.rate_scale = 1.0 if self.network is None or self.needs_labels else rate_scale(self.loss, self.network)
         self.flops = sum(machine.flops for machine in self.levels) if self.network is None else self.network.flops
 
     # ---- how it is made
@@ -156,7 +160,7 @@ class DBN:
                 "visible": self.visible, "code_units": self.code_units, "pretrain_epochs": list(self.pretrain_epochs),
                 "pretrain_learning_rate": list(self.pretrain_learning_rate), "chain": self.chain,
                 "gibbs_steps": self.gibbs_steps, "chains": self.chains, "centering": self.centering,
-                "corrupt": self.corrupt, "dtype": self.dtype}
+                "corrupt": self.corrupt, "corruption": self.corruption, "dtype": self.dtype}
 
     def _checked_classes(self, classes: int | Sequence[str] | None) -> int | None:
         if self.finetune != "classifier":
@@ -169,7 +173,7 @@ class DBN:
         return _check.integer("classes", classes if self.class_names is None else len(self.class_names), at_least=2)
 
     def _network(self) -> Network | None:
-        depth, noise = len(self.hidden), [Corrupt(self.corrupt)] if self.corrupt else []
+        depth, noise = len(self.hidden), [Corrupt(self.corrupt, self.corruption)] if self.corrupt else []
         if self.finetune == "autoencoder":
             above = [*(Dense(units, "tanh") for units in self.hidden[-2::-1]), Dense(self.inputs)]
             names, groups = [f"{DECODER}.{i}" for i in range(depth)], [DECODER] * depth
@@ -179,7 +183,7 @@ class DBN:
         else:
             return None
         return Network([*noise, *self._layers(), *above], self.inputs, dtype=self.dtype,
-                       names=[*("corrupt" for _ in noise), *(f"{ENCODER}.{i}" for i in range(depth)), *names],
+                       names=[*("corruption" for _ in noise), *(f"{ENCODER}.{i}" for i in range(depth)), *names],
                        groups=[ENCODER] * (len(noise) + depth) + groups)
 
     def _lay_out(self) -> None:
@@ -301,9 +305,7 @@ class DBN:
             return self._decoded(parameters, buffers, codes)
         assert self.network is not None
         out = self._through(parameters, codes, self.encodes, len(self.network.layers))
-        if self.loss == "bce":
-            out = (1 + np.tanh(out / 2)) / 2  # the sigmoid, which cannot overflow
-        return out
+        return sigmoid(out) if self.loss == "bce" else out
 
     def reconstruct(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """`decode` of `encode`: (n, inputs) -> (n, inputs); of a classifier, by the stack in both directions."""

@@ -24,7 +24,7 @@ DATA = Statistics(ArraySource(ROWS))
 KINDS = {
     "stack": {},
     "autoencoder": {"finetune": "autoencoder"},
-    "denoising": {"finetune": "autoencoder", "corrupt": 0.3},
+    "denoising": {"finetune": "autoencoder", "corrupt": 0.3, "corruption": "gaussian"},
     "classifier": {"finetune": "classifier", "classes": 3},
     "persistent": {"finetune": "autoencoder", "chain": "pcd", "chains": 7, "centering": True},
     "gaussian": {"finetune": "autoencoder", "visible": "gaussian"},
@@ -249,7 +249,8 @@ def test_classes_are_those_of_the_labels():
     ({"classes": 3}, "leave them out, or choose finetune classifier"),
     ({"code_units": "linear"}, "code_units is 'linear'; expected one of bernoulli, gaussian"),
     ({"corrupt": 0.2}, "leave it out, or choose what the stack becomes by finetune"),
-    ({"finetune": "autoencoder", "corrupt": 1.0}, "corrupt is 1.0"),
+    ({"finetune": "autoencoder", "corrupt": 1.0}, "amount is 1.0"),
+    ({"finetune": "autoencoder", "corrupt": -1.0}, "corrupt is -1.0"),
     ({"finetune": "autoencoder", "pretrain_epochs": (3, 2, 1)}, "one number for all of 2 layers, or 2"),
     ({"pretrain_epochs": (3, 2)}, "or 1, as the last layer has the epochs of training"),
     ({"pretrain_epochs": (0,)}, "pretrain_epochs is 0"),
