@@ -139,3 +139,12 @@ def test_only_options_of_models_are_shared():
         options.share("autoencoder", "epochs")
     with pytest.raises(ParameterError, match="did you mean 'hidden'"):
         options.share("autoencoder", "hiden")
+
+
+def test_several_numbers_come_as_text_or_as_a_sequence():
+    option = options.Option("rates", "floats", None, "model", "x", above=0)
+    assert option.check("0.1,1e-2") == option.check([0.1, 0.01]) == (0.1, 0.01) and option.check(None) is None
+    for value, message in (("0.1;2", "expected numbers with commas, for example 0.1,0.01"), ((), "at least one number"),
+                           ("0.1,0", "rates is 0.0; expected a number above 0"), (0.1, "at least one number")):
+        with pytest.raises(ParameterError, match=message):
+            option.check(value)

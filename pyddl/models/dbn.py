@@ -21,9 +21,10 @@ from pyddl.data.source import Source
 from pyddl.data.statistics import Statistics
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import Layout
+from pyddl.models.autoencoder import rate_scale
 from pyddl.models.classifier import check_classes, classes_of, softmax, targets_of
 from pyddl.models.layers import Corrupt, Dense
-from pyddl.models.network import Network, NetworkModel
+from pyddl.models.network import Network, NetworkModel, sigmoid
 from pyddl.models.rbm import RBM, SAMPLE_STEPS
 from pyddl.models.stages import Begin, Phase, Stage
 from pyddl.models.table import Trained
@@ -39,6 +40,9 @@ SUBSTEP = 3  # of the first random numbers on the way down: those before are the
 SEED_OF_LEVEL = 1 << 40  # levels of one shape must not begin alike
 
 
+Tensors = tuple[np.ndarray, np.ndarray]
+
+
 class DBN:
     """A stack of Boltzmann machines, of which each learns the mean activities of the one below.
 
@@ -52,7 +56,9 @@ class DBN:
         Hidden units of each machine, at least two.
     finetune : {"none", "autoencoder", "classifier"}
         The network that the stack becomes: none; unrolled to an encoder and the decoder that mirrors it, with a weight
-        of its own for each direction; or an encoder and a softmax over classes, which needs labels.
+        of its own for each direction; or an encoder and a softmax over classes, which needs labels. Its hidden units
+        are of tanh: logistic ones shifted and scaled, which compute the same and learn faster; a binary code is
+        logistic.
     classes : int or sequence of str, optional
         Of a classifier: how many, at least 2; or their names, in the order of the labels' numbers.
     visible : {"bernoulli", "gaussian"}
@@ -68,7 +74,9 @@ class DBN:
     chain, gibbs_steps, chains, centering
         Of all machines, as in `RBM`.
     corrupt : float, default=0
-        Probability that a feature is 0 in a row that the network is trained on.
+        The network is trained on spoiled rows, as an `Autoencoder`: probability that a value becomes 0, or the standard
+        deviation of what is added.
+    corruption : {"masking", "gaussian"}, default="masking"
     dtype : {"float32", "bfloat16"}
 
     Attributes
@@ -95,7 +103,7 @@ class DBN:
                  classes: int | Sequence[str] | None = None, visible: str = "bernoulli", code_units: str | None = None,
                  pretrain_epochs: Sequence[int] = (10,), pretrain_learning_rate: Sequence[float] | None = None,
                  chain: str = "cd", gibbs_steps: int = 1, chains: int = 100, centering: bool = False,
-                 corrupt: float = 0.0, dtype: str = "float32"):
+                 corrupt: float = 0.0, corruption: str = "masking", dtype: str = "float32"):
         self.inputs = _check.integer("inputs", inputs, at_least=1)
         self.hidden = _check.integers("hidden", hidden, at_least=1)
         if len(self.hidden) < 2:
@@ -105,7 +113,7 @@ class DBN:
         self.visible = _check.one_of("visible", visible, ("bernoulli", "gaussian"))
         by_default = "gaussian" if finetune == "autoencoder" else "bernoulli"
         self.code_units = _check.one_of("code_units", code_units or by_default, ("bernoulli", "gaussian"))
-        self.corrupt = _check.number("corrupt", corrupt, at_least=0, below=1)
+        self.corrupt, self.corruption = _check.number("corrupt", corrupt, at_least=0), corruption
         if self.corrupt and finetune == "none":
             raise ParameterError(f"corrupt is {corrupt:g}, and there is no network that is trained on corrupted rows: "
                                  "leave it out, or choose what the stack becomes by finetune")
@@ -131,6 +139,7 @@ class DBN:
         self.stages = self._stages()
         self.input_range = (0.0, 1.0) if self.visible == "bernoulli" else None
         self.takes_rounded = dtype == "bfloat16"
+        self.rate_scale = 1.0 if self.network is None or self.needs_labels else rate_scale(self.loss, self.network)
         self.flops = sum(machine.flops for machine in self.levels) if self.network is None else self.network.flops
 
     # ---- how it is made
@@ -151,7 +160,7 @@ class DBN:
                 "visible": self.visible, "code_units": self.code_units, "pretrain_epochs": list(self.pretrain_epochs),
                 "pretrain_learning_rate": list(self.pretrain_learning_rate), "chain": self.chain,
                 "gibbs_steps": self.gibbs_steps, "chains": self.chains, "centering": self.centering,
-                "corrupt": self.corrupt, "dtype": self.dtype}
+                "corrupt": self.corrupt, "corruption": self.corruption, "dtype": self.dtype}
 
     def _checked_classes(self, classes: int | Sequence[str] | None) -> int | None:
         if self.finetune != "classifier":
@@ -164,9 +173,9 @@ class DBN:
         return _check.integer("classes", classes if self.class_names is None else len(self.class_names), at_least=2)
 
     def _network(self) -> Network | None:
-        depth, noise = len(self.hidden), [Corrupt(self.corrupt)] if self.corrupt else []
+        depth, noise = len(self.hidden), [Corrupt(self.corrupt, self.corruption)] if self.corrupt else []
         if self.finetune == "autoencoder":
-            above = [*(Dense(units, "sigmoid") for units in self.hidden[-2::-1]), Dense(self.inputs)]
+            above = [*(Dense(units, "tanh") for units in self.hidden[-2::-1]), Dense(self.inputs)]
             names, groups = [f"{DECODER}.{i}" for i in range(depth)], [DECODER] * depth
         elif self.finetune == "classifier":
             assert self.classes is not None
@@ -174,7 +183,7 @@ class DBN:
         else:
             return None
         return Network([*noise, *self._layers(), *above], self.inputs, dtype=self.dtype,
-                       names=[*("corrupt" for _ in noise), *(f"{ENCODER}.{i}" for i in range(depth)), *names],
+                       names=[*("corruption" for _ in noise), *(f"{ENCODER}.{i}" for i in range(depth)), *names],
                        groups=[ENCODER] * (len(noise) + depth) + groups)
 
     def _lay_out(self) -> None:
@@ -245,13 +254,12 @@ class DBN:
         """The network begins as the stack: layers up as hidden units given visible ones, layers down the other way."""
         assert self.network is not None
         self.network.initialise(parameters, seed)
-        views, depth = self.layout.views(parameters), len(self.levels)
-        for k, (weight, bias) in enumerate(self._layers_up(parameters)):
-            views[f"{ENCODER}.{k}.weight"][:], views[f"{ENCODER}.{k}.bias"][:] = weight, bias
-            if self.finetune == "autoencoder":
-                down, name = f"{DECODER}.{depth - 1 - k}", self._names[k]
-                views[f"{down}.weight"][:] = views[f"{name}.weights"]
-                views[f"{down}.bias"][:] = views[f"{name}.visible_bias"]
+        layers = [(f"{ENCODER}.{k}", *layer) for k, layer in enumerate(self._layers_up(parameters))]
+        if self.finetune == "autoencoder":
+            layers += [(f"{DECODER}.{k}", *layer) for k, layer in enumerate(self._layers_down(parameters))]
+        views = self.layout.views(parameters)
+        for name, weight, bias in layers:
+            views[f"{name}.weight"][:], views[f"{name}.bias"][:] = weight, bias
 
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch) -> float:
         """Overwrite the phase's ``gradients`` with the sum over the batch's rows; return the sum of their losses: of a
@@ -297,9 +305,7 @@ class DBN:
             return self._decoded(parameters, buffers, codes)
         assert self.network is not None
         out = self._through(parameters, codes, self.encodes, len(self.network.layers))
-        if self.loss == "bce":
-            out = (1 + np.tanh(out / 2)) / 2  # the sigmoid, which cannot overflow
-        return out
+        return sigmoid(out) if self.loss == "bce" else out
 
     def reconstruct(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """`decode` of `encode`: (n, inputs) -> (n, inputs); of a classifier, by the stack in both directions."""
@@ -389,19 +395,25 @@ class DBN:
 
     def _layers(self) -> list[Dense]:
         """Of an encoder."""
-        layers = [Dense(units, "sigmoid") for units in self.hidden]
-        return layers if self.code_units == "bernoulli" else [*layers[:-1], Dense(self.hidden[-1])]
+        code = Dense(self.hidden[-1], "sigmoid" if self.code_units == "bernoulli" else "linear")
+        return [*(Dense(units, "tanh") for units in self.hidden[:-1]), code]
 
-    def _layers_up(self, parameters: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Weights (outputs, inputs) and biases of layers that give the stack's means."""
-        views = self.layout.views(parameters)
+    def _layers_up(self, parameters: np.ndarray) -> list[Tensors]:
+        """Weights (outputs, inputs) and biases of layers that give the stack's means, from rows to codes."""
+        views, last = self.layout.views(parameters), len(self.levels) - 1
         layers = [(views[f"{name}.weights"].T, views[f"{name}.hidden_bias"]) for name in self._names]
         if self.visible == "gaussian":
             weight, bias = layers[0]
             layers[0] = weight / np.exp(views[f"{self._names[0]}.log_variance"]), bias
-        return layers
+        return [_by_tanh(*layer, below=k > 0, above=k < last) for k, layer in enumerate(layers)]
 
-    def _encoder(self, parameters: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _layers_down(self, parameters: np.ndarray) -> list[Tensors]:
+        """The same from codes to rows."""
+        views, last = self.layout.views(parameters), len(self.levels) - 1
+        layers = [(views[f"{name}.weights"], views[f"{name}.visible_bias"]) for name in self._names[::-1]]
+        return [_by_tanh(*layer, below=k > 0, above=k < last) for k, layer in enumerate(layers)]
+
+    def _encoder(self, parameters: np.ndarray) -> list[Tensors]:
         """The same of the network, where it has begun."""
         if not self.unrolled(parameters):
             return self._layers_up(parameters)
@@ -441,6 +453,14 @@ class DBN:
 
     def _targets(self, batch: Batch) -> np.ndarray:
         return batch.rows if self.classes is None else targets_of(batch)
+
+
+def _by_tanh(weight: np.ndarray, bias: np.ndarray, *, below: bool, above: bool) -> Tensors:
+    """A layer between logistic units as one between units of tanh, where there are such ``below`` and ``above``: for
+    sigmoid(x) = (1 + tanh(x / 2)) / 2 the function stays what it is."""
+    if below:
+        weight, bias = weight / 2, bias + weight.sum(axis=1) / 2
+    return (weight / 2, bias / 2) if above else (weight, bias)
 
 
 class _Means(NamedTuple):

@@ -1,8 +1,9 @@
-"""Deep belief nets: what each stage trains and begins with, what the network is made of, samples, encoders of others."""
+"""Deep belief nets: what each stage trains and begins with, what the network is made of, samples, taken-over encoders.
+"""
 
 import copy
 import pickle
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ DATA = Statistics(ArraySource(ROWS))
 KINDS = {
     "stack": {},
     "autoencoder": {"finetune": "autoencoder"},
-    "denoising": {"finetune": "autoencoder", "corrupt": 0.3},
+    "denoising": {"finetune": "autoencoder", "corrupt": 0.3, "corruption": "gaussian"},
     "classifier": {"finetune": "classifier", "classes": 3},
     "persistent": {"finetune": "autoencoder", "chain": "pcd", "chains": 7, "centering": True},
     "gaussian": {"finetune": "autoencoder", "visible": "gaussian"},
@@ -86,7 +87,7 @@ def test_stages_follow_one_another(kind):
     assert [stage.epochs for stage in stages] == [2, 3, *([] if kind == "stack" else [4]), None]
     assert [stage.phases[0].optimizer["learning_rate"] for stage in stages[:3]] == [0.3, 0.2, 0.1]
     ranges = [model.layout.range_of(stage.phases[0].groups) for stage in stages]
-    assert all(before[1] <= after[0] for before, after in zip(ranges, ranges[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(ranges))
     for (begin, end), machine in zip(ranges, model.levels, strict=False):
         trained = sum(s.size for s in machine.layout if s.name != "log_variance")
         assert trained <= end - begin <= trained + 3 * 16, "no more than the level's own"
@@ -135,7 +136,8 @@ def test_a_centered_level_begins_at_the_running_means_below():
     model.stages[2].begin(parameters, buffers, 3, DATA)
     assert np.array_equal(kept["level_3.visible_offsets"], means)
     np.testing.assert_allclose(1 / (1 + np.exp(-views["level_3.visible_bias"])), means, rtol=1e-5)
-    first, second = (made("stack", hidden=(9, 9), begun=2)[1][place] for place in made("stack", hidden=(9, 9))[0]._places)
+    model, parameters, _ = made("stack", hidden=(9, 9))
+    first, second = (parameters[place] for place in model._places)
     assert not np.allclose(first[:81], second[:81]), "levels of one shape begin unlike"
 
 
@@ -160,11 +162,11 @@ def test_the_network_begins_as_the_stack(kind):
 @pytest.mark.parametrize("kind", ["autoencoder", "classifier"])
 def test_the_network_s_gradient_is_that_of_its_layers(kind):
     model, parameters, buffers = made(kind)
-    last = [Dense(5, "sigmoid"), Dense(7, "sigmoid"), Dense(9)] if kind == "autoencoder" else [Dense(3)]
+    last = [Dense(5, "tanh"), Dense(7, "tanh"), Dense(9)] if kind == "autoencoder" else [Dense(3)]
     names = ["encoder.0", "encoder.1", "encoder.2", *(f"decoder.{i}" for i in range(3))] if kind == "autoencoder" else \
         ["encoder.0", "encoder.1", "encoder.2", "head"]
     code = Dense(4, "linear" if kind == "autoencoder" else "sigmoid")
-    same = NetworkModel(Network([Dense(7, "sigmoid"), Dense(5, "sigmoid"), code, *last], 9, names=names),
+    same = NetworkModel(Network([Dense(7, "tanh"), Dense(5, "tanh"), code, *last], 9, names=names),
                         "bce" if kind == "autoencoder" else "softmax")
     if kind == "classifier":
         same.targets = lambda batch: batch.labels
@@ -247,7 +249,8 @@ def test_classes_are_those_of_the_labels():
     ({"classes": 3}, "leave them out, or choose finetune classifier"),
     ({"code_units": "linear"}, "code_units is 'linear'; expected one of bernoulli, gaussian"),
     ({"corrupt": 0.2}, "leave it out, or choose what the stack becomes by finetune"),
-    ({"finetune": "autoencoder", "corrupt": 1.0}, "corrupt is 1.0"),
+    ({"finetune": "autoencoder", "corrupt": 1.0}, "amount is 1.0"),
+    ({"finetune": "autoencoder", "corrupt": -1.0}, "corrupt is -1.0"),
     ({"finetune": "autoencoder", "pretrain_epochs": (3, 2, 1)}, "one number for all of 2 layers, or 2"),
     ({"pretrain_epochs": (3, 2)}, "or 1, as the last layer has the epochs of training"),
     ({"pretrain_epochs": (0,)}, "pretrain_epochs is 0"),

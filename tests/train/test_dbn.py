@@ -131,7 +131,7 @@ def test_a_classifier_is_trained_on_the_labelled_rows_alone():
 
 
 def test_labelled_is_refused_where_no_labels_are_needed():
-    with pytest.raises(ParameterError, match="labelled is 30, and model autoencoder as given needs no labels: leave it"):
+    with pytest.raises(ParameterError, match="labelled is 30, and model autoencoder as given needs no labels: leave"):
         Trainer(Autoencoder(20, (4, 3)), labelled=30).fit(DATA)
     with pytest.raises(DataError, match="has no labels"):
         Trainer(model_of("classifier"), labelled=30).fit(RandomSource(40, 20))
