@@ -63,6 +63,7 @@ class Recipe:
 RECIPES = {
     "rbm": Recipe("log_likelihood", "likelihood", {
         "hidden": (16,), "binarise": "threshold", "epochs": 60, "batch_size": 40, "chains": 40}),
+    "vae": Recipe("iwae_500", "likelihood", {"hidden": (64, 8), "epochs": 60, "batch_size": 40}),
 }
 """A new model's row may be missing: then its defaults on digits are trained, and test losses compared."""
 
