@@ -24,9 +24,9 @@ from pyddl.models.together import together
 
 __all__ = ["SpikeSlabRBM"]
 
-START = {"plain": {"deviation": 0.1, "log_precision": np.log(3.0), "spike_bias": 0.0},
-         "mu": {"deviation": 0.3, "log_precision": 0.0, "spike_bias": -1.0}}  # of the first parameters
-LOG_PHI = -3.0  # at first
+NORM = {"plain": 0.8, "mu": 1.0}  # of a slab's weights, at first
+PRECISION = {"plain": 3.0, "mu": 1.0}  # of the visible units, standardised, at first
+LOG_PHI, SPIKE_INPUT = -3.0, -1.0  # at first; the latter on average over rows
 REACH = 1.2  # the ball's radius, times the largest distance of a training row from the mean
 SAMPLE_STEPS = 1000  # of a chain, before it is a sample
 PICTURED, PICTURE_STEPS = 50, 200
@@ -162,11 +162,10 @@ class SpikeSlabRBM:
             A training row lies outside the ball.
         """
         views, kept, key = self.layout.views(parameters), self.buffers.views(buffers), seed % random.SEEDS
-        start = START[self.form]
         _core.normal(views["weights"].reshape(self.inputs, -1), np.arange(self.inputs), key, random.INITIALISE)
-        views["weights"] *= np.float32(start["deviation"])
-        views["spike_bias"][:] = start["spike_bias"]
-        views["log_precision"][:] = start["log_precision"]
+        views["weights"] *= np.float32(NORM[self.form] / np.sqrt(self.inputs))
+        views["spike_bias"][:] = 0
+        views["log_precision"][:] = np.log(PRECISION[self.form])
         if self.form == "mu":
             views["slab_mean"][:] = 0
             views["log_phi"][:] = LOG_PHI
@@ -175,6 +174,12 @@ class SpikeSlabRBM:
         views["mean"][:] = data.mean if self.standardise else 0
         views["scale"][:] = np.sqrt(max(float(np.mean(data.variance)), 1e-12)) if self.standardise else 1
         views["radius"][:] = self._radius(data)
+        if self.form == "mu":  # else spikes might begin, and stay, at probabilities of 0
+            squares = (data.variance + (data.mean - views["mean"]) ** 2) / views["scale"] ** 2  # mean ones, of u
+            w = views["weights"]
+            guard = (abs(w) * abs(w).sum(axis=0)).sum(axis=1) if self.precision == "diagonal" else \
+                (w**2).sum(axis=(0, 1))
+            views["spike_bias"][:] = SPIKE_INPUT + squares @ (guard + np.exp(LOG_PHI) - (w**2).sum(axis=1)) / 2
         if self.chain == "pcd":
             _core.normal(kept["chains"], np.arange(self.chains), key, random.GIBBS)
             if views["radius"] > 0:  # within the ball

@@ -4,9 +4,9 @@ import pickle
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+from nudged_digits import nudged
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neural_network import BernoulliRBM
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -85,18 +85,6 @@ def test_a_search_over_a_pipeline():
     assert cross_val_score(pipeline, X, y, cv=3).shape == (3,)
     found = GridSearchCV(small(), {"hidden": [2, 6]}, cv=2).fit(X)
     assert found.best_params_["hidden"] in (2, 6)
-
-
-def nudged():
-    """scikit-learn's example: digits, each moved by one pixel in four directions besides."""
-    images, y = load_digits(return_X_y=True)
-    images = images.reshape(-1, 8, 8) / 16
-
-    def moved(rows, columns):
-        return np.roll(np.pad(images, ((0, 0), (1, 1), (1, 1))), (rows, columns), (1, 2))[:, 1:-1, 1:-1]
-
-    all_of = np.concatenate([images, *(moved(*by) for by in ((0, -1), (0, 1), (-1, 0), (1, 0)))])
-    return train_test_split(all_of.reshape(-1, 64).astype(np.float32), np.tile(y, 5), test_size=0.2, random_state=0)
 
 
 @pytest.mark.long
