@@ -6,6 +6,7 @@ A model owns no trained memory and never learns that there are other ranks.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -85,7 +86,8 @@ class Model(Protocol):
         for, by all ranks together.
         """
 
-    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch) -> float:
+    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
+                 batch: Batch) -> float | Mapping[str, float]:
         """Overwrite ``gradients`` with the sum over the rows of ``batch``; return the sum of their losses.
 
         Parameters
@@ -98,8 +100,11 @@ class Model(Protocol):
 
         Returns
         -------
-        float
-            Sum of the losses, in the unit of the loss (nats for cross-entropy, squared units for squared error).
+        float, or mapping of float
+            Sum of the losses, in the unit of the loss (nats for cross-entropy, squared units for squared error). Or
+            sums over the rows by their names, ``loss`` among them: each of the others becomes ``train_<name>``, a mean
+            over the rows of an epoch, in books, tables and plots. The names do not depend on the rows, and those of two
+            phases differ.
         """
         ...
 
