@@ -34,7 +34,7 @@ OUTPUTS = ("linear", "sigmoid", "tanh")
 MOST_NOISE = 64  # numbers, where nothing else is said
 LEAST_SLOPE = np.float32(1e-6)  # of a loss that has a penalty: one tangent pass divides by it
 NOISE_KINKS = 2.0  # deviations of the noise over which the generator's first kinks are spread
-SHOWN = 50  # samples after each epoch
+SHOWN, POINTS = 50, 500  # samples after each epoch; of one or two features
 ALIKE = 1e-3  # variance of samples, of the data's, below which they are all one
 SURE = 0.999  # share of rows and samples that a discriminator gets right which teaches nothing more
 BETWEEN = 1 << 15  # among substeps of random numbers: places of the points between rows and samples
@@ -52,7 +52,8 @@ class GAN:
         Features of a row.
     generator, discriminator : sequence of int or of Layer, default=(128, 128)
         Units of dense hidden layers; or all layers, the last one included: the generator's has the features of a row as
-        outputs, the discriminator's one linear output.
+        outputs, the discriminator's one linear output. By units, a discriminator of which only differences count has no
+        bias at its output.
     noise : int, optional
         Normal numbers that a sample is made of; by default as many as features, from 2 to 64.
     objective : {"r3gan", "non_saturating", "minimax", "wgan", "wgan_gp"}, default="r3gan"
@@ -134,7 +135,7 @@ class GAN:
                       "beta1": _check.number("beta1", beta1, at_least=0, below=1),
                       "beta2": _check.number("beta2", beta2, at_least=0, below=1)}
         first = self._layers("generator", generator, self.inputs, self.output)
-        second = self._layers("discriminator", discriminator, 1, "linear")
+        second = self._layers("discriminator", discriminator, 1, "linear", biased=not self.objective.of_differences)
         self.generator = Network(first, self.noise + self.classes, name="generator", group="generator", dtype=dtype)
         self.discriminator = Network(second, self.inputs + self.classes, name="discriminator", group="discriminator",
                                      dtype=dtype, number=len(first))
@@ -143,6 +144,7 @@ class GAN:
         self.layout = Layout([*self.generator.slices, *self.discriminator.slices,
                               Slice("rows.centre", (self.inputs,), "rows", decay=False),
                               Slice("rows.scale", (1,), "rows", decay=False)])
+        self._place, self._place_of_scale = (self.layout[f"rows.{name}"].begin for name in ("centre", "scale"))
         self.buffers = Layout([*self.generator.buffers, *self.discriminator.buffers])
         for network in (self.generator, self.discriminator):
             network.compile(self.layout, self.buffers)
@@ -208,8 +210,8 @@ class GAN:
             raise ParameterError("conditional needs classes: how many the labels are of, or their names")
         self.classes = _check.integer("classes", count, at_least=2)
 
-    def _layers(self, name: str, given: Layers, outputs: int, last: str) -> list[Layer]:
-        """The layers of a network, and how it was given as plain values."""
+    def _layers(self, name: str, given: Layers, outputs: int, last: str, biased: bool = True) -> list[Layer]:
+        """The layers of a network, the last one perhaps without biases; how it was given is kept as plain values."""
         if isinstance(given, str) or not isinstance(given, Sequence):
             raise ParameterError(f"{name} is {given!r}; expected units of hidden layers, for example (128, 128), or "
                                  "layers of pyddl.models.layers")
@@ -218,7 +220,7 @@ class GAN:
             units = _check.integers(name, given, at_least=1)
             self._given[name] = list(units)
             return [*(Dense(each, self.activation, initialiser=self.initialiser) for each in units),
-                    Dense(outputs, last, initialiser=self.initialiser)]
+                    Dense(outputs, last, bias=biased, initialiser=self.initialiser)]
         layers: list[Layer] = []
         for each in given:
             if isinstance(each, int | np.integer):
@@ -365,7 +367,7 @@ class GAN:
         critic.backward(parameters, None, buffers, batch, np.ascontiguousarray(slopes[:, None]), slot=0, below=below)
         below = np.ascontiguousarray(below[:, : self.inputs])
         if self.output != "linear":
-            below /= self.layout.views(parameters)["rows.scale"]
+            below /= self._scale(parameters)
         self.generator.backward(parameters, gradients, buffers, batch, below, slot=0)
         return {"loss": _sum(losses)}
 
@@ -396,8 +398,15 @@ class GAN:
         return places * seen[:count] + (1 - places) * seen[count:]
 
     def _standardised(self, parameters: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        views = self.layout.views(parameters)
-        return (rows - views["rows.centre"]) / views["rows.scale"]
+        out = rows - self._centre(parameters)
+        out /= self._scale(parameters)
+        return out
+
+    def _centre(self, parameters: np.ndarray) -> np.ndarray:
+        return parameters[self._place : self._place + self.inputs]
+
+    def _scale(self, parameters: np.ndarray) -> np.float32:
+        return parameters[self._place_of_scale]
 
     def _labels(self, labels: np.ndarray | None, count: int) -> np.ndarray:
         """A row of zeros and one 1 for each label."""
@@ -437,9 +446,8 @@ class GAN:
         given = np.ascontiguousarray(self._with(noise, self._labels(labels, len(noise))), dtype=np.float32)
         self.generator.forward(parameters, buffers, None, given, out)
         if self.output == "linear":
-            views = self.layout.views(parameters)
-            out *= views["rows.scale"]
-            out += views["rows.centre"]
+            out *= self._scale(parameters)
+            out += self._centre(parameters)
         return out
 
     def sample(self, parameters: np.ndarray, buffers: np.ndarray, count: int, seed: int,
@@ -453,7 +461,25 @@ class GAN:
 
     def pictures(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """``samples``, always of the same noise."""
-        return {"samples": self.sample(parameters, buffers, SHOWN, 0)}
+        return {"samples": self.shown(parameters, buffers)}
+
+    def shown(self, parameters: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Samples of one noise (n, inputs)."""
+        return self.sample(parameters, buffers, SHOWN if self.inputs > 2 else POINTS, 0)
+
+    def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any]) -> list[str]:
+        """A discriminator that is always right, and samples that are all alike."""
+        texts = []
+        right = [line[f"train_{name}"] for name in ("pairs_right", "real_right", "fake_right")
+                 if f"train_{name}" in line]
+        if right and min(right) > SURE:
+            texts.append("the discriminator gets all rows and samples right, and teaches the generator little: raise "
+                         "penalty, lower discriminator_rate, or give the generator more units or generator_every 1")
+        spread = self.shown(parameters, buffers).var(axis=0).mean() / self._scale(parameters) ** 2
+        if spread < ALIKE:
+            texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): raise penalty, lower "
+                         "generator_rate, or choose objective r3gan")
+        return texts
 
 
 def _sum(values: np.ndarray) -> float:

@@ -26,8 +26,8 @@ class Objective:
     name : str
     paired : bool
         The generator's loss depends on r as well.
-    linear : bool
-        The critic's loss is linear in r and f, so that nothing bounds the critic but a penalty or a clipping.
+    of_differences : bool
+        Losses depend on differences of r and f only: a constant added to D changes nothing.
     penalised : {"", "real", "both", "between"}
         Where D's slopes with respect to its inputs are penalised: at rows, at rows and samples, at points between a row
         and its sample.
@@ -39,7 +39,7 @@ class Objective:
 
     name: ClassVar[str]
     paired: ClassVar[bool] = False
-    linear: ClassVar[bool] = False
+    of_differences: ClassVar[bool] = False
     penalised: ClassVar[str] = ""
     penalty: ClassVar[float] = 0.0
     smooths: ClassVar[bool] = False
@@ -109,7 +109,7 @@ class Wasserstein(Objective):
     """
 
     name = "wgan"
-    linear = True
+    of_differences = True
 
     def of_discriminator(self, r: np.ndarray, f: np.ndarray) -> Judged:
         return f - r, np.full_like(r, -1), np.ones_like(f)
@@ -144,6 +144,7 @@ class R3GAN(Objective):
 
     name = "r3gan"
     paired = True
+    of_differences = True
     penalised = "both"
     penalty = 0.1
 

@@ -53,6 +53,11 @@ class Model(Protocol):
         ``(number, height, width)`` or ``(number, height, width, channels)``.
     ``corrupted(rows) -> ndarray or None``
         Rows as training shows them, where it does not show them as they are: for pictures.
+    ``shown(parameters, buffers) -> ndarray``
+        Rows ``(number, features)`` that tell how far training has come, such as samples of one noise: kept after each
+        epoch in the run directory, and drawn beside each other.
+    ``warnings(parameters, buffers, line) -> list of str``
+        What an epoch's line of the books, or the model itself, should warn of, each with what to try.
     ``inputs`` : int
         Features of a row; ``input_range`` : (low, high) that the data must keep to. The trainer refuses others: the
         user may scale them, or do as ``range_cure`` says.

@@ -37,12 +37,16 @@ def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps
         a learning rate that is given.
     own : mapping, optional
         What a phase wants otherwise: ``optimizer``, options, or arguments of the rule. ``usual`` are arguments that
-        count where the rule has them.
+        count where the rule has them, and an object was made with its defaults of them.
     """
     own, whole = dict(own or {}), given
     usual = own.pop("usual", {})
     given = own.pop("optimizer", given)
     if not isinstance(given, str):
+        rule: Any = type(given)
+        plain = rule()  # its arguments are as if they had not been given
+        own = {**{name: value for name, value in usual.items()
+                  if hasattr(plain, name) and getattr(given, name) == getattr(plain, name)}, **own}
         if not own:
             return copy.copy(given)
         arguments = {name: getattr(given, name) for name in argument_names(type(given))}
@@ -63,7 +67,7 @@ def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps
         arguments["momentum"] = MomentumSchedule(**largest)
     peak = options["learning_rate"]
     if peak is None:
-        rule: Any = OPTIMIZERS[given]
+        rule = OPTIMIZERS[given]
         peak = rule().learning_rate * (1 if rule.scale_free else rate_scale)
     return optimizer(given, **{"learning_rate": _rate(peak, options, total_steps), **arguments, **own})
 

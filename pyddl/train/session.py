@@ -305,6 +305,7 @@ class Session:
             if line[name] is not None and not isfinite(line[name]):
                 raise NotFiniteError(f"after epoch {ledger.epoch}, rank {self.plan.world.rank}: the {name} is "
                                      f"{line[name]}: {NOT_FINITE_CURE}")
+        self._show(line)
         best = ledger.close_epoch(line)
         self._stop_or_go_on(line, best)
         clock.go_on()
@@ -366,6 +367,21 @@ class Session:
             scores = evaluate(plan.model, parameters, buffers, plan.test, shared, self.activity.beat, division.group,
                               (division.number, division.count) if joint else (0, 1))
         return {f"test_{name}": value for name, value in scores.items()}
+
+    def _show(self, line: dict[str, Any]) -> None:
+        """What the model shows of itself after an epoch, and warns of. Collective."""
+        model: Any = self.plan.model
+        if not (hasattr(model, "shown") or hasattr(model, "warnings")):
+            return
+        with self.whole.settled() as (parameters, buffers):
+            rows = model.shown(parameters, buffers) if hasattr(model, "shown") else None
+            texts = model.warnings(parameters, buffers, line) if hasattr(model, "warnings") else []
+        if texts:
+            line["warnings"] = texts
+        for text in texts:
+            self.progress.note(f"warning: epoch {line['epoch']}: {text}")
+        if rows is not None and self.ledger.directory is not None:
+            self.ledger.directory.shown(line["epoch"], rows)
 
     def _stop_or_go_on(self, line: dict[str, Any], best: bool) -> None:
         """After an epoch: early stopping, and the checkpoint. Collective."""

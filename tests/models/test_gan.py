@@ -68,7 +68,7 @@ class Plain:
         jacobian = None
         for name, layer in zip(network.names, network.layers, strict=True):
             w = p[f"{name}.weight"]
-            x = x @ w.T + p[f"{name}.bias"]
+            x = x @ w.T + p.get(f"{name}.bias", 0)
             slope = np.where(x > 0, 1, 0.01) if layer.activation == "leaky_relu" else np.ones_like(x)
             if layer.activation == "leaky_relu":
                 x = x * slope
@@ -230,7 +230,8 @@ def test_it_is_made_for_its_data():
 def test_layers_may_be_given():
     model = GAN(4, [Dense(6, "relu"), Dense(4), Reshape((2, 2, 1))], [Dense(5, "relu"), Dense(1)], noise=3)
     assert create("gan", **model.options()).generator.layers == model.generator.layers
-    assert GAN(4, (), ()).layout.count == 4 * 4 + 4 + 4 + 1 + 4 + 1
+    assert GAN(4, (), ()).layout.count == 4 * 4 + 4 + 4 + 4 + 1, "and no bias of a discriminator of differences"
+    assert GAN(4, (), (), objective="minimax").layout.count == 4 * 4 + 4 + 4 + 1 + 4 + 1
 
 
 def test_phases_have_their_own_rules():
