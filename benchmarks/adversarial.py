@@ -120,12 +120,14 @@ class Ours:
         given = {} if objective == "non_saturating" else {"penalty": penalty}
         self.model = model = GAN(2, UNITS, UNITS, noise=2, objective=objective, **given)
         self.rows, self.batch, self.step = rows, batch, 0
-        self.parameters, self.gradients, self.buffers = model.layout.zeros(), model.layout.zeros(), model.buffers.zeros()
+        self.parameters, self.gradients = model.layout.zeros(), model.layout.zeros()
+        self.buffers = model.buffers.zeros()
         model.initialise(self.parameters, self.buffers, 0, Statistics(ArraySource(rows)))
         views = model.layout.views(self.parameters)
         views["rows.centre"][:], views["rows.scale"][:] = 0, 1  # PyTorch's pair sees the rows as they are
-        self.phases = [PhaseState(phase, number, optimizer_of("adam", {"schedule": "constant"}, 1, 1.0, phase.optimizer),
-                                  model.layout) for number, phase in enumerate(stages_of(model)[0].phases)]
+        rates = {"schedule": "constant"}
+        self.phases = [PhaseState(phase, number, optimizer_of("adam", rates, 1, 1.0, phase.optimizer), model.layout)
+                       for number, phase in enumerate(stages_of(model)[0].phases)]
         for phase in self.phases:
             phase.begin_average(self.parameters[phase.place])
 
@@ -165,14 +167,15 @@ def verify(theirs: harness.Peer, ours: Ours, pair: Mapping[str, Any], folder: Pa
     with np.load(folder / "out.npz") as expected:
         for phase in ours.phases:
             batch.phase = phase.name
-            harness.verify(f"{pair['objective']}, loss", [losses[phase.name]], [ours.gradient(phase, batch)["loss"]], 1e-5)
+            loss = ours.gradient(phase, batch)["loss"]
+            harness.verify(f"{pair['objective']}, loss", [losses[phase.name]], [loss], 1e-5)
             for name, found in ours.model.layout.views(ours.gradients).items():
                 if name.startswith(phase.name):
                     size = max(np.abs(expected[name]).max(), 1e-3)
                     worst = max(worst, float(np.abs(found - expected[name]).max() / size))
     if worst > 1e-4:
-        raise RuntimeError(f"{pair['objective']}: not timed, for gradients differ by {worst:.1e} of the largest; expected "
-                           "at most 1e-4")
+        raise RuntimeError(f"{pair['objective']}: not timed, for gradients differ by {worst:.1e} of the largest; "
+                           "expected at most 1e-4")
     return worst
 
 

@@ -442,9 +442,8 @@ class GAN:
     def generate(self, parameters: np.ndarray, buffers: np.ndarray, noise: np.ndarray,
                  labels: np.ndarray | None = None) -> np.ndarray:
         """Samples of ``noise`` (n, noise) and, where conditional, of ``labels`` (n,) -> (n, inputs)."""
-        out = np.empty((len(noise), self.inputs), dtype=np.float32)
         given = np.ascontiguousarray(self._with(noise, self._labels(labels, len(noise))), dtype=np.float32)
-        self.generator.forward(parameters, buffers, None, given, out)
+        out = self.generator.outputs(parameters, buffers, given)
         if self.output == "linear":
             out *= self._scale(parameters)
             out += self._centre(parameters)

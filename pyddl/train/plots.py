@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from pyddl.data.picture import Picture
 from pyddl.models.protocol import Model
 from pyddl.train.simulation import Simulated
 
-__all__ = ["draw_codes", "draw_curves", "draw_pictures", "draw_reconstructions", "draw_shown", "draw_simulations",
-           "first_rows"]
+__all__ = ["draw_codes", "draw_curves", "draw_lines", "draw_pictures", "draw_reconstructions", "draw_shown",
+           "draw_simulations", "first_rows"]
 
 MOST_PICTURES = 50
 MOST_POINTS = 2000  # of a map of codes
@@ -52,6 +52,22 @@ def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffe
     for axis, error in zip(axes[-1], errors, strict=True):
         axis.set_xlabel(f"{error:.2f}", fontsize=8)
     figure.supxlabel("squared error of each row", fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
+def draw_lines(path: Path, lines: Mapping[str, np.ndarray], image_shape: tuple[int, ...] | None) -> Path:
+    """Rows under one another, a line for each name, as images or as curves, all on one scale."""
+    plt = _pyplot()
+    low, high = (float(getattr(np.concatenate(list(lines.values())), each)()) for each in ("min", "max"))
+    count = max(map(len, lines.values()))
+    figure, axes = plt.subplots(len(lines), count, figsize=(0.9 * count + 0.5, 0.9 * len(lines) + 0.3), squeeze=False,
+                                layout="constrained")
+    for line, (title, rows) in zip(axes, lines.items(), strict=True):
+        for axis, row in zip(line, rows, strict=False):
+            _show(axis, row, image_shape, (min(low, 0.0), high if high > low else low + 1))
+        line[0].set_ylabel(title, fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path

@@ -58,6 +58,26 @@ def test_samples_and_scores(folder):
     assert found["discriminator_loss"] == pytest.approx(last["test_discriminator_loss"], rel=1e-5)
 
 
+def test_quality_is_in_the_features_of_a_classifier(folder, monkeypatch):
+    monkeypatch.setenv("PYDDL_DATA", str(folder / "data"))
+    refused = pyddl("evaluate", "gan", "--quality", cwd=folder, check=2)
+    assert "there is no classifier of digits, in whose features samples are compared" in refused
+    assert f"pyddl train classifier --data digits --hidden 256,64 --epochs 4 --batch-size 200 --lr 0.002 --schedule " \
+        f"cosine --out {folder / 'data/digits/classifier'}" in refused
+    pyddl("train", "classifier", "--data", "digits", "--hidden", "16", "--epochs", "3", "--out",
+          folder / "data/digits/classifier", cwd=folder)
+    found = json.loads(pyddl("evaluate", "gan", "--quality", "--json", cwd=folder))
+    assert found["frechet_distance"] > found["frechet_distance_of_rows"] > 0
+    assert 0 <= found["coverage"] < found["coverage_of_rows"] <= 1 and "sha256" in found["classifier"]
+    assert (folder / "gan/plots/nearest.png").stat().st_size > 1000
+    assert "expected a classifier" in pyddl("evaluate", "gan", "--quality", "--classifier", "gan", cwd=folder, check=2)
+    np.save(folder / "centres.npy", np.array([[4.0, 4.0], [9.0, 9.0]]))
+    modes = ("evaluate", "points", "--data", "points.npy", "--modes", "centres.npy")
+    found = json.loads(pyddl(*modes, "--deviation", "0.5", "--json", cwd=folder))
+    assert {"modes", "modes_of_20", "high_quality"} <= set(found)
+    assert "give the deviation of rows about them" in pyddl(*modes, cwd=folder, check=2)
+
+
 def test_a_simulation(folder):
     said = pyddl("simulate", "gan", "--data", "points.npy", "--epochs", "1", "--workers", "2,3", "--out", "simulated",
                  cwd=folder)
