@@ -1,6 +1,7 @@
 """The vocabularies: what may be chosen by name, as plain tuples. Models have a table of their own, `models.TABLE`."""
 
-__all__ = ["ACTIVATIONS", "DTYPES", "INITIALISERS", "LOSSES", "MOMENTUM_SCHEDULES", "RULES", "SCHEDULES", "STRATEGIES"]
+__all__ = ["ACTIVATIONS", "DTYPES", "INITIALISERS", "LOSSES", "MOMENTUM_SCHEDULES", "OBJECTIVES", "RULES", "SCHEDULES",
+           "STRATEGIES"]
 
 ACTIVATIONS = ("linear", "sigmoid", "relu", "leaky_relu", "tanh", "softplus")
 
@@ -11,6 +12,9 @@ INITIALISERS = ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "n
 """Of weights; a model may know ``auto`` besides, its own choice among them."""
 
 LOSSES = ("bce", "mse")
+
+OBJECTIVES = ("r3gan", "non_saturating", "minimax", "wgan", "wgan_gp")
+"""Of adversarial pairs."""
 
 RULES = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw")
 """Update rules of optimizers."""

@@ -9,7 +9,7 @@ import click
 
 from pyddl.errors import DataError, ParameterError
 
-__all__ = ["command", "rows_for"]
+__all__ = ["command", "recorded_rows", "rows_for"]
 
 
 @click.command("evaluate")
@@ -21,13 +21,22 @@ __all__ = ["command", "rows_for"]
 @click.option("--likelihood", is_flag=True,
               help="Compute the measure likelihood, and the gap between the free energies of test and training rows "
                    "where the run records them.")
+@click.option("--quality", is_flag=True,
+              help="Compare as many samples as there are rows with them, in the features of a classifier; write "
+                   "RUN/plots/nearest.png, samples over the training rows that are nearest.")
+@click.option("--classifier", type=click.Path(), metavar="RUN",
+              help="Finished run of a classifier of such rows, for --quality.  [beside the data]")
+@click.option("--modes", type=click.Path(), metavar="FILE.npy",
+              help="Centres of the mixture that the rows are of, (modes, features): count modes among samples.")
+@click.option("--deviation", type=float, help="Standard deviation of the rows about a centre of --modes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(run: str, data: str | None, labels: str | None, measured: tuple[str, ...], likelihood: bool,
-            as_json: bool) -> int:
+def command(run: str, data: str | None, labels: str | None, measured: tuple[str, ...], likelihood: bool, quality: bool,
+            classifier: str | None, modes: str | None, deviation: float | None, as_json: bool) -> int:
     """All scores of the model in RUN, loss and reconstruction error among them: means over the rows.
 
     Under mpirun or srun all ranks share the work, with the same result.
     """
+    from pyddl.cli.quality import Judge
     from pyddl.comm.world import world
     from pyddl.train.agreement import agreement
     from pyddl.train.crew import Crew
@@ -41,7 +50,9 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
         check_labels(trained.model, source, "these data")
         measures = [_measure(trained, name) for name in (*measured, *(["likelihood"] if likelihood else []))]
         compares = likelihood and data is None and trained.config.get("data")
-        training = _recorded_rows(trained)[0] if compares else None
+        training = recorded_rows(trained)[0] if compares else None
+        judges = quality or modes is not None
+        judge = Judge(trained, source, data, quality, classifier, modes, deviation) if judges else None
     vectors = (trained.averaged, trained.buffers)
     scores = evaluate(trained.model, *vectors, source, here.transport)
     for measure in measures:
@@ -49,14 +60,18 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
     if training is not None and "free_energy" in scores:
         seen = evaluate(trained.model, *vectors, training, here.transport)
         scores["free_energy_gap"] = scores["free_energy"] - seen["free_energy"]
+    if judge is not None:
+        scores |= judge.figures(Crew(here.transport))
     if here.rank > 0:
         return 0
+    if judge is not None and quality:
+        judge.draw()
     if as_json:
         click.echo(json.dumps({"rows": len(source), **scores}))
     else:
         click.echo(f"on {source.describe()}")
         for name, value in scores.items():
-            click.echo(f"{name:<{max(14, *map(len, scores))}} {value:.4f}")
+            click.echo(f"{name:<{max(14, *map(len, scores))}} {value if isinstance(value, str) else f'{value:.4f}'}")
     return 0
 
 
@@ -71,7 +86,7 @@ def _measure(trained: Any, name: str) -> Any:
     return known[name]
 
 
-def _recorded_rows(trained: Any, labels: str | None = None) -> tuple[Any, Any]:
+def recorded_rows(trained: Any, labels: str | None = None) -> tuple[Any, Any]:
     """The rows that the run was trained on, and the test rows among the same data; the run records its data."""
     from pyddl.cli.model_command import source_of
     from pyddl.data.joined import training_and_test
@@ -94,7 +109,7 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
     if source is None and recorded.get("test"):
         source = source_of({"data": recorded["test"], "labels": recorded.get("test_labels")})
     if source is None and recorded.get("data"):
-        training, tested = _recorded_rows(trained, recorded.get("labels"))
+        training, tested = recorded_rows(trained, recorded.get("labels"))
         source = training if tested is None else tested
     if source is None:
         raise DataError(f"{trained.path} does not record its data; name some with --data")

@@ -117,8 +117,8 @@ class Supervised(Estimator):
         """Remember what the labels of a source mean, which the model gets as they are."""
 
 
-class Classifies(Supervised):
-    """Rows belong to classes.
+class OfClasses(Supervised):
+    """Labels are classes.
 
     Attributes
     ----------
@@ -127,6 +127,28 @@ class Classifies(Supervised):
     """
 
     classes_: np.ndarray
+
+    def _encoded(self, y: Any, rows: int, *, first: bool) -> Labels:
+        labels, expected = check_classes(y, rows), getattr(self, "_expected", None)
+        try:
+            if first:
+                self.classes_ = np.unique(labels if expected is None else np.asarray(expected))
+            places = np.searchsorted(self.classes_, labels).clip(max=len(self.classes_) - 1)
+        except TypeError:
+            raise ParameterError("y mixes labels of several types; expected all numbers, or all text") from None
+        if (unknown := labels[self.classes_[places] != labels]).size:
+            raise ParameterError(f"y has the label {unknown.tolist()[0]!r}, which is not among the classes "
+                                 f"{', '.join(map(str, self.classes_[:10]))}: name all in the first partial_fit")
+        names = tuple(map(str, self.classes_))  # also of those that do not occur in these rows
+        return Labels(places.astype(np.int64), names)
+
+    def _of_source(self, source: Source, labels: np.ndarray) -> None:
+        self.classes_ = np.arange(int(np.max(labels)) + 1) if source.classes is None else np.asarray(source.classes)
+
+
+class Classifies(OfClasses):
+    """Rows belong to classes, which are told from them."""
+
     _estimator_type = "classifier"  # for scikit-learn before 1.6
 
     def partial_fit(self: Self, X: Any, y: Any = None, classes: Any = None) -> Self:
@@ -174,23 +196,6 @@ class Classifies(Supervised):
         tags = super().__sklearn_tags__()
         tags.estimator_type, tags.classifier_tags = "classifier", ClassifierTags()
         return tags
-
-    def _encoded(self, y: Any, rows: int, *, first: bool) -> Labels:
-        labels, expected = check_classes(y, rows), getattr(self, "_expected", None)
-        try:
-            if first:
-                self.classes_ = np.unique(labels if expected is None else np.asarray(expected))
-            places = np.searchsorted(self.classes_, labels).clip(max=len(self.classes_) - 1)
-        except TypeError:
-            raise ParameterError("y mixes labels of several types; expected all numbers, or all text") from None
-        if (unknown := labels[self.classes_[places] != labels]).size:
-            raise ParameterError(f"y has the label {unknown.tolist()[0]!r}, which is not among the classes "
-                                 f"{', '.join(map(str, self.classes_[:10]))}: name all in the first partial_fit")
-        names = tuple(map(str, self.classes_))  # also of those that do not occur in these rows
-        return Labels(places.astype(np.int64), names)
-
-    def _of_source(self, source: Source, labels: np.ndarray) -> None:
-        self.classes_ = np.arange(int(np.max(labels)) + 1) if source.classes is None else np.asarray(source.classes)
 
     def _learned(self) -> None:
         super()._learned()

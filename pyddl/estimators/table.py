@@ -17,6 +17,7 @@ TABLE: dict[str, Place] = {
     "dbn": ("pyddl.estimators.dbn", "DBN"),
     "ssrbm": ("pyddl.estimators.ssrbm", "SpikeSlabRBM"),
     "vae": ("pyddl.estimators.vae", "VAE"),
+    "gan": ("pyddl.estimators.gan", "GAN"),
 }
 """The estimators of models, by the models' public names. A row may be added at any time."""
 

@@ -89,6 +89,14 @@ class Classifier(OnEncoder):
         """Probabilities of the classes for ``rows`` (n, inputs) -> (n, classes)."""
         return softmax(self._outputs(parameters, buffers, rows, 0, len(self.network.layers)))
 
+    def features(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Values of the last hidden layer for ``rows`` (n, inputs) -> (n, units): what classes are told by."""
+        layers = len(self.network.layers)
+        if layers < 2:
+            raise ParameterError("this classifier has no hidden layer, whose values are the features: train one with "
+                                 "some, for example hidden 256,64")
+        return self._outputs(parameters, buffers, rows, 0, layers - 1)
+
 
 def targets_of(batch: Batch) -> np.ndarray:
     """The batch's labels as numbers of classes, (n,) int64."""

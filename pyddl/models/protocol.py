@@ -6,6 +6,7 @@ A model owns no trained memory and never learns that there are other ranks.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -52,6 +53,11 @@ class Model(Protocol):
         ``(number, height, width)`` or ``(number, height, width, channels)``.
     ``corrupted(rows) -> ndarray or None``
         Rows as training shows them, where it does not show them as they are: for pictures.
+    ``shown(parameters, buffers) -> ndarray``
+        Rows ``(number, features)`` that tell how far training has come, such as samples of one noise: kept after each
+        epoch in the run directory, and drawn beside each other.
+    ``warnings(parameters, buffers, line) -> list of str``
+        What an epoch's line of the books, or the model itself, should warn of, each with what to try.
     ``inputs`` : int
         Features of a row; ``input_range`` : (low, high) that the data must keep to. The trainer refuses others: the
         user may scale them, or do as ``range_cure`` says.
@@ -85,7 +91,8 @@ class Model(Protocol):
         for, by all ranks together.
         """
 
-    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch) -> float:
+    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
+                 batch: Batch) -> float | Mapping[str, float]:
         """Overwrite ``gradients`` with the sum over the rows of ``batch``; return the sum of their losses.
 
         Parameters
@@ -98,8 +105,11 @@ class Model(Protocol):
 
         Returns
         -------
-        float
-            Sum of the losses, in the unit of the loss (nats for cross-entropy, squared units for squared error).
+        float, or mapping of float
+            Sum of the losses, in the unit of the loss (nats for cross-entropy, squared units for squared error). Or
+            sums over the rows by their names, ``loss`` among them: each of the others becomes ``train_<name>``, a mean
+            over the rows of an epoch, in books, tables and plots. The names do not depend on the rows, and those of two
+            phases differ.
         """
         ...
 

@@ -37,7 +37,8 @@ class Phase:
         It has a turn in each ``every``-th step, the last of so many.
     optimizer : mapping, default={}
         What differs from the optimizer that training was given: ``optimizer`` (the rule's name), ``learning_rate``,
-        ``schedule``, ``weight_decay``, ``clip_norm``, ``bound`` and whatever else the rule takes.
+        ``schedule``, ``weight_decay``, ``clip_norm``, ``bound`` and whatever else the rule takes. ``usual`` is a
+        mapping of arguments that count only where the rule has them: ``{"usual": {"beta1": 0}}``.
     average : float, optional
         Keep an averaged copy of the slices, ``copy = average copy + (1 - average) parameters`` after each update: it is
         what is evaluated and generates. In (0, 1).

@@ -66,6 +66,10 @@ TABLE: dict[str, Entry] = {
     "vae": Entry("pyddl.models.vae", "VAE",
                  "Variational autoencoder: a density of the rows, with a short code of each.",
                  {"hidden": (400, 20)}, simulated={"hidden": (32, 8)}),
+    "gan": Entry("pyddl.models.gan", "GAN",
+                 "Adversarial pair: a generator of new rows, and a discriminator that it learns from.",
+                 {"activation": "leaky_relu", "schedule": "cosine"},
+                 simulated={"generator": (16,), "discriminator": (16,)}),
 }
 """The models by their public names. A row may be added at any time: ``pyddl.models.TABLE["mine"] = Entry(...)``."""
 

@@ -36,11 +36,17 @@ def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps
         The model's: factor of the default learning rate of a rule that is not `Optimizer.scale_free`. It does not touch
         a learning rate that is given.
     own : mapping, optional
-        What a phase wants otherwise: ``optimizer``, options, or arguments of the rule.
+        What a phase wants otherwise: ``optimizer``, options, or arguments of the rule. ``usual`` are arguments that
+        count where the rule has them, and an object was made with its defaults of them.
     """
     own, whole = dict(own or {}), given
+    usual = own.pop("usual", {})
     given = own.pop("optimizer", given)
     if not isinstance(given, str):
+        rule: Any = type(given)
+        plain = rule()  # its arguments are as if they had not been given
+        own = {**{name: value for name, value in usual.items()
+                  if hasattr(plain, name) and getattr(given, name) == getattr(plain, name)}, **own}
         if not own:
             return copy.copy(given)
         arguments = {name: getattr(given, name) for name in argument_names(type(given))}
@@ -54,12 +60,14 @@ def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps
         options = {**options, "momentum": None, "momentum_schedule": SAID["momentum_schedule"]}
     options |= {name: own.pop(name) for name in SAID if name in own}  # not bound: that of mode ssp is another
     arguments = {name: options[name] for name in ("weight_decay", "clip_norm", "momentum") if options[name] is not None}
+    known = argument_names(OPTIMIZERS[_check.one_of("optimizer", given, OPTIMIZERS)])
+    arguments |= {name: value for name, value in usual.items() if name in known}
     if options["momentum_schedule"] == "sutskever":
         largest = {"maximum": arguments["momentum"]} if "momentum" in arguments else {}
         arguments["momentum"] = MomentumSchedule(**largest)
     peak = options["learning_rate"]
     if peak is None:
-        rule: Any = OPTIMIZERS[_check.one_of("optimizer", given, OPTIMIZERS)]
+        rule = OPTIMIZERS[given]
         peak = rule().learning_rate * (1 if rule.scale_free else rate_scale)
     return optimizer(given, **{"learning_rate": _rate(peak, options, total_steps), **arguments, **own})
 

@@ -190,9 +190,9 @@ class ServedFence:
 
     def _forget(self, steps: range) -> None:
         """Losses of these steps do not count: they will be done again."""
-        for each in self.replica.phases:
-            losses = self.replica.losses[each.name]
-            del losses[len(losses) - sum(map(each.is_due, steps)) :]
+        done = {each.name: sum(map(each.is_due, steps)) for each in self.replica.phases}
+        for name, sums in self.replica.losses.items():
+            del sums[len(sums) - done[name.split(".")[0]] :]
 
     def _done(self, began: Epoch) -> int:
         """The first position of this epoch that is still to be done. Server 0 knows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from pyddl.data.picture import Picture
 from pyddl.models.protocol import Model
 from pyddl.train.simulation import Simulated
 
-__all__ = ["draw_codes", "draw_curves", "draw_pictures", "draw_reconstructions", "draw_simulations", "first_rows"]
+__all__ = ["draw_codes", "draw_curves", "draw_lines", "draw_pictures", "draw_reconstructions", "draw_shown",
+           "draw_simulations", "first_rows"]
 
 MOST_PICTURES = 50
 MOST_POINTS = 2000  # of a map of codes
@@ -51,6 +52,22 @@ def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffe
     for axis, error in zip(axes[-1], errors, strict=True):
         axis.set_xlabel(f"{error:.2f}", fontsize=8)
     figure.supxlabel("squared error of each row", fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
+def draw_lines(path: Path, lines: Mapping[str, np.ndarray], image_shape: tuple[int, ...] | None) -> Path:
+    """Rows under one another, a line for each name, as images or as curves, all on one scale."""
+    plt = _pyplot()
+    low, high = (float(getattr(np.concatenate(list(lines.values())), each)()) for each in ("min", "max"))
+    count = max(map(len, lines.values()))
+    figure, axes = plt.subplots(len(lines), count, figsize=(0.9 * count + 0.5, 0.9 * len(lines) + 0.3), squeeze=False,
+                                layout="constrained")
+    for line, (title, rows) in zip(axes, lines.items(), strict=True):
+        for axis, row in zip(line, rows, strict=False):
+            _show(axis, row, image_shape, (min(low, 0.0), high if high > low else low + 1))
+        line[0].set_ylabel(title, fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
@@ -126,6 +143,37 @@ def draw_pictures(path: Path, title: str, rows: np.ndarray, image_shape: tuple[i
     return path
 
 
+def draw_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | None, lines: int = 10,
+               columns: int = 10) -> Path:
+    """What a model showed after some epochs (epochs, number, features), a line for each: its first rows as images or as
+    curves; of one feature all rows as a histogram, of two as points."""
+    plt = _pyplot()
+    epochs = np.unique(np.linspace(0, len(shown) - 1, min(lines, len(shown))).round().astype(int))
+    low, high = float(shown[-1].min()), float(shown[-1].max())
+    if shown.shape[2] <= 2:
+        figure, axes = plt.subplots(1, len(epochs), figsize=(1.8 * len(epochs), 2.1), squeeze=False,
+                                    layout="constrained")
+        for axis, epoch in zip(axes[0], epochs, strict=True):
+            if shown.shape[2] == 1:
+                axis.hist(shown[epoch, :, 0], bins=30)
+            else:
+                axis.scatter(*shown[epoch].T, s=2, linewidths=0)
+                axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+            axis.set_title(f"epoch {epoch + 1}", fontsize=8)
+            axis.tick_params(labelsize=6)
+    else:
+        count = min(columns, shown.shape[1])
+        figure, axes = plt.subplots(len(epochs), count, figsize=(0.9 * count + 0.6, 0.9 * len(epochs) + 0.2),
+                                    squeeze=False, layout="constrained")
+        for line, epoch in zip(axes, epochs, strict=True):
+            for axis, row in zip(line, shown[epoch], strict=False):
+                _show(axis, row, image_shape, (min(low, 0.0), high or 1.0))
+            line[0].set_ylabel(f"epoch {epoch + 1}", fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
 def _show(axis: Any, row: np.ndarray, image_shape: tuple[int, ...] | None, limits: tuple[float, float]) -> None:
     """One row as an image, dark where it is largest; red above and blue below 0 where there is such; or as a curve."""
     low, high = limits
@@ -158,10 +206,12 @@ def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> Path:
     plt = _pyplot()
     epochs = [line["epoch"] for line in metrics]
     names = dict.fromkeys(name for line in metrics for name in line)
-    others = [name for name in names if name.startswith("test_") and name != "test_loss"]
     phases = tuple(name for name in names if name.startswith("train_loss_"))
+    others = dict.fromkeys(name.split("_", 1)[1] for name in names
+                           if name.startswith(("train_", "test_")) and name not in phases)
+    del others["loss"]
     panels = [("loss", ("train_loss", "test_loss")), ("loss of each phase", phases),
-              *((name.removeprefix("test_").replace("_", " "), (name,)) for name in others)]
+              *((name.replace("_", " "), (f"train_{name}", f"test_{name}")) for name in others)]
     panels = [(title, shown) for title, shown in panels
               if any(line.get(name) is not None for name in shown for line in metrics)]
     figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3), squeeze=False, layout="constrained")

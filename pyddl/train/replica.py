@@ -63,7 +63,8 @@ class Replica:
     trained : sequence of slice
         What they train, neighbours as one.
     losses : dict of list of float
-        By phase: sums of losses, one for each gradient since the epoch began.
+        By phase: sums of losses, one for each gradient since the epoch began; and as ``phase.name`` of what else the
+        model's gradient sums up.
     on_epoch : callable
         What `next_epoch` does: it gives the epoch that begins, or None. Set where the strategy has servers.
     """

@@ -10,7 +10,7 @@ import numpy as np
 
 from pyddl.data import Source
 from pyddl.models.protocol import Model
-from pyddl.train.run import written
+from pyddl.train.run import SHOWN, written
 from pyddl.train.timing import PARTS
 
 __all__ = ["draw", "table"]
@@ -27,7 +27,14 @@ def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndar
     CheckpointError
         They cannot be written.
     """
-    from pyddl.train.plots import draw_codes, draw_curves, draw_pictures, draw_reconstructions, first_rows
+    from pyddl.train.plots import (
+        draw_codes,
+        draw_curves,
+        draw_pictures,
+        draw_reconstructions,
+        draw_shown,
+        first_rows,
+    )
 
     folder = Path(out) / "plots"
     with written(folder):
@@ -41,6 +48,8 @@ def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndar
             pictures = model.pictures(parameters, buffers, first_rows(source))
             drawn += [draw_pictures(folder / f"{name}.png", name, rows, source.image_shape)
                       for name, rows in pictures.items()]
+        if (path := Path(out) / SHOWN).exists():
+            drawn.append(draw_shown(folder / "shown.png", np.load(path, mmap_mode="r"), source.image_shape))
     return drawn
 
 

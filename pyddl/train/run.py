@@ -4,6 +4,7 @@
     metrics.jsonl       a line per epoch
     summary.json        written last; ``finished`` is the mark of a good end
     model.safetensors   the parameters and buffers under plain tensor names
+    shown.npy           what the model showed of itself after each epoch, where it does: samples of one noise
     checkpoints/        what ``resume`` goes on from
     plots/  log/
 """
@@ -38,6 +39,7 @@ __all__ = ["Run", "RunDirectory", "load_run", "write_model", "written"]
 log = logging.getLogger("pyddl")
 
 CONFIG, METRICS, SUMMARY, MODEL = "config.toml", "metrics.jsonl", "summary.json", "model.safetensors"
+SHOWN = "shown.npy"
 LOCK = ".lock"  # held by the process that writes; stays, empty, as removing it could take it from another one
 
 
@@ -64,6 +66,8 @@ class RunDirectory:
             self._claim()
             for name in (SUMMARY, MODEL) if resume else left:
                 (self.path / name).unlink(missing_ok=True)  # stale until this session ends
+            if overwrite and not resume:
+                (self.path / SHOWN).unlink(missing_ok=True)
             for folder in ("plots", "log", "checkpoints"):
                 if overwrite and not resume:
                     shutil.rmtree(self.path / folder, ignore_errors=True)
@@ -100,6 +104,17 @@ class RunDirectory:
     def rewrite_metrics(self, lines: list[dict[str, Any]]) -> None:
         """Keep only ``lines``: later ones are of a session that ended after its last checkpoint."""
         self._replace(METRICS, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def shown(self, epoch: int, rows: np.ndarray) -> None:
+        """Put what the model shows after an epoch into ``shown.npy`` (epochs, number, features), which grows."""
+        path = self.path / SHOWN
+        with written(path), open(path, "r+b" if path.exists() else "w+b") as file:
+            np.lib.format.write_array_header_1_0(file, {  # which leaves place for more digits of the first axis
+                "descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False,
+                "shape": (epoch, *rows.shape)})
+            file.seek((epoch - 1) * rows.nbytes, os.SEEK_CUR)
+            file.write(np.ascontiguousarray(rows).data)
+            file.truncate()
 
     def summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""

@@ -15,6 +15,7 @@ from pyddl import _core
 from pyddl.comm import abort, threads
 from pyddl.comm.activity import Activity
 from pyddl.comm.driver import drive
+from pyddl.comm.transport import Transport
 from pyddl.errors import NotFiniteError
 from pyddl.strategies import Steps
 from pyddl.strategies.auto import Choice
@@ -304,6 +305,7 @@ class Session:
             if line[name] is not None and not isfinite(line[name]):
                 raise NotFiniteError(f"after epoch {ledger.epoch}, rank {self.plan.world.rank}: the {name} is "
                                      f"{line[name]}: {NOT_FINITE_CURE}")
+        self._show(line)
         best = ledger.close_epoch(line)
         self._stop_or_go_on(line, best)
         clock.go_on()
@@ -321,16 +323,26 @@ class Session:
         plan, replica, division = self.plan, self.replica, self.connection.division
         joint = plan.strategy.joint
         shared = self.connection.transport if joint else None if division.group is None else division.group.transport
-        means = {}
+        means, others = {}, {}
+        names = self._summed(shared)
         for phase in replica.phases:
             rows = self._rows_of(phase.is_due)
             if self.connection.smaller:  # the losses of those who died are lost, too
                 rows = sum(self.connection.transport.gather_objects(replica.rows_seen[phase.name]))
             means[phase.name] = exact_sum(replica.losses[phase.name], shared) / max(1, rows)
+            for name in names:
+                if name.startswith(f"{phase.name}."):
+                    found = exact_sum(replica.losses[name], shared) / max(1, rows)
+                    others[f"train_{name.removeprefix(f'{phase.name}.')}"] = found
         replica.losses.clear()
         replica.rows_seen.clear()
         by_phase = {f"train_loss_{name}": mean for name, mean in means.items()} if len(means) > 1 else {}
-        return {"train_loss": sum(means.values()), **by_phase}
+        return {"train_loss": sum(means.values()), **by_phase, **others}
+
+    def _summed(self, shared: Transport | None) -> list[str]:
+        """Names of what the model's gradients sum up on any of these ranks. Collective."""
+        mine = sorted({*self.replica.losses, *(phase.name for phase in self.replica.phases)})
+        return mine if shared is None else sorted({name for each in shared.gather_objects(mine) for name in each})
 
     def _rows_of(self, is_due: Any) -> int:
         """Rows that a phase had in the epoch that has ended: of all workers, or of this one where each is alone."""
@@ -355,6 +367,21 @@ class Session:
             scores = evaluate(plan.model, parameters, buffers, plan.test, shared, self.activity.beat, division.group,
                               (division.number, division.count) if joint else (0, 1))
         return {f"test_{name}": value for name, value in scores.items()}
+
+    def _show(self, line: dict[str, Any]) -> None:
+        """What the model shows of itself after an epoch, and warns of. Collective."""
+        model: Any = self.plan.model
+        if not (hasattr(model, "shown") or hasattr(model, "warnings")):
+            return
+        with self.whole.settled() as (parameters, buffers):
+            rows = model.shown(parameters, buffers) if hasattr(model, "shown") else None
+            texts = model.warnings(parameters, buffers, line) if hasattr(model, "warnings") else []
+        if texts:
+            line["warnings"] = texts
+        for text in texts:
+            self.progress.note(f"warning: epoch {line['epoch']}: {text}")
+        if rows is not None and self.ledger.directory is not None:
+            self.ledger.directory.shown(line["epoch"], rows)
 
     def _stop_or_go_on(self, line: dict[str, Any], best: bool) -> None:
         """After an epoch: early stopping, and the checkpoint. Collective."""
@@ -387,8 +414,8 @@ class Session:
     def _all_losses(self) -> list[dict[str, list[float]]]:
         """Of each replica that is saved: its losses, of all ranks that belong to it."""
         transport = self.connection.transport
-        all_ranks = {phase.name: transport.gather(np.asarray(self.replica.losses[phase.name]))
-                     for phase in self.replica.phases}
+        all_ranks = {name: transport.gather(np.asarray(self.replica.losses[name], dtype=np.float64))
+                     for name in self._summed(transport)}
         count = transport.size  # how many ranks' losses belong together:
         of_one = count if self.plan.strategy.replicated else self.plan.division.parts
         return [{name: [loss for part in losses[first : first + of_one] for loss in part.tolist()]

@@ -274,15 +274,20 @@ class Worker(Replica):
 
     def _loss_of(self, batch: Batch, gradients: np.ndarray) -> None:
         batch.rounded = self._rounded if self._is_rounded else None
-        loss = self.model.gradient(self.whole, gradients, self.buffers, batch)
+        found = self.model.gradient(self.whole, gradients, self.buffers, batch)
+        sums = dict(found) if isinstance(found, Mapping) else {"loss": found}
+        loss: Any = sums.pop("loss", found)
         try:
             finite = isfinite(loss)
         except TypeError:
             raise ParameterError(f"gradient of {type(self.model).__name__} returned {loss!r}; expected a number, the "
-                                 "sum of the losses of the batch's rows") from None
+                                 "sum of the losses of the batch's rows; or a mapping of such sums, loss among them"
+                                 ) from None
         if not finite:
             raise NotFiniteError(self._where_not_finite(loss, batch, gradients))
         self.losses[batch.phase].append(loss)
+        for name, value in sums.items():
+            self.losses[f"{batch.phase}.{name}"].append(value)
 
     @property
     def _is_rounded(self) -> bool:

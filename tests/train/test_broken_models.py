@@ -45,7 +45,7 @@ def test_what_the_last_step_spoils_is_found(vector, slice_name, tmp_path):
     assert not (tmp_path / "run/model.safetensors").exists()
 
 
-@pytest.mark.parametrize("answer", [None, "much", np.zeros(2)])
+@pytest.mark.parametrize("answer", [None, "much", np.zeros(2), {"losses": 1.0}])
 def test_a_gradient_must_return_a_number(answer):
     with pytest.raises(ParameterError, match=r"gradient of Diverging returned .*; expected a number, the sum of the"):
         Trainer(Diverging(9, "parameters", answer), epochs=1, batch_size=6).fit(ROWS)

@@ -1,0 +1,114 @@
+"""What ``pyddl evaluate RUN --quality`` asks: a classifier of the run's rows, samples, and their figures."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyddl import _check
+from pyddl.data.download import places
+from pyddl.data.named import NAMED
+from pyddl.errors import DataError, ParameterError, ShapeError
+from pyddl.models.protocol import name_of
+from pyddl.models.table import Trained
+from pyddl.train.crew import Crew
+
+__all__ = ["Judge"]
+
+SEED = 0  # of the samples
+NEXT_TO = 10  # samples in the picture
+TO_TRAIN = "--hidden 256,64 --epochs 4 --batch-size 200 --lr 0.002 --schedule cosine"
+
+
+class Judge:
+    """A trained model's samples and what they are compared with. Making one checks all that is given.
+
+    Raises
+    ------
+    DataError, ParameterError, ShapeError
+        The model generates nothing; there is no classifier of such rows, or no file of centres.
+    """
+
+    def __init__(self, trained: Any, held_out: Any, data: str | None, quality: bool, classifier: str | None,
+                 modes: str | None, deviation: float | None):
+        if not hasattr(trained.model, "sample"):
+            raise DataError(f"the model in {trained.path}, {name_of(trained.model)}, generates nothing: there are no "
+                            "samples to judge")
+        self.trained, self.held_out, self.given = trained, held_out, classifier
+        self.data = data or trained.config.get("data") or held_out.name
+        self.classifier = self._classifier() if quality else None
+        self.samples = np.empty((0, held_out.features), dtype=np.float32)
+        self.centres, self.deviation = None, deviation
+        if modes is not None:
+            self.centres = _centres(modes, held_out.features)
+            if deviation is None:
+                raise ParameterError("--modes are centres; give the deviation of rows about them, too: --deviation")
+            _check.number("deviation", deviation, above=0)
+
+    def figures(self, crew: Crew) -> dict[str, Any]:
+        """By their names. Collective."""
+        from pyddl.train import quality as measures
+
+        trained, run = self.trained, self.classifier
+        found: dict[str, Any] = {}
+        self.samples = trained.model.sample(trained.averaged, trained.buffers, len(self.held_out), SEED)
+        if self.centres is not None and self.deviation is not None:
+            found |= measures.modes(self.samples, self.centres, self.deviation)
+        if run is not None:
+            found |= measures.quality(self.samples, self.held_out, self._training(), Trained.of(run), crew)
+            weights = (run.path / "model.safetensors").read_bytes()
+            found["classifier"] = f"{run.path}, sha256 {hashlib.sha256(weights).hexdigest()[:16]}"
+        return found
+
+    def draw(self) -> None:
+        """Some samples over the training rows that are nearest to them."""
+        from pyddl.train.plots import draw_lines
+        from pyddl.train.quality import nearest
+
+        training = self._training()
+        if training is None:
+            return
+        some = self.samples[:NEXT_TO]
+        folder = self.trained.path / "plots"
+        folder.mkdir(exist_ok=True)
+        draw_lines(folder / "nearest.png", {"sample": some, "nearest row": nearest(some, training)},
+                   self.held_out.image_shape)
+
+    def _training(self) -> Any:
+        from pyddl.cli.evaluate import recorded_rows
+
+        return recorded_rows(self.trained)[0] if self.trained.config.get("data") else None
+
+    def _classifier(self) -> Any:
+        """The run of a classifier: the one that is given, or the one beside the data."""
+        from pyddl.train.run import load_run
+
+        name = str(self.data).split(":")[0]
+        beside = [place / "classifier" for place in (places(name) if name in NAMED else [Path(name).parent])]
+        if name in NAMED and len(beside) > 1:
+            beside = [beside[0], *beside[2:]]  # not in the folder of all sets
+        path = self.given or next((each for each in beside if (each / "summary.json").exists()), None)
+        if path is None:
+            raise DataError(f"there is no classifier of {name}, in whose features samples are compared: looked for "
+                            f"{', '.join(map(str, beside))}. Train one, pyddl train classifier --data {self.data} "
+                            f"{TO_TRAIN} --out {beside[0]}, or name one with --classifier")
+        run: Any = load_run(path)
+        if not hasattr(run.model, "features"):
+            raise ParameterError(f"the model in {path} is {name_of(run.model)}; expected a classifier")
+        if run.model.inputs != self.held_out.features:
+            raise ShapeError(f"the classifier in {path} is of rows of {run.model.inputs} features; these have "
+                             f"{self.held_out.features}")
+        return run
+
+
+def _centres(file: str, features: int) -> np.ndarray:
+    try:
+        found = np.load(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read as a .npy file of centres: {error}") from None
+    if found.ndim != 2 or found.shape[1] != features:
+        raise ShapeError(f"{file} has shape {found.shape}; expected (modes, {features})")
+    return found.astype(np.float64)

@@ -1,0 +1,485 @@
+"""Generative adversarial networks: a generator of noise and a discriminator of rows, trained in turn.
+
+Source: Goodfellow et al. (2014), Generative adversarial nets, NeurIPS. What the two play for is an objective of
+`pyddl.models.objectives`, each with its paper. A penalty on the discriminator's slopes is that of a piecewise linear
+network: its gradient is one tangent pass (`Network.tangent`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pyddl import _check, _core, random
+from pyddl.data.batch import Batch
+from pyddl.data.source import Source
+from pyddl.data.statistics import Statistics
+from pyddl.errors import ParameterError, ShapeError
+from pyddl.layout import Layout, Slice
+from pyddl.models.classifier import check_classes, classes_of
+from pyddl.models.layers import Dense, Layer, as_plain, from_plain
+from pyddl.models.network import Network
+from pyddl.models.objectives import OBJECTIVES
+from pyddl.models.stages import Phase, Stage
+from pyddl.names import ACTIVATIONS, INITIALISERS, RULES
+
+__all__ = ["GAN"]
+
+Layers = Sequence[int | Layer | Mapping[str, Any]]
+
+OUTPUTS = ("linear", "sigmoid", "tanh")
+MOST_NOISE = 64  # numbers, where nothing else is said
+LEAST_SLOPE = np.float32(1e-6)  # of a loss that has a penalty: one tangent pass divides by it
+NOISE_KINKS = 2.0  # deviations of the noise over which the generator's first kinks are spread
+SHOWN, POINTS = 50, 500  # samples after each epoch; of one or two features
+ALIKE = 1e-3  # variance of samples, of the data's, below which they are all one
+SURE = 0.999  # share of rows and samples that a discriminator gets right which teaches nothing more
+BETWEEN = 1 << 15  # among substeps of random numbers: places of the points between rows and samples
+
+
+class GAN:
+    """A generator and a discriminator, of which each is trained on what the other has come to.
+
+    Rows are standardised for the discriminator by their own means and one scale for all features, which are kept with
+    the parameters; a generator without bounds works on that scale too.
+
+    Parameters
+    ----------
+    inputs : int
+        Features of a row.
+    generator, discriminator : sequence of int or of Layer, default=(128, 128)
+        Units of dense hidden layers; or all layers, the last one included: the generator's has the features of a row as
+        outputs, the discriminator's one linear output. By units, a discriminator of which only differences count has no
+        bias at its output.
+    noise : int, optional
+        Normal numbers that a sample is made of; by default as many as features, from 2 to 64.
+    objective : {"r3gan", "non_saturating", "minimax", "wgan", "wgan_gp"}, default="r3gan"
+        See `pyddl.models.objectives`.
+    penalty : float, optional
+        Weight of the penalty on the discriminator's slopes: by default 0.1 in r3gan, 1 in wgan_gp; in non_saturating
+        and minimax, where it is R1, 0. A peak of the data's density as narrow as s, in deviations of the data, needs a
+        penalty of s^2 in the end.
+    penalty_end : float, optional
+        Weight to which the penalty falls, by a constant factor in each step, within ``penalty_steps``.
+    penalty_steps : int, optional
+    clip_weights : float, optional
+        In wgan: the discriminator's weights are clamped to [-clip_weights, clip_weights] after each update; 0.01 by
+        default.
+    label_smoothing : float, default=0
+        In non_saturating and minimax: rows count as real with 1 minus so much only.
+    generator_every : int, default=1
+        Steps between two updates of the generator; the discriminator has one in each, on other rows.
+    pretrain_steps : int, default=0
+        Steps at the beginning in which the discriminator alone is trained.
+    average : float, default=0.999
+        The averaged copy of the generator, which samples are drawn from, keeps so much of itself in each update; 0:
+        there is none.
+    conditional : bool, default=False
+        Samples are of a class that is asked for: both networks see the row's label.
+    classes : int or sequence of str, optional
+        Of the labels, where conditional.
+    activation : str, default="leaky_relu"
+        Of dense hidden layers that are given by their units.
+    output : {"linear", "sigmoid", "tanh"}, default="linear"
+        Of a generator given by its units: `for_data` chooses sigmoid for rows within [0, 1].
+    generator_optimizer, discriminator_optimizer : str, optional
+        Update rules; by default that of training.
+    generator_rate, discriminator_rate : float, optional
+        Learning rates; by default that of training.
+    beta1, beta2 : float, default=0, 0.99
+        Of the rules adam and adamw.
+    initialiser : str, default="auto"
+    dtype : {"float32", "bfloat16"}
+        Of the products.
+
+    Attributes
+    ----------
+    layout : Layout
+        ``generator.0.weight``, ..., ``discriminator.0.weight``, ..., and, which no phase trains, ``rows.centre``
+        (inputs,) and ``rows.scale`` (1,).
+    buffers : Layout
+        Of layers that keep statistics.
+    stages : tuple of Stage
+        Phases ``discriminator`` and ``generator``, after one of the discriminator alone where it is pretrained.
+    """
+
+    name = "gan"
+
+    def __init__(self, inputs: int, generator: Layers = (128, 128), discriminator: Layers = (128, 128), *,
+                 noise: int | None = None, objective: str = "r3gan", penalty: float | None = None,
+                 penalty_end: float | None = None, penalty_steps: int | None = None, clip_weights: float | None = None,
+                 label_smoothing: float = 0.0, generator_every: int = 1, pretrain_steps: int = 0,
+                 average: float = 0.999, conditional: bool = False, classes: int | Sequence[str] | None = None,
+                 activation: str = "leaky_relu", output: str = "linear", generator_optimizer: str | None = None,
+                 discriminator_optimizer: str | None = None, generator_rate: float | None = None,
+                 discriminator_rate: float | None = None, beta1: float = 0.0, beta2: float = 0.99,
+                 initialiser: str = "auto", dtype: str = "float32"):
+        self.inputs = _check.integer("inputs", inputs, at_least=1)
+        self.noise = (min(max(self.inputs, 2), MOST_NOISE) if noise is None else
+                      _check.integer("noise", noise, at_least=1))
+        self.activation = _check.one_of("activation", activation, ACTIVATIONS)
+        self.output = _check.one_of("output", output, OUTPUTS)
+        self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))
+        self.label_smoothing = _check.number("label_smoothing", label_smoothing, at_least=0, below=1)
+        self.objective = OBJECTIVES[_check.one_of("objective", objective, OBJECTIVES)](self.label_smoothing)
+        self._set_penalty(penalty, penalty_end, penalty_steps, clip_weights)
+        self._set_classes(conditional, classes)
+        self.generator_every = _check.integer("generator_every", generator_every, at_least=1)
+        self.pretrain_steps = _check.integer("pretrain_steps", pretrain_steps, at_least=0)
+        self.average = _check.number("average", average, at_least=0, below=1)
+        self.rules = {"generator_optimizer": generator_optimizer, "discriminator_optimizer": discriminator_optimizer,
+                      "generator_rate": generator_rate, "discriminator_rate": discriminator_rate,
+                      "beta1": _check.number("beta1", beta1, at_least=0, below=1),
+                      "beta2": _check.number("beta2", beta2, at_least=0, below=1)}
+        first = self._layers("generator", generator, self.inputs, self.output)
+        second = self._layers("discriminator", discriminator, 1, "linear", biased=not self.objective.of_differences)
+        self.generator = Network(first, self.noise + self.classes, name="generator", group="generator", dtype=dtype)
+        self.discriminator = Network(second, self.inputs + self.classes, name="discriminator", group="discriminator",
+                                     dtype=dtype, number=len(first))
+        self._check_networks()
+        self.dtype = self.generator.dtype
+        self.layout = Layout([*self.generator.slices, *self.discriminator.slices,
+                              Slice("rows.centre", (self.inputs,), "rows", decay=False),
+                              Slice("rows.scale", (1,), "rows", decay=False)])
+        self._place, self._place_of_scale = (self.layout[f"rows.{name}"].begin for name in ("centre", "scale"))
+        self.buffers = Layout([*self.generator.buffers, *self.discriminator.buffers])
+        for network in (self.generator, self.discriminator):
+            network.compile(self.layout, self.buffers)
+        self.stages = self._stages()
+        self.needs_labels = self.conditional
+        self.flops = self.generator.flops + self.discriminator.flops
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(GAN, **self.options()), ()
+
+    @classmethod
+    def for_data(cls, data: Source, conditional: bool = False, output: str | None = None, **options: Any) -> GAN:
+        """The model for these rows: with their classes where conditional, and outputs of their range."""
+        if output is None:
+            output = "sigmoid" if data.minimum >= 0 and data.maximum <= 1 else "linear"
+        return cls(data.features, conditional=conditional, classes=classes_of(data) if conditional else None,
+                   output=output, **options)
+
+    def options(self) -> dict[str, Any]:
+        """Plain values that make the same model again: ``GAN(**options)``."""
+        return {"inputs": self.inputs, "generator": self._given["generator"],
+                "discriminator": self._given["discriminator"], "noise": self.noise, "objective": self.objective.name,
+                "penalty": self.penalty if self.objective.penalised else None, "penalty_end": self.penalty_end,
+                "penalty_steps": self.penalty_steps, "clip_weights": self.clip_weights,
+                "label_smoothing": self.label_smoothing, "generator_every": self.generator_every,
+                "pretrain_steps": self.pretrain_steps, "average": self.average, "conditional": self.conditional,
+                "classes": list(self.class_names) if self.class_names else self.classes or None,
+                "activation": self.activation, "output": self.output, **self.rules, "initialiser": self.initialiser,
+                "dtype": self.dtype}
+
+    # ---- how it is made
+
+    def _set_penalty(self, weight: float | None, end: float | None, steps: int | None, clip: float | None) -> None:
+        name, kind = self.objective.name, self.objective
+        self.penalty, self.penalty_end, self.penalty_steps, self.clip_weights = kind.penalty, end, steps, clip
+        if not kind.penalised and (weight is not None or end is not None):
+            raise ParameterError(f"objective {name} has no penalty, which clipping stands for: leave penalty out, or "
+                                 "choose objective wgan_gp")
+        if weight is not None:
+            self.penalty = _check.number("penalty", weight, at_least=0)
+        if (end is None) != (steps is None):
+            raise ParameterError("penalty_end says where the penalty falls to, and penalty_steps within how many "
+                                 "steps: give both, or none")
+        if end is not None:
+            _check.number("penalty_end", end, above=0)
+            _check.integer("penalty_steps", steps, at_least=1)
+            if self.penalty == 0:
+                raise ParameterError("penalty_end is given, and there is no penalty that could fall: give penalty")
+        if clip is not None and name != "wgan":
+            raise ParameterError(f"clip_weights is {clip}, and objective is {name}: weights are clipped in objective "
+                                 "wgan only; leave clip_weights out, or choose that")
+        if name == "wgan":
+            self.clip_weights = _check.number("clip_weights", 0.01 if clip is None else clip, above=0)
+
+    def _set_classes(self, conditional: bool, classes: int | Sequence[str] | None) -> None:
+        self.conditional = bool(conditional)
+        self.class_names = None if classes is None or isinstance(classes, int | np.integer) else tuple(classes)
+        if not self.conditional:
+            self.classes = 0
+            return
+        count = classes if self.class_names is None else len(self.class_names)
+        if count is None:
+            raise ParameterError("conditional needs classes: how many the labels are of, or their names")
+        self.classes = _check.integer("classes", count, at_least=2)
+
+    def _layers(self, name: str, given: Layers, outputs: int, last: str, biased: bool = True) -> list[Layer]:
+        """The layers of a network, the last one perhaps without biases; how it was given is kept as plain values."""
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise ParameterError(f"{name} is {given!r}; expected units of hidden layers, for example (128, 128), or "
+                                 "layers of pyddl.models.layers")
+        self._given: dict[str, list[Any]] = getattr(self, "_given", {})
+        if all(isinstance(each, int | np.integer) for each in given):
+            units = _check.integers(name, given, at_least=1)
+            self._given[name] = list(units)
+            return [*(Dense(each, self.activation, initialiser=self.initialiser) for each in units),
+                    Dense(outputs, last, bias=biased, initialiser=self.initialiser)]
+        layers: list[Layer] = []
+        for each in given:
+            if isinstance(each, int | np.integer):
+                raise ParameterError(f"{name} mixes numbers and layers: give units of hidden layers, or all layers")
+            layers.append(from_plain(each) if isinstance(each, Mapping) else each)
+        self._given[name] = [as_plain(each) for each in layers]
+        return layers
+
+    def _check_networks(self) -> None:
+        made = int(np.prod(self.generator.output))
+        if made != self.inputs:
+            raise ShapeError(f"the generator's output has {made} features {self.generator.output}, and a row has "
+                             f"{self.inputs}: let its last layer have as many outputs")
+        last = self.discriminator.layers[-1]
+        if self.discriminator.output != (1,) or getattr(last, "activation", "linear") != "linear":
+            raise ParameterError(f"the discriminator ends with {last}; objective {self.objective.name} needs one "
+                                 "number without bounds: let the last layer be Dense(1)")
+        if self.penalised:
+            for name, layer in zip(self.discriminator.names, self.discriminator.layers, strict=True):
+                if not layer.piecewise_linear:
+                    raise ParameterError(
+                        f"layer {name} is {layer}, whose slopes change with the parameters; the penalty of objective "
+                        f"{self.objective.name} needs a piecewise linear discriminator: activation relu or leaky_relu, "
+                        "and no normalisation (or penalty 0)")
+
+    def _stages(self) -> tuple[Stage, ...]:
+        usual = {"usual": {"beta1": self.rules["beta1"], "beta2": self.rules["beta2"]}}
+
+        def rule(network: str) -> dict[str, Any]:
+            named = {"optimizer": self.rules[f"{network}_optimizer"], "learning_rate": self.rules[f"{network}_rate"]}
+            if named["optimizer"] is not None:
+                _check.one_of(f"{network}_optimizer", named["optimizer"], RULES)
+            if named["learning_rate"] is not None:
+                _check.number(f"{network}_rate", named["learning_rate"], above=0)
+            return {**usual, **{name: value for name, value in named.items() if value is not None}}
+
+        clipped = {} if self.clip_weights is None else {"bound": self.clip_weights}
+        critic = Phase("discriminator", ("discriminator",), optimizer={**rule("discriminator"), **clipped})
+        maker = Phase("generator", ("generator",), every=self.generator_every, optimizer=rule("generator"),
+                      average=self.average or None)
+        alone = (Stage((critic,), steps=self.pretrain_steps),) if self.pretrain_steps else ()
+        return (*alone, Stage((critic, maker)))
+
+    @property
+    def penalised(self) -> bool:
+        """Whether there is a penalty on the discriminator's slopes."""
+        return self.objective.penalised != "" and self.penalty > 0
+
+    def weight_at(self, step: int) -> float:
+        """The penalty's weight in that step of training."""
+        if self.penalty_end is None or self.penalty_steps is None:
+            return self.penalty
+        return self.penalty * (self.penalty_end / self.penalty) ** min(1.0, step / self.penalty_steps)
+
+    def check_data(self, data: Source) -> None:
+        """Refuse labels that are no classes of this model."""
+        if self.conditional:
+            check_classes(data, self.classes, self.class_names)
+
+    # ---- training
+
+    def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int, data: Statistics) -> None:
+        """Layers as they begin; centre and scale of the rows.
+
+        Biases of the discriminator's first layer, if it is dense, spread its kinks over the data, and those of the
+        generator's over the noise: a network whose kinks all lie at 0 is linear where the data are.
+        """
+        views = self.layout.views(parameters)
+        for network in (self.generator, self.discriminator):
+            network.initialise(parameters, seed)
+        views["rows.centre"][:] = data.mean
+        scale = float(np.sqrt(np.mean(data.variance))) or 1.0
+        views["rows.scale"][:] = scale
+        reach = float(np.max(data.maximum.astype(np.float64) - data.minimum)) / 2 / scale
+        for number, (network, width) in enumerate(((self.generator, NOISE_KINKS), (self.discriminator, reach))):
+            weight, bias = (views.get(f"{network.names[0]}.{tensor}") for tensor in ("weight", "bias"))
+            if isinstance(network.layers[0], Dense) and weight is not None and bias is not None:
+                places = np.empty((len(bias), 1), dtype=np.float32)
+                _core.uniform(places, np.arange(len(bias)), seed % random.SEEDS, random.INITIALISE, number, BETWEEN)
+                bias[:] = width * (2 * places[:, 0] - 1) * np.linalg.norm(weight, axis=1)
+
+    def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
+                 batch: Batch) -> dict[str, float]:
+        """Overwrite the phase's slices of ``gradients`` with the sum over the batch's rows.
+
+        Returns
+        -------
+        dict
+            Sums over the rows. In the discriminator's turn ``loss``, penalty included, ``penalty``, and what it gets
+            right: ``real_right`` and ``fake_right``, or ``pairs_right`` where a row is compared with its own sample. In
+            the generator's ``loss``.
+        """
+        turn = self._of_generator if batch.phase == "generator" else self._of_discriminator
+        return turn(parameters, gradients, buffers, batch)
+
+    def _of_discriminator(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
+                          batch: Batch) -> dict[str, float]:
+        objective, critic, count = self.objective, self.discriminator, len(batch)
+        seen = self._seen(parameters, buffers, batch)
+        judged = np.empty((2 * count, 1), dtype=np.float32)
+        critic.forward(parameters, buffers, batch, seen, judged, slot=0)
+        r, f = judged[:count, 0], judged[count:, 0]
+        losses, of_r, of_f = objective.of_discriminator(r, f)
+        slopes = np.concatenate([of_r, of_f])[:, None]
+        found = {"loss": _sum(losses), **objective.right(r, f)}
+        weight = self.weight_at(batch.step)
+        if not self.penalised:
+            critic.backward(parameters, gradients, buffers, batch, slopes, slot=0)
+            return found
+        if objective.penalised == "between":
+            critic.backward(parameters, gradients, buffers, batch, slopes, slot=0, final=False)
+            points = self._between(seen, batch)
+            critic.forward(parameters, buffers, batch, points, judged[:count], slot=1)
+            slopes, penalised, slot = np.ones((count, 1), dtype=np.float32), count, 1
+            g = np.empty_like(points)
+            critic.backward(parameters, None, buffers, batch, slopes, slot=1, below=g)
+        else:
+            # One backward pass serves loss and penalty: its gradients with respect to the rows are g times the loss's
+            # slopes, and the derivative along u / slope of what it went backward from is that along u of D.
+            slopes = np.where(np.abs(slopes) < LEAST_SLOPE, LEAST_SLOPE, slopes)
+            penalised, slot = len(seen) if objective.penalised == "both" else count, 0
+            g = np.empty_like(seen)
+            critic.backward(parameters, gradients, buffers, batch, slopes, slot=0, below=g, final=False)
+            g /= slopes
+        penalties, along = objective.at_slopes(g[:penalised, : self.inputs], weight)
+        directions = np.zeros_like(g)  # of labels and of what is not penalised none
+        np.divide(along, slopes[:penalised], out=directions[:penalised, : self.inputs])
+        critic.tangent(parameters, gradients, buffers, batch, directions, slot=slot, add=True)
+        found["penalty"] = _sum(penalties)
+        found["loss"] += found["penalty"]
+        return found
+
+    def _of_generator(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
+                      batch: Batch) -> dict[str, float]:
+        objective, critic, count = self.objective, self.discriminator, len(batch)
+        seen = self._seen(parameters, buffers, batch, slot=0, rows=objective.paired)
+        judged = np.empty((2 * count, 1), dtype=np.float32)
+        r, f = judged[:count], judged[count:]
+        if objective.paired:
+            critic.forward(parameters, buffers, batch, seen[:count], r)
+        critic.forward(parameters, buffers, batch, seen[count:], f, slot=0)
+        losses, slopes = objective.of_generator(r[:, 0], f[:, 0])
+        below = np.empty((count, seen.shape[1]), dtype=np.float32)
+        critic.backward(parameters, None, buffers, batch, np.ascontiguousarray(slopes[:, None]), slot=0, below=below)
+        below = np.ascontiguousarray(below[:, : self.inputs])
+        if self.output != "linear":
+            below /= self._scale(parameters)
+        self.generator.backward(parameters, gradients, buffers, batch, below, slot=0)
+        return {"loss": _sum(losses)}
+
+    def _seen(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch, *, slot: int | None = None,
+              rows: bool = True) -> np.ndarray:
+        """What the discriminator sees of a turn: the batch's rows, if wanted, over as many samples (2 B, ...)."""
+        count = len(batch)
+        seen = np.empty((2 * count, self.inputs + self.classes), dtype=np.float32)
+        labels = self._labels(batch.labels, count)
+        if rows:
+            seen[:count, : self.inputs] = self._standardised(parameters, batch.rows)
+            seen[:count, self.inputs :] = labels
+        noise = np.empty((count, self.noise), dtype=np.float32)
+        _core.normal(noise, batch.index, batch.seed % random.SEEDS, random.NOISE, batch.step, batch.turn)
+        made = np.empty((count, self.inputs), dtype=np.float32) if self.classes else seen[count:]
+        self.generator.forward(parameters, buffers, batch, self._with(noise, labels), made, slot=slot)
+        if self.output != "linear":
+            made = self._standardised(parameters, made)
+        seen[count:, : self.inputs] = made
+        seen[count:, self.inputs :] = labels
+        return seen
+
+    def _between(self, seen: np.ndarray, batch: Batch) -> np.ndarray:
+        """A point between each row and its sample, at a place that is drawn."""
+        count = len(batch)
+        places = np.empty((count, 1), dtype=np.float32)
+        _core.uniform(places, batch.index, batch.seed % random.SEEDS, random.NOISE, batch.step, BETWEEN + batch.turn)
+        return places * seen[:count] + (1 - places) * seen[count:]
+
+    def _standardised(self, parameters: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        out = rows - self._centre(parameters)
+        out /= self._scale(parameters)
+        return out
+
+    def _centre(self, parameters: np.ndarray) -> np.ndarray:
+        return parameters[self._place : self._place + self.inputs]
+
+    def _scale(self, parameters: np.ndarray) -> np.float32:
+        return parameters[self._place_of_scale]
+
+    def _labels(self, labels: np.ndarray | None, count: int) -> np.ndarray:
+        """A row of zeros and one 1 for each label."""
+        out = np.zeros((count, self.classes), dtype=np.float32)
+        if self.classes and labels is not None:
+            out[np.arange(count), np.asarray(labels, dtype=np.int64).reshape(count)] = 1
+        return out
+
+    def _with(self, noise: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return np.concatenate([noise, labels], axis=1) if self.classes else noise
+
+    # ---- what a trained pair says
+
+    def evaluate(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch) -> dict[str, float]:
+        """Sums over rows, each beside a sample of the (averaged) generator.
+
+        ``loss``
+            The generator's.
+        ``discriminator_loss``
+            Without the penalty.
+        ``real_right``, ``fake_right`` or ``pairs_right``
+            What the discriminator gets right.
+        """
+        own = Batch(batch.rows, batch.index, labels=batch.labels)  # the noise of a row is always the same
+        count = len(own)
+        judged = np.empty((2 * count, 1), dtype=np.float32)
+        seen = self._seen(parameters, buffers, own)
+        self.discriminator.forward(parameters, buffers, own, seen, judged)
+        r, f = judged[:count, 0], judged[count:, 0]
+        return {"loss": _sum(self.objective.of_generator(r, f)[0]),
+                "discriminator_loss": _sum(self.objective.of_discriminator(r, f)[0]), **self.objective.right(r, f)}
+
+    def generate(self, parameters: np.ndarray, buffers: np.ndarray, noise: np.ndarray,
+                 labels: np.ndarray | None = None) -> np.ndarray:
+        """Samples of ``noise`` (n, noise) and, where conditional, of ``labels`` (n,) -> (n, inputs)."""
+        given = np.ascontiguousarray(self._with(noise, self._labels(labels, len(noise))), dtype=np.float32)
+        out = self.generator.outputs(parameters, buffers, given)
+        if self.output == "linear":
+            out *= self._scale(parameters)
+            out += self._centre(parameters)
+        return out
+
+    def sample(self, parameters: np.ndarray, buffers: np.ndarray, count: int, seed: int,
+               labels: np.ndarray | None = None) -> np.ndarray:
+        """``count`` samples (count, inputs); where conditional, of ``labels`` (count,), by default all in turn."""
+        noise, number = np.empty((count, self.noise), dtype=np.float32), np.arange(count)
+        _core.normal(noise, number, seed % random.SEEDS, random.NOISE)
+        if self.conditional and labels is None:
+            labels = number % self.classes
+        return self.generate(parameters, buffers, noise, labels)
+
+    def pictures(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """``samples``, always of the same noise."""
+        return {"samples": self.shown(parameters, buffers)}
+
+    def shown(self, parameters: np.ndarray, buffers: np.ndarray) -> np.ndarray:
+        """Samples of one noise (n, inputs)."""
+        return self.sample(parameters, buffers, SHOWN if self.inputs > 2 else POINTS, 0)
+
+    def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any]) -> list[str]:
+        """A discriminator that is always right, and samples that are all alike."""
+        texts = []
+        right = [line[f"train_{name}"] for name in ("pairs_right", "real_right", "fake_right")
+                 if f"train_{name}" in line]
+        if right and min(right) > SURE:
+            texts.append("the discriminator gets all rows and samples right, and teaches the generator little: raise "
+                         "penalty, lower discriminator_rate, or give the generator more units or generator_every 1")
+        spread = self.shown(parameters, buffers).var(axis=0).mean() / self._scale(parameters) ** 2
+        if spread < ALIKE:
+            texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): raise penalty, lower "
+                         "generator_rate, or choose objective r3gan")
+        return texts
+
+
+def _sum(values: np.ndarray) -> float:
+    return float(values.sum(dtype=np.float64))

@@ -1,0 +1,97 @@
+"""Adversarial pairs on the command line: train, generate, go on elsewhere, simulate, and what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+
+def pyddl(*arguments, cwd, check=0):
+    """Run ``pyddl ...``; what it printed."""
+    done = subprocess.run([sys.executable, "-m", "pyddl", *map(str, arguments)], cwd=cwd, capture_output=True,
+                          text=True, timeout=100, env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+                          check=False)
+    assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of runs: ``gan``, conditional on digits, on 2 ranks, resumed alone; ``points``, of two features."""
+    path = tmp_path_factory.mktemp("runs")
+    line = ("train", "gan", "--data", "digits", "--generator", "12", "--discriminator", "16", "--conditional",
+            "--pretrain-steps", "4", "--critic-steps", "2", "--noise", "3")
+    pyddl(*line, "--epochs", "2", "--ranks", "2", "--out", "gan", cwd=path)
+    pyddl("train", "--resume", "--epochs", "3", "--out", "gan", cwd=path)
+    np.save(path / "points.npy", np.random.default_rng(0).normal(4, 0.5, (300, 2)).astype(np.float32))
+    pyddl("train", "gan", "--data", "points.npy", "--objective", "wgan", "--generator", "8", "--discriminator", "8",
+          "--epochs", "2", "--optimizer", "rmsprop", "--out", "points", cwd=path)
+    return path
+
+
+def test_books_and_pictures(folder):
+    lines = [json.loads(line) for line in (folder / "gan/metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4], "the first of the discriminator alone"
+    assert {"train_loss_discriminator", "train_loss_generator", "train_penalty", "train_pairs_right",
+            "test_discriminator_loss", "test_pairs_right"} <= set(lines[-1])
+    for picture in ("samples", "shown", "curves"):
+        assert (folder / f"gan/plots/{picture}.png").stat().st_size > 1000
+        assert (folder / f"points/plots/{picture}.png").stat().st_size > 1000
+    shown = np.load(folder / "gan/shown.npy")
+    assert shown.shape == (4, 50, 64) and shown.min() >= 0 and shown.max() <= 1, "as the data are"
+    assert not np.array_equal(shown[0], shown[1])
+    config = (folder / "gan/config.toml").read_text()
+    assert "generator_every = 2" in config and 'objective = "r3gan"' in config
+    assert "clip_weights" not in config and 'optimizer = "rmsprop"' in (folder / "points/config.toml").read_text()
+
+
+def test_samples_and_scores(folder):
+    said = pyddl("generate", "gan", "--count", "7", "--out", "s.npy", cwd=folder)
+    assert "7 samples of 64 float32" in said and np.load(folder / "s.npy").shape == (7, 64)
+    pyddl("generate", "points", "--count", "30", "--out", "s.png", cwd=folder)
+    assert (folder / "s.png").read_bytes()[:4] == b"\x89PNG"
+    found = json.loads(pyddl("evaluate", "gan", "--json", cwd=folder))
+    last = json.loads((folder / "gan/metrics.jsonl").read_text().splitlines()[-1])
+    assert found["discriminator_loss"] == pytest.approx(last["test_discriminator_loss"], rel=1e-5)
+
+
+def test_quality_is_in_the_features_of_a_classifier(folder, monkeypatch):
+    monkeypatch.setenv("PYDDL_DATA", str(folder / "data"))
+    refused = pyddl("evaluate", "gan", "--quality", cwd=folder, check=2)
+    assert "there is no classifier of digits, in whose features samples are compared" in refused
+    assert f"pyddl train classifier --data digits --hidden 256,64 --epochs 4 --batch-size 200 --lr 0.002 --schedule " \
+        f"cosine --out {folder / 'data/digits/classifier'}" in refused
+    pyddl("train", "classifier", "--data", "digits", "--hidden", "16", "--epochs", "3", "--out",
+          folder / "data/digits/classifier", cwd=folder)
+    found = json.loads(pyddl("evaluate", "gan", "--quality", "--json", cwd=folder))
+    assert found["frechet_distance"] > found["frechet_distance_of_rows"] > 0
+    assert 0 <= found["coverage"] < found["coverage_of_rows"] <= 1 and "sha256" in found["classifier"]
+    assert (folder / "gan/plots/nearest.png").stat().st_size > 1000
+    assert "expected a classifier" in pyddl("evaluate", "gan", "--quality", "--classifier", "gan", cwd=folder, check=2)
+    np.save(folder / "centres.npy", np.array([[4.0, 4.0], [9.0, 9.0]]))
+    modes = ("evaluate", "points", "--data", "points.npy", "--modes", "centres.npy")
+    found = json.loads(pyddl(*modes, "--deviation", "0.5", "--json", cwd=folder))
+    assert {"modes", "modes_of_20", "high_quality"} <= set(found)
+    assert "give the deviation of rows about them" in pyddl(*modes, cwd=folder, check=2)
+
+
+def test_a_simulation(folder):
+    said = pyddl("simulate", "gan", "--data", "points.npy", "--epochs", "1", "--workers", "2,3", "--out", "simulated",
+                 cwd=folder)
+    assert "149 parameters" in said and "allreduce" in said
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (("--noise", "0"), "noise is 0; expected a whole number at least 1"),
+    (("--generator-every", "0"), "generator_every is 0; expected a whole number at least 1"),
+    (("--objective", "wgan_gp", "--clip-weights", "0.1"), "weights are clipped in objective wgan only"),
+    (("--activation", "tanh"), "needs a piecewise linear discriminator"),
+    (("--hidden", "4"), "hidden is an option of model autoencoder"),
+    (("--conditional",), "has no labels"),
+])
+def test_bad_input_is_named(folder, flags, message):
+    assert message in pyddl("train", "gan", "--data", "points.npy", "--epochs", "1", *flags, "--out", "bad", cwd=folder,
+                            check=2)
