@@ -76,3 +76,51 @@ def test_bfloat16_ends_within_one_percent_of_float32(float32, tmp_path):
     bfloat16 = trained(tmp_path / "bfloat16", "--dtype", "bfloat16")
     assert bfloat16["train_loss"] == pytest.approx(float32["train_loss"], rel=0.01)
     assert bfloat16["test_loss"] == pytest.approx(float32["test_loss"], rel=0.01)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_classifier_on_convolutions_reaches_the_accuracy_in_the_docs(tmp_path, seed):
+    """By the lines of docs/models.md; ten minutes are the limit of both together."""
+    below = options_in_docs("autoencoder", "--data mnist --conv conv32,pool2,conv64,pool2")
+    given = options_in_docs("classifier", "--data mnist --encoder runs/convolutions")
+    summaries = []
+    for model, options, out in (("autoencoder", below, "below"),
+                                ("classifier", {**given, "--encoder": str(tmp_path / "below")}, "run")):
+        words = [word for pair in options.items() for word in pair]
+        summaries.append(summary_of(model, tmp_path / out, "--seed", str(seed), *words))
+    assert summaries[1]["test_accuracy"] >= 0.992
+    assert sum(sum(each["time"].values()) for each in summaries) < 600
+
+
+def test_denoising_makes_features_for_a_classifier_that_has_few_labels():
+    """Logistic regression on 500 sigmoid codes, fitted to the first 1,000 rows: seeds 0, 1, 2."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from pyddl.data import load
+    from pyddl.models import Autoencoder
+    from pyddl.train import Trainer
+
+    mnist = load("mnist")
+    rows, test = np.asarray(mnist)[:1000], np.asarray(mnist.test)
+    for seed in range(3):
+        accuracy = {}
+        for corrupt in (0.0, 0.5):
+            model = Autoencoder(784, (500,), code_activation="sigmoid", corrupt=corrupt)
+            made = Trainer(model, epochs=6, batch_size=256, seed=seed).fit(mnist)
+            codes, others = (model.encode(made.parameters, made.buffers, each) for each in (rows, test))
+            fitted = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300)).fit(codes,
+                                                                                                 mnist.labels[:1000])
+            accuracy[corrupt] = fitted.score(others, mnist.test.labels)
+        assert accuracy[0.5] > accuracy[0.0] + 0.01, (seed, accuracy)
+
+
+def test_convolutions_reconstruct_better_than_dense_layers_from_as_many_codes(tmp_path):
+    """64 codes, 4 epochs of batches of 128."""
+    shared = ["--epochs", "4", "--batch-size", "128"]
+    dense = summary_of("autoencoder", tmp_path / "dense", "--hidden", "256,64", *shared)
+    convolutions = summary_of("autoencoder", tmp_path / "convolutions", "--hidden", "64", "--conv",
+                              "conv16,pool2,conv32,pool2", "--batch-norm", "synchronised", *shared)
+    assert convolutions["test_squared_error"] < dense["test_squared_error"]
