@@ -61,6 +61,9 @@ class Recipe:
 
 
 RECIPES = {
+    "autoencoder": Recipe("test_squared_error", options={
+        "conv": "conv8,pool2,conv16", "hidden": (10,), "batch_norm": "synchronised", "corrupt": 0.1, "epochs": 15,
+        "batch_size": 60, "learning_rate": 0.004, "schedule": "cosine"}),
     "rbm": Recipe("log_likelihood", "likelihood", {
         "hidden": (16,), "binarise": "threshold", "epochs": 60, "batch_size": 40, "chains": 40}),
     "vae": Recipe("iwae_500", "likelihood", {"hidden": (64, 8), "epochs": 60, "batch_size": 40}),

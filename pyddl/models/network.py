@@ -252,8 +252,14 @@ class Network:
         """
         if self.part != WHOLE:
             _check_group(batch, rows)
-        return self._native.gradient(parameters, gradients, buffers, batch, rows, targets, loss, first, add, final,
-                                     below)
+        try:
+            return self._native.gradient(parameters, gradients, buffers, batch, rows, targets, loss, first, add, final,
+                                         below)
+        except ValueError as error:
+            if len(rows) > 1 or "one value per channel" not in str(error):
+                raise
+            raise ParameterError(f"{error}. The last batch of an epoch may be short, and each rank has a slice of it: "
+                                 "choose another batch_size, or fewer ranks") from None
 
     def evaluate(self, parameters: np.ndarray, buffers: np.ndarray | None, batch: Batch | None, rows: np.ndarray,
                  targets: np.ndarray, loss: str, *, sampling: bool = False) -> dict[str, float]:

@@ -229,6 +229,6 @@ def test_what_does_not_fit_is_refused(tmp_path):
     other = ArraySource(np.zeros((20, 4, 16), dtype=np.float32))
     with pytest.raises(ShapeError, match=r"pictures of shape \(4, 16\); the convolutions of this model"):
         Trainer(run.model, epochs=1).fit(other)
-    with pytest.raises(ValueError, match=r"layer encoder.1 trains on one value per channel"):
+    with pytest.raises(ParameterError, match=r"layer encoder.1 trains on one value per channel.*another batch_size"):
         Trainer(Autoencoder(1, (2,), conv="conv2k1", image_shape=(1, 1), batch_norm="own"), epochs=1,
                 batch_size=1).fit(np.zeros((3, 1), dtype=np.float32))
