@@ -237,13 +237,14 @@ def main(given: Sequence[str] | None = None) -> Record:
             if theirs is not None:
                 theirs.close()
         if options.ranks > 1:
-            _together(cases, options.ranks, ours, torch, record, rounds, seconds)
+            _together(cases, options.ranks, torch, record, rounds, seconds)
     return record
 
 
-def _together(cases: Sequence[Case], ranks: int, one: Peer, torch: bool, record: Record, rounds: int,
-              seconds: float) -> None:
-    with harness.mpi_peer("pyddl", "pyddl_layers", ranks) as many:
+def _together(cases: Sequence[Case], ranks: int, torch: bool, record: Record, rounds: int, seconds: float) -> None:
+    """By the wall's clock in any case: processes wait for each other."""
+    with (harness.mpi_peer("pyddl", "pyddl_layers", ranks) as many,
+          harness.python_peer("pyddl", "pyddl_layers") as one):
         ddp = harness.python_peer("DDP", "torch_layers", python=harness.TORCH, processes=ranks) if torch else None
         try:
             for case in {case.network: case for case in reversed(cases)}.values():  # the smallest batch of each
