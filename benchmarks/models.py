@@ -67,6 +67,9 @@ RECIPES = {
     "rbm": Recipe("log_likelihood", "likelihood", {
         "hidden": (16,), "binarise": "threshold", "epochs": 60, "batch_size": 40, "chains": 40}),
     "vae": Recipe("iwae_500", "likelihood", {"hidden": (64, 8), "epochs": 60, "batch_size": 40}),
+    "dbn": Recipe("test_squared_error", options={
+        "hidden": (64, 16), "finetune": "autoencoder", "pretrain_epochs": (5,), "epochs": 20, "batch_size": 40,
+        "optimizer": "momentum", "learning_rate": 0.005}),
 }
 """A new model's row may be missing: then its defaults on digits are trained, and test losses compared."""
 

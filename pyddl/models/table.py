@@ -56,7 +56,7 @@ TABLE: dict[str, Entry] = {
                  simulated={"hidden": (32,)}),
     "dbn": Entry("pyddl.models.dbn", "DBN",
                  "Deep belief net: Boltzmann machines on one another, then perhaps an autoencoder or a classifier.",
-                 {"chain": "cd", "centering": False, "optimizer": "adamw", "schedule": "cosine"},
+                 {"chain": "cd", "optimizer": "adamw", "schedule": "cosine"},
                  simulated={"hidden": (32, 16), "pretrain_epochs": (2,)}),
     "ssrbm": Entry("pyddl.models.ssrbm", "SpikeSlabRBM",
                    "Spike-and-slab Boltzmann machine: a density of real values with covariances, and features.",

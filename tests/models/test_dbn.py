@@ -26,7 +26,8 @@ KINDS = {
     "autoencoder": {"finetune": "autoencoder"},
     "denoising": {"finetune": "autoencoder", "corrupt": 0.3, "corruption": "gaussian"},
     "classifier": {"finetune": "classifier", "classes": 3},
-    "persistent": {"finetune": "autoencoder", "chain": "pcd", "chains": 7, "centering": True},
+    "persistent": {"finetune": "autoencoder", "chain": "pcd", "chains": 7},
+    "classic": {"finetune": "autoencoder", "centering": False},
     "gaussian": {"finetune": "autoencoder", "visible": "gaussian"},
     "binary code": {"finetune": "autoencoder", "code_units": "bernoulli"},
 }
