@@ -19,7 +19,7 @@ from pyddl.data.batch import Batch
 from pyddl.data.source import Source
 from pyddl.data.statistics import Statistics
 from pyddl.errors import ParameterError
-from pyddl.layout import Layout
+from pyddl.layout import Layout, Slice
 from pyddl.models.autoencoder import rate_scale
 from pyddl.models.coder import ConvLayers, check_pictures, coder, picture_for, plain
 from pyddl.models.importance import likelihood
@@ -193,7 +193,7 @@ class VAE:
         return factor * loss + self._of_rows(codes)
 
     @property
-    def decoder_slices(self) -> list[Any]:
+    def decoder_slices(self) -> list[Slice]:
         """The decoder's slices of the layout."""
         return [self.layout[s.name] for s in self.decoder.slices]
 

@@ -25,6 +25,7 @@ from benchmarks import (
     straggler,
     sum,
     threads,
+    variational,
 )
 from pyddl.comm import launcher
 from pyddl.errors import CommError
@@ -110,6 +111,12 @@ def test_likelihoods_are_exact_and_do_not_care_about_a_flip(out):
     found = [line["log_likelihood"] for line in lines]
     assert len(found) == 2 and abs(found[0] - found[1]) < 0.5
     assert all(line["log_probability_of_rows"] <= 0 and line["training_seconds"] > 0 for line in lines)
+
+
+def test_bounds_of_variational_autoencoders(out):
+    (line,) = variational.main([*SMALL, "--peer", "none", "--out", str(out)]).lines
+    assert line["name"] == "pyddl" and line["elbo"] < line["iwae_50"] < line["iwae_500"] < -20
+    assert line["elbo"] == -line["loss"] and line["loss"] == pytest.approx(line["kl"] + line["reconstruction"])
 
 
 def test_a_model_under_each_strategy_beside_allreduce(out):

@@ -63,9 +63,15 @@ def test_it_is_an_encoder_and_goes_on_from_its_config(folder):
     assert "test accuracy" in said
     pyddl("train", "--resume", "--epochs", "4", "--out", "vae", cwd=folder)
     assert len((folder / "vae/metrics.jsonl").read_text().splitlines()) == 4
-    pyddl("train", "vae", "--config", "vae/config.toml", "--epochs", "1", "--kl-weight", "0.5", "--out", "b",
-          cwd=folder)
-    assert "kl_weight = 0.5" in (folder / "b/config.toml").read_text()
+
+
+def test_convolutions_come_before_the_dense_layers(folder):
+    pyddl("train", "vae", "--data", "digits", "--conv", "conv4,pool2", "--hidden", "16,3", "--kl-weight", "0.5",
+          "--epochs", "2", "--out", "conv", cwd=folder)
+    tensors = load_file(folder / "conv/model.safetensors")
+    assert tensors["encoder.0.weight"].shape == (3, 3, 1, 4) and (folder / "conv/plots/walk.png").exists()
+    text = (folder / "conv/config.toml").read_text()
+    assert "kl_weight = 0.5" in text and 'conv = "conv4,pool2"' in text
 
 
 @pytest.mark.parametrize(("flags", "message"), [

@@ -76,7 +76,7 @@ def test_it_has_the_protocol_s_members(kind):
     assert ("rejection_rate" in scores) == (kind != "mu")
     assert list(model.evaluate(parameters, buffers, Batch(rows[:0])).values()) == [0.0] * len(scores)
     codes = model.encode(parameters, buffers, rows)
-    assert codes.shape == (9, 4) and 0 <= codes.min() and codes.max() <= 1
+    assert codes.shape == (9, 4) and codes.min() >= 0 and codes.max() <= 1
     assert np.array_equal(model.encode(parameters, buffers, rows[:1]), codes[:1]), "alone or among others"
     error = ((model.reconstruct(parameters, buffers, rows) - rows) ** 2).sum()
     assert scores["squared_error"] == scores["loss"] == pytest.approx(error, rel=1e-4)

@@ -8,12 +8,15 @@ import pytest
 from layer_oracles import InDouble, assert_derivative
 from model_parts import together
 
+import pyddl.data
 from pyddl import _core, random
 from pyddl.data import ArraySource
 from pyddl.data.batch import Batch
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.models import VAE, Classifier, Model, Trained, create
 from pyddl.models.importance import bound, likelihood
+from pyddl.optim import OPTIMIZERS
+from pyddl.train import Trainer
 from pyddl.train.crew import Crew
 
 CONFIGURATIONS = {
@@ -258,7 +261,18 @@ def test_the_bound_of_a_group_is_the_log_of_its_mean():
     np.testing.assert_allclose(bound(weights, 2), of_two.mean(axis=1))
 
 
-# ---- as an encoder, and what is refused
+# ---- training, as an encoder, and what is refused
+
+
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("options", [{}, {"loss": "mse"}], ids=["bce", "mse"])
+def test_every_optimizer_trains_at_its_default_rate(rule, options):
+    """Better than outputs that do not look at codes: the mean image has an error of 1 here."""
+    rows = np.asarray(pyddl.data.load("digits"))
+    model = VAE(64, (32, 8), **options)
+    result = Trainer(model, strategy="local", optimizer=rule, epochs=20, batch_size=64, seed=0).fit(rows, rows[:500])
+    mean_image = float(((rows - rows.mean(axis=0)) ** 2).sum(axis=1).mean())
+    assert result.metrics[-1]["test_squared_error"] < 0.85 * mean_image
 
 
 def test_its_means_are_codes_of_another_model():
