@@ -11,7 +11,7 @@ from pyddl.data import ArraySource, RandomSource, find, load
 from pyddl.data import statistics as module
 from pyddl.data.statistics import Statistics
 
-NAMES = ("mean", "variance", "minimum", "maximum", "largest_norm")
+NAMES = ("mean", "variance", "minimum", "maximum", "largest_norm", "largest_distance")
 
 
 def on_ranks(source, size):

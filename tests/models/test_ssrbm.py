@@ -76,7 +76,7 @@ def test_it_has_the_protocol_s_members(kind):
     assert ("rejection_rate" in scores) == (kind != "mu")
     assert list(model.evaluate(parameters, buffers, Batch(rows[:0])).values()) == [0.0] * len(scores)
     codes = model.encode(parameters, buffers, rows)
-    assert codes.shape == (9, 4) and 0 <= codes.min() and codes.max() <= 1
+    assert codes.shape == (9, 4) and codes.min() >= 0 and codes.max() <= 1
     assert np.array_equal(model.encode(parameters, buffers, rows[:1]), codes[:1]), "alone or among others"
     error = ((model.reconstruct(parameters, buffers, rows) - rows) ** 2).sum()
     assert scores["squared_error"] == scores["loss"] == pytest.approx(error, rel=1e-4)
@@ -135,7 +135,7 @@ def test_the_positive_phase_is_the_slope_of_the_free_energy(kind):
 @pytest.mark.parametrize("kind", ["plain", "pooled", "scalar", "mu", "mu, scalar"])
 def test_the_partition_function_is_the_integral_of_the_free_energy(kind):
     model, parameters, buffers = made(2, 3, **{**KINDS[kind], "radius": 60.0})
-    grid, density, area = on_a_grid(model, parameters)
+    _, density, area = on_a_grid(model, parameters)
     assert exact_log_partition(model, parameters, Crew()) == pytest.approx(np.log(density.sum() * area), abs=1e-4)
     found = measured(model, parameters, buffers, rows_of(20, 2))
     p = np.exp(-model.free_energy(parameters, rows_of(20, 2)))
@@ -232,11 +232,11 @@ def test_what_has_no_exact_likelihood_is_refused():
     assert measured(model, parameters, buffers, rows)["outside_ball"] < 1e-3
     views = model.layout.views(parameters)
     views["weights"][:, 0, 0] = 5
-    with pytest.raises(DataError, match="8 of 16 states of the spikes are improper.*Form mu has proper states only"):
+    with pytest.raises(DataError, match=r"8 of 16 states of the spikes are improper.*Form mu has proper states only"):
         measured(model, parameters, buffers, rows)
     model, parameters, buffers = made()
     model.layout.views(parameters)["radius"][:] = 1.5
-    with pytest.raises(DataError, match="lies outside the ball of radius 1.5, which makes it another one"):
+    with pytest.raises(DataError, match=r"lies outside the ball of radius 1\.5, which makes it another one"):
         measured(model, parameters, buffers, rows)
     model, parameters, buffers = made(6, 21, form="mu")
     with pytest.raises(ParameterError, match="21 hidden units are too many for an enumeration, which takes up to 20"):
