@@ -32,6 +32,8 @@ def check(source, rtol=1e-12):
     np.testing.assert_array_equal(found.minimum, rows.min(axis=0))
     np.testing.assert_array_equal(found.maximum, rows.max(axis=0))
     assert found.largest_norm == pytest.approx(np.linalg.norm(rows, axis=1).max(), rel=1e-12)
+    distances = np.linalg.norm(rows - rows.mean(axis=0), axis=1)
+    assert found.largest_distance == pytest.approx(distances.max(), rel=1e-9, abs=1e-12)
     assert found.mean.dtype == found.variance.dtype == np.float64
     assert found.minimum.dtype == found.maximum.dtype == np.float32
     return found
@@ -40,6 +42,17 @@ def check(source, rtol=1e-12):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 3), (499, 3), (501, 3), (1501, 5), (130_001, 2)])
 def test_they_are_numpys(shape):
     check(ArraySource(np.random.default_rng(1).standard_normal(shape).astype(np.float32) + 0.1))
+
+
+def test_the_largest_distance_is_that_of_all_ranks():
+    source = ArraySource(np.random.default_rng(1).standard_normal((1501, 5)).astype(np.float32))
+    ranks = on_ranks(source, 3)
+    own = []
+    for each in ranks:
+        assert each.mean.shape == (5,)  # gathered, and kept
+        each._gather = lambda value: [own.append(value) or value]
+        assert each.largest_distance > 0
+    assert len(set(own)) > 1 and max(own) ** 0.5 == Statistics(source).largest_distance
 
 
 def test_a_large_offset_costs_no_digits():

@@ -40,7 +40,7 @@ def test_its_attributes():
     assert fitted.score(X) < 0
     with pytest.raises(ParameterError, match="expected one number of hidden units"):
         small(hidden=(3, 4)).fit(X)
-    with pytest.raises(ParameterError, match="radius is 0.1, but training rows"):
+    with pytest.raises(ParameterError, match=r"radius is 0\.1, but training rows"):
         small(radius=0.1).fit(X)
     with pytest.raises(ParameterError, match="has an encoder only"):
         fitted.inverse_transform(fitted.transform(X))

@@ -76,7 +76,7 @@ class Machine:
 
     def gibbs(self, u, numbers, substep=0, step=STEP, radius=np.inf, attempts=32):
         """(moved, which first left the ball)."""
-        w, _, _, alpha, mu, _ = self.tensors()
+        _, _, _, alpha, mu, _ = self.tensors()
         y, x = self.inputs(u)
         n, slabs = len(u), self.K * self.H
         h, noise = np.empty((n, self.H), np.float32), np.empty((n, slabs + self.V), np.float32)
@@ -302,7 +302,7 @@ def test_bad_calls_are_named():
     machine = Machine(4, 3)
     rows = machine.rows(2)
     for change, message in (({"steps": 0}, "gibbs_steps is 0"), ({"turn": 16}, "turn is 16"),
-                            ({"index": np.arange(3)}, "index has 3 elements; expected 2"), ({"radius": -1.0}, "radius")):
+                            ({"radius": -1.0}, "radius"), ({"index": np.arange(3)}, "index has 3 elements; expect")):
         with pytest.raises(ValueError, match=message):
             gradient(machine, rows, **change)
     with pytest.raises(ValueError, match="gradients has 5 elements"):

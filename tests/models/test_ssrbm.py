@@ -135,7 +135,7 @@ def test_the_positive_phase_is_the_slope_of_the_free_energy(kind):
 @pytest.mark.parametrize("kind", ["plain", "pooled", "scalar", "mu", "mu, scalar"])
 def test_the_partition_function_is_the_integral_of_the_free_energy(kind):
     model, parameters, buffers = made(2, 3, **{**KINDS[kind], "radius": 60.0})
-    grid, density, area = on_a_grid(model, parameters)
+    _, density, area = on_a_grid(model, parameters)
     assert exact_log_partition(model, parameters, Crew()) == pytest.approx(np.log(density.sum() * area), abs=1e-4)
     found = measured(model, parameters, buffers, rows_of(20, 2))
     p = np.exp(-model.free_energy(parameters, rows_of(20, 2)))
@@ -232,11 +232,11 @@ def test_what_has_no_exact_likelihood_is_refused():
     assert measured(model, parameters, buffers, rows)["outside_ball"] < 1e-3
     views = model.layout.views(parameters)
     views["weights"][:, 0, 0] = 5
-    with pytest.raises(DataError, match="8 of 16 states of the spikes are improper.*Form mu has proper states only"):
+    with pytest.raises(DataError, match=r"8 of 16 states of the spikes are improper.*Form mu has proper states only"):
         measured(model, parameters, buffers, rows)
     model, parameters, buffers = made()
     model.layout.views(parameters)["radius"][:] = 1.5
-    with pytest.raises(DataError, match="lies outside the ball of radius 1.5, which makes it another one"):
+    with pytest.raises(DataError, match=r"lies outside the ball of radius 1\.5, which makes it another one"):
         measured(model, parameters, buffers, rows)
     model, parameters, buffers = made(6, 21, form="mu")
     with pytest.raises(ParameterError, match="21 hidden units are too many for an enumeration, which takes up to 20"):
