@@ -20,6 +20,7 @@ from pyddl.data.statistics import Statistics
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import Layout, Slice
 from pyddl.models.classifier import check_classes, classes_of
+from pyddl.models.dcgan import discriminator_of, generator_of, picture_of
 from pyddl.models.layers import Dense, Layer, as_plain, from_plain
 from pyddl.models.network import Network
 from pyddl.models.objectives import OBJECTIVES
@@ -31,6 +32,7 @@ __all__ = ["GAN"]
 Layers = Sequence[int | Layer | Mapping[str, Any]]
 
 OUTPUTS = ("linear", "sigmoid", "tanh")
+UNITS = (128, 128)
 MOST_NOISE = 64  # numbers, where nothing else is said
 LEAST_SLOPE = np.float32(1e-6)  # of a loss that has a penalty: one tangent pass divides by it
 NOISE_KINKS = 2.0  # deviations of the noise over which the generator's first kinks are spread
@@ -50,10 +52,19 @@ class GAN:
     ----------
     inputs : int
         Features of a row.
-    generator, discriminator : sequence of int or of Layer, default=(128, 128)
-        Units of dense hidden layers; or all layers, the last one included: the generator's has the features of a row as
-        outputs, the discriminator's one linear output. By units, a discriminator of which only differences count has no
-        bias at its output.
+    generator, discriminator : sequence of int or of Layer, optional
+        Units of dense hidden layers, by default (128, 128), with ``channels`` none; or all layers, the last one
+        included: the generator's has the features of a row as outputs, the discriminator's one linear output, or where
+        conditional one for each class. By units, a discriminator of which only differences count has no bias there.
+    channels : sequence of int, optional
+        Of convolutions of stride 2 at the discriminator's beginning, for pictures; the generator mirrors them [1]_.
+    image_shape : sequence of int, optional
+        Of a row as a picture, with ``channels``: see `pyddl.data.picture.Picture.of`.
+    upsample : {"transposed", "resize"}, default="transposed"
+        How the generator's pictures grow: by transposed convolutions, or resized and convolved.
+    batch_norm : {"none", "own", "synchronised"}, default="none"
+        In the generator of pictures, by statistics of each worker's own rows or of all; running ones in the
+        discriminator's turns.
     noise : int, optional
         Normal numbers that a sample is made of; by default as many as features, from 2 to 64.
     objective : {"r3gan", "non_saturating", "minimax", "wgan", "wgan_gp"}, default="r3gan"
@@ -78,7 +89,8 @@ class GAN:
         The averaged copy of the generator, which samples are drawn from, keeps so much of itself in each update; 0:
         there is none.
     conditional : bool, default=False
-        Samples are of a class that is asked for: both networks see the row's label.
+        Samples are of a class that is asked for: the generator sees the row's label, and the discriminator has an
+        output for each class, of which the label's counts [2]_.
     classes : int or sequence of str, optional
         Of the labels, where conditional.
     activation : str, default="leaky_relu"
@@ -104,12 +116,20 @@ class GAN:
         Of layers that keep statistics.
     stages : tuple of Stage
         Phases ``discriminator`` and ``generator``, after one of the discriminator alone where it is pretrained.
+
+    References
+    ----------
+    .. [1] Radford, Metz, Chintala (2016), Unsupervised representation learning with deep convolutional generative
+       adversarial networks, ICLR.
+    .. [2] Mescheder, Geiger, Nowozin (2018), Which training methods for GANs do actually converge?, ICML.
     """
 
     name = "gan"
 
-    def __init__(self, inputs: int, generator: Layers = (128, 128), discriminator: Layers = (128, 128), *,
-                 noise: int | None = None, objective: str = "r3gan", penalty: float | None = None,
+    def __init__(self, inputs: int, generator: Layers | None = None, discriminator: Layers | None = None, *,
+                 channels: Sequence[int] | None = None, image_shape: Sequence[int] | None = None,
+                 upsample: str = "transposed", batch_norm: str = "none", noise: int | None = None,
+                 objective: str = "r3gan", penalty: float | None = None,
                  penalty_end: float | None = None, penalty_steps: int | None = None, clip_weights: float | None = None,
                  label_smoothing: float = 0.0, generator_every: int = 1, pretrain_steps: int = 0,
                  average: float = 0.999, conditional: bool = False, classes: int | Sequence[str] | None = None,
@@ -134,11 +154,12 @@ class GAN:
                       "generator_rate": generator_rate, "discriminator_rate": discriminator_rate,
                       "beta1": _check.number("beta1", beta1, at_least=0, below=1),
                       "beta2": _check.number("beta2", beta2, at_least=0, below=1)}
-        first = self._layers("generator", generator, self.inputs, self.output)
-        second = self._layers("discriminator", discriminator, 1, "linear", biased=not self.objective.of_differences)
+        self._set_picture(channels, image_shape, upsample, batch_norm)
+        first = self._layers("generator", generator)
+        second = self._layers("discriminator", discriminator)
         self.generator = Network(first, self.noise + self.classes, name="generator", group="generator", dtype=dtype)
-        self.discriminator = Network(second, self.inputs + self.classes, name="discriminator", group="discriminator",
-                                     dtype=dtype, number=len(first))
+        self.discriminator = Network(second, self.inputs, name="discriminator", group="discriminator", dtype=dtype,
+                                     number=len(first))
         self._check_networks()
         self.dtype = self.generator.dtype
         self.layout = Layout([*self.generator.slices, *self.discriminator.slices,
@@ -157,16 +178,22 @@ class GAN:
 
     @classmethod
     def for_data(cls, data: Source, conditional: bool = False, output: str | None = None, **options: Any) -> GAN:
-        """The model for these rows: with their classes where conditional, and outputs of their range."""
+        """The model for these rows: with their classes where conditional, outputs of their range, and their shape."""
         if output is None:
             output = "sigmoid" if data.minimum >= 0 and data.maximum <= 1 else "linear"
+        if options.get("channels") and options.get("image_shape") is None and data.image_shape is not None:
+            options["image_shape"] = tuple(data.image_shape)
         return cls(data.features, conditional=conditional, classes=classes_of(data) if conditional else None,
                    output=output, **options)
 
     def options(self) -> dict[str, Any]:
         """Plain values that make the same model again: ``GAN(**options)``."""
         return {"inputs": self.inputs, "generator": self._given["generator"],
-                "discriminator": self._given["discriminator"], "noise": self.noise, "objective": self.objective.name,
+                "discriminator": self._given["discriminator"],
+                "channels": list(self.channels) or None,
+                "image_shape": None if self.image_shape is None else list(self.image_shape),
+                "upsample": self.upsample, "batch_norm": self.batch_norm, "noise": self.noise,
+                "objective": self.objective.name,
                 "penalty": self.penalty if self.objective.penalised else None, "penalty_end": self.penalty_end,
                 "penalty_steps": self.penalty_steps, "clip_weights": self.clip_weights,
                 "label_smoothing": self.label_smoothing, "generator_every": self.generator_every,
@@ -210,8 +237,41 @@ class GAN:
             raise ParameterError("conditional needs classes: how many the labels are of, or their names")
         self.classes = _check.integer("classes", count, at_least=2)
 
-    def _layers(self, name: str, given: Layers, outputs: int, last: str, biased: bool = True) -> list[Layer]:
-        """The layers of a network, the last one perhaps without biases; how it was given is kept as plain values."""
+    def _set_picture(self, channels: Sequence[int] | None, shape: Sequence[int] | None, upsample: str,
+                     batch_norm: str) -> None:
+        self.channels = () if channels is None else _check.integers("channels", channels, at_least=1)
+        self.image_shape, self.upsample, self.batch_norm = shape, upsample, batch_norm
+        if not self.channels:
+            for name, value, usual in (("image_shape", shape, None), ("upsample", upsample, "transposed"),
+                                       ("batch_norm", batch_norm, "none")):
+                if value != usual:
+                    raise ParameterError(f"{name} is {value!r}, which is of convolutions: leave it out, or give "
+                                         "channels, for example 64,128")
+            return
+        if shape is None:
+            raise ParameterError("channels are of convolutions, and the rows do not say the shape of a picture: give "
+                                 "image_shape (--image-shape HEIGHT,WIDTH or HEIGHT,WIDTH,CHANNELS), or leave channels "
+                                 "out")
+        self.picture = picture_of(shape, self.channels, self.inputs)
+
+    def _made(self, name: str, units: Sequence[int]) -> list[Layer]:
+        """The layers of a network from its units."""
+        shared: dict[str, Any] = {"activation": self.activation, "initialiser": self.initialiser}
+        inner: list[Layer] = [Dense(each, **shared) for each in units]
+        if name == "generator":
+            if self.channels:
+                return generator_of(self.picture, self.channels, units, output=self.output, upsample=self.upsample,
+                                    batch_norm=self.batch_norm, **shared)
+            return [*inner, Dense(self.inputs, self.output, initialiser=self.initialiser)]
+        last: dict[str, Any] = {"outputs": self.classes or 1, "bias": not self.objective.of_differences}
+        if self.channels:
+            return discriminator_of(self.picture, self.channels, units, **last, **shared)
+        return [*inner, Dense(**last, initialiser=self.initialiser)]
+
+    def _layers(self, name: str, given: Layers | None) -> list[Layer]:
+        """The layers of a network; how it was given is kept as plain values."""
+        if given is None:
+            given = () if self.channels else UNITS
         if isinstance(given, str) or not isinstance(given, Sequence):
             raise ParameterError(f"{name} is {given!r}; expected units of hidden layers, for example (128, 128), or "
                                  "layers of pyddl.models.layers")
@@ -219,8 +279,7 @@ class GAN:
         if all(isinstance(each, int | np.integer) for each in given):
             units = _check.integers(name, given, at_least=1)
             self._given[name] = list(units)
-            return [*(Dense(each, self.activation, initialiser=self.initialiser) for each in units),
-                    Dense(outputs, last, bias=biased, initialiser=self.initialiser)]
+            return self._made(name, units)
         layers: list[Layer] = []
         for each in given:
             if isinstance(each, int | np.integer):
@@ -234,10 +293,11 @@ class GAN:
         if made != self.inputs:
             raise ShapeError(f"the generator's output has {made} features {self.generator.output}, and a row has "
                              f"{self.inputs}: let its last layer have as many outputs")
-        last = self.discriminator.layers[-1]
-        if self.discriminator.output != (1,) or getattr(last, "activation", "linear") != "linear":
+        last, numbers = self.discriminator.layers[-1], self.classes or 1
+        if self.discriminator.output != (numbers,) or getattr(last, "activation", "linear") != "linear":
+            each = " for each class" if self.classes else ""
             raise ParameterError(f"the discriminator ends with {last}; objective {self.objective.name} needs one "
-                                 "number without bounds: let the last layer be Dense(1)")
+                                 f"number without bounds{each}: let the last layer be Dense({numbers})")
         if self.penalised:
             for name, layer in zip(self.discriminator.names, self.discriminator.layers, strict=True):
                 if not layer.piecewise_linear:
@@ -320,34 +380,36 @@ class GAN:
                           batch: Batch) -> dict[str, float]:
         objective, critic, count = self.objective, self.discriminator, len(batch)
         seen = self._seen(parameters, buffers, batch)
-        judged = np.empty((2 * count, 1), dtype=np.float32)
-        critic.forward(parameters, buffers, batch, seen, judged, slot=0)
-        r, f = judged[:count, 0], judged[count:, 0]
+        places = self._places(batch, 2)
+        judged = self._judged(parameters, buffers, batch, seen, places, slot=0)
+        r, f = judged[:count], judged[count:]
         losses, of_r, of_f = objective.of_discriminator(r, f)
-        slopes = np.concatenate([of_r, of_f])[:, None]
+        slopes = np.concatenate([of_r, of_f])
         found = {"loss": _sum(losses), **objective.right(r, f)}
         weight = self.weight_at(batch.step)
         if not self.penalised:
-            critic.backward(parameters, gradients, buffers, batch, slopes, slot=0)
+            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes, places), slot=0)
             return found
         if objective.penalised == "between":
-            critic.backward(parameters, gradients, buffers, batch, slopes, slot=0, final=False)
-            points = self._between(seen, batch)
-            critic.forward(parameters, buffers, batch, points, judged[:count], slot=1)
-            slopes, penalised, slot = np.ones((count, 1), dtype=np.float32), count, 1
+            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes, places), slot=0, final=False)
+            points, places = self._between(seen, batch), self._places(batch)
+            self._judged(parameters, buffers, batch, points, places, slot=1)
+            slopes, penalised, slot = np.ones(count, dtype=np.float32), count, 1
             g = np.empty_like(points)
-            critic.backward(parameters, None, buffers, batch, slopes, slot=1, below=g)
+            critic.backward(parameters, None, buffers, batch, self._deltas(slopes, places), slot=1, below=g)
         else:
             # One backward pass serves loss and penalty: its gradients with respect to the rows are g times the loss's
             # slopes, and the derivative along u / slope of what it went backward from is that along u of D.
             slopes = np.where(np.abs(slopes) < LEAST_SLOPE, LEAST_SLOPE, slopes)
             penalised, slot = len(seen) if objective.penalised == "both" else count, 0
             g = np.empty_like(seen)
-            critic.backward(parameters, gradients, buffers, batch, slopes, slot=0, below=g, final=False)
-            g /= slopes
-        penalties, along = objective.at_slopes(g[:penalised, : self.inputs], weight)
-        directions = np.zeros_like(g)  # of labels and of what is not penalised none
-        np.divide(along, slopes[:penalised], out=directions[:penalised, : self.inputs])
+            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes, places), slot=0, below=g,
+                            final=False)
+            g /= slopes[:, None]
+        penalties, along = objective.at_slopes(g[:penalised], weight)
+        directions = np.empty_like(g)
+        directions[penalised:] = 0
+        np.divide(along, slopes[:penalised, None], out=directions[:penalised])
         critic.tangent(parameters, gradients, buffers, batch, directions, slot=slot, add=True)
         found["penalty"] = _sum(penalties)
         found["loss"] += found["penalty"]
@@ -357,15 +419,12 @@ class GAN:
                       batch: Batch) -> dict[str, float]:
         objective, critic, count = self.objective, self.discriminator, len(batch)
         seen = self._seen(parameters, buffers, batch, slot=0, rows=objective.paired)
-        judged = np.empty((2 * count, 1), dtype=np.float32)
-        r, f = judged[:count], judged[count:]
-        if objective.paired:
-            critic.forward(parameters, buffers, batch, seen[:count], r)
-        critic.forward(parameters, buffers, batch, seen[count:], f, slot=0)
-        losses, slopes = objective.of_generator(r[:, 0], f[:, 0])
-        below = np.empty((count, seen.shape[1]), dtype=np.float32)
-        critic.backward(parameters, None, buffers, batch, np.ascontiguousarray(slopes[:, None]), slot=0, below=below)
-        below = np.ascontiguousarray(below[:, : self.inputs])
+        places = self._places(batch)
+        f = self._judged(parameters, buffers, batch, seen[count:], places, slot=0)
+        r = self._judged(parameters, buffers, batch, seen[:count], places) if objective.paired else f
+        losses, slopes = objective.of_generator(r, f)
+        below = np.empty((count, self.inputs), dtype=np.float32)
+        critic.backward(parameters, None, buffers, batch, self._deltas(slopes, places), slot=0, below=below)
         if self.output != "linear":
             below /= self._scale(parameters)
         self.generator.backward(parameters, gradients, buffers, batch, below, slot=0)
@@ -375,20 +434,38 @@ class GAN:
               rows: bool = True) -> np.ndarray:
         """What the discriminator sees of a turn: the batch's rows, if wanted, over as many samples (2 B, ...)."""
         count = len(batch)
-        seen = np.empty((2 * count, self.inputs + self.classes), dtype=np.float32)
-        labels = self._labels(batch.labels, count)
+        seen = np.empty((2 * count, self.inputs), dtype=np.float32)
         if rows:
-            seen[:count, : self.inputs] = self._standardised(parameters, batch.rows)
-            seen[:count, self.inputs :] = labels
+            self._standardised(parameters, batch.rows, seen[:count])
         noise = np.empty((count, self.noise), dtype=np.float32)
         _core.normal(noise, batch.index, batch.seed % random.SEEDS, random.NOISE, batch.step, batch.turn)
-        made = np.empty((count, self.inputs), dtype=np.float32) if self.classes else seen[count:]
-        self.generator.forward(parameters, buffers, batch, self._with(noise, labels), made, slot=slot)
+        given = self._with(noise, batch.labels)
+        self.generator.forward(parameters, buffers, batch, given, seen[count:], slot=slot)
         if self.output != "linear":
-            made = self._standardised(parameters, made)
-        seen[count:, : self.inputs] = made
-        seen[count:, self.inputs :] = labels
+            self._standardised(parameters, seen[count:], seen[count:])
         return seen
+
+    def _places(self, batch: Batch, times: int = 1) -> np.ndarray | None:
+        """Which output of the discriminator counts for each row, and for so many samples of each; None where it has
+        one."""
+        if not self.classes:
+            return None
+        return np.tile(np.asarray(batch.labels, dtype=np.int64).reshape(len(batch), 1), (times, 1))
+
+    def _judged(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch, seen: np.ndarray,
+                places: np.ndarray | None, slot: int | None = None) -> np.ndarray:
+        """The discriminator's numbers of what it sees, (n,)."""
+        out = np.empty((len(seen), self.classes or 1), dtype=np.float32)
+        self.discriminator.forward(parameters, buffers, batch, seen, out, slot=slot)
+        return (out if places is None else np.take_along_axis(out, places, axis=1))[:, 0]
+
+    def _deltas(self, slopes: np.ndarray, places: np.ndarray | None) -> np.ndarray:
+        """The slopes of a loss with respect to those numbers, (n,), as deltas of the outputs."""
+        if places is None:
+            return np.ascontiguousarray(slopes[:, None])
+        out = np.zeros((len(slopes), self.classes), dtype=np.float32)
+        np.put_along_axis(out, places, slopes[:, None], axis=1)
+        return out
 
     def _between(self, seen: np.ndarray, batch: Batch) -> np.ndarray:
         """A point between each row and its sample, at a place that is drawn."""
@@ -397,10 +474,9 @@ class GAN:
         _core.uniform(places, batch.index, batch.seed % random.SEEDS, random.NOISE, batch.step, BETWEEN + batch.turn)
         return places * seen[:count] + (1 - places) * seen[count:]
 
-    def _standardised(self, parameters: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        out = rows - self._centre(parameters)
+    def _standardised(self, parameters: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
+        np.subtract(rows, self._centre(parameters), out=out)
         out /= self._scale(parameters)
-        return out
 
     def _centre(self, parameters: np.ndarray) -> np.ndarray:
         return parameters[self._place : self._place + self.inputs]
@@ -408,15 +484,14 @@ class GAN:
     def _scale(self, parameters: np.ndarray) -> np.float32:
         return parameters[self._place_of_scale]
 
-    def _labels(self, labels: np.ndarray | None, count: int) -> np.ndarray:
-        """A row of zeros and one 1 for each label."""
-        out = np.zeros((count, self.classes), dtype=np.float32)
-        if self.classes and labels is not None:
-            out[np.arange(count), np.asarray(labels, dtype=np.int64).reshape(count)] = 1
+    def _with(self, noise: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        """What the generator sees: noise, and where conditional a 1 at the place of the label among zeros."""
+        if not self.classes:
+            return noise
+        out = np.zeros((len(noise), self.noise + self.classes), dtype=np.float32)
+        out[:, : self.noise] = noise
+        out[np.arange(len(noise)), self.noise + np.asarray(labels, dtype=np.int64).reshape(len(noise))] = 1
         return out
-
-    def _with(self, noise: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return np.concatenate([noise, labels], axis=1) if self.classes else noise
 
     # ---- what a trained pair says
 
@@ -432,17 +507,15 @@ class GAN:
         """
         own = Batch(batch.rows, batch.index, labels=batch.labels)  # the noise of a row is always the same
         count = len(own)
-        judged = np.empty((2 * count, 1), dtype=np.float32)
-        seen = self._seen(parameters, buffers, own)
-        self.discriminator.forward(parameters, buffers, own, seen, judged)
-        r, f = judged[:count, 0], judged[count:, 0]
+        judged = self._judged(parameters, buffers, own, self._seen(parameters, buffers, own), self._places(own, 2))
+        r, f = judged[:count], judged[count:]
         return {"loss": _sum(self.objective.of_generator(r, f)[0]),
                 "discriminator_loss": _sum(self.objective.of_discriminator(r, f)[0]), **self.objective.right(r, f)}
 
     def generate(self, parameters: np.ndarray, buffers: np.ndarray, noise: np.ndarray,
                  labels: np.ndarray | None = None) -> np.ndarray:
         """Samples of ``noise`` (n, noise) and, where conditional, of ``labels`` (n,) -> (n, inputs)."""
-        given = np.ascontiguousarray(self._with(noise, self._labels(labels, len(noise))), dtype=np.float32)
+        given = np.ascontiguousarray(self._with(noise, labels), dtype=np.float32)
         out = self.generator.outputs(parameters, buffers, given)
         if self.output == "linear":
             out *= self._scale(parameters)

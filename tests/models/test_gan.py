@@ -77,18 +77,22 @@ class Plain:
             elif layer.activation == "tanh":
                 x = np.tanh(x)
             jacobian = slope[:, :, None] * (w if jacobian is None else w @ jacobian)
-        return x, jacobian.sum(axis=1)
+        return x, jacobian  # (rows, outputs), (rows, outputs, inputs)
 
     def loss(self, parameters, phase):
         model, p = self.model, model_views(self.model, parameters)
-        seen = np.concatenate([self.standard(p, self.batch.rows.astype(float)), self.labels], axis=1)
+        seen = self.standard(p, self.batch.rows.astype(float))
         fake, _ = self.network(p, model.generator, np.concatenate([self.noise, self.labels], axis=1))
         fake = fake if model.output == "linear" else self.standard(p, fake)
-        fake = np.concatenate([fake, self.labels], axis=1)
-        r, of_r = self.network(p, model.discriminator, seen)
-        f, of_f = self.network(p, model.discriminator, fake)
-        middle = self.places * seen + (1 - self.places) * fake
-        return self.game(r, f, of_r, of_f, self.network(p, model.discriminator, middle)[1], phase)
+        r, of_r = self.judged(p, seen)
+        f, of_f = self.judged(p, fake)
+        return self.game(r, f, of_r, of_f, self.judged(p, self.places * seen + (1 - self.places) * fake)[1], phase)
+
+    def judged(self, p, x):
+        """The discriminator's numbers of the rows' classes, and their slopes with respect to x."""
+        found, jacobian = self.network(p, self.model.discriminator, x)
+        row, place = np.arange(len(x)), self.batch.labels if self.model.classes else 0
+        return found[row, place], jacobian[row, place]
 
     def standard(self, p, rows):
         return (rows - p["rows.centre"]) / p["rows.scale"]
@@ -219,6 +223,8 @@ def test_it_is_made_for_its_data():
     assert for_data("gan", grey).output == "sigmoid" and for_data("gan", grey).noise == 64
     assert for_data("gan", grey, output="tanh").output == "tanh"
     assert for_data("gan", ArraySource(ROWS)).output == "linear" and for_data("gan", ArraySource(ROWS)).noise == 3
+    pictures = ArraySource(np.zeros((9, 8, 8), np.float32))
+    assert for_data("gan", pictures, channels=(4, 4)).image_shape == (8, 8)
     named = ArraySource(ROWS, labels=Labels(np.arange(40) % 3, ("a", "b", "c")))
     model = for_data("gan", named, conditional=True)
     assert (model.classes, model.class_names, model.needs_labels) == (3, ("a", "b", "c"), True)
@@ -232,6 +238,52 @@ def test_layers_may_be_given():
     assert create("gan", **model.options()).generator.layers == model.generator.layers
     assert GAN(4, (), ()).layout.count == 4 * 4 + 4 + 4 + 4 + 1, "and no bias of a discriminator of differences"
     assert GAN(4, (), (), objective="minimax").layout.count == 4 * 4 + 4 + 4 + 1 + 4 + 1
+
+
+PICTURES = {
+    "grey": ((8, 8), {}),
+    "colours in planes": ((3, 8, 12), {}),
+    "colours together, resized": ((8, 8, 3), {"upsample": "resize", "activation": "relu"}),
+    "normalised": ((8, 8), {"batch_norm": "own", "activation": "relu"}),
+    "dense layers besides": ((8, 8), {"generator": (9,), "discriminator": (10,)}),
+    "classes": ((8, 8), {"conditional": True, "classes": 4}),
+}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_networks_for_pictures(kind):
+    """The largest gradients of each tensor against finite differences of the loss, in single precision."""
+    shape, options = PICTURES[kind]
+    inputs = int(np.prod(shape))
+    rows = np.random.default_rng(0).random((30, inputs), dtype=np.float32)
+    model = GAN(inputs, channels=(3, 4), image_shape=shape, noise=5, **options)
+    assert create("gan", **model.options()).layout == model.layout
+    parameters, buffers = model.layout.zeros(), model.buffers.zeros()
+    model.initialise(parameters, buffers, 2, Statistics(ArraySource(rows)))
+    batch = Batch(rows[:7], np.arange(7), labels=np.arange(7) % 4, seed=1, step=2)
+    assert model.sample(parameters, buffers, 3, 0).shape == (3, inputs)
+    for batch.turn, batch.phase in enumerate(("discriminator", "generator")):
+        gradients, scratch = model.layout.zeros(), model.layout.zeros()
+        assert np.isfinite(model.gradient(parameters, gradients, buffers, batch)["loss"])
+        for s in model.layout:
+            if s.group != batch.phase or (s.group == "generator" and model.batch_norm != "none"):
+                continue
+            own, off = gradients[s.begin : s.end], []
+            for at in s.begin + np.argsort(-np.abs(own))[:5]:
+                losses = []
+                for sign in (1, -1):
+                    moved = parameters.copy()
+                    moved[at] += sign * np.float32(2e-4)
+                    losses.append(model.gradient(moved, scratch, buffers, batch)["loss"])
+                off.append(abs((losses[0] - losses[1]) / 4e-4 - gradients[at]))
+            assert sorted(off)[len(off) // 2] < 0.01 * np.abs(own).max() + 0.01, s.name  # a kink may lie between
+
+
+def test_planes_of_colour_stay_planes():
+    """Rows of CIFAR-10 have one plane after another: a picture and its row are one to both networks."""
+    model = GAN(3 * 4 * 4, channels=(2,), image_shape=(3, 4, 4))
+    assert model.picture.planes and model.picture.shape == (4, 4, 3)
+    assert model.generator.layers[-1].planes and model.discriminator.layers[0].planes
 
 
 def test_phases_have_their_own_rules():
@@ -265,6 +317,12 @@ def test_phases_have_their_own_rules():
     ({"conditional": True}, ParameterError, "conditional needs classes"),
     ({"generator": 8}, ParameterError, "expected units of hidden layers"),
     ({"generator": (8, Dense(3))}, ParameterError, "mixes numbers and layers"),
+    ({"channels": (4,)}, ParameterError, "the rows do not say the shape of a picture"),
+    ({"channels": (4,), "image_shape": (3, 3)}, ShapeError, "9 values; rows have 3"),
+    ({"channels": (4,), "image_shape": (1, 3)}, ShapeError, "cannot be halved 1 times: expected multiples of 2"),
+    ({"image_shape": (1, 3)}, ParameterError, "image_shape is .*give channels, for example 64,128"),
+    ({"batch_norm": "own"}, ParameterError, "batch_norm is 'own', which is of convolutions"),
+    ({"conditional": True, "classes": 2, "discriminator": [Dense(1)]}, ParameterError, r"last layer be Dense\(2"),
     ({"generator_optimizer": "adm"}, ParameterError, "did you mean 'adam'"),
     ({"discriminator_rate": 0}, ParameterError, "discriminator_rate is 0"),
 ])
