@@ -57,6 +57,10 @@ class Simulated:
         Of each rank: of servers, then of workers.
     parameters : ndarray
         As all workers have them at the end.
+    averaged : ndarray
+        The same with averaged copies in their places.
+    buffers : ndarray
+        As one process has them.
     servers : list of dict
         What each server has received, as `pyddl.train.server.Received` sums it up.
     """
@@ -67,6 +71,8 @@ class Simulated:
     curve: list[dict[str, Any]]
     timelines: list[Timeline]
     parameters: np.ndarray
+    averaged: np.ndarray
+    buffers: np.ndarray
     servers: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -149,7 +155,8 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
     everyone.settle()
     first = everyone.workers[0]
     received = [server.received_so_far.summary(server.version) for server in everyone.servers]
-    return Simulated(strategy.name, workers, calendar.end, snapshots.curve, timelines, first.whole, received)
+    return Simulated(strategy.name, workers, calendar.end, snapshots.curve, timelines, first.whole,
+                     everyone.averaged(), first.buffers_as_one(), received)
 
 
 def check(strategy: Strategy, workers: int, batch_size: int, data: Source) -> None:

@@ -10,6 +10,7 @@ from benchmarks import (
     convergence,
     harness,
     likelihood,
+    models,
     overhead,
     ranks,
     rbm,
@@ -92,6 +93,23 @@ def test_likelihoods_are_exact_and_do_not_care_about_a_flip(out):
     found = [line["log_likelihood"] for line in lines]
     assert len(found) == 2 and abs(found[0] - found[1]) < 0.5
     assert all(line["log_probability_of_rows"] <= 0 and line["training_seconds"] > 0 for line in lines)
+
+
+def test_a_model_under_each_strategy_beside_allreduce(out):
+    record = models.main(["rbm", *SMALL, "--hidden", "8", "--out", str(out)])
+    assert [line["name"] for line in record.lines] == ["allreduce", "averaging, period 4", "server async"]
+    assert record.header["options"]["hidden"] == (8,) and record.header["options"]["epochs"] == 1
+    first, *others = record.lines
+    assert first["ratio"] == 1 and first["value"] == first["scores"][0]["log_likelihood"] < 0
+    assert all(line["ratio"] == pytest.approx(1, abs=0.1) and line["values"] != first["values"] for line in others)
+
+
+def test_a_model_without_a_row_is_compared_by_its_test_loss(out):
+    record = models.main(["linear", *SMALL, "--only", "server ssp", "--workers", "2", "--out", str(out)])
+    assert [line["name"] for line in record.lines] == ["allreduce", "server ssp"]
+    assert record.header["score"] == "test_loss" and record.header["measure"] is None
+    with pytest.raises(SystemExit, match="no figure likelihood; there are test_loss"):
+        models.main(["linear", *SMALL, "--score", "likelihood", "--out", str(out)])
 
 
 def test_asynchronous_training_is_simulated_with_and_without_a_straggler(out):
