@@ -216,12 +216,41 @@ class Rbm:
         sum: Any,
         ready: Any,
         rounded: np.ndarray | None,
+        below: Floats | None = None,
+        reservoir: Floats | None = None,
+        reservoir_energies: Floats | None = None,
+        works: Floats | None = None,
     ) -> float:
-        """Overwrites ``gradients`` with the sum over ``rows``, moves ``chains`` (N, H) and offsets; the loss."""
+        """Overwrites ``gradients`` with the sum over ``rows``, moves ``chains`` (N, H) and offsets; the loss.
+
+        Chains change places with states of the machine ``below``, which stand in ``reservoir`` (N, R * H) with their
+        ``reservoir_energies`` (N, R); ``works`` (N, 2) says what an exchange would cost.
+        """
 
     def hidden_mean(self, parameters: Floats, v: Floats, out: Floats) -> None: ...
     def visible_mean(self, parameters: Floats, h: Floats, out: Floats) -> None: ...
     def free_energy(self, parameters: Floats, v: Floats, out: Doubles) -> None: ...
+    def hidden_free_energy(self, parameters: Floats, h: Floats, out: Doubles) -> None:
+        """out (B,) := -log of the sum over v of exp(-energy) of hidden units h (B, H)."""
+
+    def climb(
+        self,
+        rungs: Floats,
+        states: Floats,
+        numbers: np.ndarray,
+        seed: int,
+        purpose: int,
+        step: int,
+        first: int,
+        sweeps: int,
+        works: Doubles,
+        energies: Doubles,
+    ) -> None:
+        """Gibbs steps on each of L rungs (L, parameters) of chains (N, at least L * H), and exchanges of neighbours.
+
+        ``works`` (sweeps * (L - 1) * 2 * N,) and ``energies`` (sweeps, N): see kernels/rbm.hpp.
+        """
+
     def conditional_loss(
         self,
         parameters: Floats,

@@ -18,7 +18,7 @@ from pyddl.errors import ParameterError
 
 __all__ = ["ALIGNMENT", "MERGES", "Layout", "Slice", "staggered"]
 
-MERGES = ("mean", "sum", "total", "max", "rows")
+MERGES = ("mean", "sum", "total", "max", "rows", "equal")
 
 ALIGNMENT = 16  # floats: slices start on a cache line, so that vector loads never straddle two
 PAGE = 1024  # floats
@@ -46,7 +46,7 @@ class Slice:
         The phase that trains it: a GAN has ``generator`` and ``discriminator``.
     decay : bool, default=True
         Whether weight decay applies; usual for weights, unusual for biases.
-    merge : {"mean", "sum", "total", "max", "rows"}, default="mean"
+    merge : {"mean", "sum", "total", "max", "rows", "equal"}, default="mean"
         For buffers: how the values of several workers become one.
 
         mean   their mean, weighted by the rows that each has seen since the last time
@@ -55,6 +55,8 @@ class Slice:
                quotient is then exact, also where workers have unlike numbers of rows
         max    the largest
         rows   a table whose first axis is cut among the workers, each of whom owns some: persistent chains
+        equal  they are equal already, since the model moves them by ``batch.sum`` and the parameters only: strategies
+               that have no such sums are refused
     first, of : int, optional
         Where this is only a part of a tensor: rows from ``first`` on, out of ``of`` rows in all.
 

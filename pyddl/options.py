@@ -217,12 +217,15 @@ TABLE: list[Option] = [
            "binary values of bernoulli units; none: values in [0, 1] as they are; threshold: 1 from 1/2 on; sample: "
            "drawn anew in each step", choices=("none", "threshold", "sample"), trainer=False, of=_BOLTZMANN),
     Option("chain", "str", "pcd", "model",
-           "chains of the negative statistics; cd: begin at the rows of a step; pcd: go on from step to step",
-           choices=("cd", "pcd"), trainer=False, of=_CHAINED),
+           "chains of the negative statistics; cd: begin at the rows of a step; pcd: go on from step to step; ptt: "
+           "go on, and exchange states with earlier machines of the run", choices=("cd", "pcd", "ptt"), trainer=False,
+           of=_CHAINED),
     Option("gibbs_steps", "int", 1, "model", "steps of Gibbs sampling that each chain takes in a step",
            at_least=1, at_most=2000, trainer=False, of=_CHAINED),
     Option("chains", "int", 100, "model", "persistent chains of all ranks together", at_least=1, trainer=False,
            of=_CHAINED),
+    Option("ladder", "int", 16, "model", "earlier machines of the run that chain ptt keeps, at most", at_least=2,
+           at_most=256, trainer=False, of=_BOLTZMANN),
     Option("centering", "bool", True, "model",
            "subtract means of the units in the gradient: better likelihood and samples; without: sparser features",
            trainer=False, of=_STACKED),

@@ -24,7 +24,8 @@ References
 .. [1] Salmon, Moraes, Dror, Shaw (2011), Parallel random numbers: as easy as 1, 2, 3, SC'11, article 16.
 """
 
-__all__ = ["CORRUPT", "DATA", "DROPOUT", "GIBBS", "INITIALISE", "LIKELIHOOD", "NOISE", "SEEDS", "SHUFFLE", "STRATEGY"]
+__all__ = ["CORRUPT", "DATA", "DROPOUT", "GIBBS", "INITIALISE", "LIKELIHOOD", "NOISE", "SEEDS", "SHUFFLE", "STRATEGY",
+           "TEMPERING"]
 
 SEEDS = 1 << 48
 """Seeds are below this number."""
@@ -47,3 +48,5 @@ STRATEGY = 8
 """Choices of a strategy, such as partners of a gossip."""
 LIKELIHOOD = 9
 """Chains that estimate a likelihood."""
+TEMPERING = 10
+"""Chains on a ladder of Boltzmann machines."""

@@ -48,7 +48,8 @@ double gradient(Rbm& self, const Floats& parameters, Floats& gradients, const Fl
                 bool mean_reconstruction, OptionalFloats& visible_offsets, OptionalFloats& hidden_offsets,
                 float offset_rate, float sparsity, float sparsity_cost, std::int64_t seed, std::int64_t purpose,
                 std::int64_t step, std::int64_t turn, py::object sum, py::object ready,
-                const std::optional<Array<std::uint16_t>>& rounded) {
+                const std::optional<Array<std::uint16_t>>& rounded, const std::optional<Floats>& below,
+                OptionalFloats& reservoir, OptionalFloats& reservoir_energies, OptionalFloats& works) {
     kernels::RbmTurn t;
     const RandomKey key = key_of(seed, purpose, step);
     t.parameters = vector(parameters, "parameters");
@@ -62,6 +63,9 @@ double gradient(Rbm& self, const Floats& parameters, Floats& gradients, const Fl
     t.persistent = chains.has_value();
     t.chains = optional_matrix(chains, "chains");
     if (numbers) t.numbers = vector(*numbers, "numbers");
+    if (below)
+        t.reservoir = {vector(*below, "below"), optional_matrix(reservoir, "reservoir"),
+                       optional_matrix(reservoir_energies, "reservoir_energies"), optional_matrix(works, "works")};
     t.weight = weight;
     t.gibbs_steps = gibbs_steps;
     t.mean_reconstruction = mean_reconstruction;
@@ -105,7 +109,9 @@ void register_rbm(py::module_& m) {
              py::kw_only(), "weight"_a, "gibbs_steps"_a, "mean_reconstruction"_a,
              "visible_offsets"_a.noconvert().none(true), "hidden_offsets"_a.noconvert().none(true), "offset_rate"_a,
              "sparsity"_a, "sparsity_cost"_a, "seed"_a, "purpose"_a, "step"_a, "turn"_a, "sum"_a, "ready"_a,
-             "rounded"_a.noconvert().none(true))
+             "rounded"_a.noconvert().none(true), "below"_a.noconvert().none(true) = py::none(),
+             "reservoir"_a.noconvert().none(true) = py::none(),
+             "reservoir_energies"_a.noconvert().none(true) = py::none(), "works"_a.noconvert().none(true) = py::none())
         .def("hidden_mean", means(&Rbm::hidden_mean, "v"), "parameters"_a.noconvert(), "v"_a.noconvert(),
              "out"_a.noconvert())
         .def("visible_mean", means(&Rbm::visible_mean, "h"), "parameters"_a.noconvert(), "h"_a.noconvert(),
@@ -120,6 +126,32 @@ void register_rbm(py::module_& m) {
                 self.free_energy(p, x, y);
             },
             "parameters"_a.noconvert(), "v"_a.noconvert(), "out"_a.noconvert())
+        .def(
+            "hidden_free_energy",
+            [](Rbm& self, const Floats& parameters, const Floats& h, Doubles& out) {
+                const auto p = vector(parameters, "parameters");
+                const auto x = matrix(h, "h");
+                const auto y = out_vector(out, "out");
+                const py::gil_scoped_release no_gil;  // below this line no Python object is touched
+                self.hidden_free_energy(p, x, y);
+            },
+            "parameters"_a.noconvert(), "h"_a.noconvert(), "out"_a.noconvert())
+        .def(
+            "climb",
+            [](Rbm& self, const Floats& rungs, Floats& states, const Index& numbers, std::int64_t seed,
+               std::int64_t purpose, std::int64_t step, std::int64_t first, std::int64_t sweeps, Doubles& works,
+               Doubles& energies) {
+                const auto p = matrix(rungs, "rungs");
+                const auto x = out_matrix(states, "states");
+                const auto i = vector(numbers, "numbers");
+                const auto w = out_vector(works, "works");
+                const auto e = out_matrix(energies, "energies");
+                const RandomKey key = key_of(seed, purpose, step);
+                const py::gil_scoped_release no_gil;  // below this line no Python object is touched
+                self.climb(p, x, i, key, first, sweeps, w, e);
+            },
+            "rungs"_a.noconvert(), "states"_a.noconvert(), "numbers"_a.noconvert(), "seed"_a, "purpose"_a, "step"_a,
+            "first"_a, "sweeps"_a, "works"_a.noconvert(), "energies"_a.noconvert())
         .def(
             "conditional_loss",
             [](Rbm& self, const Floats& parameters, const Floats& v, const Index& index, std::int64_t seed,

@@ -88,6 +88,16 @@ void Rbm::check_turn(const RbmTurn& t) const {
     if (t.turn >= most_turns)
         throw std::invalid_argument("turn is " + std::to_string(t.turn) + "; expected 0 to " +
                                     std::to_string(most_turns - 1));
+    if (!t.reservoir.parameters.empty()) {
+        const RbmReservoir& r = t.reservoir;
+        const std::int64_t each = r.energies.columns;
+        if (!t.persistent || each < 1)
+            throw std::invalid_argument("a reservoir is of persistent chains, and has at least one state for each");
+        check_size("the reservoir's parameters", r.parameters, std::ssize(t.parameters));
+        check_shape("the reservoir's states", r.states, t.chains.rows, each * shape_.hidden);
+        check_shape("the reservoir's energies", r.energies, t.chains.rows, each);
+        check_shape("works", r.works, t.chains.rows, 2);
+    }
     if (t.visible_offsets.empty() && t.hidden_offsets.empty()) return;
     check_size("visible_offsets", t.visible_offsets, shape_.visible);
     check_size("hidden_offsets", t.hidden_offsets, shape_.hidden);
@@ -353,9 +363,11 @@ double Rbm::gradient(const RbmTurn& t) {
         hidden_inputs(u, B, x);
         hidden_sample(states, x, N, numbers, key(0, of_hidden));
     }
+    const bool exchanges = !t.reservoir.parameters.empty();
+    if (exchanges) exchange(t, chain_u, key(0, of_hidden));
     for (std::int64_t k = 1; k <= t.gibbs_steps; ++k) {
         const bool last = k == t.gibbs_steps;
-        visible_inputs(states, N, chain_u);
+        if (k > 1 || !exchanges) visible_inputs(states, N, chain_u);
         if (!(last && t.mean_reconstruction && !t.persistent))
             visible_sample(chain_u, N, numbers, key(k, of_visible));
         else if (gaussian())

@@ -1,5 +1,5 @@
-/// Restricted Boltzmann machine: conditionals, free energy, Gibbs chains, contrastive divergence, and what a likelihood
-/// needs: annealed importance sampling and enumeration.
+/// Restricted Boltzmann machine: conditionals, free energy, Gibbs chains, contrastive divergence, exchanges along a
+/// ladder of machines, and what a likelihood needs: annealed importance sampling and enumeration.
 ///
 /// Letters here and in rbm.cpp: B rows of a batch, N chains, V visible and H hidden units. Matrices are row-major and
 /// contiguous; weights w are (V, H), b are visible and c hidden biases. Visible units are
@@ -41,6 +41,16 @@ struct RbmShape {
     bool code = false;               ///< hidden units are Gaussian; visible ones must be Bernoulli
 };
 
+/// States drawn from a machine near that of a turn, with which its persistent chains may change places: R for each of
+/// the N chains, its own.
+struct RbmReservoir {
+    std::span<const float> parameters;  ///< of that machine; empty: there is no reservoir
+    MatrixView<float> states;           ///< (N, R H), hidden units
+    MatrixView<float> energies;         ///< (N, R), their free energies under that machine
+    MatrixView<float> works;  ///< (N, 2), out: free energy under the turn's machine minus that under the reservoir's,
+                              ///< of the state that was drawn, and of the chain's
+};
+
 /// One gradient. Spans that are empty and views without data are what the turn does not have.
 struct RbmTurn {
     std::span<const float> parameters;
@@ -52,7 +62,8 @@ struct RbmTurn {
     bool persistent = false;              ///< chains go on where they were; else each begins at a row
     MatrixView<float> chains;             ///< (N, H): hidden units of persistent chains, moved
     std::span<const std::int64_t> numbers;
-    double weight = 1;  ///< of a chain against a row in the negative statistics
+    RbmReservoir reservoir;  ///< where chains are persistent
+    double weight = 1;       ///< of a chain against a row in the negative statistics
     std::int64_t gibbs_steps = 1;
     bool mean_reconstruction = false;  ///< the last visible units of chains that begin at rows are probabilities
 
@@ -104,9 +115,27 @@ class Rbm {
     /// G = <(u - mu)(h - lam)'>, b moves by <u> - G lam, c by <h> - G'mu.
     /// With sparsity q* the loss has besides, without being reported, cost * B * sum_j KL(q* || q_j), where q_j are the
     /// means of hidden units over the rows of all workers.
+    /// With a reservoir each chain, before its first step, changes places with one of its reservoir's states or does
+    /// not, so that both distributions stay as they are (Metropolis, by free energies of hidden units).
     /// Cost: 2 (3 + 2 k) B V H flop for k Gibbs steps of as many chains as rows, persistent or not; Gaussian units:
-    /// once 2 B V H more. A code has no sparsity. Threads: those of oneDNN, and of passes over rows.
+    /// once 2 B V H more; with a reservoir twice. A code has no sparsity. Threads: those of oneDNN, and of passes over
+    /// rows.
     double gradient(const RbmTurn& turn);
+
+    /// out (B) := -log of the sum over v, or the integral, of exp(-E(v, h)).
+    void hidden_free_energy(std::span<const float> parameters, MatrixView<const float> h, std::span<double> out);
+
+    /// Sweeps of N chains on a ladder of L machines: each chain takes a Gibbs step on each rung, then its states on
+    /// rungs i and i + 1 change places or do not, for even i in even sweeps, for odd i in odd ones.
+    /// @param rungs (L, parameters)   @param states (N, at least L H), hidden units, moved   @param first number of the
+    /// first sweep, which completes the key
+    /// @param works out, (sweeps, L - 1, 2, N): for each pair of rungs the upper machine's free energy minus the lower
+    /// one's, of the lower and of the upper state before the exchange; NaN where there was none
+    /// @param energies out, (sweeps, N): free energies on the last rung, before exchanges
+    /// Cost: 2 * 3 N V H flop for each sweep and rung. Memory: inputs of all visible units on all rungs.
+    void climb(MatrixView<const float> rungs, MatrixView<float> states, std::span<const std::int64_t> numbers,
+               const RandomKey& key, std::int64_t first, std::int64_t sweeps, std::span<double> works,
+               MatrixView<double> energies);
 
     /// Sums over rows of the loss (of `count` units for each row), of squared errors of mean-field reconstructions and
     /// of free energies.
@@ -169,6 +198,8 @@ class Rbm {
     void scaled(float* v, std::int64_t rows, const float* factors);
     const float* inputs_of(MatrixView<const float> v);
     void free_energies(const float* u, const float* x, std::int64_t rows, double* out);
+    void hidden_energies(const float* h, const float* y, std::int64_t rows, double* out);
+    void exchange(const RbmTurn& turn, float* y, const RandomKey& key);
     void places_of(std::span<const std::int64_t> index, const RandomKey& key);
     double squared_error(MatrixView<const float> v, const float* h);
     void check_rows(const char* name, MatrixView<const float> m, std::int64_t columns,
@@ -190,6 +221,7 @@ class Rbm {
     Scratch precision_, variance_, deviation_, half_precision_;
     Scratch rounded_rows_, rounded_states_, rounded_weights_, product_scratch_;
     Scratch transposed_, table_, bits_;
+    Scratch ladder_inputs_, ladder_energies_;
     std::mutex busy_;
 };
 

@@ -118,6 +118,7 @@ class DBN:
         if self.corrupt and finetune == "none":
             raise ParameterError(f"corrupt is {corrupt:g}, and there is no network that is trained on corrupted rows: "
                                  "leave it out, or choose what the stack becomes by finetune")
+        _check.one_of("chain", chain, ("cd", "pcd"))
         units = (self.inputs, *self.hidden)
         self.levels = tuple(
             RBM(below, (above,), visible=self.visible if k == 0 else "bernoulli", chain=chain, gibbs_steps=gibbs_steps,

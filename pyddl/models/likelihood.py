@@ -62,8 +62,14 @@ class Annealed(NamedTuple):
     autocorrelation: float
 
 
-def likelihood(model: Any, parameters: np.ndarray, buffers: np.ndarray, source: Source, crew: Crew) -> dict[str, float]:
+def likelihood(model: Any, parameters: np.ndarray, buffers: np.ndarray, source: Source, crew: Crew,
+               tempered: Callable[[np.ndarray, np.ndarray, Crew], Any] | None = None) -> dict[str, float]:
     """Mean log-likelihood of the rows, nats per row: the measure ``likelihood``. Collective over the crew.
+
+    Parameters
+    ----------
+    tempered : callable, optional
+        Gives the `pyddl.models.tempering.Tempered` of ``(parameters, buffers, crew)``, where chains have a ladder.
 
     Returns
     -------
@@ -71,6 +77,9 @@ def likelihood(model: Any, parameters: np.ndarray, buffers: np.ndarray, source: 
         ``log_likelihood`` and ``log_partition`` where one side has at most 25 units, which are enumerated. Else the
         interval from ``log_likelihood_reverse_ais`` to ``log_likelihood_ais``, ``log_weight_spread`` and
         ``reverse_log_weight_spread`` (standard deviations), and ``autocorrelation_time`` in Gibbs steps.
+        With a ladder also ``log_likelihood_ladder`` and ``log_partition_ladder``, the standard error ``ladder_error``
+        of both, ``ladder_rungs``, ``ladder_exchanges`` (the least mean probability by which neighbours exchange) and
+        ``ladder_autocorrelation_time`` in sweeps.
         ``log_probability_of_rows``, of Bernoulli units: that of all distinct rows together, never above 0; where it is,
         the estimate is refused. ``thresholded_rows``: those that held other values than 0 and 1, which have no
         probability; their values were replaced by 1 from 1/2 on, 0 below.
@@ -94,16 +103,30 @@ def likelihood(model: Any, parameters: np.ndarray, buffers: np.ndarray, source: 
                  "log_likelihood_reverse_ais": -data_energy - estimates.reverse,
                  "log_weight_spread": estimates.spread, "reverse_log_weight_spread": estimates.reverse_spread,
                  "autocorrelation_time": estimates.autocorrelation}
+    together = -math.inf
     if bernoulli:
         _, first = np.unique(digests, return_index=True)
-        together = _log_sum(-energies[first]) - log_partition
-        if together > 1e-3:
-            raise DataError(f"the {len(first)} distinct rows of {source.name} would have a summed probability of "
-                            f"exp({together:.3g}), above 1: the chains of this machine do not mix, and the estimate of "
-                            "log Z is too low. There is no likelihood to be had this way: train with smaller steps, or "
-                            "fewer hidden units (up to 25 are enumerated)")
-        found |= {"log_probability_of_rows": together, "thresholded_rows": float(thresholded)}
+        together = _log_sum(-energies[first])
+        _refuse_above_one(together - log_partition, 1e-3, len(first), source.name,
+                          "train with smaller steps, or fewer hidden units (up to 25 are enumerated)")
+        found |= {"log_probability_of_rows": together - log_partition, "thresholded_rows": float(thresholded)}
+    if tempered is not None:
+        ladder = tempered(parameters, buffers, crew)
+        if bernoulli:
+            _refuse_above_one(together - ladder.log_partition, 1e-3 + 4 * ladder.error, len(first), source.name,
+                              "train with smaller steps, more chains or a longer ladder")
+        found |= {"log_likelihood_ladder": -data_energy - ladder.log_partition,
+                  "log_partition_ladder": ladder.log_partition, "ladder_error": ladder.error,
+                  "ladder_rungs": float(ladder.rungs), "ladder_exchanges": ladder.exchanges,
+                  "ladder_autocorrelation_time": ladder.autocorrelation}
     return found
+
+
+def _refuse_above_one(together: float, tolerance: float, rows: int, name: str, cure: str) -> None:
+    if together > tolerance:
+        raise DataError(f"the {rows} distinct rows of {name} would have a summed probability of exp({together:.3g}), "
+                        "above 1: the chains of this machine do not mix, and the estimate of log Z is too low. There "
+                        f"is no likelihood to be had this way: {cure}")
 
 
 def _of_rows(model: Any, parameters: np.ndarray, source: Source, crew: Crew,
@@ -213,7 +236,7 @@ def annealed(model: Any, parameters: np.ndarray, buffers: np.ndarray, mean: np.n
             rows += base
         weights, back = np.zeros(len(numbers)), np.zeros(len(numbers))
         model.native.anneal(parameters, base, betas, rows, numbers, *key, FORWARD, weights)
-        if model.chain == "pcd":
+        if model.chain != "cd":
             hidden = model.buffers.views(buffers)["chains"][numbers % model.chains]
             rows = model.decode(parameters, buffers, hidden)
         series = np.empty((sweeps, len(numbers)))

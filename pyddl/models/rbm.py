@@ -20,6 +20,7 @@ from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import Layout, Slice
 from pyddl.models.likelihood import Measure, likelihood
 from pyddl.models.stages import Phase, Stage
+from pyddl.models.tempering import MOST_RUNGS, RESERVOIR, Ladder, climb_and_measure, ladder_slices
 from pyddl.models.together import together
 
 __all__ = ["RBM", "SAMPLE_STEPS"]
@@ -55,11 +56,14 @@ class RBM:
         What Bernoulli units see of a value x: x, a probability; 1 where x is at least 1/2; or 1 with probability x,
         drawn anew in each step. In `evaluate` a row's draw is always the same; codes and free energies of rows without
         a number are those of their probabilities.
-    chain : {"pcd", "cd"}
-        Persistent chains, or chains that begin at the rows of the step.
+    chain : {"pcd", "cd", "ptt"}
+        Persistent chains; chains that begin at the rows of the step; or persistent chains that exchange states along
+        the run's own past, so that they come from mode to mode: see `pyddl.models.tempering`.
     gibbs_steps : int, default=1
     chains : int, default=100
         Persistent ones, of all workers together.
+    ladder : int, default=16
+        Machines of the past that "ptt" keeps, at most.
     centering : bool, default=True
         Take the gradient of the machine whose units have their running means subtracted. Parameters are those of the
         plain energy always. Without it biases begin at 0 (visible ones of Gaussian units: at the data's mean).
@@ -82,7 +86,7 @@ class RBM:
         ``log_variance`` (inputs,). All of the plain energy.
     buffers : Layout
         ``chains`` (chains, hidden): hidden units of persistent chains; ``visible_offsets``, ``hidden_offsets``: running
-        means of u and of the hidden units, where centered.
+        means of u and of the hidden units, where centered; the ladder of "ptt" and what belongs to it.
 
     References
     ----------
@@ -94,7 +98,7 @@ class RBM:
 
     def __init__(self, inputs: int, hidden: Sequence[int] = (256,), *, visible: str = "bernoulli",
                  variance: str = "fixed", binarise: str = "none", chain: str = "pcd", gibbs_steps: int = 1,
-                 chains: int = 100, centering: bool = True, reconstruction: str = "sampled",
+                 chains: int = 100, ladder: int = 16, centering: bool = True, reconstruction: str = "sampled",
                  sparsity: float | None = None, sparsity_cost: float = 0.1, hidden_units: str = "bernoulli",
                  dtype: str = "float32"):
         self.inputs = _check.integer("inputs", inputs, at_least=1)
@@ -106,9 +110,10 @@ class RBM:
         self.visible = _check.one_of("visible", visible, ("bernoulli", "gaussian"))
         self.variance = _check.one_of("variance", variance, ("fixed", "learned"))
         self.binarise = _check.one_of("binarise", binarise, ("none", "threshold", "sample"))
-        self.chain = _check.one_of("chain", chain, ("cd", "pcd"))
+        self.chain = _check.one_of("chain", chain, ("cd", "pcd", "ptt"))
         self.gibbs_steps = _check.integer("gibbs_steps", gibbs_steps, at_least=1, at_most=2000)
         self.chains = _check.integer("chains", chains, at_least=1)
+        self.ladder = _check.integer("ladder", ladder, at_least=2, at_most=MOST_RUNGS)
         self.centering = bool(centering)
         self.reconstruction = _check.one_of("reconstruction", reconstruction, ("sampled", "mean"))
         self.sparsity = None if sparsity is None else _check.number("sparsity", sparsity, above=0, below=1)
@@ -123,12 +128,15 @@ class RBM:
         if not gaussian and self.variance == "learned":
             raise ParameterError("variance is 'learned', and visible units are bernoulli, which have none of their "
                                  "own: leave variance out, or choose visible gaussian")
-        if self.chain == "pcd" and self.reconstruction == "mean":
+        if self.persistent and self.reconstruction == "mean":
             raise ParameterError("reconstruction is 'mean', which is of chains that begin at rows: choose chain cd, or "
                                  "leave reconstruction out")
         if code and gaussian:
             raise ParameterError("hidden_units are 'gaussian', and visible units too: that is no more than a Gaussian, "
                                  "and none where weights are large; let one side be bernoulli")
+        if code and self.chain == "ptt":
+            raise ParameterError("chain is 'ptt', which is of binary hidden units, and hidden_units are 'gaussian': "
+                                 "choose chain pcd or cd")
         if code and self.sparsity is not None:
             raise ParameterError("sparsity is a mean of hidden units of 0 and 1, and hidden_units are 'gaussian': "
                                  "leave one of the two out")
@@ -139,7 +147,9 @@ class RBM:
         if gaussian:
             slices.append(Slice("log_variance", (self.inputs,), "variance", decay=False))
         self.layout = Layout(slices)
-        kept = [Slice("chains", (self.chains, self.hidden), merge="rows")] if self.chain == "pcd" else []
+        kept = [Slice("chains", (self.chains, self.hidden), merge="rows")] if self.persistent else []
+        if self.chain == "ptt":
+            kept += ladder_slices(self.chains, self.hidden, self.layout.size, self.ladder)
         if self.centering:
             kept += [Slice("visible_offsets", (self.inputs,)), Slice("hidden_offsets", (self.hidden,))]
         self.buffers = Layout(kept)
@@ -154,18 +164,25 @@ class RBM:
         self.takes_rounded = self.dtype == "bfloat16"
         self.rate_scale = 1.0 if gaussian else 3.0 if code else 10.0
         self.flops = self.native.flops(self.gibbs_steps)
-        self.measures: dict[str, Measure] = {} if code else {"likelihood": partial(likelihood, self)}
+        tempered = partial(climb_and_measure, self) if self.chain == "ptt" else None
+        self.measures: dict[str, Measure] = {} if code else {
+            "likelihood": partial(likelihood, self, tempered=tempered)}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(RBM, **self.options()), ()
+
+    @property
+    def persistent(self) -> bool:
+        """Whether chains go on from step to step."""
+        return self.chain != "cd"
 
     def options(self) -> dict[str, Any]:
         """Plain values that make the same model again: ``RBM(**options)``. As earlier runs have none, bernoulli hidden
         units go without saying."""
         return {"inputs": self.inputs, "hidden": [self.hidden], "visible": self.visible, "variance": self.variance,
                 "binarise": self.binarise, "chain": self.chain, "gibbs_steps": self.gibbs_steps, "chains": self.chains,
-                "centering": self.centering, "reconstruction": self.reconstruction, "sparsity": self.sparsity,
-                "sparsity_cost": self.sparsity_cost, "dtype": self.dtype,
+                "ladder": self.ladder, "centering": self.centering, "reconstruction": self.reconstruction,
+                "sparsity": self.sparsity, "sparsity_cost": self.sparsity_cost, "dtype": self.dtype,
                 **({"hidden_units": "gaussian"} if self.hidden_units == "gaussian" else {})}
 
     # ---- training
@@ -189,8 +206,10 @@ class RBM:
         if self.centering:
             kept["visible_offsets"][:] = data.mean * precision
             kept["hidden_offsets"][:] = 0.5 if self.hidden_units == "bernoulli" else 0
-        if self.chain == "pcd":
+        if self.persistent:
             kept["chains"][:] = self._hidden_at_random(np.arange(self.chains), key, random.GIBBS)
+        if self.chain == "ptt":
+            Ladder(self, buffers).begin(self.layout, parameters, key)
 
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch) -> float:
         """Overwrite ``gradients`` with the sum over the batch's rows; move chains and offsets.
@@ -204,18 +223,29 @@ class RBM:
         kept = self.buffers.views(buffers)
         key = batch.seed % random.SEEDS
         chains = numbers = None
-        weight = 1.0
-        if self.chain == "pcd":
+        weight, past = 1.0, {}
+        if self.persistent:
             own = Chains(0, self.chains, self.chains) if batch.chains is None else batch.chains
             chains, numbers = kept["chains"][own.begin : own.end], np.arange(own.begin, own.end)
             weight = batch.total / own.total
+            if self.chain == "ptt":
+                past = self._past(parameters, buffers, batch, own)
         return self.native.gradient(
             parameters, gradients, self.seen(batch.rows, batch.index, key, batch.step), batch.index, chains, numbers,
             weight=weight, gibbs_steps=self.gibbs_steps, mean_reconstruction=self.reconstruction == "mean",
             visible_offsets=kept.get("visible_offsets"), hidden_offsets=kept.get("hidden_offsets"),
             offset_rate=OFFSET_RATE, sparsity=self.sparsity or 0.0,
             sparsity_cost=0.0 if self.sparsity is None else self.sparsity_cost, seed=key, purpose=random.GIBBS,
-            step=batch.step, turn=batch.turn, sum=batch.sum, ready=batch.ready, rounded=batch.rounded)
+            step=batch.step, turn=batch.turn, sum=batch.sum, ready=batch.ready, rounded=batch.rounded, **past)
+
+    def _past(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch, own: Chains) -> dict[str, np.ndarray]:
+        """The last rung of the ladder, and states of it for this worker's chains."""
+        ladder = Ladder(self, buffers)
+        ladder.follow(parameters, batch, own)
+        mine = slice(own.begin, own.end)
+        return {"below": ladder.machines[-1], "works": ladder.kept["works"][mine],
+                "reservoir": ladder.kept["reservoir"][mine].reshape(own.end - own.begin, RESERVOIR * self.hidden),
+                "reservoir_energies": ladder.kept["reservoir_energies"][mine]}
 
     def seen(self, rows: np.ndarray, index: np.ndarray | None = None, seed: int = 0, step: int = 0) -> np.ndarray:
         """What the visible units see of ``rows``; drawn by their numbers ``index``, or without them probabilities."""
@@ -242,13 +272,20 @@ class RBM:
             -log sum_h exp(-E(v, h)), nats.
         ``pseudo_likelihood``
             Bernoulli: minus ``loss``, per feature.
+        ``log_likelihood``
+            Of chain "ptt": minus the free energy and log Z as the ladder has it, a running mean; nats. A logarithm of a
+            probability where rows are binary.
         """
         rows = self.seen(batch.rows, batch.index)
         units = min(self.inputs, UNITS)
         loss, squared_error, energy = self.native.evaluate(parameters, rows, batch.index, 0, random.LIKELIHOOD, 0,
                                                            units)
         scores = {"loss": loss, "squared_error": squared_error, "free_energy": energy}
-        return scores if self.squared_loss else {**scores, "pseudo_likelihood": -loss / self.inputs}
+        if not self.squared_loss:
+            scores["pseudo_likelihood"] = -loss / self.inputs
+        if self.chain == "ptt":
+            scores["log_likelihood"] = -energy - len(rows) * Ladder(self, buffers).log_partition
+        return scores
 
     def encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Probabilities of the hidden units: (n, inputs) -> (n, hidden). A row's do not depend on how many others come
@@ -300,7 +337,7 @@ class RBM:
         """``count`` samples (count, inputs): visible units after ``steps`` Gibbs steps from the persistent chains, in
         turn, or from units at random where there are none."""
         number = np.arange(count)
-        if self.chain == "pcd":
+        if self.persistent:
             hidden = self.buffers.views(buffers)["chains"][number % self.chains]
         else:
             hidden = self._hidden_at_random(number, seed % random.SEEDS, random.NOISE, 2)
@@ -309,7 +346,7 @@ class RBM:
     def pictures(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """``filters``: the weights of each hidden unit; ``chains``: means of the persistent chains' visible units."""
         shown = {"filters": np.ascontiguousarray(self.layout.views(parameters)["weights"].T)}
-        if self.chain == "pcd":
+        if self.persistent:
             shown["chains"] = self.decode(parameters, buffers, self.buffers.views(buffers)["chains"])
         return shown
 

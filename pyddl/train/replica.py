@@ -136,7 +136,7 @@ class Replica:
         weights = [each.seen for each in members] if weights is None else weights[: len(members)]
         for each in members:
             each.seen = 0
-        shared = [s for s in self.model.buffers if s.merge != "rows"]
+        shared = [s for s in self.model.buffers if s.merge not in ("rows", "equal")]
         if shared:
             mine = [np.concatenate([[weight], each.buffers]) for weight, each in zip(weights, members, strict=True)]
             gathered = yield Gather(np.concatenate([np.zeros(0), *mine]))
@@ -325,6 +325,12 @@ def checked_buffers(buffers: Layout, strategy: Strategy, workers: int, *, reprod
         chains = "1 persistent chain" if tables[0].shape[0] == 1 else f"{tables[0].shape[0]} persistent chains"
         raise ParameterError(f"this model keeps {chains} for {apart} workers, each of whom needs some for gradients of "
                              f"its own: give at least {apart}, or choose strategy allreduce")
+    alike = [s.name for s in buffers if s.merge == "equal"]
+    alone = not strategy.joint or ((strategy.replicas or workers) == 1 and not strategy.servers)
+    if alike and not strategy.synchronous and not alone:
+        raise ParameterError(f"this model keeps buffers ({', '.join(alike)}) that all workers must have alike; it "
+                             f"moves them by sums over all rows of a step, and strategy {strategy.name} has none: choose "
+                             "strategy allreduce, or a model without them (an rbm with chain pcd)")
     moved = [s.name for s in buffers if s.merge != "rows"]
     if reproducible and moved:
         raise ParameterError(f"this model keeps buffers ({', '.join(moved)}), which reproducible training would move "

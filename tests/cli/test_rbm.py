@@ -69,11 +69,23 @@ def test_samples_are_written(folder):
     (("--data", "grey.npy"), "reach from -1 to 2; this model's loss needs values in [0, 1]: scale the data, or use "
                              "visible gaussian"),
     (("--activation", "relu"), "activation is an option of model autoencoder"),
+    (("--chain", "ptt", "--ladder", "1"), "ladder is 1; expected a whole number at least 2"),
+    (("--chain", "ptt", "--strategy", "averaging", "--ranks", "2"), "choose strategy allreduce, or a model"),
     (("--reproducible",), "keeps buffers (visible_offsets, hidden_offsets), which reproducible training would move"),
 ])
 def test_bad_input_is_named(folder, flags, message):
     np.save(folder / "grey.npy", np.array([[-1, 2, 0], [0, 1, 1]], dtype=np.float32))
     assert message in pyddl("train", "rbm", "--epochs", "1", *flags, "--out", "bad", cwd=folder, check=2)
+
+
+def test_a_ladder_has_a_likelihood_of_its_own(folder):
+    pyddl("train", "rbm", "--data", "digits", "--hidden", "6", "--binarise", "threshold", "--chain", "ptt", "--chains",
+          "40", "--epochs", "2", "--out", "ladder", cwd=folder)
+    assert "test_log_likelihood" in json.loads((folder / "ladder/metrics.jsonl").read_text().splitlines()[-1])
+    found = json.loads(pyddl("evaluate", "ladder", "--likelihood", "--json", cwd=folder))
+    assert found["log_likelihood_ladder"] == pytest.approx(found["log_likelihood"], abs=0.3)
+    assert found["ladder_rungs"] >= 1 and 0 < found["ladder_exchanges"] <= 1 and found["ladder_error"] < 0.1
+    pyddl("generate", "ladder", "--count", "3", "--out", "l.npy", cwd=folder)
 
 
 def test_centering_can_be_switched_off(folder):

@@ -29,6 +29,7 @@ KINDS = {
     "sparse": {"sparsity": 0.1, "binarise": "sample"},
     "code": {"hidden_units": "gaussian"},
     "code, from rows": {"hidden_units": "gaussian", "chain": "cd", "centering": False},
+    "tempered": {"chain": "ptt", "chains": 30},
 }
 
 
@@ -89,14 +90,15 @@ def test_it_has_the_protocol_s_members(kind):
     assert model.encode(parameters, buffers, rows).shape == (9, 4)
     assert model.reconstruct(parameters, buffers, rows).shape == (9, 6)
     shown = model.pictures(parameters, buffers, rows)
-    assert shown["filters"].shape == (4, 6) and ("chains" in shown) == (model.chain == "pcd")
+    assert shown["filters"].shape == (4, 6) and ("chains" in shown) == (model.chain != "cd")
     assert model.sample(parameters, buffers, 7, 0, steps=3).shape == (7, 6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_positive_phase_is_the_slope_of_the_free_energy(kind):
     """With chains that count nothing, the gradient is that of the summed free energies, by finite differences."""
-    options = {**KINDS[kind], "centering": False, "sparsity": None, "binarise": "none", "chain": "pcd"}
+    options = {**KINDS[kind], "centering": False, "sparsity": None, "binarise": "none",
+               "chain": "ptt" if kind == "tempered" else "pcd"}
     model, parameters, buffers = made(**options)
     rows, gradients = rows_of(8, 6), model.layout.zeros()
     batch = Batch(rows, chains=Chains(0, 0, 100))

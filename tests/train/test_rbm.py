@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from clusters import clusters
 from small_runs import same_everywhere
 
 import pyddl.data
@@ -10,6 +11,7 @@ from pyddl.data import ArraySource
 from pyddl.errors import ParameterError
 from pyddl.models import RBM
 from pyddl.models.likelihood import annealed, exact_log_partition, likelihood
+from pyddl.models.tempering import Ladder
 from pyddl.optim import optimizer
 from pyddl.strategies import strategy
 from pyddl.train import Trainer
@@ -25,7 +27,9 @@ KINDS = {
     "classic": {"centering": False},
     "sparse": {"sparsity": 0.1, "binarise": "sample"},
     "gaussian": {"visible": "gaussian", "variance": "learned"},
+    "tempered": {"chain": "ptt", "chains": 50, "ladder": 3},
 }
+CLUSTERS = clusters(2, 0, 500)[0]
 STRATEGIES = {
     "averaging": {"period": 3},
     "slow momentum": {"strategy": "averaging", "period": 4, "outer": "momentum"},
@@ -69,6 +73,29 @@ def test_all_ranks_together_are_one(world, monkeypatch, kind):
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-4), name
 
 
+@pytest.mark.mpi
+def test_all_ranks_freeze_the_same_ladder(world, monkeypatch):
+    """A ladder of 3, from which rungs are left out."""
+    together = train("tempered", CLUSTERS, epochs=12, learning_rate=0.1)
+    ladder = Ladder(together.model, together.buffers)
+    assert ladder.rungs == 3 and np.abs(np.diff(ladder.kept["ladder_log_partition"])).min() > 0.1
+    assert same_everywhere(world, together.buffers)
+    alone(monkeypatch)
+    one = train("tempered", CLUSTERS, strategy="local", epochs=12, learning_rate=0.1)
+    np.testing.assert_allclose(together.parameters, one.parameters, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(ladder.kept["ladder"], Ladder(one.model, one.buffers).kept["ladder"], atol=1e-3)
+    found, expected = ([line["test_log_likelihood"] for line in result.metrics] for result in (together, one))
+    assert found == pytest.approx(expected, abs=1e-2)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("name", ["averaging", "gossip", "elastic", "sequential", "server", "ssp", "async"])
+def test_a_ladder_is_refused_where_workers_go_apart(world, name):
+    options = {"strategy": name, **STRATEGIES[name]}
+    with pytest.raises(ParameterError, match=r"keeps buffers \(ladder, .* must have alike.* choose strategy allreduce"):
+        train("tempered", **options)
+
+
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.parametrize("kind", ["persistent", "from rows"])
@@ -81,16 +108,17 @@ def test_every_strategy_learns(world, name, kind):
 
 
 @pytest.mark.mpi(min_size=2)
-@pytest.mark.parametrize("kind", ["persistent", "three chains"])
+@pytest.mark.parametrize("kind", ["persistent", "three chains", "tempered"])
 def test_a_run_goes_on_on_another_number_of_ranks(world, shared, monkeypatch, kind):
-    whole = train(kind)
-    train(kind, out=shared / "run", epochs=2)
+    rows, epochs, loose = (CLUSTERS, 8, 1e-3) if kind == "tempered" else (ROWS, 4, 2e-5)
+    whole = train(kind, rows, epochs=epochs)
+    train(kind, rows, out=shared / "run", epochs=epochs // 2)
     world.transport.barrier()
     if world.rank == 0:
         alone(monkeypatch)
-        second = train(kind, out=shared / "run", resume=True)
-        np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-3, atol=2e-5)
-        np.testing.assert_allclose(second.buffers, whole.buffers, rtol=1e-3, atol=2e-5)
+        second = train(kind, rows, out=shared / "run", resume=True, epochs=epochs)
+        np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-3, atol=loose)
+        np.testing.assert_allclose(second.buffers, whole.buffers, rtol=1e-3, atol=loose)
     world.transport.barrier()
 
 
