@@ -329,8 +329,8 @@ def checked_buffers(buffers: Layout, strategy: Strategy, workers: int, *, reprod
     alone = not strategy.joint or ((strategy.replicas or workers) == 1 and not strategy.servers)
     if alike and not strategy.synchronous and not alone:
         raise ParameterError(f"this model keeps buffers ({', '.join(alike)}) that all workers must have alike; it "
-                             f"moves them by sums over all rows of a step, and strategy {strategy.name} has none: choose "
-                             "strategy allreduce, or a model without them (an rbm with chain pcd)")
+                             f"moves them by sums over all rows of a step, and strategy {strategy.name} has none: "
+                             "choose strategy allreduce, or a model without them (an rbm with chain pcd)")
     moved = [s.name for s in buffers if s.merge != "rows"]
     if reproducible and moved:
         raise ParameterError(f"this model keeps buffers ({', '.join(moved)}), which reproducible training would move "
