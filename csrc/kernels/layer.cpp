@@ -29,4 +29,11 @@ void copy(View from, View to) {
         table.to_float32(from.as<const Bfloat16>(), to.as<float>(), from.size());
 }
 
+const float* in_float(View v, Scratch& scratch) {
+    if (v.element == Element::float32) return v.as<const float>();
+    const View to{scratch.reserve(v.size() * sizeof(float)), v.rows, v.columns};
+    copy(v, to);
+    return to.as<const float>();
+}
+
 }  // namespace pyddl::kernels

@@ -191,4 +191,7 @@ void announce(const Ready&, std::int64_t begin, std::int64_t end, std::int64_t m
 /// to := from, in either element.
 void copy(View from, View to);
 
+/// A matrix in float: itself, or a copy in `scratch`.
+const float* in_float(View, Scratch& scratch);
+
 }  // namespace pyddl::kernels

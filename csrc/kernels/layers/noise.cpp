@@ -10,14 +10,6 @@
 namespace pyddl::kernels {
 namespace {
 
-/// A matrix in float: itself, or a copy in `scratch`.
-const float* in_float(View v, Scratch& scratch) {
-    if (v.element == Element::float32) return v.as<const float>();
-    const View to{scratch.reserve(v.size() * sizeof(float)), v.rows, v.columns};
-    copy(v, to);
-    return to.as<const float>();
-}
-
 /// Where to write a matrix in float: itself, or room in `scratch`, to be copied.
 View room_for(View v, Scratch& scratch) {
     if (v.element == Element::float32) return v;

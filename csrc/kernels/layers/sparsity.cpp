@@ -8,16 +8,8 @@
 namespace pyddl::kernels {
 namespace {
 
-constexpr double least =
-    1e-6;  // of a mean and of 1 - mean: a unit that is off for all rows has a slope to come back by
-
-/// In float: itself, or a copy in `scratch`.
-const float* in_float(View v, Scratch& scratch) {
-    if (v.element == Element::float32) return v.as<const float>();
-    const View to{scratch.reserve(v.size() * sizeof(float)), v.rows, v.columns};
-    copy(v, to);
-    return to.as<const float>();
-}
+/// Of a mean, and of 1 - mean: a unit that is off for all rows has a slope to come back by.
+constexpr double least = 1e-6;
 
 }  // namespace
 
