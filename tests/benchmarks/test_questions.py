@@ -13,6 +13,7 @@ from benchmarks import (
     likelihood,
     models,
     overhead,
+    pretraining,
     ranks,
     rbm,
     readme,
@@ -134,6 +135,13 @@ def test_a_model_without_a_row_is_compared_by_its_test_loss(out):
     assert record.header["score"] == "test_loss" and record.header["measure"] is None
     with pytest.raises(SystemExit, match="no figure likelihood; there are test_loss"):
         models.main(["linear", *SMALL, "--score", "likelihood", "--out", str(out)])
+
+
+def test_pretraining_is_compared_with_a_random_start(out):
+    record = pretraining.main([*SMALL, "--out", str(out)])
+    assert [(line["labels"], line["start"]) for line in record.lines] == [
+        (100, "pretrained"), (100, "random"), (1000, "pretrained"), (1000, "random")]
+    assert all(line["accuracy"] > 65 for line in record.lines)
 
 
 def test_asynchronous_training_is_simulated_with_and_without_a_straggler(out):
