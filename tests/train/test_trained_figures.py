@@ -50,7 +50,7 @@ def test_a_classifier_on_an_encoder_reaches_the_accuracy_in_the_docs(tmp_path, s
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_variational_autoencoder_reaches_the_bound_in_the_docs(tmp_path, seed):
-    """784-400-20, by the line of docs/models.md; PyTorch's example has -104.5 after so many epochs."""
+    """784-400-20, by the line of docs/models.md."""
     given = options_in_docs("vae", "--data mnist")
     found = summary_of("vae", tmp_path / "run", "--seed", str(seed), *(word for pair in given.items() for word in pair))
     assert found["test_elbo"] >= -104.0
