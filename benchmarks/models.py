@@ -66,6 +66,7 @@ RECIPES = {
         "batch_size": 60, "learning_rate": 0.004, "schedule": "cosine"}),
     "rbm": Recipe("log_likelihood", "likelihood", {
         "hidden": (16,), "binarise": "threshold", "epochs": 60, "batch_size": 40, "chains": 40}),
+    "ssrbm": Recipe(options={"hidden": (80,), "pool": 2, "epochs": 15, "batch_size": 48}),
     "vae": Recipe("iwae_500", "likelihood", {"hidden": (64, 8), "epochs": 60, "batch_size": 40}),
     "dbn": Recipe("test_squared_error", options={
         "hidden": (64, 16), "finetune": "autoencoder", "pretrain_epochs": (5,), "epochs": 20, "batch_size": 40,

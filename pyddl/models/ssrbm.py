@@ -24,7 +24,7 @@ from pyddl.models.together import together
 
 __all__ = ["SpikeSlabRBM"]
 
-NORM = {"plain": 0.8, "mu": 0.5}  # of a slab's weights, at first
+NORM = {"plain": 0.8, "mu": 0.3}  # of a slab's weights, at first
 PRECISION = {"plain": 3.0, "mu": 1.0}  # of the visible units, standardised, at first
 LOG_PHI, SPIKE_INPUT = -3.0, -1.0  # at first; the latter on average over rows
 REACH = 1.2  # the ball's radius, times the largest distance of a training row from the mean
