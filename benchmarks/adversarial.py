@@ -48,17 +48,17 @@ MIXTURES = {
 RECIPES: dict[str, dict[str, Any]] = {  # of models, and of training; the penalty falls over 4/5 of the steps
     "N(4, 0.5)": {"rows": 10_000, "batch": 128, "steps": 2000, "rate": 1e-3, "average": 0.99, "noise": 1,
                   "generator": (32, 32), "discriminator": (32, 32)},
-    "8 Gaussians": {"rows": 20_000, "batch": 256, "steps": 10_000, "rate": 2e-3, "noise": 2, "penalty": 0.5,
-                    "penalty_end": 1e-3},
-    "25 Gaussians": {"rows": 50_000, "batch": 256, "steps": 60_000, "rate": 2e-3, "noise": 2, "penalty": 1.0,
-                     "penalty_end": 3e-4},
+    "8 Gaussians": {"rows": 20_000, "batch": 256, "steps": 4000, "rate": 2e-3, "noise": 2, "penalty": 0.5,
+                    "penalty_end": 2e-3, "generator": (128,) * 3},
+    "25 Gaussians": {"rows": 20_000, "batch": 256, "steps": 16_000, "rate": 2e-3, "noise": 2, "penalty": 1.0,
+                     "penalty_end": 3e-4, "generator": (128,) * 4},
 }
 SETTINGS = {  # what, part of its steps, seeds; batch sizes, rounds, seconds of each
     "quick": (("N(4, 0.5)",), 0.05, 1, (64,), 2, 0.05),
     "node": (tuple(RECIPES), 1.0, 5, (64, 256), 20, 0.3),
     "cluster": (tuple(RECIPES), 2.0, 10, (64, 128, 256), 40, 0.5),
 }
-OBJECTIVES = {"non_saturating": 0.0, "wgan_gp": 1.0, "r3gan": 0.1}
+OBJECTIVES = {"non_saturating": 0.0, "wgan_gp": 1.0, "r3gan": 1.0}
 UNITS = (128, 128)
 
 

@@ -32,7 +32,7 @@ __all__ = ["GAN"]
 Layers = Sequence[int | Layer | Mapping[str, Any]]
 
 OUTPUTS = ("linear", "sigmoid", "tanh")
-UNITS = (128, 128)
+UNITS = {"generator": (128, 128, 128), "discriminator": (128, 128)}  # a third layer makes far sharper samples
 MOST_NOISE = 64  # numbers, where nothing else is said
 LEAST_SLOPE = np.float32(1e-6)  # of a loss that has a penalty: one tangent pass divides by it
 NOISE_KINKS = 2.0  # deviations of the noise over which the generator's first kinks are spread
@@ -53,9 +53,10 @@ class GAN:
     inputs : int
         Features of a row.
     generator, discriminator : sequence of int or of Layer, optional
-        Units of dense hidden layers, by default (128, 128), with ``channels`` none; or all layers, the last one
-        included: the generator's has the features of a row as outputs, the discriminator's one linear output, or where
-        conditional one for each class. By units, a discriminator of which only differences count has no bias there.
+        Units of dense hidden layers, by default (128, 128, 128) and (128, 128), with ``channels`` none; or all layers,
+        the last one included: the generator's has the features of a row as outputs, the discriminator's one linear
+        output, or where conditional one for each class. By units, a discriminator of which only differences count has
+        no bias there.
     channels : sequence of int, optional
         Of convolutions of stride 2 at the discriminator's beginning, for pictures; the generator mirrors them [1]_.
     image_shape : sequence of int, optional
@@ -70,8 +71,8 @@ class GAN:
     objective : {"r3gan", "non_saturating", "minimax", "wgan", "wgan_gp"}, default="r3gan"
         See `pyddl.models.objectives`.
     penalty : float, optional
-        Weight of the penalty on the discriminator's slopes: by default 0.1 in r3gan, 1 in wgan_gp; in non_saturating
-        and minimax, where it is R1, 0. A peak of the data's density as narrow as s, in deviations of the data, needs a
+        Weight of the penalty on the discriminator's slopes: by default 1 in r3gan and wgan_gp; in non_saturating and
+        minimax, where it is R1, 0. A peak of the data's density as narrow as s, in deviations of the data, needs a
         penalty of s^2 in the end.
     penalty_end : float, optional
         Weight to which the penalty falls, by a constant factor in each step, within ``penalty_steps``.
@@ -271,7 +272,7 @@ class GAN:
     def _layers(self, name: str, given: Layers | None) -> list[Layer]:
         """The layers of a network; how it was given is kept as plain values."""
         if given is None:
-            given = () if self.channels else UNITS
+            given = () if self.channels else UNITS[name]
         if isinstance(given, str) or not isinstance(given, Sequence):
             raise ParameterError(f"{name} is {given!r}; expected units of hidden layers, for example (128, 128), or "
                                  "layers of pyddl.models.layers")

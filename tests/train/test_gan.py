@@ -1,9 +1,11 @@
 """Adversarial pairs on many ranks: one pair under allreduce, every strategy learns, runs go on elsewhere."""
 
 import json
+import os
 
 import numpy as np
 import pytest
+import support
 from small_runs import same_everywhere
 
 import pyddl.data
@@ -54,6 +56,38 @@ def alone(monkeypatch):
 @pytest.fixture
 def shared(world, tmp_path):
     return world.transport.gather_objects(tmp_path)[0]
+
+
+NORMAL = """
+import json, sys
+import numpy as np, pyddl
+for seed in range(5):
+    rows = np.random.default_rng(seed).normal(4, 0.5, (10_000, 1)).astype(np.float32)
+    model = pyddl.models.GAN(1, (32, 32), (32, 32), noise=1, average=0.99)
+    result = pyddl.train.Trainer(model, strategy=sys.argv[1], batch_size=128, epochs=25, seed=seed,
+                                 schedule="cosine").fit(rows)
+    samples = model.sample(result.averaged, result.buffers, 20_000, seed)
+    if pyddl.world().rank == 0:
+        taken = sum(line["seconds"] for line in result.metrics)
+        print(json.dumps([float(samples.mean()), float(samples.std()), taken]), flush=True)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("name", "ranks"), [("local", 1), ("allreduce", 2), ("averaging", 2)])
+def test_a_normal_distribution_is_learned_from_scratch(tmp_path, capsys, name, ranks):
+    """N(4, 1/2) from N(0, 1): mean and standard deviation within 0.1, 5 seeds of 5."""
+    (tmp_path / "normal.py").write_text(NORMAL)
+    line = support.python(tmp_path / "normal.py", name)
+    done = support.run(line, os.environ, 1000) if ranks == 1 else support.run_ranks(ranks, line, timeout=1000)
+    assert done.code == 0, done
+    found = [json.loads(line) for line in done.out.splitlines() if line.startswith("[")]
+    with capsys.disabled():
+        print(f"\n{name}: mean, deviation, seconds of each seed: {found}")
+    assert len(found) == 5
+    for mean, deviation, _ in found:
+        assert abs(mean - 4) < 0.1 and abs(deviation - 0.5) < 0.1
 
 
 @pytest.mark.mpi
