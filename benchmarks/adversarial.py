@@ -37,8 +37,9 @@ from pyddl.models.stages import stages_of
 from pyddl.optim.given import optimizer_of
 from pyddl.train import Trainer
 from pyddl.train.phase import PhaseState
+from pyddl.train.quality import modes
 
-__all__ = ["MIXTURES", "main", "quality", "rows_of"]
+__all__ = ["DEVIATION", "MIXTURES", "main", "rows_of"]
 
 DEVIATION, SAMPLES = 0.05, 2500
 MIXTURES = {
@@ -71,13 +72,6 @@ def rows_of(name: str, count: int, seed: int) -> np.ndarray:
     return (centres[draw.integers(len(centres), size=count)] + draw.normal(0, DEVIATION, (count, 2))).astype(np.float32)
 
 
-def quality(samples: np.ndarray, centres: np.ndarray, deviation: float = DEVIATION) -> dict[str, float]:
-    """Modes with at least 1 and at least 20 samples within 3 deviations, and the share of samples that are so near."""
-    distances = np.linalg.norm(samples[:, None] - centres, axis=2)
-    good = np.bincount(distances.argmin(axis=1)[distances.min(axis=1) < 3 * deviation], minlength=len(centres))
-    return {"modes": int((good >= 1).sum()), "modes_of_20": int((good >= 20).sum()), "share": good.sum() / len(samples)}
-
-
 def trained(name: str, seed: int, part: float) -> tuple[dict[str, float], float]:
     """What samples of a trained pair are like, and the seconds of training."""
     recipe = dict(RECIPES[name])
@@ -93,7 +87,7 @@ def trained(name: str, seed: int, part: float) -> tuple[dict[str, float], float]
     seconds = time.process_time() - begin
     samples = model.sample(result.averaged, result.buffers, SAMPLES if name in MIXTURES else 20_000, seed)
     if name in MIXTURES:
-        return quality(samples, MIXTURES[name]), seconds
+        return modes(samples, MIXTURES[name], DEVIATION), seconds
     return {"mean": float(samples.mean()), "deviation": float(samples.std())}, seconds
 
 

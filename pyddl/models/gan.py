@@ -156,6 +156,7 @@ class GAN:
                       "beta1": _check.number("beta1", beta1, at_least=0, below=1),
                       "beta2": _check.number("beta2", beta2, at_least=0, below=1)}
         self._set_picture(channels, image_shape, upsample, batch_norm)
+        self._given: dict[str, list[Any]] = {}
         first = self._layers("generator", generator)
         second = self._layers("discriminator", discriminator)
         self.generator = Network(first, self.noise + self.classes, name="generator", group="generator", dtype=dtype)
@@ -276,7 +277,6 @@ class GAN:
         if isinstance(given, str) or not isinstance(given, Sequence):
             raise ParameterError(f"{name} is {given!r}; expected units of hidden layers, for example (128, 128), or "
                                  "layers of pyddl.models.layers")
-        self._given: dict[str, list[Any]] = getattr(self, "_given", {})
         if all(isinstance(each, int | np.integer) for each in given):
             units = _check.integers(name, given, at_least=1)
             self._given[name] = list(units)
@@ -299,6 +299,9 @@ class GAN:
             each = " for each class" if self.classes else ""
             raise ParameterError(f"the discriminator ends with {last}; objective {self.objective.name} needs one "
                                  f"number without bounds{each}: let the last layer be Dense({numbers})")
+        if self.discriminator.buffers:
+            raise ParameterError(f"the discriminator keeps {self.discriminator.buffers[0].name}, statistics in which "
+                                 "rows and samples would mix: leave its batch norm out")
         if self.penalised:
             for name, layer in zip(self.discriminator.names, self.discriminator.layers, strict=True):
                 if not layer.piecewise_linear:
@@ -543,8 +546,8 @@ class GAN:
     def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any]) -> list[str]:
         """A discriminator that is always right, and samples that are all alike."""
         texts = []
-        right = [line[f"train_{name}"] for name in ("pairs_right", "real_right", "fake_right")
-                 if f"train_{name}" in line]
+        right = [] if "train_loss_generator" not in line else [  # else the discriminator is trained alone
+            line[f"train_{name}"] for name in ("pairs_right", "real_right", "fake_right") if f"train_{name}" in line]
         if right and min(right) > SURE:
             texts.append("the discriminator gets all rows and samples right, and teaches the generator little: raise "
                          "penalty, lower discriminator_rate, or give the generator more units or generator_every 1")
