@@ -260,7 +260,7 @@ TABLE: list[Option] = [
            "classifier", choices=("probability", "input"), trainer=False, of=_SPIKES),
     # ---- adversarial pairs
     Option("generator", "ints", None, "model",
-           "units of the generator's dense hidden layers; by default 128,128, or with channels none", trainer=False,
+           "units of the generator's dense hidden layers; by default 128,128,128, or with channels none", trainer=False,
            of=_ADVERSARIAL, empty=True),
     Option("discriminator", "ints", None, "model",
            "units of the discriminator's dense hidden layers; by default 128,128, or with channels none",
@@ -279,7 +279,7 @@ TABLE: list[Option] = [
            "or without R1; minimax; wgan, with clipped weights; wgan_gp, with a penalty between rows and samples",
            choices=names.OBJECTIVES, trainer=False, of=_ADVERSARIAL),
     Option("penalty", "float", None, "model",
-           "weight of the penalty on the discriminator's slopes; by default 0.1 in r3gan, 1 in wgan_gp, else 0",
+           "weight of the penalty on the discriminator's slopes; by default 1 in r3gan and wgan_gp, else 0",
            at_least=0, trainer=False, of=_ADVERSARIAL),
     Option("penalty_end", "float", None, "model", "weight to which the penalty falls within penalty_steps", above=0,
            trainer=False, of=_ADVERSARIAL),

@@ -9,7 +9,7 @@ import click
 
 from pyddl.errors import DataError, ParameterError
 
-__all__ = ["command", "recorded_rows", "rows_for"]
+__all__ = ["command", "rows_for"]
 
 
 @click.command("evaluate")
@@ -50,9 +50,12 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
         check_labels(trained.model, source, "these data")
         measures = [_measure(trained, name) for name in (*measured, *(["likelihood"] if likelihood else []))]
         compares = likelihood and data is None and trained.config.get("data")
-        training = recorded_rows(trained)[0] if compares else None
-        judges = quality or modes is not None
-        judge = Judge(trained, source, data, quality, classifier, modes, deviation) if judges else None
+        training = _recorded_rows(trained)[0] if compares else None
+        judge = None
+        if quality or modes is not None:
+            seen = _recorded_rows(trained)[0] if trained.config.get("data") else None
+            judge = Judge(trained, source, seen, data, quality=quality, classifier=classifier, modes=modes,
+                          deviation=deviation)
     vectors = (trained.averaged, trained.buffers)
     scores = evaluate(trained.model, *vectors, source, here.transport)
     for measure in measures:
@@ -86,7 +89,7 @@ def _measure(trained: Any, name: str) -> Any:
     return known[name]
 
 
-def recorded_rows(trained: Any, labels: str | None = None) -> tuple[Any, Any]:
+def _recorded_rows(trained: Any, labels: str | None = None) -> tuple[Any, Any]:
     """The rows that the run was trained on, and the test rows among the same data; the run records its data."""
     from pyddl.cli.model_command import source_of
     from pyddl.data.joined import training_and_test
@@ -109,7 +112,7 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
     if source is None and recorded.get("test"):
         source = source_of({"data": recorded["test"], "labels": recorded.get("test_labels")})
     if source is None and recorded.get("data"):
-        training, tested = recorded_rows(trained, recorded.get("labels"))
+        training, tested = _recorded_rows(trained, recorded.get("labels"))
         source = training if tested is None else tested
     if source is None:
         raise DataError(f"{trained.path} does not record its data; name some with --data")

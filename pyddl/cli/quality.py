@@ -24,7 +24,8 @@ TO_TRAIN = "--hidden 256,64 --epochs 4 --batch-size 200 --lr 0.002 --schedule co
 
 
 class Judge:
-    """A trained model's samples and what they are compared with. Making one checks all that is given.
+    """A trained model's samples, and the held-out and training rows that they are compared with. Making one checks all
+    that is given.
 
     Raises
     ------
@@ -32,12 +33,12 @@ class Judge:
         The model generates nothing; there is no classifier of such rows, or no file of centres.
     """
 
-    def __init__(self, trained: Any, held_out: Any, data: str | None, quality: bool, classifier: str | None,
-                 modes: str | None, deviation: float | None):
+    def __init__(self, trained: Any, held_out: Any, training: Any, data: str | None, *, quality: bool,
+                 classifier: str | None, modes: str | None, deviation: float | None):
         if not hasattr(trained.model, "sample"):
             raise DataError(f"the model in {trained.path}, {name_of(trained.model)}, generates nothing: there are no "
                             "samples to judge")
-        self.trained, self.held_out, self.given = trained, held_out, classifier
+        self.trained, self.held_out, self.training, self.given = trained, held_out, training, classifier
         self.data = data or trained.config.get("data") or held_out.name
         self.classifier = self._classifier() if quality else None
         self.samples = np.empty((0, held_out.features), dtype=np.float32)
@@ -58,7 +59,7 @@ class Judge:
         if self.centres is not None and self.deviation is not None:
             found |= measures.modes(self.samples, self.centres, self.deviation)
         if run is not None:
-            found |= measures.quality(self.samples, self.held_out, self._training(), Trained.of(run), crew)
+            found |= measures.quality(self.samples, self.held_out, self.training, Trained.of(run), crew)
             weights = (run.path / "model.safetensors").read_bytes()
             found["classifier"] = f"{run.path}, sha256 {hashlib.sha256(weights).hexdigest()[:16]}"
         return found
@@ -68,19 +69,13 @@ class Judge:
         from pyddl.train.plots import draw_lines
         from pyddl.train.quality import nearest
 
-        training = self._training()
-        if training is None:
+        if self.training is None:
             return
         some = self.samples[:NEXT_TO]
         folder = self.trained.path / "plots"
         folder.mkdir(exist_ok=True)
-        draw_lines(folder / "nearest.png", {"sample": some, "nearest row": nearest(some, training)},
+        draw_lines(folder / "nearest.png", {"sample": some, "nearest row": nearest(some, self.training)},
                    self.held_out.image_shape)
-
-    def _training(self) -> Any:
-        from pyddl.cli.evaluate import recorded_rows
-
-        return recorded_rows(self.trained)[0] if self.trained.config.get("data") else None
 
     def _classifier(self) -> Any:
         """The run of a classifier: the one that is given, or the one beside the data."""

@@ -146,7 +146,7 @@ class R3GAN(Objective):
     paired = True
     of_differences = True
     penalised = "both"
-    penalty = 0.1
+    penalty = 1.0
 
     def of_discriminator(self, r: np.ndarray, f: np.ndarray) -> Judged:
         slopes = _sigmoid(f - r)

@@ -150,12 +150,13 @@ def draw_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | Non
     plt = _pyplot()
     epochs = np.unique(np.linspace(0, len(shown) - 1, min(lines, len(shown))).round().astype(int))
     low, high = float(shown[-1].min()), float(shown[-1].max())
+    high = high if high > low else low + 1
     if shown.shape[2] <= 2:
         figure, axes = plt.subplots(1, len(epochs), figsize=(1.8 * len(epochs), 2.1), squeeze=False,
                                     layout="constrained")
         for axis, epoch in zip(axes[0], epochs, strict=True):
             if shown.shape[2] == 1:
-                axis.hist(shown[epoch, :, 0], bins=30)
+                axis.hist(shown[epoch, :, 0], bins=np.linspace(low, high, 31))
             else:
                 axis.scatter(*shown[epoch].T, s=2, linewidths=0)
                 axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
@@ -167,7 +168,7 @@ def draw_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | Non
                                     squeeze=False, layout="constrained")
         for line, epoch in zip(axes, epochs, strict=True):
             for axis, row in zip(line, shown[epoch], strict=False):
-                _show(axis, row, image_shape, (min(low, 0.0), high or 1.0))
+                _show(axis, row, image_shape, (min(low, 0.0), high))
             line[0].set_ylabel(f"epoch {epoch + 1}", fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from benchmarks import (
+    adversarial,
     asynchronous,
     auto,
     convergence,
@@ -30,6 +31,7 @@ from benchmarks import (
 )
 from pyddl.comm import launcher
 from pyddl.errors import CommError
+from pyddl.train.quality import modes
 
 
 def has_launcher():
@@ -118,6 +120,14 @@ def test_bounds_of_variational_autoencoders(out):
     (line,) = variational.main([*SMALL, "--peer", "none", "--out", str(out)]).lines
     assert line["name"] == "pyddl" and line["elbo"] < line["iwae_50"] < line["iwae_500"] < -20
     assert line["elbo"] == -line["loss"] and line["loss"] == pytest.approx(line["kl"] + line["reconstruction"])
+
+
+def test_adversarial_pairs_learn_known_distributions(out):
+    line, = adversarial.main([*SMALL, "--part", "quality", "--out", str(out)]).lines
+    assert line["name"] == "N(4, 0.5)" and 2 < line["mean"] < 6 and 0.05 < line["deviation"] < 2
+    rows = adversarial.rows_of("25 Gaussians", 2500, 0)
+    found = modes(rows, adversarial.MIXTURES["25 Gaussians"], adversarial.DEVIATION)
+    assert found["modes"] == found["modes_of_20"] == 25 and found["high_quality"] == pytest.approx(0.989, abs=0.01)
 
 
 def test_a_model_under_each_strategy_beside_allreduce(out):

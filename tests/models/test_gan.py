@@ -15,7 +15,7 @@ from pyddl.data.statistics import Statistics
 from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.models import GAN, Model, create, for_data
 from pyddl.models.gan import BETWEEN
-from pyddl.models.layers import BatchNorm, Dense, Reshape
+from pyddl.models.layers import BatchNorm, Dense, LayerNorm, Reshape
 from pyddl.models.objectives import OBJECTIVES
 from pyddl.models.stages import stages_of
 from pyddl.optim.given import optimizer_of
@@ -309,8 +309,10 @@ def test_phases_have_their_own_rules():
     ({"objective": "wgan_gp", "clip_weights": 0.1}, ParameterError, "weights are clipped in objective wgan only"),
     ({"objective": "wgan", "penalty": 1.0}, ParameterError, "objective wgan has no penalty"),
     ({"activation": "tanh"}, ParameterError, r"discriminator.0 is Dense\(.*needs a piecewise linear discriminator"),
+    ({"discriminator": [LayerNorm(), Dense(1)]}, ParameterError,
+     r"discriminator.0 is LayerNorm\(.*and no normalisation"),
     ({"discriminator": [Reshape((1, 1, 3)), BatchNorm(), Reshape((3,)), Dense(1)]}, ParameterError,
-     r"discriminator.1 is BatchNorm\(.*and no normalisation"),
+     r"keeps discriminator.1.sums, statistics in which rows and samples would mix"),
     ({"penalty_end": 0.1}, ParameterError, "give both, or none"),
     ({"objective": "minimax", "penalty_end": 0.1, "penalty_steps": 3}, ParameterError, "no penalty that could fall"),
     ({"label_smoothing": 0.1}, ParameterError, "objective r3gan has no labels to smooth"),

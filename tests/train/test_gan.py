@@ -1,9 +1,11 @@
 """Adversarial pairs on many ranks: one pair under allreduce, every strategy learns, runs go on elsewhere."""
 
 import json
+import os
 
 import numpy as np
 import pytest
+import support
 from small_runs import same_everywhere
 
 import pyddl.data
@@ -15,6 +17,7 @@ from pyddl.optim import optimizer
 from pyddl.strategies import strategy
 from pyddl.train import Trainer
 from pyddl.train.progress import Progress
+from pyddl.train.quality import modes
 from pyddl.train.simulation import simulate
 
 ROWS = np.random.default_rng(5).normal((4, -2, 1), (0.5, 1, 2), (203, 3)).astype(np.float32)
@@ -54,6 +57,61 @@ def alone(monkeypatch):
 @pytest.fixture
 def shared(world, tmp_path):
     return world.transport.gather_objects(tmp_path)[0]
+
+
+NORMAL = """
+import json, sys
+import numpy as np, pyddl
+for seed in range(5):
+    rows = np.random.default_rng(seed).normal(4, 0.5, (10_000, 1)).astype(np.float32)
+    model = pyddl.models.GAN(1, (32, 32), (32, 32), noise=1, average=0.99)
+    result = pyddl.train.Trainer(model, strategy=sys.argv[1], batch_size=128, epochs=25, seed=seed,
+                                 schedule="cosine").fit(rows)
+    samples = model.sample(result.averaged, result.buffers, 20_000, seed)
+    if pyddl.world().rank == 0:
+        taken = sum(line["seconds"] for line in result.metrics)
+        print(json.dumps([float(samples.mean()), float(samples.std()), taken]), flush=True)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("name", "ranks"), [("local", 1), ("allreduce", 2), ("averaging", 2)])
+def test_a_normal_distribution_is_learned_from_scratch(tmp_path, capsys, name, ranks):
+    """N(4, 1/2) from N(0, 1): mean and standard deviation within 0.1, 5 seeds of 5."""
+    (tmp_path / "normal.py").write_text(NORMAL)
+    line = support.python(tmp_path / "normal.py", name)
+    done = support.run(line, os.environ, 1000) if ranks == 1 else support.run_ranks(ranks, line, timeout=1000)
+    assert done.code == 0, done
+    found = [json.loads(line) for line in done.out.splitlines() if line.startswith("[")]
+    with capsys.disabled():
+        print(f"\n{name}: mean, deviation, seconds of each seed: {found}")
+    assert len(found) == 5
+    for mean, deviation, _ in found:
+        assert abs(mean - 4) < 0.1 and abs(deviation - 0.5) < 0.1
+
+
+RING = np.array([(np.cos(a), np.sin(a)) for a in np.arange(8) * np.pi / 4])
+GRID = np.array([(x, y) for x in range(-4, 5, 2) for y in range(-4, 5, 2)], dtype=float)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("centres", "hidden", "penalty", "end", "share"), [
+    (RING, (128,) * 3, 0.5, 2e-3, 0.85), (GRID, (128,) * 4, 1.0, 3e-4, 0.6)], ids=["ring of 8", "grid of 25"])
+def test_all_modes_of_a_mixture_are_found(capsys, centres, hidden, penalty, end, share):
+    """By the recipes of benchmarks/adversarial.py; deviation 0.05, 2500 samples, 4000 steps."""
+    lines = []
+    for seed in range(2):
+        draw = np.random.default_rng(1000 + seed)
+        rows = centres[draw.integers(len(centres), size=20_000)] + draw.normal(0, 0.05, (20_000, 2))
+        model = GAN(2, hidden, noise=2, penalty=penalty, penalty_end=end, penalty_steps=3200)
+        result = Trainer(model, strategy="local", epochs=50, batch_size=256, learning_rate=2e-3, schedule="cosine",
+                         minimum_rate=2e-5, seed=seed).fit(rows.astype(np.float32))
+        lines.append(modes(model.sample(result.averaged, result.buffers, 2500, seed), centres, 0.05))
+    with capsys.disabled():
+        print(f"\n{len(centres)} Gaussians, two seeds: {lines}")
+    assert all(line["modes"] == len(centres) and line["high_quality"] >= share for line in lines)
 
 
 @pytest.mark.mpi
