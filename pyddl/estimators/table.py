@@ -11,12 +11,12 @@ Place = tuple[str, str]
 
 TABLE: dict[str, Place] = {
     "autoencoder": ("pyddl.estimators.autoencoder", "Autoencoder"),
+    "vae": ("pyddl.estimators.vae", "VAE"),
     "linear": ("pyddl.estimators.linear", "LinearRegression"),
     "classifier": ("pyddl.estimators.classifier", "Classifier"),
     "rbm": ("pyddl.estimators.rbm", "RBM"),
-    "dbn": ("pyddl.estimators.dbn", "DBN"),
     "ssrbm": ("pyddl.estimators.ssrbm", "SpikeSlabRBM"),
-    "vae": ("pyddl.estimators.vae", "VAE"),
+    "dbn": ("pyddl.estimators.dbn", "DBN"),
     "gan": ("pyddl.estimators.gan", "GAN"),
 }
 """The estimators of models, by the models' public names. A row may be added at any time."""
