@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -114,14 +115,17 @@ class JoinedSource(Source):
         return f"{self.name}: {self.shape[0]} x {self.shape[1]} of {len(self._sources)} files, from {self.origin}"
 
 
-class PartSource(Source):
-    """Some rows of a source, drawn by chance; see `split`. Keeps no list of them: any size costs no memory."""
+class _SomeRows(Source):
+    """Some rows of a source: `_rows` says which."""
 
-    def __init__(self, whole: Source, seed: int, begin: int, end: int, name: str):
-        self._whole, self._seed, self._begin, self.name = whole, seed, begin, name
-        self.shape = (end - begin, whole.features)
-        self.image_shape = whole.image_shape
-        self.classes = whole.classes
+    def __init__(self, whole: Source, count: int, name: str):
+        self._whole, self.name = whole, name
+        self.shape = (count, whole.features)
+        self.image_shape, self.classes = whole.image_shape, whole.classes
+
+    @abstractmethod
+    def _rows(self, index: np.ndarray) -> np.ndarray:
+        """Numbers in the whole of rows of this source."""
 
     @property
     def label_type(self) -> tuple[tuple[int, ...], np.dtype] | None:
@@ -140,13 +144,6 @@ class PartSource(Source):
     def maximum(self) -> float:
         """That of the whole."""
         return self._whole.maximum
-
-    def _rows(self, index: np.ndarray) -> np.ndarray:
-        if index.size and not (index.min() >= 0 and index.max() < len(self)):
-            raise IndexError(f"{self.name}: rows {index.min()} to {index.max()} are asked for; it has {len(self)}")
-        rows = index + self._begin
-        _core.order(rows, rows, len(self._whole), self._seed, DRAW)
-        return rows
 
     def checksum(self) -> int | None:
         """That of the whole."""
@@ -158,11 +155,26 @@ class PartSource(Source):
     def read_labels(self, index: np.ndarray, out: np.ndarray) -> None:
         self._whole.read_labels(self._rows(index), out)
 
+
+class PartSource(_SomeRows):
+    """Some rows of a source, drawn by chance; see `split`. Keeps no list of them: any size costs no memory."""
+
+    def __init__(self, whole: Source, seed: int, begin: int, end: int, name: str):
+        super().__init__(whole, end - begin, name)
+        self._seed, self._begin = seed, begin
+
+    def _rows(self, index: np.ndarray) -> np.ndarray:
+        if index.size and not (index.min() >= 0 and index.max() < len(self)):
+            raise IndexError(f"{self.name}: rows {index.min()} to {index.max()} are asked for; it has {len(self)}")
+        rows = index + self._begin
+        _core.order(rows, rows, len(self._whole), self._seed, DRAW)
+        return rows
+
     def describe(self) -> str:
         return f"{self.name}: {len(self)} of {len(self._whole)} rows, by seed {self._seed}; {self._whole.describe()}"
 
 
-class ChosenSource(Source):
+class ChosenSource(_SomeRows):
     """Some rows of a source, by their numbers.
 
     Parameters
@@ -173,37 +185,11 @@ class ChosenSource(Source):
     """
 
     def __init__(self, whole: Source, index: np.ndarray, name: str):
-        self._whole, self._index, self.name = whole, index, name
-        self.shape = (len(index), whole.features)
-        self.image_shape, self.classes = whole.image_shape, whole.classes
+        super().__init__(whole, len(index), name)
+        self._index = index
 
-    @property
-    def label_type(self) -> tuple[tuple[int, ...], np.dtype] | None:
-        return self._whole.label_type
-
-    @cached_property
-    def labels(self) -> np.ndarray | None:  # type: ignore[override]
-        return _all_labels(self)
-
-    @property
-    def minimum(self) -> float:
-        """That of the whole."""
-        return self._whole.minimum
-
-    @property
-    def maximum(self) -> float:
-        """That of the whole."""
-        return self._whole.maximum
-
-    def checksum(self) -> int | None:
-        """That of the whole."""
-        return self._whole.checksum()
-
-    def read(self, index: np.ndarray, out: np.ndarray) -> None:
-        self._whole.read(self._index[index], out)
-
-    def read_labels(self, index: np.ndarray, out: np.ndarray) -> None:
-        self._whole.read_labels(self._index[index], out)
+    def _rows(self, index: np.ndarray) -> np.ndarray:
+        return self._index[index]
 
     def describe(self) -> str:
         return f"{self.name}: {len(self)} of {len(self._whole)} rows; {self._whole.describe()}"
