@@ -203,7 +203,7 @@ TABLE: list[Option] = [
            "epochs of each Boltzmann machine, or one number for all; where finetune is none the last one has epochs",
            "epochs", trainer=False, of=("dbn",)),
     Option("pretrain_learning_rate", "floats", None, "model",
-           "step size of each Boltzmann machine, or one for all, which falls to 0 under momentum 0.9; by default 0.05, "
+           "step size of each Boltzmann machine, or one for all, which falls to 0 under momentum 0.9; by default 0.02, "
            "or 0.005 where units are gaussian. learning_rate and the options beside it are those of the network",
            also=("--pretrain-lr",), above=0, trainer=False, of=("dbn",)),
     # ---- Boltzmann machines

@@ -33,7 +33,7 @@ from pyddl.models.together import together
 __all__ = ["DBN"]
 
 ENCODER, DECODER, HEAD = "encoder", "decoder", "head"
-RATES = {"bernoulli": 0.05, "gaussian": 0.005}  # of levels without and with Gaussian units
+RATES = {"bernoulli": 0.02, "gaussian": 0.005}  # of levels without and with Gaussian units
 MOMENTUM, DECAY = 0.9, 1e-4  # of all levels
 SHOWN = 50  # filters and samples in a picture
 SUBSTEP = 3  # of the first random numbers on the way down: those before are the last machine's
@@ -69,7 +69,7 @@ class DBN:
     pretrain_epochs : sequence of int, default=(10,)
         Of each machine, or one number for all. Without a network the last machine has the epochs of training.
     pretrain_learning_rate : sequence of float, optional
-        Of each machine, or one for all; it falls linearly to 0, under momentum 0.9. By default 0.05, or 0.005 where
+        Of each machine, or one for all; it falls linearly to 0, under momentum 0.9. By default 0.02, or 0.005 where
         units are Gaussian.
     chain, gibbs_steps, chains, centering
         Of all machines, as in `RBM`. A network made of centered ones learns far faster: their hidden units are on half

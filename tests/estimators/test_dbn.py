@@ -80,7 +80,8 @@ def test_passes_go_through_the_stages():
 def test_features_serve_a_linear_classifier():
     rows, digits = load_digits(return_X_y=True)
     rows /= 16
-    dbn = pyddl.DBN(hidden=(100, 60), pretrain_epochs=20, epochs=20, batch_size=20, centering=False, random_state=0)
+    dbn = pyddl.DBN(hidden=(100, 60), pretrain_epochs=20, epochs=20, pretrain_learning_rate=0.05, batch_size=20,
+                    centering=False, random_state=0)
     found = make_pipeline(dbn, StandardScaler(), LogisticRegression(max_iter=1000)).fit(rows[:1200], digits[:1200])
     assert found.score(rows[1200:], digits[1200:]) > 0.85
 
