@@ -51,7 +51,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # of models, and of training; the penalt
                   "generator": (32, 32), "discriminator": (32, 32)},
     "8 Gaussians": {"rows": 20_000, "batch": 256, "steps": 4000, "rate": 2e-3, "noise": 2, "penalty": 0.5,
                     "penalty_end": 2e-3, "generator": (128,) * 3},
-    "25 Gaussians": {"rows": 20_000, "batch": 256, "steps": 16_000, "rate": 2e-3, "noise": 2, "penalty": 1.0,
+    "25 Gaussians": {"rows": 20_000, "batch": 128, "steps": 8000, "rate": 2e-3, "noise": 2, "penalty": 1.0,
                      "penalty_end": 3e-4, "generator": (128,) * 4},
 }
 SETTINGS = {  # what, part of its steps, seeds; batch sizes, rounds, seconds of each

@@ -68,6 +68,9 @@ RECIPES = {
         "hidden": (16,), "binarise": "threshold", "epochs": 60, "batch_size": 40, "chains": 40}),
     "ssrbm": Recipe(options={"hidden": (80,), "pool": 2, "epochs": 15, "batch_size": 48}),
     "vae": Recipe("iwae_500", "likelihood", {"hidden": (64, 8), "epochs": 60, "batch_size": 40}),
+    "gan": Recipe("energy_distance", "energy_distance", {
+        "generator": (64, 64), "discriminator": (64,), "noise": 16, "average": 0.99, "epochs": 60, "batch_size": 60,
+        "learning_rate": 0.008}),
     "dbn": Recipe("test_squared_error", options={
         "hidden": (64, 16), "finetune": "autoencoder", "pretrain_epochs": (5,), "epochs": 20, "batch_size": 40,
         "optimizer": "momentum", "learning_rate": 0.005}),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from pyddl import models
+from pyddl import _check, models
 from pyddl.errors import DataError, ParameterError
 
 __all__ = ["command"]
@@ -15,7 +17,8 @@ __all__ = ["command"]
 @click.option("--count", type=click.IntRange(min=1), default=50, help="How many.  [50]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of everything random.  [0]")
 @click.option("--out", default=None, help="File to write: .npy, or .png of at most 50 samples.  [RUN/samples.npy]")
-def command(run: str, count: int, seed: int, out: str | None) -> int:
+@click.option("--label", help="Class of the samples, of a model that is conditional on labels.  [all in turn]")
+def command(run: str, count: int, seed: int, out: str | None, label: str | None) -> int:
     """Draw samples from the model in RUN: a float32 .npy file of shape (count, features), or a picture."""
     from pathlib import Path
 
@@ -33,7 +36,8 @@ def command(run: str, count: int, seed: int, out: str | None) -> int:
         able = (name for name in models.TABLE if hasattr(models.class_of(name), "sample"))
         raise DataError(f"the model in {run}, {trained.summary['model']}, generates nothing; these do: "
                         f"{', '.join(able)}")
-    samples = trained.model.sample(trained.averaged, trained.buffers, count, seed)
+    given = {} if label is None else {"labels": np.full(count, _place(trained.model, label))}
+    samples = trained.model.sample(trained.averaged, trained.buffers, count, seed, **given)
     try:
         if target.suffix == ".png":
             try:
@@ -47,3 +51,12 @@ def command(run: str, count: int, seed: int, out: str | None) -> int:
         raise ParameterError(f"cannot write {target}: {error.strerror}") from None
     click.echo(f"{target}: {count} samples of {samples.shape[1]} float32")
     return 0
+
+
+def _place(model: Any, label: str) -> int:
+    """The number of the class of that name."""
+    if not getattr(model, "conditional", False):
+        raise ParameterError("--label is given, and the model was trained without labels: leave it out, or train with "
+                             "--conditional")
+    names = model.class_names or tuple(map(str, range(model.classes)))
+    return names.index(_check.one_of("label", label, names))

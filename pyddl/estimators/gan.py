@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pyddl import _check
-from pyddl.data import Source
+from pyddl.data import ArraySource, Source
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.estimators.estimator import Estimator, _seed
 from pyddl.estimators.from_table import from_table
@@ -79,6 +79,16 @@ class GAN(OfClasses):
         count = _check.integer("count", count, at_least=1)
         seed, vectors = _seed(random_state), (self.result_.averaged, self.result_.buffers)
         return self.model_.sample(*vectors, count, seed, None if labels is None else self._places(labels, count))
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Minus the energy distance of as many samples from X, at most 2000, in its unit: at best 0. Local."""
+        from pyddl.train.crew import Crew
+
+        self._check_fitted()
+        rows = self._rows(X)
+        source = rows if isinstance(rows, Source) else ArraySource(rows, name="X")
+        found = self.model_.measures["energy_distance"](self.result_.averaged, self.result_.buffers, source, Crew())
+        return -found["energy_distance"]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

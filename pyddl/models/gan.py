@@ -21,7 +21,9 @@ from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import Layout, Slice
 from pyddl.models.classifier import check_classes, classes_of
 from pyddl.models.dcgan import discriminator_of, generator_of, picture_of
+from pyddl.models.distance import energy_distance
 from pyddl.models.layers import Dense, Layer, as_plain, from_plain
+from pyddl.models.likelihood import Measure
 from pyddl.models.network import Network
 from pyddl.models.objectives import OBJECTIVES
 from pyddl.models.stages import Phase, Stage
@@ -174,6 +176,7 @@ class GAN:
         self.stages = self._stages()
         self.needs_labels = self.conditional
         self.flops = self.generator.flops + self.discriminator.flops
+        self.measures: dict[str, Measure] = {"energy_distance": partial(energy_distance, self)}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(GAN, **self.options()), ()

@@ -51,8 +51,15 @@ def test_books_and_pictures(folder):
 def test_samples_and_scores(folder):
     said = pyddl("generate", "gan", "--count", "7", "--out", "s.npy", cwd=folder)
     assert "7 samples of 64 float32" in said and np.load(folder / "s.npy").shape == (7, 64)
+    seven = np.load(folder / "s.npy")
+    assert seven.min() >= 0 and seven.max() <= 1
     pyddl("generate", "points", "--count", "30", "--out", "s.png", cwd=folder)
     assert (folder / "s.png").read_bytes()[:4] == b"\x89PNG"
+    pyddl("generate", "gan", "--count", "7", "--label", "3", "--out", "threes.npy", cwd=folder)
+    same = np.load(folder / "threes.npy") == np.load(folder / "s.npy")[:7]
+    assert same.all(axis=1).tolist() == [False] * 3 + [True] + [False] * 3, "the fourth of all in turn"
+    assert "label is '11'; expected one of 0, 1" in pyddl("generate", "gan", "--label", "11", cwd=folder, check=2)
+    assert "trained without labels" in pyddl("generate", "points", "--label", "0", cwd=folder, check=2)
     found = json.loads(pyddl("evaluate", "gan", "--json", cwd=folder))
     last = json.loads((folder / "gan/metrics.jsonl").read_text().splitlines()[-1])
     assert found["discriminator_loss"] == pytest.approx(last["test_discriminator_loss"], rel=1e-5)

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import pyddl
@@ -36,6 +37,13 @@ def test_samples_are_of_a_seed():
     assert {"train_loss_generator", "train_pairs_right", "train_penalty"} <= set(fitted.metrics_[-1])
     with pytest.raises(ParameterError, match="labels are given, and this model was trained without"):
         fitted.sample(5, labels="left")
+
+
+def test_a_search_finds_the_pair_that_learns():
+    search = GridSearchCV(small(learning_rate=0.02, average=0.9), {"epochs": [1, 200]}, cv=2).fit(X)
+    assert search.best_params_ == {"epochs": 200} and search.best_score_ < 0.1
+    fitted = search.best_estimator_
+    assert fitted.score(X) > fitted.score(X + 3) == fitted.score(pyddl.data.ArraySource((X + 3).astype(np.float32)))
 
 
 def test_passes_go_on_where_the_last_one_ended():

@@ -14,12 +14,14 @@ from pyddl.data.labels import Labels
 from pyddl.data.statistics import Statistics
 from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.models import GAN, Model, create, for_data
+from pyddl.models.distance import energy_distance
 from pyddl.models.gan import BETWEEN
 from pyddl.models.layers import BatchNorm, Dense, LayerNorm, Reshape
 from pyddl.models.objectives import OBJECTIVES
 from pyddl.models.stages import stages_of
 from pyddl.optim.given import optimizer_of
 from pyddl.train import Trainer
+from pyddl.train.crew import Crew
 
 ROWS = np.random.default_rng(0).normal(3, 2, (40, 3)).astype(np.float32)
 CASES = {
@@ -352,6 +354,23 @@ def test_every_objective_learns_where_the_data_are(objective):
     assert all(0.2 < line[name] < 0.9 for name in right), line
     assert ("train_penalty" in line) == model.penalised
     assert line["train_loss_generator"] != line["train_loss_discriminator"]
+
+
+def test_the_energy_distance_tells_where_samples_are():
+    """Of normal samples that are a shift away: by 1000 draws; of exact ones 0 but for chance."""
+    class Shifted:
+        def __init__(self, shift):
+            self.shift = shift
+
+        def sample(self, parameters, buffers, count, seed):
+            return np.random.default_rng(seed).normal(self.shift, 1, (count, 2)).astype(np.float32)
+
+    rows = ArraySource(np.random.default_rng(5).normal(size=(3000, 2)).astype(np.float32))
+    near, far, farther = (energy_distance(Shifted(shift), None, None, rows, Crew())["energy_distance"]
+                          for shift in (0.0, 1.0, 100.0))
+    assert abs(near) < 0.01 < 0.5 < far < 1 and farther == pytest.approx(2 * 100 * np.sqrt(2), rel=0.02)
+    model, parameters, buffers, _ = made()
+    assert set(model.measures["energy_distance"](parameters, buffers, ArraySource(ROWS), Crew())) == {"energy_distance"}
 
 
 def test_a_conditional_generator_tells_classes_apart():

@@ -41,6 +41,9 @@ STRATEGIES = {
 }
 
 
+PICTURES = {"channels": (3,), "image_shape": (2, 2), "upsample": "resize", "batch_norm": "synchronised"}
+
+
 def train(kind, rows=ROWS, out=None, model=None, **options):
     model = model or GAN(3, (7,), (8, 5), noise=2, **{"average": 0.9, **KINDS[kind]})
     source = ArraySource(rows, labels=Labels(np.arange(len(rows)) % 3, None))
@@ -131,6 +134,17 @@ def test_all_ranks_together_are_one(world, monkeypatch, kind):
         found, expected = ([line.get(name, 0.0) for line in result.metrics] for result in (together, one))
         if not name.endswith("_right"):  # of which one may turn over
             assert found == pytest.approx(expected, rel=1e-3, abs=1e-4), name
+
+
+@pytest.mark.mpi
+def test_a_normalised_generator_of_pictures_is_one_on_all_ranks(world, monkeypatch):
+    rows, rule = np.concatenate([ROWS, ROWS[:, :1]], axis=1), {"optimizer": "sgd", "learning_rate": 0.05}
+    model = GAN(4, noise=2, average=0.9, **PICTURES)
+    together = train(None, rows, model=model, **rule)
+    alone(monkeypatch)
+    one = train(None, rows, model=model, strategy="local", **rule)
+    np.testing.assert_allclose(together.parameters, one.parameters, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(together.buffers, one.buffers, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.mpi(min_size=2)
