@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks import convolution, harness, readme, split
+from benchmarks import convolution, harness, likelihood, readme, split, tempering
 from benchmarks.auto import NEAR
 from benchmarks.ranks import rates
 from benchmarks.server import AIM as SERVER_AIM
@@ -21,7 +21,8 @@ __all__ = ["Aim", "aims", "main", "write"]
 
 Lines = list[dict[str, Any]]
 QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "server", "auto", "split", "threads",
-             "convolution")
+             "convolution", "rbm", "likelihood", "tempering")
+LIKELIHOODS = {"784-16, thresholded": -140.0, "784-500, thresholded": -80.0, "784-500, drawn": -91.0}
 RANKS = {"pyddl": "allreduce", "pyddl sharded": "allreduce with --shard-optimizer"}
 
 
@@ -174,6 +175,20 @@ def aims(lines: dict[str, Lines]) -> list[Aim]:
                 found.append(Aim(f"convolutions, {line['case']}, {dtype}: against the best of PyTorch", wanted,
                                  line["speed_up"][dtype],
                                  why=f"{share['useful']:.0%} of the peak without padding; of the step {kinds}"))
+    for line in lines["rbm"]:
+        wanted = {10: 3.0, 100: 2.0}.get(line["batch"])
+        if wanted is not None:
+            found.append(Aim(f"RBM, 784-{line['hidden']}, batch {line['batch']}: against scikit-learn", wanted,
+                             line["speed_up"]["classic float32"]))
+    for name, wanted in LIKELIHOODS.items():
+        if values := [line["nats"] for line in lines["likelihood"] if line["name"] == name]:
+            found.append(Aim(f"RBM, {name}: nats per test image", wanted, median(values), ""))
+    for line in lines["tempering"]:
+        if line["truth"] is not None and line["name"].startswith("2"):
+            found.append(Aim(f"tempered RBM, {line['name']}, seed {line['seed']}: nats below the truth", 0.6,
+                             line["truth"] - line["ptt"]["log_likelihood"], "", most=True))
+    if costs := [line["cost"] for line in lines["tempering"]]:
+        found.append(Aim("tempered RBM: cost of an update, of a persistent chain's", 2.2, median(costs), most=True))
     return found
 
 
@@ -364,6 +379,26 @@ def threads_section(lines: Lines) -> Iterable[str]:
     )
 
 
+def rbm_section(lines: Lines) -> Iterable[str]:
+    yield "\n### Restricted Boltzmann machine, 784 visible units: ms per step on one thread, and times faster\n"
+    names = [name for name in lines[0]["seconds"] if name != "scikit-learn"]
+    rows = [[line["hidden"], line["batch"], f"{1e3 * line['seconds']['scikit-learn']['p50']:.2f}",
+             *(f"{1e3 * line['seconds'][name]['p50']:.2f} ({line['speed_up'][name]:.2f}x, {line['share'][name]:.0%})"
+               for name in names)] for line in lines]
+    yield harness.table(["hidden", "batch", "scikit-learn", *names], rows)
+    yield "\nIn brackets also the share of the product peak, as if zeros were multiplied: they are not."
+
+
+def likelihood_section(lines: Lines) -> Iterable[str]:
+    yield f"\n### Likelihood of MNIST's test images, nats, {lines[0]['epochs']} epochs\n"
+    yield harness.table(likelihood.HEAD, [likelihood.row_of(line) for line in lines])
+
+
+def tempering_section(lines: Lines) -> Iterable[str]:
+    yield "\n### Tempering along a run's own past, exact nats of test rows\n"
+    yield harness.table(tempering.HEAD, [tempering.row_of(line) for line in lines])
+
+
 def when(header: dict[str, Any]) -> str:
     """When and on what a question was answered."""
     clock = ", in processor time" if header.get("clock") == "cpu" else ""
@@ -403,6 +438,9 @@ def write(path: Path, lines: dict[str, Lines]) -> None:
         ("threads", threads_section),
         ("server", asynchronous_section),
         ("convolution", convolution.section),
+        ("rbm", rbm_section),
+        ("likelihood", likelihood_section),
+        ("tempering", tempering_section),
     )
     text += ["", "## Figures"]
     for question, section in sections:

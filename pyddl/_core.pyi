@@ -220,11 +220,12 @@ class Rbm:
         reservoir: Floats | None = None,
         reservoir_energies: Floats | None = None,
         works: Floats | None = None,
+        parity: int = 0,
     ) -> float:
         """Overwrites ``gradients`` with the sum over ``rows``, moves ``chains`` (N, H) and offsets; the loss.
 
-        Chains change places with states of the machine ``below``, which stand in ``reservoir`` (N, R * H) with their
-        ``reservoir_energies`` (N, R); ``works`` (N, 2) says what an exchange would cost.
+        Every second chain changes places with a state of the machine ``below``, which stand in ``reservoir`` (N, R * H)
+        with their ``reservoir_energies`` (N, R); ``works`` (N, 2) says what an exchange would cost.
         """
 
     def hidden_mean(self, parameters: Floats, v: Floats, out: Floats) -> None: ...

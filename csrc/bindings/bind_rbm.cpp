@@ -49,7 +49,8 @@ double gradient(Rbm& self, const Floats& parameters, Floats& gradients, const Fl
                 float offset_rate, float sparsity, float sparsity_cost, std::int64_t seed, std::int64_t purpose,
                 std::int64_t step, std::int64_t turn, py::object sum, py::object ready,
                 const std::optional<Array<std::uint16_t>>& rounded, const std::optional<Floats>& below,
-                OptionalFloats& reservoir, OptionalFloats& reservoir_energies, OptionalFloats& works) {
+                OptionalFloats& reservoir, OptionalFloats& reservoir_energies, OptionalFloats& works,
+                std::int64_t parity) {
     kernels::RbmTurn t;
     const RandomKey key = key_of(seed, purpose, step);
     t.parameters = vector(parameters, "parameters");
@@ -65,7 +66,8 @@ double gradient(Rbm& self, const Floats& parameters, Floats& gradients, const Fl
     if (numbers) t.numbers = vector(*numbers, "numbers");
     if (below)
         t.reservoir = {vector(*below, "below"), optional_matrix(reservoir, "reservoir"),
-                       optional_matrix(reservoir_energies, "reservoir_energies"), optional_matrix(works, "works")};
+                       optional_matrix(reservoir_energies, "reservoir_energies"), optional_matrix(works, "works"),
+                       parity};
     t.weight = weight;
     t.gibbs_steps = gibbs_steps;
     t.mean_reconstruction = mean_reconstruction;
@@ -111,7 +113,8 @@ void register_rbm(py::module_& m) {
              "sparsity"_a, "sparsity_cost"_a, "seed"_a, "purpose"_a, "step"_a, "turn"_a, "sum"_a, "ready"_a,
              "rounded"_a.noconvert().none(true), "below"_a.noconvert().none(true) = py::none(),
              "reservoir"_a.noconvert().none(true) = py::none(),
-             "reservoir_energies"_a.noconvert().none(true) = py::none(), "works"_a.noconvert().none(true) = py::none())
+             "reservoir_energies"_a.noconvert().none(true) = py::none(), "works"_a.noconvert().none(true) = py::none(),
+             "parity"_a = 0)
         .def("hidden_mean", means(&Rbm::hidden_mean, "v"), "parameters"_a.noconvert(), "v"_a.noconvert(),
              "out"_a.noconvert())
         .def("visible_mean", means(&Rbm::visible_mean, "h"), "parameters"_a.noconvert(), "h"_a.noconvert(),

@@ -20,6 +20,7 @@ namespace pyddl::kernels {
 namespace {
 
 constexpr std::size_t most_shapes = 64;
+constexpr double most_of_float32 = 0.25, most_of_bfloat16 = 0.15;  // of units that are not zero, where sparse is faster
 constexpr std::uint64_t substeps_of_turn = RandomKey::substeps / Rbm::most_turns;
 
 float* floats(Scratch& scratch, std::int64_t count) {
@@ -89,6 +90,7 @@ void Rbm::check_turn(const RbmTurn& t) const {
         throw std::invalid_argument("turn is " + std::to_string(t.turn) + "; expected 0 to " +
                                     std::to_string(most_turns - 1));
     if (!t.reservoir.parameters.empty()) {
+        refuse_code("a reservoir");
         const RbmReservoir& r = t.reservoir;
         const std::int64_t each = r.energies.columns;
         if (!t.persistent || each < 1)
@@ -178,6 +180,40 @@ void Rbm::hidden_sample(float* h, const float* x, std::int64_t rows, const std::
     if (!shape_.code) return random.bernoulli_of_logits(h, nullptr, x, rows, shape_.hidden, numbers, key);
     random.normal(h, rows, shape_.hidden, numbers, key);
     best<VectorTable>().add(h, x, rows * shape_.hidden);
+}
+
+/// Lists what is not zero in rows of u, where that is so little that sparse products are faster; whether it is. With
+/// `more` the rows listed before are still the first ones.
+bool Rbm::list(const float* u, std::int64_t rows, bool more) {
+    const std::int64_t V = shape_.visible, before = more ? listed_rows_ : 0;
+    const double most = in_ == Element::float32 ? most_of_float32 : most_of_bfloat16;
+    listed_rows_ = 0;
+    if (gaussian() || shape_.hidden < least_columns) return false;
+    const SparseTable& sparse = best<SparseTable>();
+    if (before == 0 &&
+        static_cast<double>(sparse.count(u, rows * V)) > most * static_cast<double>(rows) * static_cast<double>(V))
+        return false;
+    const std::int64_t later = before == 0 ? 2 : 0;  // memory that grows forgets, and a gradient adds two rows
+    const auto room = static_cast<std::size_t>((rows + later) * V + 1);
+    auto* first =
+        static_cast<std::int64_t*>(first_.reserve(static_cast<std::size_t>(rows + later + 1) * sizeof(std::int64_t)));
+    auto* place = static_cast<std::int32_t*>(place_.reserve(room * sizeof(std::int32_t)));
+    auto* value = static_cast<float*>(value_.reserve(room * sizeof(float)));
+    if (before == 0) first[0] = 0;
+    sparse.lists_of_rows(u + before * V, rows - before, V, first + before, place, value);
+    listed_rows_ = rows;
+    return true;
+}
+
+Lists Rbm::listed() const {
+    return {listed_rows_, static_cast<const std::int64_t*>(first_.data()),
+            static_cast<const std::int32_t*>(place_.data()), static_cast<const float*>(value_.data())};
+}
+
+/// x (rows, H) := u w + c, of visible units that may be mostly zeros.
+void Rbm::hidden_inputs_of_few(const float* u, std::int64_t rows, float* x) {
+    if (!list(u, rows)) return hidden_inputs(u, rows, x);
+    best<SparseTable>().product(listed(), weights(parameters_), hidden_bias(parameters_), x, shape_.hidden);
 }
 
 /// y (rows, V) := h w' + b.
@@ -360,7 +396,7 @@ double Rbm::gradient(const RbmTurn& t) {
     const std::int64_t* numbers = t.persistent ? t.numbers.data() : t.index.data();
     float* states = t.persistent ? t.chains.data : floats(hidden_, N * H);
     if (!t.persistent) {
-        hidden_inputs(u, B, x);
+        hidden_inputs_of_few(u, B, x);
         hidden_sample(states, x, N, numbers, key(0, of_hidden));
     }
     const bool exchanges = !t.reservoir.parameters.empty();
@@ -375,13 +411,13 @@ double Rbm::gradient(const RbmTurn& t) {
         else
             best<ActivationTable<float>>().activate(Activation::sigmoid, chain_u, N * V);
         if (last) break;
-        hidden_inputs(chain_u, N, chain_x);
+        hidden_inputs_of_few(chain_u, N, chain_x);
         hidden_sample(states, chain_x, N, numbers, key(k, of_hidden));
     }
     if (t.persistent)
-        hidden_inputs(u, R, x);  // of rows and chains in one product
+        hidden_inputs_of_few(u, R, x);  // of rows and chains in one product
     else
-        hidden_inputs(chain_u, N, chain_x);
+        hidden_inputs_of_few(chain_u, N, chain_x);
 
     double loss = 0;
     if (!scores_reconstruction()) {
@@ -460,6 +496,15 @@ double Rbm::gradient(const RbmTurn& t) {
     }
     if (R == 0) {
         std::fill_n(of_weights, V * H, 0.0f);
+    } else if (list(u, depth, t.persistent)) {
+        const Lists rows = listed();
+        const auto room = static_cast<std::size_t>(rows.first[depth]);
+        auto* first =
+            static_cast<std::int64_t*>(column_first_.reserve(static_cast<std::size_t>(V + 1) * sizeof(std::int64_t)));
+        auto* place = static_cast<std::int32_t*>(column_place_.reserve(room * sizeof(std::int32_t)));
+        auto* value = static_cast<float*>(column_value_.reserve(room * sizeof(float)));
+        best<SparseTable>().lists_of_columns(rows, V, first, place, value);
+        best<SparseTable>().product({V, first, place, value}, x, nullptr, of_weights, H);
     } else {
         run(products_for(depth).statistics[in_ == Element::float32],
             {.m = V, .k = depth, .n = H, .a_transposed = true, .in = in_}, as_element(u, depth * V, rounded_rows_),

@@ -26,6 +26,7 @@
 #include "kernels/product.hpp"
 #include "kernels/random.hpp"
 #include "kernels/ready.hpp"
+#include "kernels/sparse.hpp"
 
 namespace pyddl::kernels {
 
@@ -49,6 +50,7 @@ struct RbmReservoir {
     MatrixView<float> energies;         ///< (N, R), their free energies under that machine
     MatrixView<float> works;  ///< (N, 2), out: free energy under the turn's machine minus that under the reservoir's,
                               ///< of the state that was drawn, and of the chain's
+    std::int64_t parity = 0;  ///< those chains try whose number is even or odd as this is
 };
 
 /// One gradient. Spans that are empty and views without data are what the turn does not have.
@@ -115,11 +117,11 @@ class Rbm {
     /// G = <(u - mu)(h - lam)'>, b moves by <u> - G lam, c by <h> - G'mu.
     /// With sparsity q* the loss has besides, without being reported, cost * B * sum_j KL(q* || q_j), where q_j are the
     /// means of hidden units over the rows of all workers.
-    /// With a reservoir each chain, before its first step, changes places with one of its reservoir's states or does
-    /// not, so that both distributions stay as they are (Metropolis, by free energies of hidden units).
-    /// Cost: 2 (3 + 2 k) B V H flop for k Gibbs steps of as many chains as rows, persistent or not; Gaussian units:
-    /// once 2 B V H more; with a reservoir twice. A code has no sparsity. Threads: those of oneDNN, and of passes over
-    /// rows.
+    /// With a reservoir every second chain, before its first step, changes places with one of its reservoir's states or
+    /// does not, so that both distributions stay as they are (Metropolis, by free energies of hidden units). Visible
+    /// units that are mostly zeros are not multiplied: see kernels/sparse.hpp. Cost: at most 2 (3 + 2 k) B V H flop for
+    /// k Gibbs steps of as many chains as rows, persistent or not; Gaussian units: once 2 B V H more; with a reservoir
+    /// as much. A code has no sparsity. Threads: those of oneDNN, and of passes over rows.
     double gradient(const RbmTurn& turn);
 
     /// out (B) := -log of the sum over v, or the integral, of exp(-E(v, h)).
@@ -193,12 +195,15 @@ class Rbm {
              const float* bias, float* c);
     void hidden_inputs(const float* u, std::int64_t rows, float* x);
     void hidden_sample(float* h, const float* x, std::int64_t rows, const std::int64_t* numbers, const RandomKey& key);
+    bool list(const float* u, std::int64_t rows, bool more = false);
+    Lists listed() const;
+    void hidden_inputs_of_few(const float* u, std::int64_t rows, float* x);
     void visible_inputs(const float* h, std::int64_t rows, float* y);
     void visible_sample(float* y, std::int64_t rows, const std::int64_t* numbers, const RandomKey& key);
     void scaled(float* v, std::int64_t rows, const float* factors);
     const float* inputs_of(MatrixView<const float> v);
     void free_energies(const float* u, const float* x, std::int64_t rows, double* out);
-    void hidden_energies(const float* h, const float* y, std::int64_t rows, double* out);
+    void hidden_energies(const float* h, const float* y, std::int64_t rows, double* out, bool alike = false);
     void exchange(const RbmTurn& turn, float* y, const RandomKey& key);
     void places_of(std::span<const std::int64_t> index, const RandomKey& key);
     double squared_error(MatrixView<const float> v, const float* h);
@@ -222,6 +227,8 @@ class Rbm {
     Scratch rounded_rows_, rounded_states_, rounded_weights_, product_scratch_;
     Scratch transposed_, table_, bits_;
     Scratch ladder_inputs_, ladder_energies_;
+    Scratch first_, place_, value_, column_first_, column_place_, column_value_;
+    std::int64_t listed_rows_ = 0;
     std::mutex busy_;
 };
 

@@ -27,14 +27,17 @@ bool exchanged(double lower, double upper, float uniform) {
 
 }  // namespace
 
-/// out (rows) := free energies of hidden units h, whose visible units have the inputs y.
-void Rbm::hidden_energies(const float* h, const float* y, std::int64_t rows, double* out) {
+/// out (rows) := free energies of hidden units h, whose visible units have the inputs y; where all rows of y are alike,
+/// the first one counts.
+void Rbm::hidden_energies(const float* h, const float* y, std::int64_t rows, double* out, bool alike) {
     const RbmTable& loops = best<RbmTable>();
     const std::int64_t V = shape_.visible, H = shape_.hidden;
     double* dots = static_cast<double*>(dots_.reserve(std::max<std::int64_t>(rows, 1) * sizeof(double)));
     loops.dot_rows(h, rows, H, hidden_bias(parameters_), dots);
+    const std::int64_t distinct = alike ? std::min<std::int64_t>(rows, 1) : rows;
     if (!gaussian()) {
-        loops.row_softplus(y, rows, V, 1.0f, out);
+        loops.row_softplus(y, distinct, V, 1.0f, out);
+        std::fill(out + distinct, out + rows, rows > 0 ? out[0] : 0.0);
         for (std::int64_t r = 0; r < rows; ++r) out[r] = -out[r] - dots[r];
         return;
     }
@@ -43,17 +46,21 @@ void Rbm::hidden_energies(const float* h, const float* y, std::int64_t rows, dou
     const float* const b = visible_bias(parameters_);
     double constant = 0;
     for (std::int64_t i = 0; i < V; ++i) constant += std::log(2 * std::numbers::pi * variance[i]) / 2;
+    double sum = 0;
     for (std::int64_t r = 0; r < rows; ++r) {
-        double sum = constant;
-        for (std::int64_t i = 0; i < V; ++i) {
-            const double mean = y[r * V + i];
-            sum += half[i] * (mean * mean - static_cast<double>(b[i]) * b[i]);
+        if (r < distinct) {
+            sum = constant;
+            for (std::int64_t i = 0; i < V; ++i) {
+                const double mean = y[r * V + i];
+                sum += half[i] * (mean * mean - static_cast<double>(b[i]) * b[i]);
+            }
         }
         out[r] = -sum - dots[r];
     }
 }
 
 void Rbm::hidden_free_energy(std::span<const float> parameters, MatrixView<const float> h, std::span<double> out) {
+    refuse_code("a free energy of hidden units");
     check_shape("h", h, h.rows, shape_.hidden);
     check_size("out", out, h.rows);
     const std::lock_guard lock(busy_);
@@ -64,49 +71,64 @@ void Rbm::hidden_free_energy(std::span<const float> parameters, MatrixView<const
     hidden_energies(h.data, y, h.rows, out.data());
 }
 
-/// Each chain of the turn and one state of its reservoir change places, or do not. y (N, V) := inputs of the visible
+/// Chains of the turn and one state of each one's reservoir change places, or do not. y (N, V) := inputs of the visible
 /// units of the chains' states afterwards.
 void Rbm::exchange(const RbmTurn& t, float* y, const RandomKey& key) {
     const RbmReservoir& r = t.reservoir;
     const std::int64_t N = t.chains.rows, V = shape_.visible, H = shape_.hidden, R = r.energies.columns;
+    const std::int64_t most = (N + 1) / 2;
     const auto floats = [](Scratch& scratch, std::int64_t count) {
         return static_cast<float*>(scratch.reserve(std::max<std::int64_t>(count, 1) * sizeof(float)));
     };
-    float *drawn = floats(places_, 2 * N), *others = floats(hidden_, N * H),
-          *other_y = floats(ladder_inputs_, 2 * N * V), *below_y = other_y + N * V;
-    auto* energies = static_cast<double*>(ladder_energies_.reserve(std::max<std::int64_t>(3 * N, 1) * sizeof(double)));
-    double *own = energies, *other = own + N, *below = other + N;
+    float *drawn = floats(places_, 2 * N), *h = floats(hidden_, 2 * most * H),
+          *pair_y = floats(ladder_inputs_, 3 * most * V), *below_y = pair_y + 2 * most * V;
+    auto* energies =
+        static_cast<double*>(ladder_energies_.reserve(std::max<std::int64_t>(3 * most, 1) * sizeof(double)));
+    visible_inputs(t.chains.data, N, y);
     best<RandomTable>().uniform(drawn, N, 2, t.numbers.data(), key);
     const auto member = [&](std::int64_t n) {
         return std::min(R - 1, static_cast<std::int64_t>(drawn[2 * n] * static_cast<float>(R)));
     };
-    for (std::int64_t n = 0; n < N; ++n) std::copy_n(r.states.row(n) + member(n) * H, H, others + n * H);
-    visible_inputs(t.chains.data, N, y);
-    hidden_energies(t.chains.data, y, N, own);
-    visible_inputs(others, N, other_y);
-    hidden_energies(others, other_y, N, other);
+    const auto tries = [&](std::int64_t n) { return (t.numbers[static_cast<std::size_t>(n)] + r.parity) % 2 == 0; };
+    std::int64_t count = 0;
+    for (std::int64_t n = 0; n < N; ++n) count += tries(n);
+    if (count == 0) return;
+    // States of the chains, and behind them those that were drawn.
+    float *others = h + count * H, *other_y = pair_y + count * V;
+    for (std::int64_t n = 0, m = 0; n < N; ++n) {
+        if (!tries(n)) continue;
+        std::copy_n(t.chains.row(n), H, h + m * H);
+        std::copy_n(y + n * V, V, pair_y + m * V);
+        std::copy_n(r.states.row(n) + member(n) * H, H, others + m++ * H);
+    }
+    double *own = energies, *other = own + count, *below = other + count;
+    visible_inputs(others, count, other_y);
+    hidden_energies(h, pair_y, 2 * count, own);
     const Element in = in_;
     begin(r.parameters, N);
     in_ = in;
-    visible_inputs(t.chains.data, N, below_y);
-    hidden_energies(t.chains.data, below_y, N, below);
+    visible_inputs(h, count, below_y);
+    hidden_energies(h, below_y, count, below);
     begin(t.parameters, N, t.rounded);
     in_ = in;
-    for (std::int64_t n = 0; n < N; ++n) {
+    for (std::int64_t n = 0, m = -1; n < N; ++n) {
+        if (!tries(n)) continue;
+        ++m;
         float* const kept = r.energies.row(n) + member(n);
-        const double lower = other[n] - static_cast<double>(*kept), upper = own[n] - below[n];
+        const double lower = other[m] - static_cast<double>(*kept), upper = own[m] - below[m];
         r.works.row(n)[0] = static_cast<float>(lower);
         r.works.row(n)[1] = static_cast<float>(upper);
         if (!exchanged(lower, upper, drawn[2 * n + 1])) continue;
         std::swap_ranges(t.chains.row(n), t.chains.row(n) + H, r.states.row(n) + member(n) * H);
-        std::copy_n(other_y + n * V, V, y + n * V);
-        *kept = static_cast<float>(below[n]);
+        std::copy_n(other_y + m * V, V, y + n * V);
+        *kept = static_cast<float>(below[m]);
     }
 }
 
 void Rbm::climb(MatrixView<const float> rungs, MatrixView<float> states, std::span<const std::int64_t> numbers,
                 const RandomKey& key, std::int64_t first, std::int64_t sweeps, std::span<double> works,
                 MatrixView<double> energies) {
+    refuse_code("a ladder");
     const std::int64_t L = rungs.rows, N = states.rows, V = shape_.visible, H = shape_.hidden;
     if (L < 1 || states.columns < L * H || states.columns % H)
         throw std::invalid_argument("states have " + std::to_string(states.columns) + " columns; expected at least " +
@@ -137,6 +159,9 @@ void Rbm::climb(MatrixView<const float> rungs, MatrixView<float> states, std::sp
         begin(parameters(rung), N);
         visible_inputs(h + rung * N * H, N, y + rung * N * V);
     }
+    // Units of the lowest machine are mostly independent: then inputs of its visible units are their biases always.
+    const float* const w = weights(parameters(0));
+    const bool independent = std::all_of(w, w + V * H, [](float weight) { return weight == 0.0f; });
     std::fill(works.begin(), works.end(), std::numeric_limits<double>::quiet_NaN());
     for (std::int64_t s = 0; s < sweeps; ++s) {
         const auto draws = [&](std::int64_t rung, Draw draw) {
@@ -147,19 +172,25 @@ void Rbm::climb(MatrixView<const float> rungs, MatrixView<float> states, std::sp
         for (std::int64_t rung = 0; rung < L; ++rung) {
             float *its_h = h + rung * N * H, *its_y = y + rung * N * V;
             begin(parameters(rung), N);
-            visible_sample(its_y, N, numbers.data(), draws(rung, of_visible));
-            hidden_inputs(its_y, N, x);
+            const bool alone = independent && rung == 0;
+            if (alone) {
+                for (std::int64_t n = 0; n < N; ++n) std::copy_n(hidden_bias(parameters_), H, x + n * H);
+            } else {
+                visible_sample(its_y, N, numbers.data(), draws(rung, of_visible));
+                hidden_inputs(its_y, N, x);
+            }
             best<RandomTable>().bernoulli_of_logits(its_h, nullptr, x, N, H, numbers.data(), draws(rung, of_hidden));
-            visible_inputs(its_h, N, its_y);
-            hidden_energies(its_h, its_y, N, own + rung * N);
+            if (!alone) visible_inputs(its_h, N, its_y);
+            hidden_energies(its_h, its_y, N, own + rung * N, alone);
         }
         std::copy_n(own + (L - 1) * N, N, energies.row(s));
         for (std::int64_t rung = (first + s) % 2; rung + 1 < L; rung += 2) {
             float *lower_h = h + rung * N * H, *upper_h = lower_h + N * H, *lower_y = y + rung * N * V,
                   *upper_y = lower_y + N * V;
             begin(parameters(rung), N);
-            visible_inputs(upper_h, N, down_y);
-            hidden_energies(upper_h, down_y, N, down);
+            const bool alone = independent && rung == 0;
+            if (!alone) visible_inputs(upper_h, N, down_y);
+            hidden_energies(upper_h, alone ? lower_y : down_y, N, down, alone);
             begin(parameters(rung + 1), N);
             visible_inputs(lower_h, N, up_y);
             hidden_energies(lower_h, up_y, N, up);
@@ -170,7 +201,7 @@ void Rbm::climb(MatrixView<const float> rungs, MatrixView<float> states, std::sp
                 upper[n] = own[(rung + 1) * N + n] - down[n];
                 if (!exchanged(lower[n], upper[n], drawn[n])) continue;
                 std::swap_ranges(lower_h + n * H, lower_h + (n + 1) * H, upper_h + n * H);
-                std::copy_n(down_y + n * V, V, lower_y + n * V);
+                if (!alone) std::copy_n(down_y + n * V, V, lower_y + n * V);
                 std::copy_n(up_y + n * V, V, upper_y + n * V);
             }
         }

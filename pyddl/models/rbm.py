@@ -223,7 +223,8 @@ class RBM:
         kept = self.buffers.views(buffers)
         key = batch.seed % random.SEEDS
         chains = numbers = None
-        weight, past = 1.0, {}
+        weight: float = 1.0
+        past: dict[str, Any] = {}
         if self.persistent:
             own = Chains(0, self.chains, self.chains) if batch.chains is None else batch.chains
             chains, numbers = kept["chains"][own.begin : own.end], np.arange(own.begin, own.end)
@@ -238,12 +239,13 @@ class RBM:
             sparsity_cost=0.0 if self.sparsity is None else self.sparsity_cost, seed=key, purpose=random.GIBBS,
             step=batch.step, turn=batch.turn, sum=batch.sum, ready=batch.ready, rounded=batch.rounded, **past)
 
-    def _past(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch, own: Chains) -> dict[str, np.ndarray]:
+    def _past(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch, own: Chains) -> dict[str, Any]:
         """The last rung of the ladder, and states of it for this worker's chains."""
         ladder = Ladder(self, buffers)
         ladder.follow(parameters, batch, own)
         mine = slice(own.begin, own.end)
-        return {"below": ladder.machines[-1], "works": ladder.kept["works"][mine],
+        return {"below": ladder.machines[-1], "parity": int(ladder.kept["updates"][0]),
+                "works": ladder.kept["works"][mine],
                 "reservoir": ladder.kept["reservoir"][mine].reshape(own.end - own.begin, RESERVOIR * self.hidden),
                 "reservoir_energies": ladder.kept["reservoir_energies"][mine]}
 

@@ -31,7 +31,7 @@ SWEEPS, SETTLE = 40, 20  # of the ladder when a rung is frozen; those before its
 FROZEN_BELOW = 0.5  # mean probability of an exchange
 REST = 3  # updates between two rungs at the least
 MEMORY, SLOW_MEMORY = 0.5, 0.05  # weight of the newest figure in the running means of exchanges, and of log Z
-REFRESH = 8  # updates for each rung, after which one of each chain's states in the reservoir is a new one
+REFRESH = 16  # updates for each rung, after which one of each chain's states in the reservoir is a new one
 MEASURED, SETTLED = 400, 100  # sweeps of a measurement; those before
 
 
@@ -136,8 +136,8 @@ class Ladder:
         if updates:
             works[:, own.begin : own.end] = kept["works"][own.begin : own.end].T
         batch.sum(works.reshape(-1))
-        if updates:
-            lower, upper = works.astype(np.float64)
+        if updates and self.chains > updates % 2:
+            lower, upper = works[:, updates % 2 :: 2].astype(np.float64)  # the chains that have tried
             found = self.log_partition - float(kept["ladder_log_partition"][self.rungs - 1])
             off = np.log(_fermi(lower + found).sum() / _fermi(-upper - found).sum())
             kept["log_partition"] += max(1 / updates, SLOW_MEMORY) * off
@@ -275,6 +275,6 @@ def climb_and_measure(model: Any, parameters: np.ndarray, buffers: np.ndarray, c
         below, above = _fermi(lower + step), _fermi(-upper - step)
         slope = (below * (1 - below)).sum() + (above * (1 - above)).sum()
         off += (below - above).sum(axis=1) / max(slope, 1e-300)
-    return Tempered(log_partition, math.sqrt(float((off**2).sum())), pairs,
+    return Tempered(float(log_partition), math.sqrt(float((off**2).sum())), pairs,
                     float(probability(works[:, :, :, 0], works[:, :, :, 1]).mean(axis=(0, 1)).min()),
                     autocorrelation_time(energies))

@@ -207,6 +207,34 @@ def test_what_a_gaussian_code_has_not_is_refused():
         _core.Rbm({**machine.places, "kind": "gaussian"})
 
 
+@pytest.mark.parametrize("case", ["persistent", "from rows, 3 steps", "centered", "centered, from rows"])
+@pytest.mark.parametrize("sizes", [(40, 15), (64, 16), (131, 67), (97, 130), (60, 301)], ids=str)
+def test_zeros_of_visible_units_are_skipped(case, sizes):
+    """Where few units are not zero, sums of rows by lists are the products; on any number of threads, bit for bit."""
+    given = dict(CASES[case])
+    machine, rng = Machine(*sizes), np.random.default_rng(2)
+    machine.parameters[machine.begins[1] : machine.begins[2]] -= 4
+    v = machine.rows(12) * (rng.random((12, machine.V)) < 0.1)
+    v[3] = 0
+    chains = (rng.random((9, machine.H)) < 0.2).astype(np.float32) if given.pop("persistent", False) else None
+    offsets = (rng.random(machine.V, dtype=np.float32), rng.random(machine.H, dtype=np.float32)) \
+        if given.pop("centered", False) else None
+    kept = [each.copy() for each in (chains, *(offsets or ())) if each is not None]
+    expected, moved, _ = plain_gradient(machine, v, chains, offsets=offsets, **given)
+    _, found = gradient(machine, v, chains, offsets=offsets, **given)
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+    assert chains is None or np.array_equal(chains, moved)
+    before = _core.threads()
+    _core.set_threads(3)
+    try:
+        again = iter(kept)
+        chains = None if chains is None else next(again)
+        offsets = None if offsets is None else (next(again), next(again))
+        assert np.array_equal(gradient(machine, v, chains, offsets=offsets, **given)[1], found)
+    finally:
+        _core.set_threads(before)
+
+
 def test_no_rows_and_no_chains_have_no_gradient():
     machine = Machine(7, 3)
     offsets = np.ones(7, np.float32), np.ones(3, np.float32)
