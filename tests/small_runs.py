@@ -1,6 +1,7 @@
 """Small training runs for the tests of strategies: data, a call of the trainer, models that tell or ask something."""
 
 import numpy as np
+import pytest
 
 from pyddl.layout import Layout, Slice
 from pyddl.models import Autoencoder
@@ -9,6 +10,25 @@ from pyddl.train import Trainer
 
 ROWS = np.random.default_rng(5).random((203, 20), dtype=np.float32)
 TEST = np.random.default_rng(6).random((101, 20), dtype=np.float32)
+STRATEGIES = {
+    "local": {"strategy": "local"},
+    "allreduce": {"strategy": "allreduce"},
+    "shares": {"strategy": "allreduce", "shard_optimizer": True},
+    "averaging": {"strategy": "averaging", "period": 4},
+    "elastic": {"strategy": "elastic", "tau": 2},
+    "gossip": {"strategy": "gossip"},
+    "sequential": {"strategy": "sequential", "replicas": 2},
+    "server": {"strategy": "server"},
+    "ssp": {"strategy": "server", "mode": "ssp", "bound": 1},
+    "async": {"strategy": "server", "mode": "async"},
+}
+
+
+def options_of(world, name):
+    """The options of a strategy; skipped on too few ranks."""
+    if world.size < 2 and name not in ("local", "allreduce", "sequential"):
+        pytest.skip("needs more ranks")
+    return STRATEGIES[name]
 
 
 def entered(replica, rule):

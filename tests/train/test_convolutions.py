@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 from phased_runs import alone
-from small_runs import same_everywhere
+from small_runs import STRATEGIES, options_of, same_everywhere
 
 import pyddl
 from pyddl.data import ArraySource, load
@@ -18,18 +18,6 @@ from pyddl.train.progress import Progress
 from pyddl.train.simulation import simulate
 
 ROWS = 403  # of 8 x 8: slices of a batch, and the last batch, are uneven on 2, 3 and 4 ranks
-STRATEGIES = {
-    "local": {"strategy": "local"},
-    "allreduce": {"strategy": "allreduce"},
-    "shares": {"strategy": "allreduce", "shard_optimizer": True},
-    "averaging": {"strategy": "averaging", "period": 4},
-    "elastic": {"strategy": "elastic", "tau": 2},
-    "gossip": {"strategy": "gossip"},
-    "sequential": {"strategy": "sequential", "replicas": 2},
-    "server": {"strategy": "server"},
-    "ssp": {"strategy": "server", "mode": "ssp", "bound": 1},
-    "async": {"strategy": "server", "mode": "async"},
-}
 
 
 @functools.cache
@@ -47,12 +35,6 @@ def model_of(**options):
 def train(out=None, model=None, **options):
     given = {"batch_size": 50, "epochs": 2, "seed": 4, "learning_rate": 0.005, **options}
     return Trainer(model or model_of(), out=None if out is None else str(out), **given).fit(digits(), digits())
-
-
-def options_of(world, name):
-    if world.size < 2 and name not in ("local", "allreduce", "sequential"):
-        pytest.skip("needs more ranks")
-    return STRATEGIES[name]
 
 
 def statistics(model, buffers):

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from small_runs import same_everywhere
+from small_runs import STRATEGIES, options_of, same_everywhere
 from supervised import moved
 
 import pyddl
@@ -19,18 +19,6 @@ from pyddl.train.simulation import simulate
 
 FROZEN, EPOCHS = 1, 3  # the first stage's, and the last's
 STEPS, RATE = 15, 0.01  # of an epoch; of Adam
-STRATEGIES = {
-    "local": {"strategy": "local"},
-    "allreduce": {"strategy": "allreduce"},
-    "shares": {"strategy": "allreduce", "shard_optimizer": True},
-    "averaging": {"strategy": "averaging", "period": 4},
-    "elastic": {"strategy": "elastic", "tau": 2},
-    "gossip": {"strategy": "gossip"},
-    "sequential": {"strategy": "sequential", "replicas": 2},
-    "server": {"strategy": "server"},
-    "ssp": {"strategy": "server", "mode": "ssp", "bound": 1},
-    "async": {"strategy": "server", "mode": "async"},
-}
 SERVED = ("server", "ssp", "async")
 EXACT = ("local", "allreduce", "shares", "server")  # the same as one process, to rounding
 
@@ -64,13 +52,6 @@ def alone():
     rule = optimizer("adam", learning_rate=RATE)
     return simulate(model_of(), digits(), digits().test, strategy("local"), 1, rule, epochs=EPOCHS, batch_size=100,
                     seed=4)
-
-
-def options_of(world, name):
-    """The options of a strategy; skipped on too few ranks."""
-    if world.size < 2 and name not in ("local", "allreduce", "sequential"):
-        pytest.skip("needs more ranks")
-    return STRATEGIES[name]
 
 
 def groups_of(model, vector, group):
