@@ -43,6 +43,7 @@ SIDE, EACH, SHARE = 8, 10, 0.8  # of a patch, patches of an image, training imag
 RATES = {30: 0.01, 60: 0.01, 192: 0.003}
 RECIPE: dict[str, Any] = {"strategy": "local", "optimizer": "adam", "schedule": "linear", "batch_size": 256}
 CHAINS = {"chain": "pcd", "chains": 256}
+PICTURED = 12  # of each kind
 PARTS = ("likelihood", "features", "step")
 SETTINGS: dict[str, dict[str, Any]] = {
     "quick": {"images": 40, "components": (6,), "units": (3,), "epochs": 2, "seeds": 1, "spikes": 8, "stride": 12,
@@ -144,19 +145,19 @@ def likelihoods(record: Record, settings: Mapping[str, Any], components: Sequenc
                            seconds=time.perf_counter() - begin)
                 values.setdefault(name, []).append(value)
                 if seed == 0:
-                    samples[name] = sampled(found, 20)
+                    samples[name] = sampled(found, PICTURED)
         for name, each in values.items():
             lines.append([name, f"{statistics.median(each):.2f}", f"{min(each):.2f} to {max(each):.2f}",
                           f"{statistics.median(np.subtract(each, values['full Gaussian'])):+.2f}"])
         harness.show(f"\n{size} components, nats per test patch, {settings['seeds']} seeds")
         harness.show(harness.table(["density", "median", "least and greatest", "above the full Gaussian"], lines))
         last = f"mu-ssRBM, {max(settings['units'])} spikes"
-        shown = np.concatenate([whiten.undone(each) for each in (whiten(test[::97])[:20], samples[last],
+        shown = np.concatenate([whiten.undone(each) for each in (whiten(test[::97])[:PICTURED], samples[last],
                                                                 samples["full Gaussian"])])
         most = np.quantile(abs(shown), 0.995)
         draw_pictures(picture.with_name(f"{picture.stem}-{size}.png"),
-                      f"test patches; samples of {last}; samples of a full Gaussian; {size} components",
-                      (0.5 + shown / (2 * most)).clip(0, 1), (3, SIDE, SIDE), columns=20)
+                      f"above test patches, then samples of a {last} and of a full Gaussian, {size} components",
+                      (0.5 + shown / (2 * most)).clip(0, 1), (3, SIDE, SIDE), columns=PICTURED)
 
 
 def sampled(found: Any, count: int) -> np.ndarray:

@@ -250,8 +250,8 @@ TABLE: list[Option] = [
            "each; within exp(-2) and exp(2)", choices=("fixed", "scalar", "diagonal"), trainer=False,
            of=_SPIKES),
     Option("radius", "float", None, "model",
-           "largest distance from the data's mean that visible units may have, in the data's unit; by default 1.2 "
-           "times that of the training rows, in form mu without end", above=0, trainer=False, of=_SPIKES),
+           "largest distance from the data's mean, without standardise from 0, that visible units may have; by default "
+           "1.2 times that of the training rows, in form mu without end", above=0, trainer=False, of=_SPIKES),
     Option("standardise", "bool", True, "model",
            "subtract the mean of the training rows, and divide by one standard deviation, first", trainer=False,
            of=_SPIKES),

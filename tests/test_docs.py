@@ -15,8 +15,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 FOREIGN = {"--map-by", "--oversubscribe", "--bind-to", "--no-binary", "--no-build-isolation", "--config-settings",
            "--mpi", "--cpus-per-task", "--signal", "--nodes", "--partition", "--account", "--shm-size", "--cpus",
            "--help", "--size", "--with-ft", "--outlive", "--config", "--measure", "--likelihood", "--count", "--clock",
-           "--width", "--quality", "--classifier", "--modes", "--deviation",
-           "--label"}
+           "--width", "--quality", "--classifier", "--modes", "--deviation", "--label", "--part"}
 
 
 @pytest.fixture(scope="module", params=PAGES, ids=lambda path: path.stem)

@@ -21,6 +21,7 @@ from benchmarks import (
     report,
     server,
     server_latency,
+    spike_slab,
     split,
     start,
     step,
@@ -30,6 +31,7 @@ from benchmarks import (
     variational,
 )
 from pyddl.comm import launcher
+from pyddl.data import find
 from pyddl.errors import CommError
 from pyddl.train.quality import modes
 
@@ -366,3 +368,42 @@ def test_without_mnist_rows_are_noise_like_it(monkeypatch, tmp_path):
 def test_start_times_the_first_step_of_all_ranks(out):
     record = start.main([*SMALL, "--out", str(out)])
     assert record.lines[-1]["start"] > 0 and len(record.lines[-1]["starts"]) == 2 and picture(record)
+
+
+def test_spike_and_slab_machines_beside_other_densities(out):
+    record = spike_slab.main([*SMALL, "--out", str(out)])
+    parts = {part: [line for line in record.lines if line["part"] == part] for part in spike_slab.PARTS}
+    assert [line["name"] for line in parts["likelihood"]][::4] == ["full Gaussian", "mu-ssRBM, 3 spikes"]
+    assert all(math.isfinite(line["log_likelihood"]) for line in parts["likelihood"])
+    assert [line["name"] for line in parts["features"]] == ["raw pixels", "spikes"]
+    assert all(0 <= line["accuracy"] <= 1 for line in parts["features"])
+    assert positive(parts["step"][0]["seconds"]) and parts["step"][0]["ratios"]["Bernoulli RBM"] == 1
+    assert picture(record)
+
+
+needs_images = pytest.mark.skipif(find("cifar10") is None, reason="needs CIFAR-10: set PYDDL_DATA")
+
+
+@needs_images
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_the_likelihood_of_colour_patches(out):
+    """Exact, 30 components: at least 4 nats above a full Gaussian and Gaussian RBMs with as many units, with each of 5
+    seeds (a prototype: -37.2, -43.0, -42.8)."""
+    record = spike_slab.main(["--part", "likelihood", "--components", "30", "--out", str(out)])
+    found = {}
+    for line in record.lines:
+        found.setdefault(line["name"], []).append(line["log_likelihood"])
+    for units in (6, 12):
+        for other in ("full Gaussian", f"Gaussian RBM, {units} units"):
+            gains = [a - b for a, b in zip(found[f"mu-ssRBM, {units} spikes"], found[other], strict=True)]
+            assert len(gains) == 5 and min(gains) > 4, (units, other, gains)
+
+
+@needs_images
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_pooled_spikes_beat_pixels(out):
+    record = spike_slab.main(["--part", "features", "--out", str(out)])
+    raw, *spikes = [line["accuracy"] for line in record.lines]
+    assert min(spikes) > raw + 0.05, (raw, spikes)

@@ -79,7 +79,7 @@ def test_nudged_digits(capsys):
     train, test, y_train, y_test = nudged()
     accuracies = []
     for seed in range(3):
-        machine = pyddl.SpikeSlabRBM(hidden=80, pool=2, code="input", learning_rate=0.05, epochs=15, batch_size=50,
+        machine = pyddl.SpikeSlabRBM(hidden=80, pool=2, code="input", learning_rate=0.05, epochs=20, batch_size=50,
                                      random_state=seed, strategy="local")
         pipeline = make_pipeline(machine, StandardScaler(), LogisticRegression(C=1, max_iter=1000))
         accuracies.append(pipeline.fit(train, y_train).score(test, y_test))

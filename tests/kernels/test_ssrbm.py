@@ -316,3 +316,18 @@ def test_bad_calls_are_named():
     with pytest.raises(ValueError, match="21 spikes to enumerate; expected at most 20"):
         large = Machine(2, 21)
         large.native.log_normalisers(large.parameters, 0, 1)
+
+
+def test_threads_change_rounding_at_most():
+    before, found = _core.threads(), []
+    machine = Machine(300, 130, 2, mu=True, alpha="diagonal")
+    rows = machine.rows(120)
+    try:
+        for count in (1, 3):
+            _core.set_threads(count)
+            chains = np.random.default_rng(2).normal(size=(60, 300)).astype(np.float32)
+            found.append((*gradient(machine, rows, chains, weight=2.0, radius=35.0), chains))
+    finally:
+        _core.set_threads(before)
+    for one, three in zip(*found, strict=True):
+        np.testing.assert_allclose(three, one, rtol=1e-3, atol=1e-3 * np.abs(one).mean())

@@ -279,7 +279,7 @@ def test_every_kind_learns(kind):
         begun = trained(rows, hidden=(8,), epochs=1, learning_rate=1e-9, **KINDS[kind])
         log_likelihoods = [measured(each.model, each.parameters, each.buffers, rows)["log_likelihood"]
                            for each in (begun, result)]
-        assert log_likelihoods[1] > log_likelihoods[0] + 10, log_likelihoods
+        assert log_likelihoods[1] > log_likelihoods[0] + 2, log_likelihoods
     else:
         errors = [line["test_squared_error"] for line in result.metrics]
         variance = ((rows - rows.mean(axis=0)) ** 2).sum(axis=1).mean()
@@ -319,6 +319,7 @@ def test_a_density_with_two_scales_is_better_told_than_by_a_gaussian():
     ({"chains": 0}, "chains is 0; expected a whole number at least 1"),
     ({"gibbs_steps": 0}, "gibbs_steps is 0"),
     ({"chain": "pdc"}, "did you mean 'pcd'"),
+    ({"chain": "ptt"}, "chain is 'ptt'; expected one of cd, pcd"),
     ({"form": "nu"}, "form is 'nu'; expected one of mu, plain"),
     ({"precision": "diag"}, "expected one of diagonal, scalar"),
     ({"slab_precision": "fix"}, "did you mean 'fixed'"),
