@@ -143,7 +143,8 @@ def test_a_centered_level_begins_at_the_running_means_below():
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "stack"])
-def test_the_network_begins_as_the_stack(kind):
+def test_the_network_begins_as_the_stack(kind, monkeypatch):
+    monkeypatch.setattr("pyddl.models.dbn.FRESH", 0)
     model, parameters, buffers = made(kind, 3)
     before = parameters.copy()
     codes, rebuilt = (function(parameters, buffers, ROWS) for function in (model.encode, model.reconstruct))
@@ -158,6 +159,20 @@ def test_the_network_begins_as_the_stack(kind):
     else:
         p = model.probabilities(parameters, buffers, ROWS)
         assert p.shape == (50, 3) and p.sum(axis=1) == pytest.approx(np.ones(50), rel=1e-6)
+
+
+def test_a_random_start_is_added_to_an_autoencoder_and_to_no_classifier(monkeypatch):
+    for kind in ("autoencoder", "classifier"):
+        model, parameters, _ = made(kind)
+        monkeypatch.setattr("pyddl.models.dbn.FRESH", 0)
+        found, stack = (model.layout.views(vector) for vector in (parameters, made(kind)[1]))
+        monkeypatch.undo()
+        start = model.layout.zeros()
+        model.network.initialise(start, 3)
+        for name, view in model.layout.views(start).items():
+            added = kind == "autoencoder" and name.endswith("weight")
+            np.testing.assert_allclose(found[name] - stack[name], view * added, atol=1e-6, err_msg=name)
+            assert not added or name.startswith("level") or view.any()
 
 
 @pytest.mark.parametrize("kind", ["autoencoder", "classifier"])
