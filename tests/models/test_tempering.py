@@ -183,7 +183,7 @@ def test_clusters_in_5_of_5_seeds(capsys):
     found = {chain: [] for chain in ("ptt", "pcd")}
     for chain, below in found.items():
         for seed in range(5):
-            result, source, truth = trained(seed=seed, chain=chain)
+            result, source, truth = trained(seed=seed, chain=chain, updates=1200)
             scores = measured(result, source)
             below.append(truth - scores["log_likelihood"])
             assert chain == "pcd" or abs(scores["log_partition_ladder"] - scores["log_partition"]) < 0.1
