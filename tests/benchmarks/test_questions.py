@@ -27,6 +27,7 @@ from benchmarks import (
     step,
     straggler,
     sum,
+    tempering,
     threads,
     variational,
 )
@@ -130,6 +131,13 @@ def test_adversarial_pairs_learn_known_distributions(out):
     rows = adversarial.rows_of("25 Gaussians", 2500, 0)
     found = modes(rows, adversarial.MIXTURES["25 Gaussians"], adversarial.DEVIATION)
     assert found["modes"] == found["modes_of_20"] == 25 and found["high_quality"] == pytest.approx(0.989, abs=0.01)
+
+
+def test_a_ladder_reaches_what_persistent_chains_do_not(out):
+    (line,) = tempering.main([*SMALL, "--out", str(out)]).lines
+    found = {chain: line[chain]["log_likelihood"] for chain in tempering.KINDS}
+    assert line["truth"] - 0.6 < found["ptt"] < line["truth"] and found["pcd"] < found["ptt"] - 1
+    assert line["cost"] > 1 and len(tempering.row_of(line)) == len(tempering.HEAD)
 
 
 def test_a_model_under_each_strategy_beside_allreduce(out):

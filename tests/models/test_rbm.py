@@ -261,15 +261,17 @@ needs_mnist = pytest.mark.skipif(pyddl.data.find("mnist") is None, reason="needs
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_16_hidden_units_on_mnist_and_on_mnist_flipped(capsys):
-    """Exact, 20 epochs: at least -140 (published after 50 epochs: -142.6), flipped or not; seeds differ by a nat."""
+    """Exact, 20 epochs: at least -140 (published after 50 epochs: -142.6), and medians of 5 seeds, of images and
+    flipped ones, within 0.3 nats of each other; seeds differ by a nat."""
     source = pyddl.data.load("mnist")
     data, test = ((np.asarray(each) >= 0.5).astype(np.float32) for each in (source, source.test))
     found = {flip: [exactly(trained(np.abs(data - flip), hidden=(16,), batch_size=100, learning_rate=0.2, seed=seed),
-                            np.abs(test - flip)) for seed in range(2)] for flip in (0, 1)}
+                            np.abs(test - flip)) for seed in range(5)] for flip in (0, 1)}
+    middle = {flip: float(np.median(values)) for flip, values in found.items()}
     with capsys.disabled():
-        print(f"\n784-16, nats per test image: {found[0]}; flipped: {found[1]}")
-    assert min(*found[0], *found[1]) > -140.5 and np.mean([*found[0], *found[1]]) > -140
-    assert abs(np.mean(found[0]) - np.mean(found[1])) < 1
+        print(f"\n784-16, nats per test image: {found}, medians {middle}; 1: flipped")
+    assert min(*found[0], *found[1]) > -140.5 and min(middle.values()) > -140
+    assert abs(middle[0] - middle[1]) < 0.3
 
 
 @needs_mnist
