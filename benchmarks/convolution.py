@@ -95,8 +95,8 @@ class Case:
 
 
 def verify(what: str, expected: np.ndarray, got: np.ndarray, dtype: str) -> float:
-    """Losses of the steps: the first to the rounding of Winograd or bfloat16; later ones to what Adam makes of it, whose
-    first steps follow the sign of a gradient, however small."""
+    """Losses of the steps: the first to the rounding of Winograd or bfloat16; later ones to what Adam makes of that,
+    whose first steps follow the sign of a gradient, however small."""
     first = harness.verify(f"{what}, first step", expected[:1], got[:1], 2e-5 if dtype == "float32" else 1e-2)
     return max(first, harness.verify(what, expected, got, 1e-2 if dtype == "float32" else 2e-2))
 
