@@ -77,6 +77,7 @@ def rehearse(plan: Plan, here: World, *, division: Division | None = None) -> Fi
                   gradients=transport.allocate(model.layout.size, "rehearsal"))
     double = Sampler(sampler.rows, 2 * sampler.batch_size, seed)
     joint = copy.copy(worker)
+    joint.buffers = worker.buffers.copy()  # equal on all ranks: those of steps apart are not
     if not reproducible:
         joint._batch_sum = lambda vector: (transport.sum(vector), vector)[1]
     larger = copy.copy(worker)

@@ -89,6 +89,12 @@ def test_all_ranks_freeze_the_same_ladder(world, monkeypatch):
 
 
 @pytest.mark.mpi(min_size=2)
+def test_a_ladder_may_be_rehearsed(world):
+    """Steps that ranks take apart must not let their ladders differ in those that they take together."""
+    assert train("tempered", CLUSTERS, strategy="auto", learning_rate=0.3).summary["strategy"] == "allreduce"
+
+
+@pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("name", ["averaging", "gossip", "elastic", "sequential", "server", "ssp", "async"])
 def test_a_ladder_is_refused_where_workers_go_apart(world, name):
     options = {"strategy": name, **STRATEGIES[name]}
