@@ -164,7 +164,7 @@ def test_a_pair_is_reproducible_bit_for_bit(world, monkeypatch):
 def test_every_strategy_learns(world, name):
     options = {"strategy": name, **STRATEGIES[name]}
     model = GAN(3, (16,), (16,), penalty=0.5, average=0.9)
-    result = train(None, model=model, epochs=60, learning_rate=0.01, schedule="cosine", batch_size=40, **options)
+    result = train(None, model=model, epochs=30, learning_rate=0.02, schedule="cosine", batch_size=40, **options)
     samples = model.sample(result.averaged, result.buffers, 500, 0)
     np.testing.assert_allclose(samples.mean(axis=0), (4, -2, 1), atol=0.6)
     assert same_everywhere(world, result.parameters) and 0.2 < result.metrics[-1]["train_pairs_right"] < 0.9
