@@ -11,7 +11,8 @@ import pytest
 from pyddl import models, options, strategies
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+OF_MODELS = sorted((ROOT / "docs/models").glob("*.md"))
 FOREIGN = {"--map-by", "--oversubscribe", "--bind-to", "--no-binary", "--no-build-isolation", "--config-settings",
            "--mpi", "--cpus-per-task", "--signal", "--nodes", "--partition", "--account", "--shm-size", "--cpus",
            "--help", "--size", "--with-ft", "--outlive", "--config", "--measure", "--likelihood", "--count", "--clock",
@@ -44,22 +45,23 @@ def test_variables_of_ours_are_read_somewhere(page):
         assert subprocess.run(["grep", "-rqw", name, "pyddl", "slurm"], cwd=ROOT).returncode == 0, name
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs/models.md").read_text(encoding="utf-8"), re.M | re.S)
+def programs():
+    return [pytest.param(text, id=f"{page.stem}{number}") for page in OF_MODELS for number, text in enumerate(
+        re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))]
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_programs_in_the_page_of_models_run(number, tmp_path):
-    line = [sys.executable, "-c", blocks("python")[number]]
+@pytest.mark.parametrize("program", programs())
+def test_programs_in_the_pages_of_models_run(program, tmp_path):
+    line = [sys.executable, "-c", program]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert "False" not in done.stdout
 
 
-def test_commands_in_the_page_of_models_are_taken():
+def test_commands_in_the_pages_of_models_are_taken():
     """Each option by the model that it is given to."""
-    page = (ROOT / "docs/models.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    page = "\n".join(each.read_text(encoding="utf-8") for each in OF_MODELS).replace("\\\n", " ")
     commands = re.findall(r"^(?:\$ |    )pyddl train (\w+) (.*)$", page, re.M)
     assert {model for model, _ in commands} == set(models.TABLE)
     for model, text in commands:

@@ -30,16 +30,17 @@ def trained(folder, *options):
 
 
 def options_in_docs(model, beginning):
-    """What follows MODEL in a line of docs/models.md, but data, ranks and run directory."""
-    page = (Path(__file__).parents[2] / "docs/models.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    words = next(line for line in page.splitlines() if line.startswith(f"$ pyddl train {model} {beginning}")).split()
+    """What follows MODEL in a line of a page in docs/models, but data, ranks and run directory."""
+    pages = "\n".join(each.read_text(encoding="utf-8")
+                      for each in sorted((Path(__file__).parents[2] / "docs/models").glob("*.md")))
+    words = next(line for line in pages.replace("\\\n", " ").splitlines() if line.startswith(f"$ pyddl train {model} {beginning}")).split()
     given = dict(zip(words[4::2], words[5::2], strict=True))
     return {name: value for name, value in given.items() if name not in ("--data", "--ranks", "--out")}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_classifier_on_an_encoder_reaches_the_accuracy_in_the_docs(tmp_path, seed):
-    """784-1024-512-10, by the lines of docs/models.md."""
+    """784-1024-512-10, by the lines of the pages in docs/models."""
     below = options_in_docs("autoencoder", "--data mnist --hidden 1024,512")
     summary_of("autoencoder", tmp_path / "below", "--seed", str(seed), *(w for pair in below.items() for w in pair))
     given = {**options_in_docs("classifier", "--data mnist --encoder"), "--encoder": str(tmp_path / "below")}
@@ -50,14 +51,14 @@ def test_a_classifier_on_an_encoder_reaches_the_accuracy_in_the_docs(tmp_path, s
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_variational_autoencoder_reaches_the_bound_in_the_docs(tmp_path, seed):
-    """784-400-20, by the line of docs/models.md."""
+    """784-400-20, by the line of its page."""
     given = options_in_docs("vae", "--data mnist")
     found = summary_of("vae", tmp_path / "run", "--seed", str(seed), *(word for pair in given.items() for word in pair))
     assert found["test_elbo"] >= -104.0
 
 
 def test_a_deep_belief_net_reconstructs_as_the_docs_say(tmp_path):
-    """784-250-100-30, by the line of docs/models.md: 4.18 there; from a random start 4.62 with tanh, 4.29 with ReLU."""
+    """784-250-100-30, by the line of its page: 4.18 there; from a random start 4.62 with tanh, 4.29 with ReLU."""
     given = options_in_docs("dbn", "--data mnist")
     assert summary_of("dbn", tmp_path / "run", *(w for pair in given.items() for w in pair))["test_squared_error"] < 4.4
 
@@ -86,7 +87,7 @@ def test_bfloat16_ends_within_one_percent_of_float32(float32, tmp_path):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_classifier_on_convolutions_reaches_the_accuracy_in_the_docs(tmp_path, seed):
-    """By the lines of docs/models.md; ten minutes are the limit of both together."""
+    """By the lines of docs/models/classifier.md; ten minutes are the limit of both together."""
     below = options_in_docs("autoencoder", "--data mnist --conv conv32,pool2,conv64,pool2")
     given = options_in_docs("classifier", "--data mnist --encoder runs/convolutions")
     summaries = []
