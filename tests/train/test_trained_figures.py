@@ -33,7 +33,8 @@ def options_in_docs(model, beginning):
     """What follows MODEL in a line of a page in docs/models, but data, ranks and run directory."""
     pages = "\n".join(each.read_text(encoding="utf-8")
                       for each in sorted((Path(__file__).parents[2] / "docs/models").glob("*.md")))
-    words = next(line for line in pages.replace("\\\n", " ").splitlines() if line.startswith(f"$ pyddl train {model} {beginning}")).split()
+    words = next(line for line in pages.replace("\\\n", " ").splitlines()
+                 if line.startswith(f"$ pyddl train {model} {beginning}")).split()
     given = dict(zip(words[4::2], words[5::2], strict=True))
     return {name: value for name, value in given.items() if name not in ("--data", "--ranks", "--out")}
 
