@@ -97,3 +97,9 @@ def mpirun(tmp_path):
                                  outlive=outlive)
 
     return start
+
+
+@pytest.fixture
+def shared(world, tmp_path):
+    """A folder of this test that all ranks share."""
+    return world.transport.gather_objects(tmp_path)[0]

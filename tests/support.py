@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pyddl.comm import World, launcher
+from pyddl.comm.transport import Alone
 from pyddl.errors import CommError
 
 
@@ -81,3 +82,23 @@ def outliving() -> None:
         launcher.command(1, ["x"], environ={}, outlive=True)
     except CommError as refused:
         pytest.skip(str(refused))
+
+
+def pyddl(*arguments: object, cwd: Path, check: int = 0) -> tuple[str, str]:
+    """Run ``pyddl ...``, which must end with status ``check``; (stdout, stderr)."""
+    done = subprocess.run([sys.executable, "-m", "pyddl", *map(str, arguments)], cwd=cwd, capture_output=True,
+                          text=True, timeout=100, env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+                          check=False)
+    assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout, done.stderr
+
+
+def said_by_pyddl(*arguments: object, cwd: Path, check: int = 0) -> str:
+    """The same; what it printed on both."""
+    return "".join(pyddl(*arguments, cwd=cwd, check=check))
+
+
+def from_here_on_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This rank trains by itself for the rest of the test."""
+    here = World(rank=0, size=1, node=0, nodes=1, node_rank=0, node_size=1, mpi=None, transport=Alone())
+    monkeypatch.setattr("pyddl.train.trainer.world", lambda: here)

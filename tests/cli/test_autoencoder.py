@@ -1,27 +1,16 @@
 """`pyddl train autoencoder` as a person uses it with pictures: convolutions, noise, other models on top, bad input."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from support import pyddl
 
 from pyddl.train.run import read_toml
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.random((120, 8, 6)).astype(np.float32)
 COLOUR = RANDOM.random((60, 8, 8, 3)).astype(np.float32)
-
-
-def pyddl(*arguments, cwd, check=0):
-    """Run ``pyddl ...``; return (stdout, stderr)."""
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    done = subprocess.run([sys.executable, "-m", "pyddl", *map(str, arguments)], cwd=cwd, capture_output=True,
-                          text=True, timeout=100, env=environ, check=False)
-    assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,13 @@
 """Deep belief nets on the command line: train, go on, evaluate, generate, serve as an encoder; and what is refused."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from support import said_by_pyddl as pyddl
 
 from pyddl.train.run import read_toml
-
-
-def pyddl(*arguments, cwd, check=0):
-    """Run ``pyddl ...``; what it printed."""
-    done = subprocess.run([sys.executable, "-m", "pyddl", *map(str, arguments)], cwd=cwd, capture_output=True,
-                          text=True, timeout=100, env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-                          check=False)
-    assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

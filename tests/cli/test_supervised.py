@@ -1,14 +1,12 @@
 """`pyddl train linear` and `classifier` as a person uses them: labels from anywhere, encoders of runs, bad input."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import pyddl
 
 from pyddl.train.run import read_toml
 
@@ -17,15 +15,6 @@ ROWS = RANDOM.random((240, 6), dtype=np.float32)
 CLASSES = np.argmax(ROWS[:, :3], axis=1)
 WORDS = np.array(["ash", "beech", "cedar"])[CLASSES]
 AMOUNTS = ROWS @ [1, -2, 0.5, 0, 0, 3]
-
-
-def pyddl(*arguments, cwd, check=0):
-    """Run ``pyddl ...``; return (stdout, stderr)."""
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    done = subprocess.run([sys.executable, "-m", "pyddl", *map(str, arguments)], cwd=cwd, capture_output=True,
-                          text=True, timeout=100, env=environ, check=False)
-    assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout, done.stderr
 
 
 def write_parquet(path, rows, **labels):

@@ -1,22 +1,11 @@
 """Variational autoencoders on the command line: train, evaluate, encode, generate, and what is refused."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-
-
-def pyddl(*arguments, cwd, check=0):
-    """Run ``pyddl ...``; what it printed."""
-    done = subprocess.run([sys.executable, "-m", "pyddl", *map(str, arguments)], cwd=cwd, capture_output=True,
-                          text=True, timeout=100, env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-                          check=False)
-    assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
+from support import said_by_pyddl as pyddl
 
 
 @pytest.fixture(scope="module")

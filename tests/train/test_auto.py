@@ -46,11 +46,6 @@ def short(monkeypatch):
     monkeypatch.setattr(rehearsal, "SECONDS", 0.001)
 
 
-@pytest.fixture
-def shared(world, tmp_path):
-    return world.transport.gather_objects(tmp_path)[0]
-
-
 @pytest.fixture(autouse=True)
 def measured(monkeypatch):
     """Figures that decide as the test wants, in the place of the clock's; at first servers are far away."""

@@ -17,12 +17,6 @@ from pyddl.train import StopRequest
 RULES = ("mean", "sums", "count", "seen", "top")
 
 
-@pytest.fixture
-def shared(world, tmp_path):
-    """A folder of this test that all ranks share."""
-    return world.transport.gather_objects(tmp_path)[0]
-
-
 def kept(model, buffers):
     return {name: view.copy() for name, view in model.buffers.views(buffers).items()}
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from small_runs import same_everywhere
+from support import from_here_on_alone
 
 import pyddl.data
-from pyddl.comm.transport import Alone
 from pyddl.data import ArraySource, RandomSource
 from pyddl.data.joined import labelled_part
 from pyddl.errors import DataError, ParameterError
@@ -45,18 +45,12 @@ def train(kind, out=None, passes=None, **options):
     return Trainer(model_of(kind), out=None if out is None else str(out), **options).fit(DATA, TEST, passes=passes)
 
 
-def alone(monkeypatch):
-    """From here on this rank trains by itself."""
-    here = pyddl.comm.World(rank=0, size=1, node=0, nodes=1, node_rank=0, node_size=1, mpi=None, transport=Alone())
-    monkeypatch.setattr("pyddl.train.trainer.world", lambda: here)
-
-
 @pytest.mark.mpi
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_ranks_together_are_one(world, monkeypatch, kind):
     together = train(kind)
     assert same_everywhere(world, together.parameters)
-    alone(monkeypatch)
+    from_here_on_alone(monkeypatch)
     one = train(kind, strategy="local")
     np.testing.assert_allclose(together.parameters, one.parameters, rtol=1e-3, atol=5e-5)
     np.testing.assert_allclose(together.buffers, one.buffers, rtol=1e-3, atol=2e-5)
@@ -90,7 +84,7 @@ def test_a_run_goes_on_within_each_stage_and_between_them(world, monkeypatch, tm
     train(kind, out=shared / "run", passes=passes)
     world.transport.barrier()
     if world.rank == 0:
-        alone(monkeypatch)
+        from_here_on_alone(monkeypatch)
         second = train(kind, out=shared / "run", resume=True)
         assert len(second.metrics) == len(whole.metrics) == (6 if kind == "stack" else 8)
         np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-3, atol=5e-5)
@@ -103,7 +97,7 @@ def test_a_classic_net_is_reproducible_bit_for_bit(world, monkeypatch):
     if world.size == 3:
         pytest.skip("reproducible needs a divisor of 8")
     together = train("classic", reproducible=True)
-    alone(monkeypatch)
+    from_here_on_alone(monkeypatch)
     assert np.array_equal(train("classic", reproducible=True).parameters, together.parameters)
 
 

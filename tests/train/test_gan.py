@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import support
 from small_runs import same_everywhere
+from support import from_here_on_alone
 
-import pyddl.data
-from pyddl.comm.transport import Alone
 from pyddl.data import ArraySource
 from pyddl.data.labels import Labels
 from pyddl.models import GAN
@@ -49,17 +48,6 @@ def train(kind, rows=ROWS, out=None, model=None, **options):
     source = ArraySource(rows, labels=Labels(np.arange(len(rows)) % 3, None))
     options = {"epochs": 4, "batch_size": 50, "seed": 4, **options}
     return Trainer(model, out=None if out is None else str(out), **options).fit(source, source)
-
-
-def alone(monkeypatch):
-    """From here on this rank trains by itself."""
-    here = pyddl.comm.World(rank=0, size=1, node=0, nodes=1, node_rank=0, node_size=1, mpi=None, transport=Alone())
-    monkeypatch.setattr("pyddl.train.trainer.world", lambda: here)
-
-
-@pytest.fixture
-def shared(world, tmp_path):
-    return world.transport.gather_objects(tmp_path)[0]
 
 
 NORMAL = """
@@ -124,7 +112,7 @@ def test_all_ranks_together_are_one(world, monkeypatch, kind):
     rule = {"optimizer": "sgd", "learning_rate": 0.05}
     together = train(kind, **rule)
     assert same_everywhere(world, together.parameters) and same_everywhere(world, together.averaged)
-    alone(monkeypatch)
+    from_here_on_alone(monkeypatch)
     one = train(kind, strategy="local", **rule)
     np.testing.assert_allclose(together.parameters, one.parameters, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(together.averaged, one.averaged, rtol=1e-3, atol=1e-4)
@@ -141,7 +129,7 @@ def test_a_normalised_generator_of_pictures_is_one_on_all_ranks(world, monkeypat
     rows, rule = np.concatenate([ROWS, ROWS[:, :1]], axis=1), {"optimizer": "sgd", "learning_rate": 0.05}
     model = GAN(4, noise=2, average=0.9, **PICTURES)
     together = train(None, rows, model=model, **rule)
-    alone(monkeypatch)
+    from_here_on_alone(monkeypatch)
     one = train(None, rows, model=model, strategy="local", **rule)
     np.testing.assert_allclose(together.parameters, one.parameters, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(together.buffers, one.buffers, rtol=1e-3, atol=1e-4)
@@ -152,7 +140,7 @@ def test_a_pair_is_reproducible_bit_for_bit(world, monkeypatch):
     if world.size == 3:
         pytest.skip("reproducible needs a divisor of 8")
     together = train("wgan_gp", reproducible=True)
-    alone(monkeypatch)
+    from_here_on_alone(monkeypatch)
     one = train("wgan_gp", reproducible=True)
     assert np.array_equal(one.parameters, together.parameters)
     assert [line["train_pairs_right"] for line in one.metrics] == [
@@ -178,7 +166,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(world, shared, monkeypatch, ki
     train(kind, out=shared / "run", epochs=2, **rule)
     world.transport.barrier()
     if world.rank == 0:
-        alone(monkeypatch)
+        from_here_on_alone(monkeypatch)
         second = train(kind, out=shared / "run", resume=True, **rule)
         np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(second.averaged, whole.averaged, rtol=1e-3, atol=1e-4)

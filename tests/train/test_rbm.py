@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from clusters import clusters
 from small_runs import same_everywhere
+from support import from_here_on_alone
 
 import pyddl.data
-from pyddl.comm.transport import Alone
 from pyddl.data import ArraySource
 from pyddl.errors import ParameterError
 from pyddl.models import RBM
@@ -48,23 +48,12 @@ def train(kind, rows=ROWS, out=None, hidden=7, **options):
     return Trainer(model, out=None if out is None else str(out), **options).fit(rows, rows[:101])
 
 
-def alone(monkeypatch):
-    """From here on this rank trains by itself."""
-    here = pyddl.comm.World(rank=0, size=1, node=0, nodes=1, node_rank=0, node_size=1, mpi=None, transport=Alone())
-    monkeypatch.setattr("pyddl.train.trainer.world", lambda: here)
-
-
-@pytest.fixture
-def shared(world, tmp_path):
-    return world.transport.gather_objects(tmp_path)[0]
-
-
 @pytest.mark.mpi
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_ranks_together_are_one(world, monkeypatch, kind):
     together = train(kind)
     assert same_everywhere(world, together.parameters)
-    alone(monkeypatch)
+    from_here_on_alone(monkeypatch)
     one = train(kind, strategy="local")
     np.testing.assert_allclose(together.parameters, one.parameters, rtol=1e-3, atol=2e-5)
     np.testing.assert_allclose(together.buffers, one.buffers, rtol=1e-3, atol=2e-5)
@@ -80,7 +69,7 @@ def test_all_ranks_freeze_the_same_ladder(world, monkeypatch):
     ladder = Ladder(together.model, together.buffers)
     assert ladder.rungs == 3 and np.abs(np.diff(ladder.kept["ladder_log_partition"])).min() > 0.1
     assert same_everywhere(world, together.buffers)
-    alone(monkeypatch)
+    from_here_on_alone(monkeypatch)
     one = train("tempered", CLUSTERS, strategy="local", epochs=12, learning_rate=0.1)
     np.testing.assert_allclose(together.parameters, one.parameters, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(ladder.kept["ladder"], Ladder(one.model, one.buffers).kept["ladder"], atol=1e-3)
@@ -121,7 +110,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(world, shared, monkeypatch, ki
     train(kind, rows, out=shared / "run", epochs=epochs // 2)
     world.transport.barrier()
     if world.rank == 0:
-        alone(monkeypatch)
+        from_here_on_alone(monkeypatch)
         second = train(kind, rows, out=shared / "run", resume=True, epochs=epochs)
         np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-3, atol=loose)
         np.testing.assert_allclose(second.buffers, whole.buffers, rtol=1e-3, atol=loose)
@@ -133,7 +122,7 @@ def test_a_classic_machine_is_reproducible_bit_for_bit(world, monkeypatch):
     if world.size == 3:
         pytest.skip("reproducible needs a divisor of 8")
     together = train("classic", reproducible=True)
-    alone(monkeypatch)
+    from_here_on_alone(monkeypatch)
     assert np.array_equal(train("classic", reproducible=True).parameters, together.parameters)
 
 

@@ -51,12 +51,6 @@ def stop_at(out, step, world=None, **options):
     return train(out, StopAfter(stop if mine else None, step), stop, **options)
 
 
-@pytest.fixture
-def shared(world, tmp_path):
-    """A folder of this test that all ranks share."""
-    return world.transport.gather_objects(tmp_path)[0]
-
-
 @pytest.mark.mpi
 @pytest.mark.parametrize("step", [0, 4, 6, 14])  # within epochs and at the end of one
 @pytest.mark.parametrize(

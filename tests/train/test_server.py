@@ -37,12 +37,6 @@ MODES = {
 }
 
 
-@pytest.fixture
-def shared(world, tmp_path):
-    """A folder of this test that all ranks share."""
-    return world.transport.gather_objects(tmp_path)[0]
-
-
 def options_of(world, name):
     """The options of a mode; skipped on too few ranks."""
     options = {"strategy": "server", **MODES[name]}

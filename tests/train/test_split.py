@@ -60,12 +60,6 @@ def assert_same_training(split, whole):
         np.testing.assert_allclose(mine, theirs, rtol=1e-2, atol=1e-3)
 
 
-@pytest.fixture
-def shared(world, tmp_path):
-    """A folder of this test that all ranks share."""
-    return world.transport.gather_objects(tmp_path)[0]
-
-
 class StopAfter:
     """An autoencoder that asks for a stop within a step, as a signal to one rank would."""
 

@@ -17,12 +17,6 @@ LASTS = {"epochs": {"epochs": 2}, "steps": {"steps": 7}}  # 5 steps are an epoch
 LAST = {"epochs": 9, "steps": 6}  # step of stage 1
 
 
-@pytest.fixture
-def shared(world, tmp_path):
-    """A folder of this test that all ranks share."""
-    return world.transport.gather_objects(tmp_path)[0]
-
-
 class Asking(Staged):
     """Asks for a stop in one turn, as a signal would."""
 

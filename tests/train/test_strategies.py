@@ -31,12 +31,6 @@ def name(options):
     return "-".join(str(value) for value in options.values())
 
 
-@pytest.fixture
-def shared(world, tmp_path):
-    """A folder of this test that all ranks share."""
-    return world.transport.gather_objects(tmp_path)[0]
-
-
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("options", STRATEGIES, ids=name)
 def test_all_ranks_end_with_the_model_that_was_evaluated(world, options):

@@ -59,12 +59,6 @@ def groups_of(model, vector, group):
     return np.concatenate([views[s.name].ravel() for s in model.layout if s.group == group])
 
 
-@pytest.fixture
-def shared(world, tmp_path):
-    """A folder of this test that all ranks share."""
-    return world.transport.gather_objects(tmp_path)[0]
-
-
 @pytest.mark.mpi
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_ranks_together_do_what_one_process_does(world, dtype):

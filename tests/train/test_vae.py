@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from small_runs import same_everywhere
+from support import from_here_on_alone
 
 import pyddl.data
 from pyddl import _core
-from pyddl.comm.transport import Alone
 from pyddl.data import ArraySource
 from pyddl.models import VAE
 from pyddl.models.importance import likelihood
@@ -42,23 +42,12 @@ def train(kind="plain", rows=ROWS, out=None, hidden=(9, 3), dtype="float32", **o
     return Trainer(model, out=None if out is None else str(out), **options).fit(rows, rows[:101])
 
 
-def alone(monkeypatch):
-    """From here on this rank trains by itself."""
-    here = pyddl.comm.World(rank=0, size=1, node=0, nodes=1, node_rank=0, node_size=1, mpi=None, transport=Alone())
-    monkeypatch.setattr("pyddl.train.trainer.world", lambda: here)
-
-
-@pytest.fixture
-def shared(world, tmp_path):
-    return world.transport.gather_objects(tmp_path)[0]
-
-
 @pytest.mark.mpi
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_ranks_together_are_one(world, monkeypatch, kind):
     together = train(kind)
     assert same_everywhere(world, together.parameters)
-    alone(monkeypatch)
+    from_here_on_alone(monkeypatch)
     one = train(kind, strategy="local")
     np.testing.assert_allclose(together.parameters, one.parameters, rtol=1e-3, atol=2e-4)
     for name in ("train_loss", "test_loss", "test_kl", "test_reconstruction", "test_squared_error"):
@@ -93,7 +82,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(world, shared, monkeypatch):
     train("warm", out=shared / "run", epochs=2)
     world.transport.barrier()
     if world.rank == 0:
-        alone(monkeypatch)
+        from_here_on_alone(monkeypatch)
         second = train("warm", out=shared / "run", resume=True)
         np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-3, atol=2e-4)
     world.transport.barrier()
@@ -105,7 +94,7 @@ def test_it_is_reproducible_bit_for_bit(world, monkeypatch, kind):
     if world.size == 3:
         pytest.skip("reproducible needs a divisor of 8")
     together = train(kind, reproducible=True)
-    alone(monkeypatch)
+    from_here_on_alone(monkeypatch)
     assert np.array_equal(train(kind, reproducible=True).parameters, together.parameters)
 
 
