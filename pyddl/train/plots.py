@@ -17,6 +17,7 @@ __all__ = ["draw_codes", "draw_curves", "draw_lines", "draw_pictures", "draw_rec
            "draw_simulations", "first_rows"]
 
 MOST_PICTURES = 50
+MOST_PANELS = 6  # side by side
 MOST_POINTS = 2000  # of a map of codes
 MOST_COLOURS = 20  # labels of more values have a scale in the place of a legend
 
@@ -148,10 +149,13 @@ def draw_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | Non
     """What a model showed after some epochs (epochs, number, features), a line for each: its first rows as images or as
     curves; of one feature all rows as a histogram, of two as points."""
     plt = _pyplot()
-    epochs = np.unique(np.linspace(0, len(shown) - 1, min(lines, len(shown))).round().astype(int))
+    few = shown.shape[2] <= 2
+    most = MOST_PANELS if few else lines
+    epochs = np.unique(np.linspace(0, len(shown) - 1, min(most, len(shown))).round().astype(int))
     low, high = float(shown[-1].min()), float(shown[-1].max())
     high = high if high > low else low + 1
-    if shown.shape[2] <= 2:
+    if few:
+        low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)  # what lies at the edge is seen whole
         figure, axes = plt.subplots(1, len(epochs), figsize=(1.8 * len(epochs), 2.1), squeeze=False,
                                     layout="constrained")
         for axis, epoch in zip(axes[0], epochs, strict=True):
