@@ -33,6 +33,7 @@ class Replica:
         self.phases = {phase.name: phase for phase in stage.phases}
         self.velocity = {name: np.zeros(self.part(phase).size) for name, phase in self.phases.items()}
         self.average = {name: self.part(phase).copy() for name, phase in self.phases.items()}
+        self.updates = dict.fromkeys(self.phases, 0)
 
     def part(self, phase, vector=None):
         """The phase's range of a vector."""
@@ -54,8 +55,9 @@ class Replica:
         velocity -= rate * mean
         part += velocity
         np.clip(part, -own.get("bound", np.inf), own.get("bound", np.inf), out=part)
-        average = self.average[phase.name]
-        average += (1 - (phase.average or 0)) * (part - average)
+        self.updates[phase.name] += 1
+        updates, average = self.updates[phase.name], self.average[phase.name]
+        average += (1 - min(phase.average or 0, updates / (updates + 9))) * (part - average)
 
     def averaged(self):
         out = self.p.copy()

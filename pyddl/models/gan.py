@@ -89,8 +89,8 @@ class GAN:
     pretrain_steps : int, default=0
         Steps at the beginning in which the discriminator alone is trained.
     average : float, default=0.999
-        The averaged copy of the generator, which samples are drawn from, keeps so much of itself in each update; 0:
-        there is none.
+        The averaged copy of the generator, which samples are drawn from, keeps so much of itself in each update (less in
+        the first ones: see `Phase`); 0: there is none.
     conditional : bool, default=False
         Samples are of a class that is asked for: the generator sees the row's label, and the discriminator has an
         output for each class, of which the label's counts [2]_.

@@ -40,8 +40,9 @@ class Phase:
         ``schedule``, ``weight_decay``, ``clip_norm``, ``bound`` and whatever else the rule takes. ``usual`` is a
         mapping of arguments that count only where the rule has them: ``{"usual": {"beta1": 0}}``.
     average : float, optional
-        Keep an averaged copy of the slices, ``copy = average copy + (1 - average) parameters`` after each update: it is
-        what is evaluated and generates. In (0, 1).
+        Keep an averaged copy of the slices, ``copy = keep copy + (1 - keep) parameters`` after update t, with ``keep =
+        min(average, t / (t + 9))``, so that a short training forgets where it began: it is what is evaluated and
+        generates. In (0, 1).
 
     Raises
     ------

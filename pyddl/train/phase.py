@@ -107,7 +107,8 @@ class PhaseState:
                               rate=operation.rate, rounded=rounded)
         self.updates += 1
         if self.phase.average is not None:
-            self.average[:] += np.float32(1 - self.phase.average) * (parameters - self.average)
+            keep = min(self.phase.average, self.updates / (self.updates + 9))
+            self.average[:] += np.float32(1 - keep) * (parameters - self.average)
 
     def restart(self) -> None:
         """Forget the optimizer's state."""
