@@ -46,7 +46,9 @@ def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int 
 
 
 def integers(name: str, values: Any, *, at_least: int | None = None) -> tuple[int, ...]:
-    """Return ``values`` as a tuple of ints in the given range, or raise `ParameterError`."""
+    """Return ``values`` as a tuple of ints in the given range, or raise `ParameterError`. One number counts as one."""
+    if isinstance(values, int | np.integer) and not isinstance(values, bool):
+        values = (values,)
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ParameterError(f"{name} is {values!r}; expected whole numbers, for example [256, 64]")
     return tuple(integer(name, value, at_least=at_least) for value in values)

@@ -64,7 +64,7 @@ def test_defaults_pass_their_own_checks():
     ({"optimizer": "adm"}, "did you mean 'adam'"),
     ({"strategy": "alreduce"}, "did you mean 'allreduce'"),
     ({"hidden": "256,x"}, "expected whole numbers with commas"),
-    ({"hidden": 64}, "hidden is 64; expected whole numbers, for example"),
+    ({"hidden": 6.5}, "hidden is 6.5; expected whole numbers, for example"),
     ({"hidden": (256, 0)}, "hidden is 0"),
     ({"workers": ""}, "workers is ''; expected whole numbers with commas"),
     ({"workers": ()}, "workers is empty; expected at least one"),

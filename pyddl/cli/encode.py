@@ -22,12 +22,17 @@ def command(run: str, data: str | None, out: str | None) -> int:
     import numpy as np
 
     from pyddl.cli.evaluate import rows_for
+    from pyddl.data.joined import LabelledSource
+    from pyddl.train.evaluation import check_rows
     from pyddl.train.run import load_run
 
+    if out is not None and not out.endswith(".npy"):
+        raise ParameterError(f"--out is {out}; codes are written as NumPy's .npy: give a name that ends so")
     trained = load_run(run)
     if not hasattr(trained.model, "encode"):
         raise DataError(f"the model in {run}, {trained.summary['model']}, has no encoder")
     source = rows_for(trained, data, labelled=False)
+    check_rows(trained.model, LabelledSource(source, None))  # any labels will do for codes
     target = Path(out) if out is not None else Path(run) / "codes.npy"
     rows = np.empty((min(CHUNK, len(source)), source.features), dtype=np.float32)
     codes = []

@@ -97,7 +97,8 @@ class Autoencoder(NetworkModel):
         self.activation = _check.one_of("activation", activation, ACTIVATIONS)
         self.code_activation = _check.one_of("code_activation", code_activation, ACTIVATIONS)
         self.loss = _check.one_of("loss", loss, LOSSES)
-        self.corrupt, self.corruption = _check.number("corrupt", corrupt, at_least=0), corruption
+        self.corruption = _check.one_of("corruption", corruption, ("masking", "gaussian"))
+        self.corrupt = _check.number("corrupt", corrupt, at_least=0, below=1 if corruption == "masking" else None)
         self.sparsity, self.sparsity_cost = sparsity, sparsity_cost
         self.tied = bool(tied)
         self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))

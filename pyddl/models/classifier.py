@@ -138,7 +138,7 @@ def _labels_of(data: Source) -> np.ndarray:
         There are none, several for a row, or values that are no whole numbers from 0 on.
     """
     if data.label_type is None:
-        raise DataError(f"{data.name} has no labels, which a classifier needs: give them with labels (--labels SPEC)")
+        raise DataError(f"{data.name} has no labels, which this model needs: give them with labels (--labels SPEC)")
     shape, _ = data.label_type
     if shape and shape[0] != 1:
         raise DataError(f"{data.name} has labels of {shape[0]} numbers each; a classifier needs one, the row's class")

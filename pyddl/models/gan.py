@@ -89,8 +89,8 @@ class GAN:
     pretrain_steps : int, default=0
         Steps at the beginning in which the discriminator alone is trained.
     average : float, default=0.999
-        The averaged copy of the generator, which samples are drawn from, keeps so much of itself in each update (less in
-        the first ones: see `Phase`); 0: there is none.
+        The averaged copy of the generator, which samples are drawn from, keeps so much of itself in each update (less
+        at first: see `Phase`); 0: there is none.
     conditional : bool, default=False
         Samples are of a class that is asked for: the generator sees the row's label, and the discriminator has an
         output for each class, of which the label's counts [2]_.
@@ -507,7 +507,7 @@ class GAN:
 
         ``loss``
             The generator's.
-        ``discriminator_loss``
+        ``loss_discriminator``
             Without the penalty.
         ``real_right``, ``fake_right`` or ``pairs_right``
             What the discriminator gets right.
@@ -517,7 +517,7 @@ class GAN:
         judged = self._judged(parameters, buffers, own, self._seen(parameters, buffers, own), self._places(own, 2))
         r, f = judged[:count], judged[count:]
         return {"loss": _sum(self.objective.of_generator(r, f)[0]),
-                "discriminator_loss": _sum(self.objective.of_discriminator(r, f)[0]), **self.objective.right(r, f)}
+                "loss_discriminator": _sum(self.objective.of_discriminator(r, f)[0]), **self.objective.right(r, f)}
 
     def generate(self, parameters: np.ndarray, buffers: np.ndarray, noise: np.ndarray,
                  labels: np.ndarray | None = None) -> np.ndarray:

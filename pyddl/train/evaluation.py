@@ -14,7 +14,7 @@ from pyddl.data.source import Source
 from pyddl.errors import DataError, ParameterError
 from pyddl.models.protocol import Model
 
-__all__ = ["CHUNK", "check_labels", "evaluate", "exact_sum", "scores_of"]
+__all__ = ["CHUNK", "check_labels", "check_rows", "evaluate", "exact_sum", "scores_of"]
 
 CHUNK = 500  # rows: each chunk is computed with its own shape by one rank, so its sum does not depend on the ranks
 
@@ -64,6 +64,16 @@ def check_labels(model: Model, source: Source, name: str) -> None:
     if getattr(model, "needs_labels", False) and source.label_type is None:
         raise DataError(f"{name} have no labels, which this model needs: give them with --labels (--test-labels for "
                         "--test), or a source that has some")
+    check_rows(model, source)
+
+
+def check_rows(model: Model, source: Source) -> None:
+    """Refuse data that do not fit the model in a way that it knows.
+
+    Raises
+    ------
+    DataError, ShapeError, ParameterError
+    """
     check = getattr(model, "check_data", None)
     if check is not None:
         check(source)

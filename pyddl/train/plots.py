@@ -43,7 +43,8 @@ def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffe
     shown = {"original": rows, **({} if spoiled is None else {"corrupted": spoiled}),
              "reconstruction": model.reconstruct(parameters, buffers, entered)}  # type: ignore[attr-defined]
     errors, count = ((rows - shown["reconstruction"]) ** 2).sum(axis=1), len(rows)
-    limits = (0.0, 1.0) if source.image_shape else (float(rows.min()), float(rows.max()) or 1.0)
+    low, high = float(rows.min()), float(rows.max()) or 1.0
+    limits = (min(low, 0.0), max(high, 1.0)) if source.image_shape else (low, high)
     figure, axes = plt.subplots(len(shown), count, figsize=(0.9 * count + 0.5, 0.9 * len(shown) + 0.5), squeeze=False,
                                 layout="constrained")
     for line, (title, images) in zip(axes, shown.items(), strict=True):
@@ -207,24 +208,27 @@ def _image(row: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray:
 
 
 def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> Path:
-    """Training and test loss over the epochs, and a panel for each other score and for the losses of phases."""
+    """Training and test loss over the epochs, a panel for each stage, whose losses may be of different kinds; and one
+    for each other score and for the losses of phases."""
     plt = _pyplot()
-    epochs = [line["epoch"] for line in metrics]
+    stages = list(dict.fromkeys(line.get("stage", 1) for line in metrics))
     names = dict.fromkeys(name for line in metrics for name in line)
     phases = tuple(name for name in names if name.startswith("train_loss_"))
     others = dict.fromkeys(name.split("_", 1)[1] for name in names
                            if name.startswith(("train_", "test_")) and name not in phases)
     del others["loss"]
-    panels = [("loss", ("train_loss", "test_loss")), ("loss of each phase", phases),
-              *((name.replace("_", " "), (f"train_{name}", f"test_{name}")) for name in others)]
-    panels = [(title, shown) for title, shown in panels
-              if any(line.get(name) is not None for name in shown for line in metrics)]
+    panels = [*(("loss" if len(stages) == 1 else f"loss of stage {stage}", ("train_loss", "test_loss"),
+                 [line for line in metrics if line.get("stage", 1) == stage]) for stage in stages),
+              ("loss of each phase", phases, metrics),
+              *((name.replace("_", " "), (f"train_{name}", f"test_{name}"), metrics) for name in others)]
+    panels = [(title, shown, lines) for title, shown, lines in panels
+              if any(line.get(name) is not None for name in shown for line in lines)]
     figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3), squeeze=False, layout="constrained")
-    for axis, (title, shown) in zip(axes[0], panels, strict=True):
+    for axis, (title, shown, lines) in zip(axes[0], panels, strict=True):
         for name in shown:
-            values = [np.nan if line.get(name) is None else line[name] for line in metrics]
+            values = [np.nan if line.get(name) is None else line[name] for line in lines]
             if not np.all(np.isnan(values)):
-                axis.plot(epochs, values, marker=".", label=name)
+                axis.plot([line["epoch"] for line in lines], values, marker=".", label=name)
         axis.set_xlabel("epoch")
         axis.set_ylabel(title)
         axis.grid(alpha=0.3)

@@ -299,7 +299,8 @@ class Session:
         clock.pause()
         self._check_finite(f"after epoch {ledger.epoch}")
         seconds = clock.lap()
-        line: dict[str, Any] = {"epoch": ledger.epoch, **self._losses(), "test_loss": None, **self._scores(),
+        stage = {"stage": self.span.number + 1} if len(self.plan.calendar.spans) > 1 else {}
+        line: dict[str, Any] = {"epoch": ledger.epoch, **stage, **self._losses(), "test_loss": None, **self._scores(),
                                 "samples_per_second": samples / seconds, "seconds": seconds}
         for name in ("train_loss", "test_loss"):
             if line[name] is not None and not isfinite(line[name]):

@@ -85,7 +85,7 @@ def test_a_config_file_goes_on_and_goes_again(folder, tmp_path):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["dbn", "--hidden", "64"], "a deep belief net has at least two layers, for example 256,64; one alone is an rbm"),
-    (["dbn", "--finetune", "classifier", "--data", "random:50x9"], "has no labels, which a classifier needs"),
+    (["dbn", "--finetune", "classifier", "--data", "random:50x9"], "has no labels, which this model needs"),
     (["dbn", "--finetune", "clasifier"], "did you mean 'classifier'"),
     (["dbn", "--pretrain-epochs", "1,2,3"], "pretrain_epochs is [1, 2, 3]; expected one number"),
     (["dbn", "--pretrain-lr", "0.1,x"], "expected numbers with commas, for example 0.1,0.01"),

@@ -133,7 +133,7 @@ LABELLED = (*C, "--labels", "classes.npy")
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ((*C, "--labels", "short.npy"), "labels of rows.npy have 239 rows, the data 240; expected one for each row"),
-    (C, "rows.npy has no labels, which a classifier needs: give them with labels (--labels SPEC)"),
+    (C, "rows.npy has no labels, which this model needs: give them with labels (--labels SPEC)"),
     (L, "the training data have no labels, which this model needs: give them with --labels"),
     ((*C, "--labels", "one.npy"), "all 240 labels of rows.npy are 0: one class only; a classifier needs two at least"),
     ((*C, "--labels", "nan.npy"), "is nan; expected finite numbers"),

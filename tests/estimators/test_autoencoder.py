@@ -83,7 +83,7 @@ def test_unknown_parameters_are_refused_with_the_nearest():
 @pytest.mark.parametrize(("params", "message"), [
     ({"epochs": 0}, "epochs is 0; expected a whole number at least 1"),
     ({"hidden": ()}, "hidden is empty"),
-    ({"hidden": 64}, "hidden is 64; expected whole numbers, for example"),
+    ({"hidden": 6.5}, "hidden is 6.5; expected whole numbers, for example"),
     ({"learning_rate": "0.1"}, "learning_rate is '0.1'; expected a number"),
     ({"verbose": "very"}, "verbose is 'very'; expected a whole number"),
     ({"loss": "bc"}, "did you mean 'bce'"),

@@ -165,7 +165,7 @@ def test_classes_are_those_of_the_data():
 
 
 @pytest.mark.parametrize(("labels", "error", "message"), [
-    (None, DataError, r"array has no labels, which a classifier needs: give them with labels \(--labels SPEC\)"),
+    (None, DataError, r"array has no labels, which this model needs: give them with labels \(--labels SPEC\)"),
     (np.ones((9, 2)), DataError, "labels of 2 numbers each; a classifier needs one, the row's class"),
     (np.linspace(0, 1, 9), DataError, "has the label 0.125 in row 1; .* for quantities choose model linear"),
     (np.arange(9) - 1, DataError, "has the label -1 in row 0"),

@@ -152,7 +152,7 @@ def test_it_has_the_protocol_s_members(case):
     (stage,) = stages_of(model)
     assert [phase.name for phase in stage.phases] == ["discriminator", "generator"]
     scores = model.evaluate(parameters, buffers, batch)
-    assert list(scores)[:2] == ["loss", "discriminator_loss"] and all(np.isfinite(value) for value in scores.values())
+    assert list(scores)[:2] == ["loss", "loss_discriminator"] and all(np.isfinite(value) for value in scores.values())
     assert list(model.evaluate(parameters, buffers, batch.part(0, 0)).values()) == [0.0] * len(scores)
     for phase in ("discriminator", "generator"):
         empty = batch.part(0, 0)
