@@ -203,8 +203,8 @@ TABLE: list[Option] = [
            "epochs of each Boltzmann machine, or one number for all; where finetune is none the last one has epochs",
            "epochs", trainer=False, of=("dbn",)),
     Option("pretrain_learning_rate", "floats", None, "model",
-           "step size of each Boltzmann machine, or one for all, which falls to 0 under momentum 0.9; by default 0.02, "
-           "or 0.005 where units are gaussian. learning_rate and the options beside it are those of the network",
+           "step size of each Boltzmann machine, or one for all, which falls to 0 under momentum 0.9; by default 10 / "
+           "its hidden units, at most 0.05, or 0.005 where units are gaussian; learning_rate is the network's",
            also=("--pretrain-lr",), above=0, trainer=False, of=("dbn",)),
     # ---- Boltzmann machines
     Option("visible", "str", "bernoulli", "model",

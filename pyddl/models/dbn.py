@@ -33,7 +33,7 @@ from pyddl.models.together import together
 __all__ = ["DBN"]
 
 ENCODER, DECODER, HEAD = "encoder", "decoder", "head"
-RATES = {"bernoulli": 0.02, "gaussian": 0.005}  # of levels without and with Gaussian units
+RATE, OF_UNITS, OF_GAUSSIAN = 0.05, 10.0, 0.005  # of levels: see `DBN._default_rate`
 MOMENTUM, DECAY = 0.9, 1e-4  # of all levels
 FRESH = 1.0  # of a random start, added to the autoencoder's weights: see `DBN._unroll`
 SHOWN = 50  # filters and samples in a picture
@@ -70,8 +70,8 @@ class DBN:
     pretrain_epochs : sequence of int, default=(10,)
         Of each machine, or one number for all. Without a network the last machine has the epochs of training.
     pretrain_learning_rate : sequence of float, optional
-        Of each machine, or one for all; it falls linearly to 0, under momentum 0.9. By default 0.02, or 0.005 where
-        units are Gaussian.
+        Of each machine, or one for all; it falls linearly to 0, under momentum 0.9. By default 10 over the number of
+        its hidden units, at most 0.05; 0.005 where units are Gaussian.
     chain, gibbs_steps, chains, centering
         Of all machines, as in `RBM`. A network made of centered ones learns far faster: their hidden units are on half
         of the time, so that its own are around 0.
@@ -221,7 +221,8 @@ class DBN:
 
     @staticmethod
     def _default_rate(machine: RBM) -> float:
-        return RATES["gaussian" if machine.squared_loss else "bernoulli"]
+        """Wide machines bear smaller steps: the more hidden units, the further a step moves a visible unit's input."""
+        return OF_GAUSSIAN if machine.squared_loss else min(RATE, OF_UNITS / machine.hidden)
 
     def _stages(self) -> tuple[Stage, ...]:
         """Rules of the levels are their own: those that training was given are the network's."""

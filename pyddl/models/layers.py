@@ -389,10 +389,11 @@ class Conv(_Convolution):
 
     def output(self, shape: Shape) -> Shape:
         height, width, _ = _picture(self, shape)
-        room = min(height, width) + 2 * self._padding
-        if self.kernel > room:
-            raise ShapeError(f"{self} has inputs of shape {shape}: its kernel is larger than the picture with its "
-                             f"padding, {room}; choose a smaller kernel, or fewer layers that shrink the picture")
+        padded, sees = min(height, width) + 2 * self._padding, max(2 * max(height, width) - 1, 3)
+        if self.kernel > min(padded, sees):  # beyond `sees` some weights have zeros of the padding only, always
+            why = f"with its padding, {padded}" if padded <= sees else f"can fill, {sees}"
+            raise ShapeError(f"{self} has inputs of shape {shape}: its kernel is larger than the picture {why}; "
+                             "choose a smaller kernel, or fewer layers that shrink the picture")
         return (*((size + 2 * self._padding - self.kernel) // self.stride + 1 for size in (height, width)),
                 self.channels)
 

@@ -196,7 +196,8 @@ class RBM:
         views["visible_bias"][:] = views["hidden_bias"][:] = 0
         precision = 1.0
         if self.visible == "gaussian":
-            variance = max(float(np.mean(data.variance)), 1e-6)
+            variance = float(np.mean(data.variance))
+            variance = variance if variance > 1e-12 else 1.0  # rows are all alike
             views["log_variance"][:] = np.log(variance)
             views["visible_bias"][:] = data.mean
             precision = 1 / variance

@@ -177,7 +177,7 @@ class ServedFence:
             self._settle()
         if isinstance(self.replica, Worker) and isinstance(self.replica.loader, SliceLoader):
             done = sampler.reached(row) - ledger.row // sampler.batch_size
-            self._forget(range(began.step + done, began.step + self.replica.loader.given))
+            self._forget(self.replica, range(began.step + done, began.step + self.replica.loader.given))
         done = sampler.rows * epoch + row
         if isinstance(self.replica, Server):
             self.replica.consumed = done
@@ -188,11 +188,14 @@ class ServedFence:
             ledger.step = (epoch + 1) * sampler.steps_per_epoch
             self._close_epoch(trained)
 
-    def _forget(self, steps: range) -> None:
-        """Losses of these steps do not count: they will be done again."""
-        done = {each.name: sum(map(each.is_due, steps)) for each in self.replica.phases}
-        for name, sums in self.replica.losses.items():
+    @staticmethod
+    def _forget(worker: Worker, steps: range) -> None:
+        """These steps do not count, neither their losses nor what they did to buffers: they will be done again."""
+        done = {each.name: sum(map(each.is_due, steps)) for each in worker.phases}
+        for name, sums in worker.losses.items():
             del sums[len(sums) - done[name.split(".")[0]] :]
+        if len(steps):
+            worker.take_back()
 
     def _done(self, began: Epoch) -> int:
         """The first position of this epoch that is still to be done. Server 0 knows."""

@@ -330,10 +330,10 @@ class Session:
             rows = self._rows_of(phase.is_due)
             if self.connection.smaller:  # the losses of those who died are lost, too
                 rows = sum(self.connection.transport.gather_objects(replica.rows_seen[phase.name]))
-            means[phase.name] = exact_sum(replica.losses[phase.name], shared) / max(1, rows)
+            means[phase.name] = exact_sum(replica.losses.get(phase.name, []), shared) / max(1, rows)
             for name in names:
                 if name.startswith(f"{phase.name}."):
-                    found = exact_sum(replica.losses[name], shared) / max(1, rows)
+                    found = exact_sum(replica.losses.get(name, []), shared) / max(1, rows)
                     others[f"train_{name.removeprefix(f'{phase.name}.')}"] = found
         replica.losses.clear()
         replica.rows_seen.clear()
@@ -415,7 +415,7 @@ class Session:
     def _all_losses(self) -> list[dict[str, list[float]]]:
         """Of each replica that is saved: its losses, of all ranks that belong to it."""
         transport = self.connection.transport
-        all_ranks = {name: transport.gather(np.asarray(self.replica.losses[name], dtype=np.float64))
+        all_ranks = {name: transport.gather(np.asarray(self.replica.losses.get(name, []), dtype=np.float64))
                      for name in self._summed(transport)}
         count = transport.size  # how many ranks' losses belong together:
         of_one = count if self.plan.strategy.replicated else self.plan.division.parts

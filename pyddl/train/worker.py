@@ -91,6 +91,7 @@ class Worker(Replica):
         self._sum_seconds = 0.0
         self._batch_sum = _no_sum_of_shards if reproducible else None if batch_sum is None else self._timed_sum
         mine = self.number if self.owners == self.count else 0
+        self._before = np.empty_like(self.buffers)  # of the last step, under a server in mode sync
         self._chains = chains_of(model.buffers, mine, self.owners, together=together)
         self.on_step = on_step
         self.travels: Callable[[np.ndarray, list[tuple[int, int]]], Ready | None] = lambda gradients, slices: None
@@ -176,9 +177,17 @@ class Worker(Replica):
         self.samples = len(batch)
         self.samples_of_step = self.sampler.rows_in(batch.step)
         batch.total = self.samples_of_step if self.together else self.samples
+        if isinstance(self.loader, SliceLoader):
+            self._before[:] = self.buffers
         self.seen += self.samples
         self._batch = batch
         return True
+
+    def take_back(self) -> None:
+        """What the last step did to buffers: one that a server in mode sync has not made before a stop. No worker is
+        more than one such step ahead."""
+        self.buffers[:] = self._before
+        self.seen -= self.samples
 
     def turns(self) -> Iterator[Turn]:
         """The turns of this step: until the next one is asked for, vectors are those of the phase."""
@@ -298,7 +307,8 @@ class Worker(Replica):
         vectors = {"parameters": self.whole, "gradients": gradients}
         found = (not_finite(name, vector, self.layout) for name, vector in vectors.items())
         where = next(filter(None, found), "")
-        return f"step {batch.step}, rank {self.rank}: the loss is {loss}{where and '; '}{where}: {NOT_FINITE_CURE}"
+        cure = NOT_FINITE_CURE if batch.step else "the data or the first weights are too large: scale the data"
+        return f"step {batch.step}, rank {self.rank}: the loss is {loss}{where and '; '}{where}: {cure}"
 
 
 def _no_sum_of_shards(vector: np.ndarray) -> np.ndarray:

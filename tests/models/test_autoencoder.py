@@ -153,7 +153,7 @@ def test_initial_parameters_depend_on_the_seed_alone():
     ({"inputs": 4, "hidden": (3, -1)}, "hidden is -1"),
     ({"inputs": 4, "loss": "bec"}, "did you mean 'bce'"),
     ({"inputs": 4, "activation": "rleu"}, "did you mean 'relu'"),
-    ({"inputs": 4, "corrupt": 1}, "amount is 1"),
+    ({"inputs": 4, "corrupt": 1}, "corrupt is 1"),
     ({"inputs": 4, "corrupt": -0.1, "corruption": "gaussian"}, "corrupt is -0.1"),
     ({"inputs": 4, "corrupt": 0.1, "corruption": "mask"}, "did you mean 'masking'"),
     ({"inputs": 4, "sparsity": 0.1}, "sparsity is 0.1, .* code, which is linear: give code_activation sigmoid"),

@@ -120,6 +120,8 @@ def test_layers_of_one_s_own_are_mirrored():
     ({"conv": "pool2,pool2,pool2,conv4s2", "image_shape": (8, 8)}, ShapeError, "encoder.3 .*1 x 1.*would make 2 x 2"),
     ({"conv": "pool2,pool2,pool2,pool2", "image_shape": (8, 8)}, ShapeError,
      r"layer encoder.3: .*inputs of shape \(1, 1, 1\): its windows are larger than the picture"),
+    ({"conv": "conv4k17", "image_shape": (8, 8)}, ShapeError,
+     "layer encoder.0: .*kernel is larger than the picture can fill, 15"),
     ({"conv": [Conv(4, 11, padding=1)], "image_shape": (8, 8)}, ShapeError,
      "layer encoder.0: .*kernel is larger than the picture with its padding, 10"),
     ({"conv": [Conv(4, 3, 2, 0)], "image_shape": (8, 8)}, ShapeError, "encoder.0 .*8 x 8.*would make 7 x 7"),

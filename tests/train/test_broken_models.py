@@ -59,7 +59,7 @@ def test_evaluate_must_return_sums_by_name(answer):
         Trainer(model, epochs=1, batch_size=6).fit(ROWS, test=ROWS)
 
 
-@pytest.mark.parametrize("shape", [(-2,), (2.5,), 4])
+@pytest.mark.parametrize("shape", [(-2,), (2.5,), 4.5])
 def test_a_slice_has_a_shape_of_whole_numbers(shape):
     with pytest.raises(ParameterError, match="shape of slice weights is"):
         Layout([Slice("weights", shape)])

@@ -63,13 +63,13 @@ def test_all_ranks_together_are_one(world, monkeypatch, kind):
 
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_every_strategy_learns(world, name):
+def test_every_strategy_learns(world, shared, name):
     digits = pyddl.data.load("digits")
     model = model_of("autoencoder", digits, hidden=(32, 16), corrupt=0.0, pretrain_epochs=(3,),
                      pretrain_learning_rate=(0.2, 0.02))
     options = {"strategy": name, **STRATEGIES[name]}
     result = Trainer(model, optimizer="adamw", learning_rate=0.01, schedule="cosine", epochs=4, batch_size=50, seed=1,
-                     **options).fit(digits)
+                     out=str(shared / "run"), **options).fit(digits)
     errors = [line["test_squared_error"] for line in result.metrics]
     assert errors[2] < errors[0] and errors[-1] < 0.98 * errors[6], errors
     assert same_everywhere(world, result.parameters)

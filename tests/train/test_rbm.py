@@ -17,6 +17,7 @@ from pyddl.strategies import strategy
 from pyddl.train import Trainer
 from pyddl.train.crew import Crew
 from pyddl.train.simulation import simulate
+from pyddl.train.stop import StopRequest
 
 ROWS = (np.random.default_rng(5).random((203, 20)) < 0.3).astype(np.float32)
 DIGITS = (np.asarray(pyddl.data.load("digits")) >= 0.5).astype(np.float32)
@@ -115,6 +116,31 @@ def test_a_run_goes_on_on_another_number_of_ranks(world, shared, monkeypatch, ki
         np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-3, atol=loose)
         np.testing.assert_allclose(second.buffers, whole.buffers, rtol=1e-3, atol=loose)
     world.transport.barrier()
+
+
+class StopWithin(RBM):
+    """Asks for a stop within a step, on one rank."""
+
+    def __init__(self, stop, step):
+        super().__init__(20, (7,), centering=False)
+        self.stop, self.step = stop, step
+
+    def gradient(self, parameters, gradients, buffers, batch):
+        self.stop.requested |= batch.step == self.step
+        return super().gradient(parameters, gradients, buffers, batch)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("step", [0, 3, 6, 9])
+def test_a_step_that_a_server_has_not_made_is_made_again_from_where_its_chains_were(world, shared, step):
+    """A worker may have moved its chains for it before the stop. (Offsets are merged where a checkpoint is written.)"""
+    options = {"strategy": "server", "optimizer": "sgd", "batch_size": 50, "seed": 4, "epochs": 4}
+    whole = train("classic", **options)
+    stop = StopRequest()
+    given = {**options, "out": str(shared / "run")}
+    Trainer(StopWithin(stop, step if world.rank == world.size - 1 else -1), stop=stop, **given).fit(ROWS, ROWS[:101])
+    second = train("classic", **{**given, "resume": True})
+    assert np.array_equal(second.parameters, whole.parameters) and np.array_equal(second.buffers, whole.buffers)
 
 
 @pytest.mark.mpi(min_size=2)
