@@ -389,9 +389,9 @@ class Conv(_Convolution):
 
     def output(self, shape: Shape) -> Shape:
         height, width, _ = _picture(self, shape)
-        padded, sees = min(height, width) + 2 * self._padding, max(2 * max(height, width) - 1, 3)
-        if self.kernel > min(padded, sees):  # beyond `sees` some weights have zeros of the padding only, always
-            why = f"with its padding, {padded}" if padded <= sees else f"can fill, {sees}"
+        padded, filled = min(height, width) + 2 * self._padding, 2 * max(height, width) + 1
+        if self.kernel > min(padded, filled):  # beyond `filled` there is more padding on a side than picture
+            why = f"with its padding, {padded}" if padded <= filled else f"can fill, {filled}"
             raise ShapeError(f"{self} has inputs of shape {shape}: its kernel is larger than the picture {why}; "
                              "choose a smaller kernel, or fewer layers that shrink the picture")
         return (*((size + 2 * self._padding - self.kernel) // self.stride + 1 for size in (height, width)),
