@@ -140,7 +140,8 @@ def test_a_step_that_a_server_has_not_made_is_made_again_from_where_its_chains_w
     given = {**options, "out": str(shared / "run")}
     Trainer(StopWithin(stop, step if world.rank == world.size - 1 else -1), stop=stop, **given).fit(ROWS, ROWS[:101])
     second = train("classic", **{**given, "resume": True})
-    assert np.array_equal(second.parameters, whole.parameters) and np.array_equal(second.buffers, whole.buffers)
+    np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-5, atol=1e-6)  # pushes add as they come
+    np.testing.assert_allclose(second.buffers, whole.buffers, atol=1e-6)
 
 
 @pytest.mark.mpi(min_size=2)

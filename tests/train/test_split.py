@@ -418,6 +418,13 @@ class Own:
 
     layout, buffers = Layout([Slice("w", (20,))]), Layout()
 
+    def initialise(self, parameters, buffers, seed, data):
+        parameters[:] = 0
+
+    def gradient(self, parameters, gradients, buffers, batch):
+        gradients[:] = 0
+        return 0.0
+
 
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize(("options", "message"), [
