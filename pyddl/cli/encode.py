@@ -26,7 +26,7 @@ def command(run: str, data: str | None, out: str | None) -> int:
     from pyddl.train.evaluation import check_rows
     from pyddl.train.run import load_run
 
-    if out is not None and not out.endswith(".npy"):
+    if out is not None and Path(out).suffix not in ("", ".npy"):
         raise ParameterError(f"--out is {out}; codes are written as NumPy's .npy: give a name that ends so")
     trained = load_run(run)
     if not hasattr(trained.model, "encode"):

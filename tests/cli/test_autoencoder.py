@@ -71,7 +71,7 @@ def test_pictures_of_one_s_own(folder, tmp_path, arguments):
     (["--data", "grey.npy", "--batch-norm", "own"], "batch_norm is given, which only convolutions ask for"),
     (["--data", "grey.npy", "--sparsity", "0.1"], "give code_activation sigmoid (--code-activation sigmoid)"),
     (["--data", "grey.npy", "--conv", "conv4", "--tied"], "weights of dense layers can be tied"),
-    (["--data", "grey.npy", "--corrupt", "1.5"], "amount is 1.5"),
+    (["--data", "grey.npy", "--corrupt", "1.5"], "corrupt is 1.5"),
 ])
 def test_bad_input_is_named(folder, tmp_path, arguments, message):
     _, err = pyddl("train", "autoencoder", *arguments, "--out", tmp_path / "run", cwd=folder, check=2)

@@ -234,6 +234,7 @@ def test_version_help_and_doctor(tmp_path):
     (("train", "--config", "no.toml"), "no.toml: no such file"),
     (("evaluate", "no-run"), "no-run is no finished run"),
     (("encode", "no-run"), "no-run is no finished run"),
+    (("encode", "no-run", "--out", "codes.csv"), "--out is codes.csv; codes are written as NumPy's .npy"),
     (("plot", "no-run"), "no-run is no finished run"),
     (("fetch", "mnits"), "mnist"),
 ])
