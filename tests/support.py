@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from pyddl.comm import World, launcher
@@ -102,3 +104,14 @@ def from_here_on_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """This rank trains by itself for the rest of the test."""
     here = World(rank=0, size=1, node=0, nodes=1, node_rank=0, node_size=1, mpi=None, transport=Alone())
     monkeypatch.setattr("pyddl.train.trainer.world", lambda: here)
+
+
+def assert_reproducible(world: World, monkeypatch: pytest.MonkeyPatch, train: Callable[[], Any]) -> tuple[Any, Any]:
+    """All ranks together give the bits of one process, as which the test goes on; both results, the ranks' first."""
+    if world.size == 3:
+        pytest.skip("reproducible needs a divisor of 8")
+    together = train()
+    from_here_on_alone(monkeypatch)
+    one = train()
+    assert np.array_equal(one.parameters, together.parameters)
+    return together, one

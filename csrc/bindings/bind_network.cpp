@@ -248,11 +248,9 @@ class Call {
         sum_ = attribute(batch, &Names::sum);
         pass.sum = {add_over_workers, &sum_};
         rounded_ = attribute(batch, &Names::rounded);
-        if (!rounded_.is_none()) {
-            const auto bits =
-                vector(typed<std::uint16_t>(rounded_, "rounded is no contiguous uint16 vector"), "rounded");
-            pass.rounded = {reinterpret_cast<const Bfloat16*>(bits.data()), bits.size()};
-        }
+        if (!rounded_.is_none())
+            pass.rounded =
+                bfloat16_vector(typed<std::uint16_t>(rounded_, "rounded is no contiguous uint16 vector"), "rounded");
         group_.group = attribute(batch, &Names::group);
         if (!group_.group.is_none()) pass.exchange = {Group::gather, Group::sum, Group::lend, &group_};
     }

@@ -55,10 +55,7 @@ double gradient(Rbm& self, const Floats& parameters, Floats& gradients, const Fl
     const RandomKey key = key_of(seed, purpose, step);
     t.parameters = vector(parameters, "parameters");
     t.gradients = out_vector(gradients, "gradients");
-    if (rounded) {
-        const auto bits = vector(*rounded, "rounded");
-        t.rounded = {reinterpret_cast<const kernels::Bfloat16*>(bits.data()), bits.size()};
-    }
+    if (rounded) t.rounded = bfloat16_vector(*rounded, "rounded");
     t.rows = matrix(rows, "rows");
     t.index = vector(index, "index");
     t.persistent = chains.has_value();
@@ -98,6 +95,18 @@ auto means(void (Rbm::*method)(std::span<const float>, kernels::MatrixView<const
     };
 }
 
+/// Free energies of one side's units, which are `name`.
+auto energies(void (Rbm::*method)(std::span<const float>, kernels::MatrixView<const float>, std::span<double>),
+              const char* name) {
+    return [=](Rbm& self, const Floats& parameters, const Floats& given, Doubles& out) {
+        const auto p = vector(parameters, "parameters");
+        const auto x = matrix(given, name);
+        const auto y = out_vector(out, "out");
+        const py::gil_scoped_release no_gil;  // below this line no Python object is touched
+        (self.*method)(p, x, y);
+    };
+}
+
 }  // namespace
 
 void register_rbm(py::module_& m) {
@@ -119,26 +128,10 @@ void register_rbm(py::module_& m) {
              "out"_a.noconvert())
         .def("visible_mean", means(&Rbm::visible_mean, "h"), "parameters"_a.noconvert(), "h"_a.noconvert(),
              "out"_a.noconvert())
-        .def(
-            "free_energy",
-            [](Rbm& self, const Floats& parameters, const Floats& v, Doubles& out) {
-                const auto p = vector(parameters, "parameters");
-                const auto x = matrix(v, "v");
-                const auto y = out_vector(out, "out");
-                const py::gil_scoped_release no_gil;  // below this line no Python object is touched
-                self.free_energy(p, x, y);
-            },
-            "parameters"_a.noconvert(), "v"_a.noconvert(), "out"_a.noconvert())
-        .def(
-            "hidden_free_energy",
-            [](Rbm& self, const Floats& parameters, const Floats& h, Doubles& out) {
-                const auto p = vector(parameters, "parameters");
-                const auto x = matrix(h, "h");
-                const auto y = out_vector(out, "out");
-                const py::gil_scoped_release no_gil;  // below this line no Python object is touched
-                self.hidden_free_energy(p, x, y);
-            },
-            "parameters"_a.noconvert(), "h"_a.noconvert(), "out"_a.noconvert())
+        .def("free_energy", energies(&Rbm::free_energy, "v"), "parameters"_a.noconvert(), "v"_a.noconvert(),
+             "out"_a.noconvert())
+        .def("hidden_free_energy", energies(&Rbm::hidden_free_energy, "h"), "parameters"_a.noconvert(),
+             "h"_a.noconvert(), "out"_a.noconvert())
         .def(
             "climb",
             [](Rbm& self, const Floats& rungs, Floats& states, const Index& numbers, std::int64_t seed,

@@ -49,10 +49,7 @@ double gradient(Ssrbm& self, const Floats& parameters, Floats& gradients, const 
     const RandomKey key = key_of(seed, purpose, step);
     t.parameters = vector(parameters, "parameters");
     t.gradients = out_vector(gradients, "gradients");
-    if (rounded) {
-        const auto bits = vector(*rounded, "rounded");
-        t.rounded = {reinterpret_cast<const kernels::Bfloat16*>(bits.data()), bits.size()};
-    }
+    if (rounded) t.rounded = bfloat16_vector(*rounded, "rounded");
     t.rows = matrix(rows, "rows");
     t.index = vector(index, "index");
     t.persistent = chains.has_value();

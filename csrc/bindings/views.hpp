@@ -4,10 +4,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <span>
 #include <stdexcept>
 #include <string>
 
+#include "kernels/element.hpp"
 #include "kernels/matrix_view.hpp"
 
 namespace pyddl::bindings {
@@ -45,6 +47,12 @@ template <class T>
 std::span<T> out_vector(Array<T>& a, const char* name) {
     if (a.ndim() != 1) wrong_dimensions(name, 1, a.ndim());
     return {a.mutable_data(), static_cast<std::size_t>(a.size())};
+}
+
+/// Bits of numbers in bfloat16, for which NumPy has no type.
+inline std::span<const kernels::Bfloat16> bfloat16_vector(const Array<std::uint16_t>& a, const char* name) {
+    const auto bits = vector(a, name);
+    return {reinterpret_cast<const kernels::Bfloat16*>(bits.data()), bits.size()};
 }
 
 }  // namespace pyddl::bindings

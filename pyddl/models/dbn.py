@@ -19,7 +19,7 @@ from pyddl import _check, _core, random
 from pyddl.data.batch import Batch
 from pyddl.data.source import Source
 from pyddl.data.statistics import Statistics
-from pyddl.errors import ParameterError, ShapeError
+from pyddl.errors import ParameterError
 from pyddl.layout import Layout
 from pyddl.models.autoencoder import rate_scale
 from pyddl.models.classifier import check_classes, classes_of, softmax, targets_of
@@ -28,7 +28,6 @@ from pyddl.models.network import Network, NetworkModel, sigmoid
 from pyddl.models.rbm import RBM, SAMPLE_STEPS
 from pyddl.models.stages import Begin, Phase, Stage
 from pyddl.models.table import Trained
-from pyddl.models.together import together
 
 __all__ = ["DBN"]
 
@@ -306,7 +305,8 @@ class DBN:
         """Codes of ``rows`` (n, inputs) -> (n, hidden[-1]): by the network, or means of the stack. A row's do not
         depend on how many others come with it (but to rounding, where the processor lacks AVX-512)."""
         if self.unrolled(parameters):
-            return self._through(parameters, rows, 0, self.encodes)
+            assert self.network is not None
+            return self.network.outputs(parameters, None, rows, last=self.encodes)
         return self._encoded(parameters, buffers, rows)
 
     def decode(self, parameters: np.ndarray, buffers: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -314,7 +314,7 @@ class DBN:
         if self.finetune != "autoencoder" or not self.unrolled(parameters):
             return self._decoded(parameters, buffers, codes)
         assert self.network is not None
-        out = self._through(parameters, codes, self.encodes, len(self.network.layers))
+        out = self.network.outputs(parameters, None, codes, first=self.encodes)
         return sigmoid(out) if self.loss == "bce" else out
 
     def reconstruct(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -338,7 +338,7 @@ class DBN:
             raise ParameterError("this deep belief net is still being pretrained, and knows no classes yet: train to "
                                  "the end")
         assert self.network is not None
-        return softmax(self._through(parameters, rows, 0, len(self.network.layers)))
+        return softmax(self.network.outputs(parameters, None, rows))
 
     def sample(self, parameters: np.ndarray, buffers: np.ndarray, count: int, seed: int,
                steps: int = SAMPLE_STEPS) -> np.ndarray:
@@ -450,16 +450,6 @@ class DBN:
 
     def _rebuilt(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return self._decoded(parameters, buffers, self._encoded(parameters, buffers, rows))
-
-    def _through(self, parameters: np.ndarray, rows: np.ndarray, first: int, end: int) -> np.ndarray:
-        """Outputs of the network's layer ``end - 1`` for ``rows`` that enter layer ``first``."""
-        network: Any = self.network
-        (columns,), (outputs,) = network.shapes[first], network.shapes[end]
-        rows = np.ascontiguousarray(rows, dtype=np.float32)
-        if rows.ndim != 2 or rows.shape[1] != columns:
-            raise ShapeError(f"rows have shape {rows.shape}; expected (n, {columns})")
-        return together(lambda given, out: network.forward(parameters, None, None, given, out, first=first, last=end),
-                        rows, outputs)
 
     def _targets(self, batch: Batch) -> np.ndarray:
         return batch.rows if self.classes is None else targets_of(batch)

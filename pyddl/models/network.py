@@ -23,11 +23,10 @@ from pyddl.data.statistics import Statistics
 from pyddl.errors import InternalError, ParameterError, ShapeError
 from pyddl.layout import Layout
 from pyddl.models.layers import WHOLE, Conv, ConvTranspose, Dense, Layer, Part, Shape, Transposed
+from pyddl.models.together import together
 from pyddl.names import DTYPES
 
 __all__ = ["Network", "NetworkModel", "PartOfModel", "sigmoid"]
-
-ROWS_ALIKE = 33  # products of fewer rows may add in another order, and in float32 (csrc/kernels/few_rows.hpp)
 
 
 class Network:
@@ -207,16 +206,13 @@ class Network:
         how many others come with it (but to rounding, where the processor lacks AVX-512, and of convolutions)."""
         rows = np.ascontiguousarray(rows, dtype=np.float32)
         end = len(self.layers) if last is None else last
-        columns, count = math.prod(self.shapes[first]), len(rows)
+        columns = math.prod(self.shapes[first])
         if rows.ndim != 2 or rows.shape[1] != columns:
             raise ShapeError(f"rows have shape {rows.shape}; expected (n, {columns})")
-        if count < ROWS_ALIKE:
-            rows = np.concatenate([rows, np.zeros((ROWS_ALIKE - count, columns), dtype=np.float32)])
         if buffers is not None:
             buffers = np.require(buffers, requirements="W")  # as of a file that is mapped; it is only read
-        out = np.empty((len(rows), math.prod(self.shapes[end])), dtype=np.float32)
-        self.forward(parameters, buffers, None, rows, out, first=first, last=end)
-        return out[:count]
+        return together(lambda given, out: self.forward(parameters, buffers, None, given, out, first=first, last=end),
+                        rows, math.prod(self.shapes[end]))
 
     def filters(self, parameters: np.ndarray) -> np.ndarray:
         """What the units of the first layer with weights look for: (units, inputs), or (channels, height, width,

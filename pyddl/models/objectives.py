@@ -6,6 +6,7 @@ sample i, which depends on nothing but the row's number, so that pairs are the s
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Losses of rows, and their slopes with respect to r and to f."""
 
 
-class Objective:
+class Objective(ABC):
     """Base of the objectives; each is a game with its paper.
 
     Attributes
@@ -50,13 +51,13 @@ class Objective:
                                  "leave it out, or choose objective non_saturating or minimax")
         self.smoothing = smoothing
 
+    @abstractmethod
     def of_discriminator(self, r: np.ndarray, f: np.ndarray) -> Judged:
         """Losses (B,) that the discriminator lowers, without the penalty, and their slopes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def of_generator(self, r: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Losses (B,) that the generator lowers, and their slopes with respect to f. Unless paired, r is not read."""
-        raise NotImplementedError
 
     def right(self, r: np.ndarray, f: np.ndarray) -> dict[str, float]:
         """How many the discriminator gets right: of pairs, where only differences mean anything."""

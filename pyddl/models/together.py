@@ -8,7 +8,7 @@ import numpy as np
 
 __all__ = ["together"]
 
-ROWS_ALIKE = 33  # products of fewer rows may add in another order
+ROWS_ALIKE = 33  # products of fewer rows may add in another order, and in float32 (csrc/kernels/few_rows.hpp)
 
 
 def together(function: Callable[[np.ndarray, np.ndarray], None], rows: np.ndarray, columns: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from clusters import clusters
 from small_runs import same_everywhere
-from support import from_here_on_alone
+from support import assert_reproducible, from_here_on_alone
 
 import pyddl.data
 from pyddl.data import ArraySource
@@ -146,11 +146,7 @@ def test_a_step_that_a_server_has_not_made_is_made_again_from_where_its_chains_w
 
 @pytest.mark.mpi(min_size=2)
 def test_a_classic_machine_is_reproducible_bit_for_bit(world, monkeypatch):
-    if world.size == 3:
-        pytest.skip("reproducible needs a divisor of 8")
-    together = train("classic", reproducible=True)
-    from_here_on_alone(monkeypatch)
-    assert np.array_equal(train("classic", reproducible=True).parameters, together.parameters)
+    assert_reproducible(world, monkeypatch, lambda: train("classic", reproducible=True))
 
 
 @pytest.mark.mpi(min_size=4)

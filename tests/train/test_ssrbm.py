@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from small_runs import same_everywhere
-from support import from_here_on_alone
+from support import assert_reproducible, from_here_on_alone
 
 import pyddl.data
 from pyddl.data import ArraySource
@@ -80,11 +80,7 @@ def test_a_run_goes_on_on_another_number_of_ranks(world, shared, monkeypatch, ki
 
 @pytest.mark.mpi(min_size=2)
 def test_it_is_reproducible_bit_for_bit(world, monkeypatch):
-    if world.size == 3:
-        pytest.skip("reproducible needs a divisor of 8")
-    together = train("persistent", reproducible=True)
-    from_here_on_alone(monkeypatch)
-    assert np.array_equal(train("persistent", reproducible=True).parameters, together.parameters)
+    assert_reproducible(world, monkeypatch, lambda: train("persistent", reproducible=True))
 
 
 @pytest.mark.mpi
