@@ -95,7 +95,7 @@ def _recorded_rows(trained: Any, labels: str | None = None) -> tuple[Any, Any]:
     from pyddl.data.joined import training_and_test
 
     recorded = trained.config
-    source = source_of({"data": recorded["data"], "labels": labels})
+    source = trained.as_trained(source_of({"data": recorded["data"], "labels": labels}))
     return training_and_test(source, None, recorded.get("validation"), recorded["seed"])
 
 
@@ -121,5 +121,6 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
         raise DataError(
             f"{source.describe()} has {source.features} features; the model in {trained.path} expects {wanted}"
         )
+    source = trained.as_trained(source)
     names = getattr(trained.model, "class_names", None)
     return with_classes(source, names) if names is not None and labelled else source

@@ -88,11 +88,16 @@ def source_of(settings: Mapping[str, Any], data: str = "data", labels: str = "la
     return None
 
 
-def for_data(name: str, source: Source, settings: Mapping[str, Any]) -> models.Model:
-    """The model for these rows, with its own ones of these options."""
+def for_data(name: str, source: Source, settings: Mapping[str, Any]) -> tuple[Source, models.Model]:
+    """The model for these rows, with its own ones of these options; and the rows as a run that it takes over had
+    them."""
     from pyddl.train.run import load_run
 
-    given = options.with_runs(settings, lambda path: models.Trained.of(load_run(path)))
-    return models.for_data(name, source, **given)
+    def read(path: str) -> models.Trained:
+        nonlocal source
+        run = load_run(path)
+        source = run.as_trained(source)
+        return models.Trained.of(run)
 
-
+    given = options.with_runs(settings, read)
+    return source, models.for_data(name, source, **given)

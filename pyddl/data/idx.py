@@ -20,7 +20,7 @@ import numpy as np
 from pyddl.data.formats import Format
 from pyddl.data.labels import as_labels
 from pyddl.data.source import ArraySource, Source
-from pyddl.errors import DataError
+from pyddl.errors import DataError, NoRowsError
 
 __all__ = ["FORMAT", "read_idx"]
 
@@ -104,7 +104,8 @@ def _header(path: Path, start: bytes) -> tuple[tuple[int, ...], int]:
     shape = struct.unpack(f">{magic[3]}I", start[4:at])
     if 0 in shape:
         axis = shape.index(0)
-        raise DataError(f"{path} has size 0 in dimension {axis} (offset {4 + 4 * axis}); expected at least 1")
+        error = NoRowsError if axis == 0 else DataError
+        raise error(f"{path} has size 0 in dimension {axis} (offset {4 + 4 * axis}); expected at least 1")
     return shape, at
 
 

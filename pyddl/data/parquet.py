@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from pyddl.data.blocks import BlockSource
 from pyddl.data.formats import Format
 from pyddl.data.labels import Labels, as_labels
 from pyddl.data.source import Source
-from pyddl.errors import DataError
+from pyddl.errors import DataError, NoRowsError
 
 __all__ = ["FORMAT", "open_parquet"]
 
@@ -29,8 +30,8 @@ def open_parquet(path: str | Path, columns: str = "", without: Sequence[str] = (
     path : str or Path
         A file, or an address that fsspec knows: ``s3://...``, ``hdfs://...``.
     columns : str, optional
-        Names with commas; all by default. They must be numbers, each a feature, or one column of lists of equal
-        lengths, whose entries are the features.
+        Names with commas; all but pandas' index by default. They must be numbers, each a feature, or one column of
+        lists of equal lengths, whose entries are the features.
     without : sequence of str, optional
         Columns that are no features where none are named.
 
@@ -43,7 +44,7 @@ def open_parquet(path: str | Path, columns: str = "", without: Sequence[str] = (
     file, groups, faults = _opened(path)
     names = _chosen(path, file.schema_arrow, columns, without)
     if sum(groups) == 0:
-        raise DataError(f"{path} has no rows; expected at least one")
+        raise NoRowsError(f"{path} has no rows; expected at least one")
     return _Grouped(path, file, names, [size for size in groups if size], [i for i, size in enumerate(groups) if size],
                     faults)
 
@@ -51,12 +52,12 @@ def open_parquet(path: str | Path, columns: str = "", without: Sequence[str] = (
 def _labels(path: str, columns: str) -> Labels:
     """The labels in one column or several of numbers, or in one of text or of lists."""
     file, groups, faults = _opened(path)
-    names = _named(path, file.schema_arrow.names, columns)
+    names = _named(path, file.schema_arrow, columns)
     if len(names) > 1 and not columns:
         raise DataError(f"{path}: which column holds the labels? It has {', '.join(names)}: "
                         f"{path.rsplit('/', 1)[-1]}:NAME")
     if sum(groups) == 0:
-        raise DataError(f"{path} has no rows; expected at least one")
+        raise NoRowsError(f"{path} has no rows; expected at least one")
     try:
         table = file.read(columns=names)
         values = [_label_column(path, name, table.column(name), alone=len(names) == 1) for name in names]
@@ -135,6 +136,10 @@ class _Grouped(BlockSource):
         self._lists = len(names) == 1 and not _is_number(file.schema_arrow.field(names[0]).type)
         self.origin = str(path)
         features = self._width() if self._lists else len(names)
+        if self._lists:
+            self.inner, = names
+        else:
+            self.columns = tuple(names)
         super().__init__(str(path).rsplit("/", 1)[-1], str(path), [0, *itertools.accumulate(sizes)], features)
 
     def load(self, block: int) -> np.ndarray:
@@ -196,19 +201,30 @@ def _is_text(kind: Any) -> bool:
             or (types.is_dictionary(kind) and _is_text(kind.value_type)))
 
 
-def _named(path: str | Path, known: Sequence[str], columns: str) -> list[str]:
+def _named(path: str | Path, schema: Any, columns: str) -> list[str]:
+    """The columns that are named, else all but pandas' index, which numbers rows and says nothing of them."""
+    known: list[str] = schema.names
     if len(set(known)) < len(known):
         raise DataError(f"{path} has two columns of one name; expected each once")
-    names = columns.split(",") if columns else list(known)
+    names = columns.split(",") if columns else [name for name in known if name not in _index(schema)]
     for name in names:
         if name not in known:
             raise DataError(f"{path} has no column {name!r}; it has {', '.join(known)}{_check.nearest(name, known)}")
     return names
 
 
+def _index(schema: Any) -> list[str]:
+    """Columns that pandas, which wrote the file, has marked as the index of its rows."""
+    try:
+        about = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+        return [name for name in about.get("index_columns", ()) if isinstance(name, str)]  # a range is no column
+    except (ValueError, AttributeError, TypeError):  # damaged: pyarrow's own reader asks nothing of it
+        return []
+
+
 def _chosen(path: str | Path, schema: Any, columns: str, without: Sequence[str]) -> list[str]:
     """The columns that are features."""
-    names = [name for name in _named(path, schema.names, columns) if columns or name not in without]
+    names = [name for name in _named(path, schema, columns) if columns or name not in without]
     kinds = [schema.field(name).type for name in names]
     if names and (all(_is_number(kind) for kind in kinds) or (len(kinds) == 1 and _is_list(kinds[0]))):
         return names

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,10 +18,11 @@ from pyddl.data.joined import JoinedSource, LabelledSource
 from pyddl.data.labels import Labels, as_labels
 from pyddl.data.named import NAMED, missing
 from pyddl.data.source import ArraySource, RandomSource, Source
-from pyddl.errors import DataError, ParameterError
+from pyddl.errors import DataError, NoRowsError, ParameterError
 
 __all__ = ["FORMATS", "fetch", "find", "load"]
 
+T = TypeVar("T")
 PARTS = ("train", "test")
 FORMATS: tuple[Format, ...] = (npy.FORMAT, idx.FORMAT, hdf5.FORMAT, parquet.FORMAT, cifar.FORMAT)
 
@@ -36,8 +37,8 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
         IDX (``.idx``, ``-ubyte``, plain or ``.gz``; values / 255), a binary batch of CIFAR-10 (``data_batch_N.bin``),
         HDF5 (``.h5``, ``.hdf5``; ``FILE:DATASET`` where it has several) or Parquet (``FILE:COLUMN,COLUMN`` for some
         columns; also an address that fsspec knows, such as ``s3://...``); a folder of files of one of these
-        kinds, whose rows are joined in the order of the names; or ``random:ROWSxFEATURES``. An array becomes an
-        `ArraySource`, a source is returned as it is.
+        kinds, whose rows are joined in the order of the names, and columns by theirs; or ``random:ROWSxFEATURES``. An
+        array becomes an `ArraySource`, a source is returned as it is.
     part : {"train", "test"}, optional
         Of a named set; "train" by default, whose ``test`` is the other.
     labels : str, path, array or Source, optional
@@ -110,7 +111,7 @@ def _labels(text: str) -> Labels:
     if "://" in path:
         return _format(path, inner).labels(path, inner)
     if path and Path(path).is_dir():
-        parts = [form.labels(str(file), inner) for file, form in _files(Path(path), inner)]
+        parts = _parts(_files(Path(path), inner), lambda file, form: form.labels(file, inner))
         return parts[0] if len(parts) == 1 else _joined(parts, path)
     if not Path(path).is_file():
         raise DataError(f"labels {text!r} are neither a known data set nor a file; expected "
@@ -192,7 +193,7 @@ def _file(text: str, without: Sequence[str]) -> Source:
         return _format(text, inner).open(text, inner, without)
     path = Path(text)
     if text and path.is_dir():
-        return JoinedSource([form.open(str(file), inner, without) for file, form in _files(path, inner)],
+        return JoinedSource(_parts(_files(path, inner), lambda file, form: form.open(file, inner, without)),
                             name=path.name or str(path), origin=str(path))
     if not path.is_file():
         raise DataError(f"data {text!r} is neither a known data set nor a file; expected {', '.join(sorted(NAMED))} "
@@ -213,9 +214,18 @@ def _inner(text: str) -> tuple[str, str]:
 def _files(folder: Path, inner: str) -> list[tuple[Path, Format]]:
     """The files of a folder, all of one kind. Names that begin with a dot or underscore are marks of other programs."""
     try:
-        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_")))
+        there = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
+        whole = [path.is_file() for path in there]
     except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from error
+    files = [path for path, is_file in zip(there, whole, strict=True) if is_file]
+    if not all(whole):
+        strange = there[whole.index(False)]
+        what = (f"link to {os.readlink(strange)}, which is not there" if strange.is_symlink() and not strange.exists()
+                else "folder" if strange.is_dir() else "device or socket")
+        beside = "and has no files" if not files else "beside files, whose rows would be left out"
+        raise DataError(f"{folder} holds {strange.name}, a {what}, {beside}; expected files of data, all of one kind, "
+                        "and nothing else: move it away, or begin its name with a dot or underscore")
     if not files:
         raise DataError(f"{folder} is a folder without files; expected files of data, all of one kind")
     found = [(file, _format(str(file), inner)) for file in files]
@@ -224,6 +234,20 @@ def _files(folder: Path, inner: str) -> list[tuple[Path, Format]]:
             raise DataError(f"{folder} is a folder of several kinds of files: {files[0].name} and {file.name}; "
                             "expected one kind")
     return found
+
+
+def _parts(files: Sequence[tuple[Path, Format]], read: Callable[[str, Format], T]) -> list[T]:
+    """What ``read`` makes of each file of a folder; of those without rows nothing, unless all are."""
+    parts: list[T] = []
+    none: NoRowsError | None = None
+    for file, form in files:
+        try:
+            parts.append(read(str(file), form))
+        except NoRowsError as error:
+            none = error
+    if none is not None and not parts:
+        raise none
+    return parts
 
 
 def _format(path: str, inner: str) -> Format:

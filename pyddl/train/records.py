@@ -18,6 +18,7 @@ from pyddl.strategies.auto import Choice
 from pyddl.train.calendar import Span
 from pyddl.train.ledger import Ledger
 from pyddl.train.plan import Plan
+from pyddl.train.run import ROWS
 from pyddl.train.timing import PARTS
 
 __all__ = ["Spent", "config", "stage", "summary", "title"]
@@ -121,8 +122,10 @@ def _servers(plan: Plan) -> str:
 
 def config(plan: Plan, choice: Choice | None) -> dict[str, Any]:
     """What ``config.toml`` holds: with it, the same run can be made again."""
+    rows = {"columns": plan.data.columns, "image_shape": plan.data.image_shape}
     whole = {"model": name_of(plan.model), **plan.config, "strategy": plan.strategy.name, "ranks": plan.world.size,
              "optimizer": plan.optimizer.name, **plan.options, "threads": _core.threads(),
+             ROWS: {name: list(value) for name, value in rows.items() if value} or None,
              "auto": choice and choice.record()}
     return {name: value for name, value in whole.items() if name not in ("overwrite", "resume")}
 

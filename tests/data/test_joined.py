@@ -1,6 +1,7 @@
 """Folders of shards, and a validation part drawn by chance."""
 
 import gzip
+import os
 
 import numpy as np
 import pytest
@@ -107,3 +108,32 @@ def test_impossible_fractions_are_refused(fraction):
 def test_one_row_cannot_be_split():
     with pytest.raises(ParameterError, match="has 1 row; a validation part needs at least 2"):
         split(RandomSource(1, 2), 0.5)
+
+
+def test_empty_parts_are_parts(shards):
+    np.save(shards / "aa.npy", np.zeros((0, 3)))
+    np.testing.assert_array_equal(np.asarray(load(shards)), ROWS)
+    labels = shards.parent / f"{shards.name}-labels"
+    labels.mkdir()
+    for name, rows in (("a", 4), ("aa", 0), ("b", 6)):
+        np.save(labels / f"{name}.npy", np.arange(rows))
+    assert load(shards, labels=labels).labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5]
+    for name in "abc":
+        np.save(shards / f"{name}.npy", np.zeros((0, 3)))
+    with pytest.raises(DataError, match=r"shape \(0, 3\); expected \(rows, features\), at least one of each"):
+        load(shards)
+
+
+def test_what_lies_beside_parts_is_named(shards):
+    (shards / "_temporary").mkdir()  # as Spark has it while it writes
+    (shards / ".b.npy").symlink_to("nowhere")
+    os.symlink(shards / "a.npy", shards / "d.npy")
+    assert len(load(shards)) == 14
+    link = shards / "e.npy"
+    link.symlink_to("gone.npy")
+    with pytest.raises(DataError, match=r"holds e.npy, a link to gone.npy, which is not there, beside files, whose"):
+        load(shards)
+    link.unlink()
+    (shards / "more").mkdir()
+    with pytest.raises(DataError, match=r"holds more, a folder, beside files, whose rows would be left out"):
+        load(shards)
