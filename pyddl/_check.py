@@ -74,3 +74,8 @@ def vector(name: str, x: Any, size: int, dtype: type = np.float32) -> np.ndarray
         got = f"{x.dtype} array of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
         raise ShapeError(f"{name} is a {got}; expected a contiguous {np.dtype(dtype)} array of shape ({size},)")
     return x
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, as one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,6 +1,7 @@
 #include "kernels/threads.hpp"
 
 #include <omp.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <atomic>
@@ -15,9 +16,14 @@ std::atomic<int>& chosen() {
     return n;
 }
 
+// OpenMP's threads do not follow a process that is forked off, which would wait for them for ever.
+std::atomic<bool> started{false}, lost{false};
+[[maybe_unused]] const int watching =
+    pthread_atfork(nullptr, nullptr, [] { lost.store(started.load(std::memory_order_relaxed)); });
+
 }  // namespace
 
-int threads() { return chosen().load(std::memory_order_relaxed); }
+int threads() { return lost.load(std::memory_order_relaxed) ? 1 : chosen().load(std::memory_order_relaxed); }
 
 void set_threads(int n) {
     if (n < 1 || n > most_threads)
@@ -28,6 +34,7 @@ void set_threads(int n) {
 
 ThreadScope::ThreadScope(bool serial) : before_(omp_get_max_threads()) {
     const int wanted = serial ? 1 : threads();
+    if (wanted > 1) started.store(true, std::memory_order_relaxed);
     if (wanted != before_) omp_set_num_threads(wanted);
 }
 

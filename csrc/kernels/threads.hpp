@@ -4,7 +4,8 @@
 
 namespace pyddl::kernels {
 
-/// Threads in use; at first what OMP_NUM_THREADS or the affinity mask gives, `most_threads` at the most.
+/// Threads in use; at first what OMP_NUM_THREADS or the affinity mask gives, `most_threads` at the most. One, whatever
+/// is set, in a process forked off one that has used several.
 int threads();
 
 /// More than any machine has for one process. OpenMP keeps a record of each on the stack, which ends at some number.

@@ -130,9 +130,11 @@ class ParameterServer:
 
         Parameters
         ----------
-        data : sequence, ndarray, Source or iterable
-            The whole, the same on every rank, which reads by itself what it works on. From an iterable without length
-            (a generator, a file) the server draws, and sends items; the other ranks' are not touched.
+        data : sequence, ndarray, DataFrame, Series, Source or iterable
+            The whole, the same on every rank, which reads by itself what it works on. Items of an array are its rows,
+            and so ``gradient`` gets an array of some of them; pandas' objects are taken as their ``to_numpy()``. From
+            an iterable without length (a generator, a file) the server draws, and sends items; the other ranks' are not
+            touched.
         gradient, descent : callable
         batch_size : int, optional
             Items per minibatch, of all workers together, as everywhere in pyddl: a unit is one worker's part of it,

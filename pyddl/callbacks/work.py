@@ -63,7 +63,7 @@ class Job:
 
     Parameters
     ----------
-    data : sequence, ndarray, Source or iterable
+    data : sequence, ndarray, DataFrame, Series, Source or iterable
     gradient, descent : callable
     options : dict
         ``batch_size``, ``parts`` (units of a step, or of an epoch where there is no batch_size), ``first`` (number of
@@ -72,6 +72,8 @@ class Job:
 
     def __init__(self, data: Any, gradient: Callable[[Any, Any], Any], descent: Callable[[Any, Any], Any],
                  options: dict[str, Any]):
+        if hasattr(data, "iloc"):  # pandas' objects, of which [i] is a column, or what has the label i
+            data = data.to_numpy()
         self.data, self.gradient, self.descent = data, gradient, descent
         self.options = options
         self.items = length(data)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,7 +15,7 @@ from pyddl.comm.abort import OnAllRanks
 from pyddl.comm.environment import started
 from pyddl.errors import CommError, DataError, ParameterError, PyddlError, ShapeError
 
-__all__ = ["app", "say"]
+__all__ = ["app", "pictures", "say"]
 
 COMMANDS = {
     "train": "Train a model on this process, or on MPI ranks.",
@@ -64,6 +66,15 @@ def say(text: str) -> None:
         click.echo(text, err=True)
 
 
+def pictures(draw: Callable[[], list[Path]]) -> list[Path]:
+    """What ``draw`` gives; none, and a line that says why, where it fails: the work is done, and that is to be seen."""
+    try:
+        return draw()
+    except Exception as error:
+        say(f"pyddl: no pictures: {_check.first_line(error)}")
+        return []
+
+
 def _first() -> bool:
     """Whether this is the first rank, or the only process."""
     rank = started()
@@ -96,10 +107,10 @@ def app() -> int:
         say(f"pyddl: {error}")
         return OnAllRanks(BAD_INPUT) if error.on_all_ranks else BAD_INPUT
     except CommError as error:
-        if not error.on_all_ranks:
+        if started() is not None and not error.on_all_ranks:
             raise  # only some ranks may know: the abort hook ends all
         say(f"pyddl: {error}")
-        return OnAllRanks(1)
+        return OnAllRanks(1) if error.on_all_ranks else 1
     except PyddlError as error:
         return _failed(str(error))
     except MemoryError as error:

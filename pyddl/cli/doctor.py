@@ -54,7 +54,7 @@ def command(ranks: int | None) -> int:
     from pyddl.comm.environment import started
 
     here = started()
-    if here is None and ranks is not None and ranks > 1:
+    if (here is None or here.may_start) and ranks is not None and ranks > 1:
         return _start(ranks)
     speaks = here is None or not here.rank
     broken = False

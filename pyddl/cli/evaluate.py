@@ -36,6 +36,7 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
 
     Under mpirun or srun all ranks share the work, with the same result.
     """
+    from pyddl.cli.app import pictures
     from pyddl.cli.quality import Judge
     from pyddl.comm.world import world
     from pyddl.train.agreement import agreement
@@ -68,7 +69,7 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
     if here.rank > 0:
         return 0
     if judge is not None and quality:
-        judge.draw()
+        pictures(judge.draw)
     if as_json:
         click.echo(json.dumps({"rows": len(source), **scores}))
     else:
@@ -105,7 +106,7 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
     Without ``labelled`` files of labels that the run recorded are left alone.
     """
     from pyddl.cli.model_command import source_of
-    from pyddl.data.joined import with_classes
+    from pyddl.data.joined import rounded_into, with_classes
 
     source = source_of({"data": data, "labels": labels})
     recorded = trained.config if labelled else {**trained.config, "labels": None, "test_labels": None}
@@ -122,5 +123,7 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
             f"{source.describe()} has {source.features} features; the model in {trained.path} expects {wanted}"
         )
     source = trained.as_trained(source)
+    if limits := getattr(trained.model, "input_range", None):
+        source = rounded_into(source, *limits)
     names = getattr(trained.model, "class_names", None)
     return with_classes(source, names) if names is not None and labelled else source

@@ -64,18 +64,18 @@ class Judge:
             found["classifier"] = f"{run.path}, sha256 {hashlib.sha256(weights).hexdigest()[:16]}"
         return found
 
-    def draw(self) -> None:
+    def draw(self) -> list[Path]:
         """Some samples over the training rows that are nearest to them."""
         from pyddl.train.plots import draw_lines
         from pyddl.train.quality import nearest
 
         if self.training is None:
-            return
+            return []
         some = self.samples[:NEXT_TO]
         folder = self.trained.path / "plots"
         folder.mkdir(exist_ok=True)
-        draw_lines(folder / "nearest.png", {"sample": some, "nearest row": nearest(some, self.training)},
-                   self.held_out.image_shape)
+        lines = {"sample": some, "nearest row": nearest(some, self.training)}
+        return [draw_lines(folder / "nearest.png", lines, self.held_out.image_shape)]
 
     def _classifier(self) -> Any:
         """The run of a classifier: the one that is given, or the one beside the data."""

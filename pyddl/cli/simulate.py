@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +33,19 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
     --sample-seconds and others describe. Next to the strategy runs allreduce, for comparison. Equal seeds give equal
     results.
     """
+    from pyddl.cli.app import pictures
     from pyddl.comm.machine import Machine
     from pyddl.data.joined import training_and_test
     from pyddl.optim.given import optimizer_of
     from pyddl.strategies import strategy
     from pyddl.train.plots import draw_simulations
+    from pyddl.train.run import new_folder, written
     from pyddl.train.simulation import check, simulate
 
     name, settings = _settings(model, config, {name: value for name, value in given.items() if value is not None})
-    source, test = training_and_test(source_of(settings), source_of(settings, "test", "test_labels"),
-                                     settings["validation"], settings["seed"])
-    source, built = for_data(name, source, settings)
+    source, built = for_data(name, source_of(settings), settings)
+    source, test = training_and_test(source, source_of(settings, "test", "test_labels"), settings["validation"],
+                                     settings["seed"])
     machine = Machine(**{field.name: settings[field.name] for field in dataclasses.fields(Machine)})
     steps = settings["epochs"] * -(-len(source) // settings["batch_size"])
     own = options.of_strategy(settings["strategy"], settings)
@@ -69,14 +70,16 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
                               server_optimizer=rules[1])
         simulations.append(simulation)
         click.echo(_line(simulation))
-    folder = Path(out or time.strftime("runs/simulate-%Y%m%d-%H%M%S"))
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "curves.jsonl", "w", encoding="utf-8") as file:
-        for each in simulations:
-            for point in each.curve:
-                file.write(json.dumps({"strategy": each.strategy, "workers": each.workers, **point}) + "\n")
-    (folder / "table.txt").write_text("\n".join([HEAD, *map(_line, simulations)]) + "\n", encoding="utf-8")
-    click.echo(f"picture {draw_simulations(folder / 'loss.png', simulations)}")
+    folder = Path(out or new_folder("simulate"))
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "curves.jsonl", "w", encoding="utf-8") as file:
+            for each in simulations:
+                for point in each.curve:
+                    file.write(json.dumps({"strategy": each.strategy, "workers": each.workers, **point}) + "\n")
+        (folder / "table.txt").write_text("\n".join([HEAD, *map(_line, simulations)]) + "\n", encoding="utf-8")
+    for path in pictures(lambda: [draw_simulations(folder / "loss.png", simulations)]):
+        click.echo(f"picture {path}")
     return 0
 
 

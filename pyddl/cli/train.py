@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def run(model: str | None, config: str | None, **given: Any) -> int:
     from pyddl.comm.environment import started
 
     launched = started()
-    if launched is None and settings["ranks"] is not None and settings["ranks"] > 1:
+    if (launched is None or launched.may_start) and settings["ranks"] is not None and settings["ranks"] > 1:
         return _start(settings)
     if launched is not None and launched.size is not None and given["ranks"] not in (None, launched.size):
         raise ParameterError(f"--ranks is {given['ranks']}, but the launcher started {launched.size} ({launched.by}); "
@@ -95,6 +95,7 @@ def _start(settings: dict[str, Any]) -> int:
 def _train(settings: dict[str, Any]) -> int:
     from pyddl.comm.world import world
     from pyddl.train.agreement import FLOAT32_INSTEAD, agreement, dtype_of_all
+    from pyddl.train.run import new_folder
     from pyddl.train.stop import StopRequest
     from pyddl.train.trainer import Trainer
 
@@ -109,23 +110,29 @@ def _train(settings: dict[str, Any]) -> int:
         source = source_of(settings)
         test = source_of(settings, "test", "test_labels")
         source, model = for_data(settings["model"], source, settings)
-        stamp = time.strftime("%Y%m%d-%H%M%S")
     recorded = {option.name: settings[option.name] for option in options.of_section("data", "model")
                 if option.name in settings}
-    out = here.transport.gather_objects(settings["out"] or f"runs/{settings['model']}-{stamp}")[0]
+    out = settings["out"] or here.transport.gather_objects(new_folder(settings["model"]) if here.rank == 0 else "")[0]
     trainer = Trainer(
         model, out=out, progress=_progress(settings["quiet"]), stop=stop, config=recorded,
         **{option.name: settings[option.name] for option in options.TABLE
            if option.trainer and option.name != "out" and option.name in settings})
-    result = trainer.fit(source, test)
+    try:
+        result = trainer.fit(source, test)
+    except BaseException:
+        if settings["out"] is None and here.rank == 0:
+            with contextlib.suppress(OSError):  # something is in it
+                Path(out).rmdir()
+        raise
     stopped = result.summary["finished"] is None
     if here.rank == 0 and result.metrics:
+        from pyddl.cli.app import pictures
         from pyddl.data.joined import training_and_test
         from pyddl.train.report import draw, table
 
         tested = training_and_test(source, test, settings["validation"], settings["seed"])[1] or source
         vectors = (result.averaged, result.buffers)
-        drawn = [] if stopped else draw(out, result.model, *vectors, result.metrics, tested)
+        drawn = [] if stopped else pictures(lambda: draw(out, result.model, *vectors, result.metrics, tested))
         if not settings["quiet"]:
             click.echo("\n".join([table(result.summary), f"written to {out}", *(f"picture {path}" for path in drawn)]))
     if stopped and here.rank == 0:

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-__all__ = ["Started", "live_output", "outlives", "started", "terminal"]
-
+__all__ = ["Started", "live_output", "nodes_of_job", "outlives", "started", "terminal"]
 
 
 class Started(NamedTuple):
@@ -21,6 +20,12 @@ class Started(NamedTuple):
     size: int | None
     """Ranks that the launcher started; None where it does not say."""
     rank: int | None
+
+    @property
+    def may_start(self) -> bool:
+        """Whether it may be a person's shell, of ``salloc`` or ``srun --pty``, in which ranks are started: a step of
+        one task."""
+        return self.by.startswith("SLURM") and self.size == 1
 
 
 # A step of srun also surrounds the daemons that mpirun starts on further nodes, so SLURM's variables come
@@ -34,13 +39,22 @@ _SIZE_AND_RANK = (
 
 def started(environ: Mapping[str, str] = os.environ) -> Started | None:
     """Which launcher started this process as a rank, or None. Reads the environment only; starts no MPI."""
-    for size, rank in _SIZE_AND_RANK:
-        if environ.get(size, "").isdigit():
-            known = environ.get(rank, "").isdigit()
-            return Started(size, int(environ[size]), int(environ[rank]) if known else None)
-    if environ.get("PMIX_RANK", "").isdigit():
-        return Started("PMIX_RANK", None, int(environ["PMIX_RANK"]))
-    return None
+    for by, number in _SIZE_AND_RANK:
+        if (size := _count(environ.get(by))) is not None:
+            return Started(by, size, _count(environ.get(number)))
+    rank = _count(environ.get("PMIX_RANK"))
+    return None if rank is None else Started("PMIX_RANK", None, rank)
+
+
+def nodes_of_job(environ: Mapping[str, str] = os.environ) -> int:
+    """Nodes of the SLURM job around this process; 1 where there is none."""
+    counts = (_count(environ.get(name)) for name in ("SLURM_JOB_NUM_NODES", "SLURM_NNODES"))
+    return next((count for count in counts if count), 1)
+
+
+def _count(text: str | None) -> int | None:
+    """The whole number that a variable holds; schedulers leave some empty, and people write anything."""
+    return int(text) if text is not None and re.fullmatch(r"\s*[0-9]{1,9}\s*", text) else None
 
 
 def outlives(environ: Mapping[str, str] = os.environ) -> bool:

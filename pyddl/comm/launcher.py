@@ -13,19 +13,21 @@ import argparse
 import contextlib
 import functools
 import os
+import pwd
 import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
 from pyddl import _check
-from pyddl.comm.environment import started, terminal
+from pyddl.comm.environment import nodes_of_job, started, terminal
 from pyddl.comm.threads import cores, quota
 from pyddl.errors import CommError
 
@@ -69,7 +71,8 @@ def find() -> Launcher:
 @functools.lru_cache
 def _identify(path: str) -> Launcher:
     try:
-        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60)
+        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60,
+                                env={**os.environ, **_home(os.environ)})
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CommError(f"{path} --version: {error}; check the MPI installation") from None
     said = answer.stdout + answer.stderr
@@ -86,7 +89,7 @@ def threads_per_rank(ranks: int, environ: Mapping[str, str] = os.environ) -> int
 
     Within a SLURM allocation the ranks are taken as spread evenly over its nodes.
     """
-    nodes = int(environ.get("SLURM_JOB_NUM_NODES", "1"))
+    nodes = nodes_of_job(environ)
     room, limit = len(cores()), quota()
     if limit is not None:
         room = min(room, int(limit))
@@ -124,13 +127,13 @@ def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
     _check.integer("ranks", ranks, at_least=1)
     environ = dict(os.environ if environ is None else environ)
     within = started(environ)
-    shell_of_salloc = within is not None and within.by.startswith("SLURM") and within.size == 1
-    if within is not None and not shell_of_salloc:
+    if within is not None and not within.may_start:
         raise CommError(f"this process is already a rank ({within.by}={environ[within.by]}) and cannot start "
                         "ranks itself: leave out either the mpirun or srun around it, or --ranks")
     if threads is not None:
         environ["OMP_NUM_THREADS"] = str(_check.integer("threads", threads, at_least=1,
                                                                at_most=_check.MOST_THREADS))
+    environ |= _home(environ)
     environ.setdefault("OMP_NUM_THREADS", str(threads_per_rank(ranks, environ)))
     environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the kernels own the threads; NumPy must not add more
     _describe_terminal(environ)
@@ -160,6 +163,16 @@ def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
         # each.
         environ.setdefault("MPIR_CVAR_POSIX_NUM_COLLS_THRESHOLD", "2000000000")
     return [*line, *argv], environ
+
+
+def _home(environ: Mapping[str, str]) -> dict[str, str]:
+    """``HOME``, without which Open MPI starts nothing, where systemd or cron has left it out."""
+    if environ.get("HOME"):
+        return {}
+    try:
+        return {"HOME": pwd.getpwuid(os.getuid()).pw_dir}
+    except KeyError:  # a user without an entry, as in containers
+        return {"HOME": tempfile.gettempdir()}
 
 
 def _describe_terminal(environ: dict[str, str]) -> None:

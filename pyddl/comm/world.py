@@ -201,6 +201,11 @@ def _find() -> World:
     if _is_child_of_a_rank() or ((said is None or said.size == 1) and not _mpi_runs_already()):
         return _alone()
     mpi4py_mpi = _load_module()
+    if mpi4py_mpi.Is_finalized():
+        raise CommError("MPI has ended in this process, and cannot start again. Cure: use pyddl before MPI.Finalize()")
+    if not mpi4py_mpi.Is_initialized():  # mpi4py.rc.initialize was false: it neither starts MPI nor ends it
+        mpi4py_mpi.Init_thread()
+        atexit.register(_finalize)
     size = mpi4py_mpi.COMM_WORLD.size
     if said is not None and said.size is not None and said.size != size:
         raise CommError(_disagreement(said, size, mpi4py_mpi.Get_library_version()))
@@ -275,6 +280,13 @@ def _load_module() -> ModuleType:
             "(pip install --no-build-isolation --config-settings=cmake.define.MPI_HOME=<its folder> ...), "
             f"or use the mpirun and libraries of {_built.FAMILY}")
     return MPI
+
+
+def _finalize() -> None:
+    from mpi4py import MPI
+
+    if not MPI.Is_finalized():
+        MPI.Finalize()
 
 
 def _disagreement(said: Started, size: int, library: str) -> str:

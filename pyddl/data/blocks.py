@@ -106,7 +106,7 @@ class BlockSource(Source):
             with self._lock:
                 rows = self._block(block)
             low, high = min(low, float(rows.min())), max(high, float(rows.max()))
-        return low, high
+        return float(np.float32(low)), float(np.float32(high))  # as `read` gives them
 
     @property
     def minimum(self) -> float:

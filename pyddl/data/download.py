@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,12 @@ class Files:
 
 def cache_folder(name: str) -> Path:
     """``$XDG_CACHE_HOME/pyddl/NAME``, by default ``~/.cache/pyddl/NAME``."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base: str | Path = os.environ.get("XDG_CACHE_HOME", "")
+    if not base:
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:  # neither HOME nor an entry of this user, as in containers
+            base = Path(tempfile.gettempdir()) / f"cache-of-{os.getuid()}"
     return Path(base) / "pyddl" / name
 
 

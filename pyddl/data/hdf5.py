@@ -12,6 +12,7 @@ import numpy as np
 from pyddl import _check
 from pyddl.data.blocks import BlockSource
 from pyddl.data.formats import Format
+from pyddl.data.hdf5_sources import check_sources
 from pyddl.data.labels import Labels, as_labels
 from pyddl.data.source import ArraySource, Source
 from pyddl.errors import DataError, NoRowsError
@@ -47,10 +48,9 @@ def open_hdf5(path: str | Path, dataset: str = "", without: Sequence[str] = ()) 
         h5py is not installed; the file is missing, damaged or no HDF5; the data set is not in it, has no rows of real
         numbers, or cannot be read.
     """
-    path = Path(path)
-    found, name = _opened(path, dataset, without)
-    mapped = _mapped(path, found, name)
-    source = _Chunked(found, name, path) if mapped is None else ArraySource(mapped, name=name, origin=str(path))
+    found, name = _opened(Path(path), dataset, without)
+    mapped = _mapped(found, name)
+    source = _Chunked(found, name) if mapped is None else ArraySource(mapped, name=name, origin=str(path))
     source.inner = name.partition(":")[2]
     return source
 
@@ -58,11 +58,11 @@ def open_hdf5(path: str | Path, dataset: str = "", without: Sequence[str] = ()) 
 def _labels(path: str, dataset: str) -> Labels:
     """The labels in a data set of one or two dimensions: mapped where they lie in one piece, else read."""
     found, name = _opened(Path(path), dataset, (), labels=True)
-    values = _mapped(Path(path), found, name)
+    values = _mapped(found, name)
     if values is None:
         try:
             stored = found.id.get_storage_size()
-            if found.nbytes > max(MOST_PACKED * stored, 1 << 24):
+            if found.nbytes > max(MOST_PACKED * stored, 1 << 24) and not found.is_virtual:
                 raise DataError(f"{path} is damaged: {name} should have shape {found.shape}, but {stored} bytes are "
                                 "all that is stored")
             values = found.asstr()[:] if _is_text(found) else found[:]
@@ -83,8 +83,10 @@ def _opened(path: Path, dataset: str, without: Sequence[str], labels: bool = Fal
     except FAULTS as error:
         raise DataError(f"{path} cannot be read as HDF5: {getattr(error, 'strerror', None) or error}") from error
     try:
-        found = _find(h5py, file, path, dataset, without, labels)
-        return found, f"{path.name}:{found.name.lstrip('/')}"
+        found, inner = _find(h5py, file, path, dataset, without, labels)
+        name = f"{path.name}:{inner}"
+        check_sources(found, name)
+        return found, name
     except DataError:
         file.close()
         raise
@@ -93,8 +95,9 @@ def _opened(path: Path, dataset: str, without: Sequence[str], labels: bool = Fal
         raise DataError(f"{path} is damaged: {error}") from error
 
 
-def _mapped(path: Path, dataset: Any, name: str) -> np.ndarray | None:
+def _mapped(dataset: Any, name: str) -> np.ndarray | None:
     """A data set of numbers that lie in one piece, its file closed; else None."""
+    path = Path(dataset.file.filename)  # a link may have led to another file
     try:
         shape, dtype = dataset.shape, dataset.dtype
         at = dataset.id.get_offset() if dataset.chunks is None and not dataset.external else None
@@ -113,8 +116,9 @@ def _mapped(path: Path, dataset: Any, name: str) -> np.ndarray | None:
 class _Chunked(BlockSource):
     """A data set in chunks. The file stays open; h5py's own lock orders the threads that read."""
 
-    def __init__(self, dataset: Any, name: str, path: Path):
+    def __init__(self, dataset: Any, name: str):
         self._dataset = dataset
+        path = dataset.file.filename
         rows, features = dataset.shape[0], math.prod(dataset.shape[1:])
         chunk = dataset.chunks[0] if dataset.chunks else 1
         per_block = chunk * max(1, BLOCK_BYTES // (chunk * features * dataset.dtype.itemsize))
@@ -123,7 +127,7 @@ class _Chunked(BlockSource):
                             "it with chunks of fewer rows (h5repack -l)")
         if rows // per_block > MOST_BLOCKS:
             raise DataError(f"{path} is damaged: {name} should have {rows} rows")
-        super().__init__(name, str(path), [*range(0, rows, per_block), rows], features,
+        super().__init__(name, path, [*range(0, rows, per_block), rows], features,
                          image_shape=dataset.shape[1:] if dataset.ndim > 2 else None)
 
     def load(self, block: int) -> np.ndarray:
@@ -150,22 +154,25 @@ def _is_text(dataset: Any) -> bool:
     return h5py.check_string_dtype(dataset.dtype) is not None
 
 
-def _find(h5py: Any, file: Any, path: Path, dataset: str, without: Sequence[str], labels: bool) -> Any:
-    """The data set of that name; without a name, the only one of rows, or of labels."""
-    there: dict[str, Any] = {}
-    file.visititems(lambda name, item: there.update({name: item}) if isinstance(item, h5py.Dataset) else None)
-    left_out = [name.strip("/") for name in without]
-    rows = [name for name, item in there.items() if len(item.shape or ()) >= (1 if labels else 2)
-            and name not in left_out]
-    known = f"it has {', '.join(sorted(there))}" if there else "it has none"
-    if not dataset:
+def _find(h5py: Any, file: Any, path: Path, dataset: str, without: Sequence[str], labels: bool) -> tuple[Any, str]:
+    """The data set of that name; without a name, the only one of rows, or of labels. And its name."""
+    found = _linked(file, dataset) if dataset else None
+    if found is None:
+        there = _all(h5py, file)
+        left_out = [name.strip("/") for name in without]
+        rows = [name for name, item in there.items() if len(item.shape or ()) >= (1 if labels else 2)
+                and name not in left_out]
+        known = f"it has {', '.join(sorted(there))}" if there else "it has none"
+        if dataset:
+            raise DataError(f"{path} has no data set {dataset!r}; {known}{_check.nearest(dataset, there)}")
         if len(rows) != 1:
             raise DataError(f"{path}: which data set? {known}; expected {path.name}:NAME with one of "
                             f"{'labels' if labels else 'rows and features'}")
         dataset = rows[0]
-    found = there.get(dataset.strip("/"))
-    if found is None:
-        raise DataError(f"{path} has no data set {dataset!r}; {known}{_check.nearest(dataset, there)}")
+        found = there[dataset]
+    if not isinstance(found, h5py.Dataset):
+        raise DataError(f"{path}: {dataset} is no data set, but a {type(found).__name__.lower()}; it has "
+                        f"{', '.join(sorted(_all(h5py, file)))}")
     if (found.dtype.kind not in "fiub" or found.dtype.itemsize > 8) and not (labels and _is_text(found)):
         raise DataError(f"{path}: data set {dataset} holds {found.dtype} values; expected real numbers: float32, "
                         "float64 or uint8")
@@ -173,7 +180,42 @@ def _find(h5py: Any, file: Any, path: Path, dataset: str, without: Sequence[str]
         error = NoRowsError if (found.shape or ())[:1] == (0,) else DataError
         raise error(f"{path}: data set {dataset} has shape {found.shape}; expected "
                         f"{'(rows,) or (rows, targets)' if labels else '(rows, features)'}, at least one of each")
-    return found
+    return found, dataset.strip("/")
+
+
+def _all(h5py: Any, file: Any) -> dict[str, Any]:
+    """All data sets by their names, also those that lie in other files."""
+    there: dict[str, Any] = {}
+    file.visititems(lambda name, item: there.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+    for name in file:
+        if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+            item = file.get(name)  # None where it leads nowhere
+            if isinstance(item, h5py.Dataset):
+                there[name] = item
+    return there
+
+
+def _linked(file: Any, name: str) -> Any:
+    """What is of that name, over links of any kind; None where nothing is.
+
+    Raises
+    ------
+    DataError
+        A link leads nowhere.
+    """
+    try:
+        return file[name]
+    except (KeyError, OSError, ValueError) as error:
+        parts = name.strip("/").split("/")
+        for i in range(1, len(parts) + 1):
+            link = file.get("/".join(parts[:i]), getlink=True)
+            if link is None:
+                return None
+            if file.get("/".join(parts[:i])) is None:
+                to = f"{getattr(link, 'filename', '')}:{getattr(link, 'path', '?')}".lstrip(":")
+                raise DataError(f"{file.filename}: {'/'.join(parts[:i])} is a link to {to}, which cannot be opened "
+                                f"({error})") from error
+        return None
 
 
 FORMAT = Format(".h5, .hdf5 or .hdf", lambda path: path.endswith(SUFFIXES), open_hdf5, _labels, names=True)

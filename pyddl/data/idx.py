@@ -7,13 +7,14 @@ Burges, the MNIST database.
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
 import re
 import struct
-import sys
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -29,6 +30,7 @@ UINT8 = 8
 ELEMENT_TYPES = {8: "uint8", 9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
 GZIP_MAGIC = b"\x1f\x8b"
 LONGEST_HEADER = 4 + 4 * 255
+PIECE = 1 << 24  # bytes unpacked at a time: a damaged header may promise any number
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
@@ -51,7 +53,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
             if not start:
                 raise DataError(f"{path} is empty; expected an IDX file")
             if start[:2] == GZIP_MAGIC:
-                return _read_gzip(path, start + file.read())
+                return _read_gzip(path, file)
         shape, at = _header(path, start)
         _check_size(path, shape, at, path.stat().st_size)
         return np.memmap(path, dtype=np.uint8, mode="r", offset=at, shape=shape)
@@ -59,33 +61,33 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _read_gzip(path: Path, packed: bytes) -> np.ndarray:
-    stream = zlib.decompressobj(wbits=31)
+def _read_gzip(path: Path, file: BinaryIO) -> np.ndarray:
+    """As Python's gzip module reads it: member after member, with zeros between and after them."""
+    file.seek(0)
+    stream = gzip.GzipFile(fileobj=file)
     try:
-        start = stream.decompress(packed, LONGEST_HEADER)
-        if not stream.eof and len(start) < LONGEST_HEADER:
-            raise _gzip_ends(path, len(packed), len(start))
+        start = stream.read(LONGEST_HEADER)
         shape, at = _header(path, start)
         expected = at + math.prod(shape)
-        # One byte more than expected: enough to notice a longer file, and no memory for a huge one.
-        rest = stream.decompress(stream.unconsumed_tail, min(max(1, expected + 1 - len(start)), sys.maxsize))
-    except zlib.error as error:
+        pieces, found = [start], len(start)
+        while found <= expected:  # one byte more than expected is enough to notice a longer file
+            piece = stream.read(min(expected + 1 - found, PIECE))
+            if not piece:
+                break
+            pieces.append(piece)
+            found += len(piece)
+    except EOFError:
+        raise DataError(f"{path} is truncated: its gzip data break off at offset {path.stat().st_size}; expected their "
+                        "closing checksum: fetch the file again") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        if "Not a gzipped file" in str(error):
+            raise DataError(f"{path} has bytes after its gzip data that are none ({error}); expected nothing more") \
+                from None
         raise DataError(f"{path} is damaged: its gzip data cannot be unpacked ({error}); fetch the file "
                         "again") from error
-    found = len(start) + len(rest)
-    if not stream.eof and found <= expected:
-        raise _gzip_ends(path, len(packed), found)
     _check_size(path, shape, at, found)
-    if stream.unused_data:
-        raise DataError(f"{path} has {len(stream.unused_data)} bytes after its gzip data, at offset "
-                        f"{len(packed) - len(stream.unused_data)}; expected none")
-    values = np.frombuffer(start + rest, dtype=np.uint8, offset=at)
+    values = np.frombuffer(b"".join(pieces), dtype=np.uint8, offset=at)
     return values.reshape(shape)
-
-
-def _gzip_ends(path: Path, offset: int, unpacked: int) -> DataError:
-    return DataError(f"{path} is truncated: its gzip data break off at offset {offset}, after {unpacked} "
-                     "unpacked bytes; expected their closing checksum: fetch the file again")
 
 
 def _header(path: Path, start: bytes) -> tuple[tuple[int, ...], int]:

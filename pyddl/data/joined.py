@@ -16,8 +16,9 @@ from pyddl.data.source import Source
 from pyddl.errors import DataError, ParameterError
 
 __all__ = ["ChosenSource", "JoinedSource", "LabelledSource", "PartSource", "ReorderedSource", "in_order_of",
-           "labelled_part", "split", "training_and_test"]
+           "labelled_part", "reach", "reaches_beyond", "rounded_into", "split", "training_and_test"]
 
+ROUNDING = 1e-5  # beyond a range that values may be by the rounding of whoever scaled them
 DRAW = 2**63  # stands for the epoch where the split is drawn: no epoch of training has this number
 
 
@@ -238,6 +239,38 @@ class ReorderedSource(_SomeRows):
         return f"{self._whole.describe()}, its columns put in order by their names"
 
 
+class ClippedSource(_SomeRows):
+    """All rows of a source, their values clipped to a range.
+
+    Parameters
+    ----------
+    whole : Source
+    low, high : float
+    """
+
+    def __init__(self, whole: Source, low: float, high: float):
+        super().__init__(whole, len(whole), whole.name)
+        self._low, self._high = low, high
+
+    def _rows(self, index: np.ndarray) -> np.ndarray:
+        return index
+
+    @property
+    def minimum(self) -> float:
+        return max(self._whole.minimum, self._low)
+
+    @property
+    def maximum(self) -> float:
+        return min(self._whole.maximum, self._high)
+
+    def read(self, index: np.ndarray, out: np.ndarray) -> None:
+        super().read(index, out)
+        np.clip(out, self._low, self._high, out=out)
+
+    def describe(self) -> str:
+        return self._whole.describe()
+
+
 class LabelledSource(Source):
     """The rows of a source with labels from elsewhere, or none.
 
@@ -322,6 +355,23 @@ def in_order_of(source: Source, columns: Sequence[str] | None, image_shape: Sequ
                         f"{' and '.join(parts)}; all need the same: choose them by name, "
                         f"{source.name.partition(':')[0]}:NAME,NAME, or rename them")
     return ReorderedSource(source, columns)
+
+
+def reaches_beyond(source: Source, low: float, high: float) -> bool:
+    """Whether values lie outside a range by more than `ROUNDING`."""
+    return source.minimum < low - ROUNDING or source.maximum > high + ROUNDING
+
+
+def reach(source: Source) -> str:
+    """Least and greatest value, with all digits that a float32 has."""
+    return f"{source.minimum:.9g} to {source.maximum:.9g}"
+
+
+def rounded_into(source: Source, low: float, high: float) -> Source:
+    """``source`` without what rounding has put outside a range; itself where nothing is."""
+    if (source.minimum >= low and source.maximum <= high) or reaches_beyond(source, low, high):
+        return source
+    return ClippedSource(source, low, high)
 
 
 def _some(names: Sequence[str]) -> str:

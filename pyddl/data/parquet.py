@@ -62,7 +62,7 @@ def _labels(path: str, columns: str) -> Labels:
         table = file.read(columns=names)
         values = [_label_column(path, name, table.column(name), alone=len(names) == 1) for name in names]
     except faults as error:
-        raise DataError(f"{path} is damaged: {_first_line(error)}") from error
+        raise DataError(f"{path} is damaged: {_check.first_line(error)}") from error
     return as_labels(values[0] if len(values) == 1 else np.column_stack([each.values for each in values]),
                      f"{path}:{','.join(names)}")
 
@@ -123,7 +123,7 @@ def _opened(path: str | Path) -> tuple[Any, list[int], tuple[type[BaseException]
     except DataError:
         raise
     except faults as error:
-        raise DataError(f"{path} cannot be read as Parquet: {_first_line(error)}") from error
+        raise DataError(f"{path} cannot be read as Parquet: {_check.first_line(error)}") from error
     return file, groups, faults
 
 
@@ -175,7 +175,7 @@ class _Grouped(BlockSource):
         try:
             return read()
         except self._faults as error:
-            raise DataError(f"{self.origin} is damaged: {_first_line(error)}") from error
+            raise DataError(f"{self.origin} is damaged: {_check.first_line(error)}") from error
 
 
 def _is_number(kind: Any) -> bool:
@@ -251,10 +251,6 @@ def _remote(address: str) -> Any:
         return fsspec.open(address, "rb").open()
     except ImportError as error:  # each kind of storage has a package of its own, which the message names
         raise DataError(f"{address} cannot be opened: {error}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 FORMAT = Format(".parquet or .pq", lambda path: path.endswith(SUFFIXES), open_parquet, _labels, names=True,

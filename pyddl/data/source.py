@@ -240,7 +240,9 @@ class ArraySource(Source):
                 wrong = np.flatnonzero(~(np.abs(row) <= limit))  # NaN compares false
                 if wrong.size:
                     self._refuse(i, int(wrong[0]))
-        return float(low) * self.scale, float(high) * self.scale
+        with np.errstate(over="ignore", under="ignore"):
+            low, high = (np.float32(value) * np.float32(self.scale) for value in (low, high))  # as `read` does
+        return float(low), float(high)
 
     @property
     def minimum(self) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 
 from pyddl import _check, models, options
 from pyddl.data import ArraySource, Source
+from pyddl.data.joined import reach, reaches_beyond
 from pyddl.data.labels import Labels
 from pyddl.errors import DataError
 from pyddl.estimators.rows import chunks
@@ -101,6 +102,10 @@ class Estimator(Conventions):
         return self
 
     def _train(self, X: Any, y: Any, *, again: bool) -> None:
+        with self._as_before_on_failure():
+            self._learn(X, y, again=again)
+
+    def _learn(self, X: Any, y: Any, *, again: bool) -> None:
         from pyddl.comm.world import world
         from pyddl.train.agreement import FLOAT32_INSTEAD, agreement, dtype_of_all, require_same
         from pyddl.train.run import load_run
@@ -109,7 +114,7 @@ class Estimator(Conventions):
         wanted = getattr(self, "dtype", "float32")
         dtype = dtype_of_all(here.transport, wanted)
         if dtype != wanted and here.rank == 0:
-            warnings.warn(FLOAT32_INSTEAD, stacklevel=3)
+            warnings.warn(FLOAT32_INSTEAD, stacklevel=4)
         start = self.result_ if again and self.__sklearn_is_fitted__() else None
         with agreement(here.transport):  # what one rank refuses, all refuse
             rows = self._rows(X, first=start is None)
@@ -194,13 +199,13 @@ class Estimator(Conventions):
         if isinstance(rows, Source) or limits is None:
             return source  # the trainer refuses a source whose values are out of range
         low, high = limits
-        if source.minimum >= low and source.maximum <= high:
-            return source
+        if not reaches_beyond(source, low, high):
+            return source  # the trainer clips what rounding has put outside
         if warn:
             other = ", or choose another loss" if "loss" in self._defaults() else ""
-            warnings.warn(f"X reaches from {source.minimum:g} to {source.maximum:g}, but this model's loss needs "
+            warnings.warn(f"X reaches from {reach(source)}, but this model's loss needs "
                           f"values in [{low:g}, {high:g}]: values outside are clipped. Scale X (MinMaxScaler){other}",
-                          stacklevel=4)
+                          stacklevel=5)
         labels = None if source.labels is None else Labels(source.labels, source.classes)
         return self._array(np.clip(rows, low, high).astype(np.float32), labels)
 

@@ -135,10 +135,11 @@ def _refuse_nan(y: np.ndarray) -> None:
         raise DataError(f"y has NaN or infinity in row {row}; expected a finite label for each row: drop such rows")
 
 
-def chunks(rows: np.ndarray | Source) -> Iterator[tuple[slice, np.ndarray]]:
-    """Consecutive parts of ``rows`` as (place, float32 rows), each valid until the next."""
+def chunks(rows: np.ndarray | Source, dtype: Any = np.float32) -> Iterator[tuple[slice, np.ndarray]]:
+    """Consecutive parts of ``rows`` as (place, rows of ``dtype``), each valid until the next; those of a source are
+    float32 before."""
     source = rows if isinstance(rows, Source) else None
-    buffer = np.empty((min(CHUNK, rows.shape[0]), rows.shape[1]), dtype=np.float32)
+    buffer = np.empty((min(CHUNK, rows.shape[0]), rows.shape[1]), dtype=dtype if source is None else np.float32)
     for begin in range(0, rows.shape[0], CHUNK):
         place = slice(begin, min(begin + CHUNK, rows.shape[0]))
         part = buffer[: place.stop - begin]
@@ -146,4 +147,4 @@ def chunks(rows: np.ndarray | Source) -> Iterator[tuple[slice, np.ndarray]]:
             part[...] = rows[place]  # type: ignore[index]
         else:
             source.read(np.arange(begin, place.stop, dtype=np.int64), part)
-        yield place, part
+        yield place, part.astype(dtype, copy=False)

@@ -6,6 +6,8 @@ import inspect
 import sys
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -71,6 +73,17 @@ class Conventions(ABC):
         from sklearn.utils import InputTags, Tags, TargetTags
 
         return Tags(estimator_type=None, target_tags=TargetTags(required=False), input_tags=InputTags())
+
+    @contextmanager
+    def _as_before_on_failure(self) -> Iterator[None]:
+        """What is raised in the block leaves everything that was learned before as it was."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     def _check_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():

@@ -60,11 +60,15 @@ class ZCA(Transformer):
     def fit(self, X: Any, y: Any = None) -> ZCA:
         """Learn mean and whitening matrix of X, (rows, features) or a source; ``y`` is ignored."""
         epsilon = _check.number("epsilon", self.epsilon, above=0)
-        rows = self._rows(X, first=True)
-        total = sum(part.sum(axis=0, dtype=np.float64) for _, part in chunks(rows))
-        mean = total / rows.shape[0]
+        with self._as_before_on_failure():
+            self._fit(self._rows(X, first=True), epsilon)
+        return self
+
+    def _fit(self, rows: np.ndarray | Source, epsilon: float) -> None:
+        first = next(chunks(rows, np.float64))[1][0].copy()  # what is left keeps its digits, and of constants nothing
+        mean = first + sum((part - first).sum(axis=0) for _, part in chunks(rows, np.float64)) / rows.shape[0]
         covariance = np.zeros((rows.shape[1], rows.shape[1]))
-        for _, part in chunks(rows):
+        for _, part in chunks(rows, np.float64):
             centred = part - mean
             covariance += centred.T @ centred
         variances, directions = np.linalg.eigh(covariance / rows.shape[0])
@@ -73,7 +77,6 @@ class ZCA(Transformer):
         self.components_ = (directions / scales) @ directions.T
         self._inverse = (directions * scales) @ directions.T
         self._n_features_out = rows.shape[1]
-        return self
 
     def transform(self, X: Any) -> Any:
         """Whitened rows, float64 for float64 rows, else float32."""

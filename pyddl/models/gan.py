@@ -15,6 +15,7 @@ import numpy as np
 
 from pyddl import _check, _core, random
 from pyddl.data.batch import Batch
+from pyddl.data.joined import reaches_beyond
 from pyddl.data.source import Source
 from pyddl.data.statistics import Statistics
 from pyddl.errors import ParameterError, ShapeError
@@ -185,7 +186,7 @@ class GAN:
     def for_data(cls, data: Source, conditional: bool = False, output: str | None = None, **options: Any) -> GAN:
         """The model for these rows: with their classes where conditional, outputs of their range, and their shape."""
         if output is None:
-            output = "sigmoid" if data.minimum >= 0 and data.maximum <= 1 else "linear"
+            output = "sigmoid" if not reaches_beyond(data, 0, 1) else "linear"
         if options.get("channels") and options.get("image_shape") is None and data.image_shape is not None:
             options["image_shape"] = tuple(data.image_shape)
         return cls(data.features, conditional=conditional, classes=classes_of(data) if conditional else None,

@@ -12,6 +12,7 @@ import numpy as np
 
 from pyddl.comm.world import World
 from pyddl.data import Source
+from pyddl.data.joined import reach, reaches_beyond
 from pyddl.data.sampler import Sampler
 from pyddl.data.statistics import Statistics
 from pyddl.errors import DataError, ParameterError, ShapeError
@@ -172,9 +173,9 @@ class Plan:
             if source.features != wanted:
                 raise ShapeError(f"the {name} data have {source.features} features; the model expects {wanted}")
             low, high = getattr(model, "input_range", None) or (-np.inf, np.inf)
-            if source.minimum < low or source.maximum > high:
+            if reaches_beyond(source, low, high):
                 raise ParameterError(
-                    f"the {name} data reach from {source.minimum:g} to {source.maximum:g}; this model's loss needs "
+                    f"the {name} data reach from {reach(source)}; this model's loss needs "
                     f"values in [{low:g}, {high:g}]: scale the data, or {getattr(model, 'range_cure', 'use loss mse')}")
             check_labels(model, source, f"the {name} data")
 

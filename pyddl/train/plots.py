@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 
@@ -16,10 +18,34 @@ from pyddl.train.simulation import Simulated
 __all__ = ["draw_codes", "draw_curves", "draw_lines", "draw_pictures", "draw_reconstructions", "draw_shown",
            "draw_simulations", "first_rows"]
 
+P = ParamSpec("P")
 MOST_PICTURES = 50
 MOST_PANELS = 6  # side by side
 MOST_POINTS = 2000  # of a map of codes
 MOST_COLOURS = 20  # labels of more values have a scale in the place of a legend
+
+
+def _own_settings(draw: Callable[P, Path]) -> Callable[P, Path]:
+    """Let a function draw as everywhere, whatever a matplotlibrc or a notebook asks for, and change nothing there."""
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Path:
+        matplotlib = _matplotlib()
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def _matplotlib() -> Any:
+    """The module. Its import fails where MPLBACKEND names what is not there: that of a notebook, say."""
+    wanted = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if wanted is not None:
+            os.environ["MPLBACKEND"] = wanted
+    return matplotlib
 
 
 def first_rows(source: Source, count: int = 10) -> np.ndarray:
@@ -29,6 +55,7 @@ def first_rows(source: Source, count: int = 10) -> np.ndarray:
     return rows
 
 
+@_own_settings
 def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffers: np.ndarray, source: Source,
                          columns: int = 10) -> Path:
     """Originals over their reconstructions, the first ``columns`` rows of ``source``, as images or as curves.
@@ -36,7 +63,6 @@ def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffe
     Where the model is trained on spoiled rows (it has ``corrupted(rows)``) these stand between the two, and what is
     shown is made of them.
     """
-    plt = _pyplot()
     rows = first_rows(source, columns)
     spoiled = model.corrupted(rows) if hasattr(model, "corrupted") else None
     entered = rows if spoiled is None else spoiled
@@ -45,8 +71,7 @@ def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffe
     errors, count = ((rows - shown["reconstruction"]) ** 2).sum(axis=1), len(rows)
     low, high = float(rows.min()), float(rows.max()) or 1.0
     limits = (min(low, 0.0), max(high, 1.0)) if source.image_shape else (low, high)
-    figure, axes = plt.subplots(len(shown), count, figsize=(0.9 * count + 0.5, 0.9 * len(shown) + 0.5), squeeze=False,
-                                layout="constrained")
+    figure, axes = _subplots(len(shown), count, (0.9 * count + 0.5, 0.9 * len(shown) + 0.5))
     for line, (title, images) in zip(axes, shown.items(), strict=True):
         for axis, image in zip(line, images, strict=True):
             _show(axis, image, source.image_shape, limits)
@@ -55,32 +80,29 @@ def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffe
         axis.set_xlabel(f"{error:.2f}", fontsize=8)
     figure.supxlabel("squared error of each row", fontsize=8)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path
 
 
+@_own_settings
 def draw_lines(path: Path, lines: Mapping[str, np.ndarray], image_shape: tuple[int, ...] | None) -> Path:
     """Rows under one another, a line for each name, as images or as curves, all on one scale."""
-    plt = _pyplot()
     low, high = (float(getattr(np.concatenate(list(lines.values())), each)()) for each in ("min", "max"))
     count = max(map(len, lines.values()))
-    figure, axes = plt.subplots(len(lines), count, figsize=(0.9 * count + 0.5, 0.9 * len(lines) + 0.3), squeeze=False,
-                                layout="constrained")
+    figure, axes = _subplots(len(lines), count, (0.9 * count + 0.5, 0.9 * len(lines) + 0.3))
     for line, (title, rows) in zip(axes, lines.items(), strict=True):
         for axis, row in zip(line, rows, strict=False):
             _show(axis, row, image_shape, (min(low, 0.0), high if high > low else low + 1))
         line[0].set_ylabel(title, fontsize=8)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path
 
 
+@_own_settings
 def draw_codes(path: Path, model: Model, parameters: np.ndarray, buffers: np.ndarray, source: Source) -> Path:
     """Codes of the first rows of ``source``, at most `MOST_POINTS`, as points coloured by their labels.
 
     Codes of more than two values are shown by their first two principal components (scikit-learn's).
     """
-    plt = _pyplot()
     rows = first_rows(source, MOST_POINTS)
     labels = np.asarray(source.labels)[: len(rows)].reshape(len(rows), -1)[:, 0]
     codes = model.encode(parameters, buffers, rows)  # type: ignore[attr-defined]
@@ -93,10 +115,12 @@ def draw_codes(path: Path, model: Model, parameters: np.ndarray, buffers: np.nda
         pca = PCA(2, random_state=0).fit(codes)
         points = pca.transform(codes)
         axes_are = f"principal component of {codes.shape[1]} code values"
-    figure, axis = plt.subplots(figsize=(5.5, 4.5), layout="constrained")
+    figure, ((axis,),) = _subplots(1, 1, (5.5, 4.5))
     values = np.unique(labels)
     if len(values) <= MOST_COLOURS:
-        colours = plt.get_cmap("tab10" if len(values) <= 10 else "tab20")
+        import matplotlib
+
+        colours = matplotlib.colormaps["tab10" if len(values) <= 10 else "tab20"]
         for number, value in enumerate(values):
             of_it = points[labels == value]
             name = str(value) if source.classes is None else source.classes[int(value)]
@@ -108,10 +132,10 @@ def draw_codes(path: Path, model: Model, parameters: np.ndarray, buffers: np.nda
         set_label(f"{name} {axes_are}", fontsize=8)
     axis.tick_params(labelsize=7)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path
 
 
+@_own_settings
 def draw_pictures(path: Path, title: str, rows: np.ndarray, image_shape: tuple[int, ...] | None,
                   columns: int = 10) -> Path:
     """Rows as they enter a model, as images or as curves, at most `MOST_PICTURES` of them, all on one scale.
@@ -119,7 +143,6 @@ def draw_pictures(path: Path, title: str, rows: np.ndarray, image_shape: tuple[i
     ``rows`` may have the shape of their pictures themselves: (number, height, width) or (number, height, width,
     channels). Where these have other than 1 or 3 channels their mean is shown.
     """
-    plt = _pyplot()
     shown = rows[:MOST_PICTURES]
     if rows.ndim > 2:
         if rows.ndim == 4 and rows.shape[3] not in (1, 3):
@@ -134,22 +157,21 @@ def draw_pictures(path: Path, title: str, rows: np.ndarray, image_shape: tuple[i
     left = f", the first {len(shown)} of {len(rows)}" if len(rows) > len(shown) else ""
     heading = f"{title}{left}, from {limits[0]:.3g} to {limits[1]:.3g}"
     size = (max(0.9 * width + 0.3, 0.07 * len(heading)), 0.9 * lines + 0.5)
-    figure, axes = plt.subplots(lines, width, figsize=size, squeeze=False, layout="constrained")
+    figure, axes = _subplots(lines, width, size)
     for axis in axes.ravel()[len(shown) :]:
         axis.set_axis_off()
     for axis, row in zip(axes.ravel(), shown, strict=False):
         _show(axis, row, image_shape, limits)
     figure.suptitle(heading, fontsize=8)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path
 
 
+@_own_settings
 def draw_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | None, lines: int = 10,
                columns: int = 10) -> Path:
     """What a model showed after some epochs (epochs, number, features), a line for each: its first rows as images or as
     curves; of one feature all rows as a histogram, of two as points."""
-    plt = _pyplot()
     few = shown.shape[2] <= 2
     most = MOST_PANELS if few else lines
     epochs = np.unique(np.linspace(0, len(shown) - 1, min(most, len(shown))).round().astype(int))
@@ -157,8 +179,7 @@ def draw_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | Non
     high = high if high > low else low + 1
     if few:
         low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)  # what lies at the edge is seen whole
-        figure, axes = plt.subplots(1, len(epochs), figsize=(1.8 * len(epochs), 2.1), squeeze=False,
-                                    layout="constrained")
+        figure, axes = _subplots(1, len(epochs), (1.8 * len(epochs), 2.1))
         for axis, epoch in zip(axes[0], epochs, strict=True):
             if shown.shape[2] == 1:
                 axis.hist(shown[epoch, :, 0], bins=np.linspace(low, high, 31))
@@ -169,14 +190,12 @@ def draw_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | Non
             axis.tick_params(labelsize=6)
     else:
         count = min(columns, shown.shape[1])
-        figure, axes = plt.subplots(len(epochs), count, figsize=(0.9 * count + 0.6, 0.9 * len(epochs) + 0.2),
-                                    squeeze=False, layout="constrained")
+        figure, axes = _subplots(len(epochs), count, (0.9 * count + 0.6, 0.9 * len(epochs) + 0.2))
         for line, epoch in zip(axes, epochs, strict=True):
             for axis, row in zip(line, shown[epoch], strict=False):
                 _show(axis, row, image_shape, (min(low, 0.0), high))
             line[0].set_ylabel(f"epoch {epoch + 1}", fontsize=8)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path
 
 
@@ -207,10 +226,10 @@ def _image(row: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray:
     return image if picture.channels == 3 else image.mean(axis=2)
 
 
+@_own_settings
 def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> Path:
     """Training and test loss over the epochs, a panel for each stage, whose losses may be of different kinds; and one
     for each other score and for the losses of phases."""
-    plt = _pyplot()
     stages = list(dict.fromkeys(line.get("stage", 1) for line in metrics))
     names = dict.fromkeys(name for line in metrics for name in line)
     phases = tuple(name for name in names if name.startswith("train_loss_"))
@@ -223,7 +242,7 @@ def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> Path:
               *((name.replace("_", " "), (f"train_{name}", f"test_{name}"), metrics) for name in others)]
     panels = [(title, shown, lines) for title, shown, lines in panels
               if any(line.get(name) is not None for name in shown for line in lines)]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3), squeeze=False, layout="constrained")
+    figure, axes = _subplots(1, len(panels), (4.5 * len(panels), 3))
     for axis, (title, shown, lines) in zip(axes[0], panels, strict=True):
         for name in shown:
             values = [np.nan if line.get(name) is None else line[name] for line in lines]
@@ -235,16 +254,14 @@ def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> Path:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=8)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path
 
 
+@_own_settings
 def draw_simulations(path: Path, runs: Sequence[Simulated]) -> Path:
     """Test loss against virtual time, a panel for each number of workers and a line for each strategy."""
-    plt = _pyplot()
     counts = list(dict.fromkeys(run.workers for run in runs))
-    figure, axes = plt.subplots(1, len(counts), figsize=(3.6 * len(counts), 3), sharey=True, squeeze=False,
-                                layout="constrained")
+    figure, axes = _subplots(1, len(counts), (3.6 * len(counts), 3), sharey=True)
     for axis, count in zip(axes[0], counts, strict=True):
         for run in runs:
             points = [point for point in run.curve if point.get("test_loss") is not None]
@@ -257,14 +274,14 @@ def draw_simulations(path: Path, runs: Sequence[Simulated]) -> Path:
     axes[0][0].set_ylabel("test loss")
     axes[0][0].legend(fontsize=8)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path
 
 
-def _pyplot() -> Any:
-    import matplotlib
+def _subplots(lines: int, columns: int, size: tuple[float, float], **more: Any) -> tuple[Any, Any]:
+    """A figure of so many inches that is on no display, and its axes (lines, columns)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")  # no display on a compute node
-    import matplotlib.pyplot as plt
-
-    return plt
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(lines, columns, squeeze=False, **more)

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,8 @@ from pyddl.train.agreement import FLOAT32_INSTEAD, dtype_of_all
 from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.tensors import write_parts
 
-__all__ = ["ROWS", "Run", "RunDirectory", "as_recorded", "load_run", "recorded_config", "write_model", "written"]
+__all__ = ["ROWS", "Run", "RunDirectory", "as_recorded", "load_run", "new_folder", "recorded_config", "write_model",
+           "written"]
 
 log = logging.getLogger("pyddl")
 
@@ -44,6 +47,22 @@ CONFIG, METRICS, SUMMARY, MODEL = "config.toml", "metrics.jsonl", "summary.json"
 SHOWN = "shown.npy"
 ROWS = "rows"  # table of config.toml, of what the training rows were
 LOCK = ".lock"  # held by the process that writes; stays, empty, as removing it could take it from another one
+
+
+def new_folder(name: str) -> str:
+    """Make a folder for a run that was given none, with the time in its name, which no other run has.
+
+    Where it cannot be made, whoever writes to it says why.
+    """
+    stamped = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(1):
+        path = Path(stamped if number == 1 else f"{stamped}-{number}")
+        with suppress(OSError):
+            path.mkdir(parents=True)
+            break
+        if not path.is_dir():
+            break
+    return str(path)
 
 
 class RunDirectory:

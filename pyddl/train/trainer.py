@@ -14,7 +14,7 @@ from pyddl.comm import threads
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import World, world
 from pyddl.data import Source, load
-from pyddl.data.joined import labelled_part, training_and_test
+from pyddl.data.joined import labelled_part, rounded_into, training_and_test
 from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.models.protocol import Model, check_model, described, name_of, options_of
 from pyddl.models.stages import stages_of
@@ -160,6 +160,8 @@ class Trainer:
                                                self.options["validation"], self.options["seed"])
             if self.options["labelled"] is not None:
                 source = self._labelled(source)
+            if limits := getattr(self.model, "input_range", None):
+                source, tested = rounded_into(source, *limits), tested and rounded_into(tested, *limits)
         self._compare(here.transport, source, tested)
         return source, tested
 

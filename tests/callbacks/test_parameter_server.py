@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from support import assert_on_all_ranks
 
@@ -100,7 +101,8 @@ def test_the_last_version_is_the_same_on_every_rank(world):
     range, lambda n: list(range(n)), np.arange, lambda n: iter(range(n)), lambda n: {*range(n)},
     lambda n: np.eye(n) * np.arange(n),
     lambda n: pyddl.data.load(np.arange(2 * n, dtype=np.float32).reshape(n, 2)),
-], ids=["range", "list", "array", "iterator", "set", "matrix", "source"])
+    lambda n: pandas.Series(range(n), index=np.arange(n) + 7), lambda n: pandas.DataFrame(np.eye(n) * np.arange(n)),
+], ids=["range", "list", "array", "iterator", "set", "matrix", "source", "series", "frame"])
 def test_every_item_is_done_once_an_epoch(world, make, options):
     data = make(ITEMS)
     epochs = options.get("epochs", 1)

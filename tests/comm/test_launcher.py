@@ -5,6 +5,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -81,6 +82,9 @@ def test_threads_share_the_cores_unless_given(monkeypatch, tmp_path):
     assert threads(2, {**PLAIN, "OMP_NUM_THREADS": "5"}) == 5
     assert threads(2 * cores, {**PLAIN, "SLURM_JOB_NUM_NODES": "2"}) == 1
     assert threads(2, {**PLAIN, "SLURM_JOB_NUM_NODES": "2"}) == cores
+    assert threads(2, {**PLAIN, "SLURM_JOB_NUM_NODES": "", "SLURM_NNODES": "2"}) == cores
+    for nonsense in ("", "0", "2(x3),1", "\u00b2", "-1"):
+        assert threads(2, {**PLAIN, "SLURM_JOB_NUM_NODES": nonsense}) == threads(2, PLAIN)
 
 
 @pytest.mark.parametrize(("said", "can"), [("mpirun (Open MPI) 5.0.11", True), ("mpirun (Open MPI) 4.1.4", False),
@@ -106,6 +110,17 @@ def test_settings_of_the_user_win(monkeypatch, tmp_path):
 def test_ranks_do_not_start_ranks(variables):
     with pytest.raises(CommError, match=next(iter(variables))):
         launcher.command(2, ["x"], environ={**PLAIN, **variables})
+
+
+def test_home_is_found_where_it_is_not_set(monkeypatch, tmp_path):
+    """systemd and cron leave it out; Open MPI starts nothing without it."""
+    fake(monkeypatch, tmp_path, "mpirun (Open MPI) 5.0.11")
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    assert launcher.command(2, ["x"], environ={})[1]["HOME"] == home
+    assert launcher.command(2, ["x"], environ={"HOME": ""})[1]["HOME"] == home
+    assert launcher.command(2, ["x"], environ={"HOME": "/elsewhere"})[1]["HOME"] == "/elsewhere"
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # as in containers
+    assert launcher.command(2, ["x"], environ={})[1]["HOME"] == tempfile.gettempdir()
 
 
 def test_a_shell_of_salloc_may_start_ranks(monkeypatch, tmp_path):

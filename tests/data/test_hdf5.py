@@ -186,3 +186,78 @@ def test_damaged_files_are_refused_or_give_rows(tmp_path):
 @pytest.mark.long
 def test_100000_damaged_files_are_refused_or_give_rows(tmp_path):
     fuzz(tmp_path, 100_000)
+
+
+# ---- links and other files ------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def linked(tmp_path):
+    """A file of links to its own data set and to those of other files."""
+    write(tmp_path / "other.h5", **{"x": (ROWS[:5], {}), "group/y": (ROWS, {"chunks": (7, 6)})})
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["group/x"] = ROWS
+        file["hard"] = file["group/x"]
+        file["soft"], file["folder"] = h5py.SoftLink("/group/x"), h5py.SoftLink("/group")
+        file["outer"] = h5py.ExternalLink("other.h5", "/x")
+        file["outer folder"] = h5py.ExternalLink("other.h5", "group")
+        file["gone"], file["lost"] = h5py.SoftLink("/nowhere"), h5py.ExternalLink("gone.h5", "/x")
+    return str(tmp_path / "x.h5")
+
+
+@pytest.mark.parametrize("name", ["soft", "hard", "/group/x", "folder/x", "group//x", "outer", "outer folder/y"])
+def test_links_are_opened(linked, name):
+    source = load(f"{linked}:{name}")
+    np.testing.assert_array_equal(np.asarray(source), ROWS[: len(source)])
+    assert len(source) == (5 if name == "outer" else 50)
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    (":gone", "gone is a link to /nowhere, which cannot be opened"), (":group", "group is no data set, but a group"),
+    (":lost/x", "lost is a link to gone.h5:/x, which cannot be opened"), ("", "it has group/x, outer; expected"),
+])
+def test_links_that_lead_nowhere_are_named(linked, name, message):
+    with pytest.raises(DataError, match=message):
+        load(linked + name)
+
+
+def virtual(path, parts):
+    """A virtual data set of the rows of these files."""
+    layout = h5py.VirtualLayout((25 * len(parts), 6), "f4")
+    for i, part in enumerate(parts):
+        layout[25 * i : 25 * i + 25] = h5py.VirtualSource(part, "x", (25, 6))
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("x", layout)
+    return str(path)
+
+
+def test_a_virtual_data_set_needs_all_of_its_files(tmp_path):
+    for i, name in enumerate("ab"):
+        write(tmp_path / f"{name}.h5", x=(ROWS[25 * i : 25 * i + 25], {}))
+    path = virtual(tmp_path / "x.h5", ["a.h5", "b.h5"])
+    np.testing.assert_array_equal(np.asarray(load(path)), ROWS)
+    outer = virtual(tmp_path / "y.h5", ["x.h5"])
+    write(tmp_path / "b.h5", x=(ROWS[:9], {}))
+    with pytest.raises(DataError, match=r"x.h5:x takes .* values from .*b.h5:x, which has shape \(9, 6\)"):
+        load(path)
+    write(tmp_path / "b.h5", z=(ROWS, {}))
+    with pytest.raises(DataError, match=r"takes rows from .*b.h5:x, and there is no such data set"):
+        load(path)
+    (tmp_path / "b.h5").unlink()
+    for each in (path, outer):
+        with pytest.raises(DataError, match=r"takes rows from .*b.h5, which is not there"):
+            load(each)
+
+
+def test_raw_files_must_be_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with h5py.File("x.h5", "w") as file:
+        places = [("a.raw", 8, 600), ("b.raw", 0, h5py.h5f.UNLIMITED)]
+        file.create_dataset("x", (50, 6), "f4", external=places)[:] = ROWS
+    np.testing.assert_array_equal(np.asarray(load("x.h5")), ROWS)
+    with open("b.raw", "r+b") as raw:
+        raw.truncate(599)
+    with pytest.raises(DataError, match=r"takes its values from b.raw, which ends at offset 599, and should at 600"):
+        load("x.h5")
+    (tmp_path / "a.raw").unlink()
+    with pytest.raises(DataError, match=r"takes its values from a.raw, which is not there"):
+        load("x.h5")

@@ -110,9 +110,21 @@ def test_any_bytes_give_an_array_or_a_data_error(folder, content):
         assert idx_bytes(array) == start + content
 
 
-def test_bytes_after_the_gzip_data_are_refused(folder):
-    with pytest.raises(DataError, match=rf"has 3 bytes after its gzip data, at offset {len(PACKED)}"):
-        read_idx(write(folder, PACKED + b"abc"))
+@pytest.mark.parametrize("after", [b"abc", b"\0\0\0a", b"\x1f"])
+def test_bytes_after_the_gzip_data_are_refused(folder, after):
+    with pytest.raises(DataError, match="has bytes after its gzip data that are none"):
+        read_idx(write(folder, PACKED + after))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 16, 60, 121])
+@pytest.mark.parametrize("end", [b"", bytes(700), gzip.compress(b""), bytes(9) + gzip.compress(b"") * 2 + bytes(3)])
+def test_several_gzip_members_are_one_file(folder, cut, end):
+    """As pigz, bgzip, ``cat a.gz b.gz`` and tapes leave them."""
+    plain = idx_bytes(IMAGES)
+    content = gzip.compress(plain[:cut]) + bytes(cut) + gzip.compress(plain[cut:]) + end
+    np.testing.assert_array_equal(read_idx(write(folder, content)), IMAGES)
+    with pytest.raises(DataError, match="goes on after offset 121"):
+        read_idx(write(folder, content + gzip.compress(b"more")))
 
 
 def test_a_gzip_bomb_is_not_unpacked(folder):

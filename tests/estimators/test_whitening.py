@@ -33,6 +33,27 @@ def test_directions_without_variance_are_not_blown_up():
     assert np.abs(white[:, 1]).max() < 1e-3 and white[:, 0].std() == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("container", [np.asarray, pyddl.data.ArraySource, lambda X: X.astype(np.float32)])
+def test_large_numbers_keep_their_digits(container):
+    """Seconds since 1970: float32 has steps of 128 there."""
+    random = np.random.default_rng(0)
+    X = np.column_stack([1.7e9 + 6000 * random.standard_normal(5000), random.standard_normal(5000),
+                         np.full(5000, 1.7e9 + 0.1), np.full(5000, 0.1)])
+    white = pyddl.ZCA().fit_transform(container(X))
+    np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(white.std(axis=0), [1, 1, 0, 0], atol=1e-3)
+    assert (white[:, 2:] == 0).all()
+
+
+def test_a_failed_fit_leaves_it_as_it_was():
+    X = rows(0)
+    zca = pyddl.ZCA().fit(X)
+    before = zca.transform(X)
+    with pytest.raises(ValueError, match="NaN"):
+        zca.fit(np.full((4, 9), np.nan))
+    np.testing.assert_array_equal(zca.transform(X), before)
+
+
 def test_a_source_gives_the_same(tmp_path):
     X = rows(1, count=9000).astype(np.float32)
     np.save(tmp_path / "x.npy", X)
