@@ -211,3 +211,31 @@ def test_a_world_that_was_not_started_to_outlive_a_rank_does_not_shrink(mpirun):
     """)
     assert done.code == 0, done.err
     assert done.out.count("python -m pyddl.comm.launcher --outlive") == 2
+
+
+# ---- mpi4py that starts nothing ------------------------------------------------------------------------------------
+
+UNSTARTED = """
+import mpi4py
+mpi4py.rc.initialize = False
+import pyddl
+here = pyddl.world()
+print(here.transport.gather_objects(here.rank), flush=True)
+"""
+
+
+def test_mpi_is_started_where_mpi4py_does_not(mpirun, tmp_path):
+    done = mpirun(2, UNSTARTED)
+    assert done.code == 0, done.err
+    assert done.out.split("\n")[:2] == ["[0, 1]"] * 2
+
+
+def test_an_mpi_that_has_ended_is_an_error_with_a_cure(mpirun):
+    done = mpirun(2, """
+        from mpi4py import MPI
+        import pyddl
+        MPI.Finalize()
+        try: pyddl.world()
+        except pyddl.errors.CommError as error: print(error)
+        """)
+    assert done.out.count("MPI has ended in this process, and cannot start again. Cure: use pyddl before MPI.Fin") == 2

@@ -1,6 +1,9 @@
 """Classifiers and regressors: scikit-learn's conventions, what they make of y, on small models in NumPy."""
 
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from support import assert_on_all_ranks
 
 from pyddl.data import ArraySource
-from pyddl.errors import DataError, ParameterError, ShapeError
+from pyddl.errors import DataError, NotFiniteError, ParameterError, ShapeError
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(90, 4))
@@ -127,3 +130,56 @@ def test_ranks_learn_one_classifier_together(world):
         last = world.rank == world.size - 1
         with pytest.raises(ParameterError, match="checksums of y differ between the ranks"):
             classifier().fit(X, WORDS[::-1] if last else WORDS)
+
+
+def test_a_failed_refit_leaves_an_estimator_as_it_was():
+    fitted = classifier().fit(X, WORDS)
+    before, probabilities = set(vars(fitted)), fitted.predict_proba(X)
+    for rows, labels in ((X[:, :2], WORDS[::-1]), (X, WORDS[:9]), (np.full((90, 4), np.nan), NUMBERS)):
+        with pytest.raises((DataError, ParameterError, ShapeError)):
+            fitted.set_params(batch_size=0).fit(rows, labels)
+    with pytest.raises(ParameterError):
+        fitted.partial_fit(X, WORDS)
+    assert (fitted.predict_proba(X) == probabilities).all() and set(vars(fitted)) == before
+    assert fitted.classes_.tolist() == ["left", "none", "right"] and fitted.n_features_in_ == 4
+    with pytest.raises(NotFiniteError):
+        with np.errstate(divide="ignore"):
+            fitted.set_params(batch_size=30, learning_rate=1e38).partial_fit(X, WORDS)
+    assert (fitted.predict_proba(X) == probabilities).all()
+    unfitted = classifier(batch_size=0)
+    with pytest.raises(ParameterError):
+        unfitted.fit(X, WORDS)
+    assert not hasattr(unfitted, "classes_")
+
+
+FORKED = """
+import multiprocessing
+import numpy as np, pyddl
+from joblib import Parallel, delayed
+
+X = np.random.default_rng(0).random((600, 300)).astype("f4")
+fitted = pyddl.Autoencoder(hidden=(256, 64), epochs=1, threads=2, batch_size=300, random_state=0).fit(X)
+ways = {"transform": lambda: fitted.transform(X), "score": lambda: fitted.score(X),
+        "inverse_transform": lambda: fitted.inverse_transform(codes),
+        "fit": lambda: pyddl.Autoencoder(**fitted.get_params()).fit(X).transform(X),
+        "partial_fit": lambda: pyddl.ZCA().fit_transform(X[:, :50]) is not None and fitted.partial_fit(X) and 0}
+codes = fitted.transform(X)
+expected = {name: ways[name]() for name in ("transform", "score", "inverse_transform")}
+answers = multiprocessing.get_context("fork").Queue()
+for name, way in ways.items():
+    child = multiprocessing.get_context("fork").Process(target=lambda: answers.put(way()))
+    child.start()
+    wanted = expected.get(name, expected["transform"] if name == "fit" else 0)
+    np.testing.assert_allclose(answers.get(timeout=20), wanted, rtol=1e-5, atol=1e-5)
+    child.join()
+scores = Parallel(n_jobs=2, backend="multiprocessing")(delayed(fitted.score)(X) for _ in range(2))
+np.testing.assert_allclose(scores, expected["score"], rtol=1e-5)
+assert pyddl._core.threads() == 2
+"""
+
+
+def test_children_that_are_forked_off_compute(tmp_path):
+    """OpenMP's threads do not follow them: a child has one."""
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=100,
+                          env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"})
+    assert done.returncode == 0, done.stderr
