@@ -79,3 +79,9 @@ def vector(name: str, x: Any, size: int, dtype: type = np.float32) -> np.ndarray
 def first_line(error: BaseException) -> str:
     """What an error of another library says, as one line."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def shown(name: Any) -> str:
+    """A name for a message, cut where it is very long."""
+    text = str(name)
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-50:]}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -11,6 +14,7 @@ from typing import Any
 import click
 
 from pyddl import __version__, _check
+from pyddl.cli.output import any_characters, give_up
 from pyddl.comm.abort import OnAllRanks
 from pyddl.comm.environment import started
 from pyddl.errors import CommError, DataError, ParameterError, PyddlError, ShapeError
@@ -63,6 +67,11 @@ def _commands() -> None:
 def say(text: str) -> None:
     """Print on the first rank only: ranks that find the same fault say it once."""
     if _first():
+        _to_stderr(text)
+
+
+def _to_stderr(text: str) -> None:
+    with contextlib.suppress(OSError):  # full or gone: the exit status has to say it all
         click.echo(text, err=True)
 
 
@@ -84,12 +93,13 @@ def _first() -> bool:
 def _failed(text: str) -> int:
     rank = started()
     here = f"rank {rank.rank}: " if rank is not None and rank.size != 1 else ""  # perhaps only this one knows
-    click.echo(f"pyddl: {here}{text}", err=True)
+    _to_stderr(f"pyddl: {here}{text}")
     return 1
 
 
 def app() -> int:
     """Run the command that ``sys.argv`` names; return its exit status."""
+    any_characters()
     try:
         return _commands.main(prog_name="pyddl", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -119,3 +129,19 @@ def app() -> int:
     except BrokenPipeError:  # the reader of a pipe has left
         sys.stderr.close()
         return 0
+    except OSError as error:
+        return _failed(_of_system(error))
+
+
+def _of_system(error: OSError) -> str:
+    """What the operating system refuses, and where."""
+    if error.filename is not None:
+        return f"{_check.shown(error.filename)}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) and sys.stdout is not None:  # files have names
+        give_up(sys.stdout)
+        return f"standard output cannot be written: {error.strerror}"
+    try:
+        os.getcwd()
+    except OSError:
+        return "the working directory is no longer there: change to another one"
+    return _check.first_line(error)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pyddl import _check
 from pyddl.errors import DataError, ParameterError
 from pyddl.options import Option, of_section, stranger
 
@@ -19,10 +20,14 @@ def read_config(path: str) -> dict[str, Any]:
     from pyddl.train.run import read_toml
 
     try:
-        return read_toml(Path(path).read_text(encoding="utf-8"))
+        return read_toml(Path(path).read_text(encoding="utf-8-sig"))  # Windows' editors begin with a byte order mark
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise DataError(f"{_check.shown(path)}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8 (byte {error.start}): save it in that encoding") from None
+    except ValueError as error:
         raise DataError(f"{path}: {error}") from None
 
 

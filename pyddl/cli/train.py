@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import click
 from pyddl import _check, models, options
 from pyddl.cli.flags import read_config
 from pyddl.cli.model_command import ModelCommand, for_data, source_of
+from pyddl.cli.output import GoingOn
 from pyddl.comm.abort import STOPPED
 from pyddl.errors import ParameterError
 
@@ -27,13 +29,9 @@ def run(model: str | None, config: str | None, **given: Any) -> int:
     training at a step boundary with a checkpoint and exit status 75; the same line with --resume goes on. With
     --resume, options that are not given are those of the run directory.
     """
-    if (
-        config is None
-        and given["resume"]
-        and given["out"] is not None
-        and (Path(given["out"]) / "config.toml").exists()
-    ):
-        config = str(Path(given["out"]) / "config.toml")
+    if config is None and given["resume"] and given["out"] is not None:
+        recorded = str(Path(given["out"]) / "config.toml")
+        config = recorded if os.path.exists(recorded) else None
     settings = _settings(model, config, {name: value for name, value in given.items() if value is not None})
     from pyddl.comm.environment import started
 
@@ -99,6 +97,8 @@ def _train(settings: dict[str, Any]) -> int:
     from pyddl.train.stop import StopRequest
     from pyddl.train.trainer import Trainer
 
+    if sys.stdout is not None:
+        sys.stdout = GoingOn(sys.stdout)  # type: ignore[assignment]
     stop = StopRequest().__enter__()  # for the rest of the process: a signal during start-up must not be lost
     here = world()
     wanted = settings.get("dtype", "float32")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,11 +111,12 @@ def _labels(text: str) -> Labels:
     path, inner = _inner(text)
     if "://" in path:
         return _format(path, inner).labels(path, inner)
-    if path and Path(path).is_dir():
+    kind = _kind(path)
+    if kind == "folder":
         parts = _parts(_files(Path(path), inner), lambda file, form: form.labels(file, inner))
         return parts[0] if len(parts) == 1 else _joined(parts, path)
-    if not Path(path).is_file():
-        raise DataError(f"labels {text!r} are neither a known data set nor a file; expected "
+    if kind != "file":
+        raise DataError(f"labels {_check.shown(text)!r} are neither a known data set nor a file; expected "
                         f"{', '.join(sorted(NAMED))}, or the path of a file or folder of "
                         f"labels{_check.nearest(name, NAMED)}")
     return _format(path, inner).labels(path, inner)
@@ -192,14 +194,29 @@ def _file(text: str, without: Sequence[str]) -> Source:
     if "://" in text:
         return _format(text, inner).open(text, inner, without)
     path = Path(text)
-    if text and path.is_dir():
+    kind = _kind(text)
+    if kind == "folder":
         return JoinedSource(_parts(_files(path, inner), lambda file, form: form.open(file, inner, without)),
                             name=path.name or str(path), origin=str(path))
-    if not path.is_file():
-        raise DataError(f"data {text!r} is neither a known data set nor a file; expected {', '.join(sorted(NAMED))} "
-                        "(with :train or :test), random:ROWSxFEATURES, or the path of a file or folder of data"
+    if kind != "file":
+        raise DataError(f"data {_check.shown(text)!r} is neither a known data set nor a file; expected "
+                        f"{', '.join(sorted(NAMED))} (with :train or :test), random:ROWSxFEATURES, or the path of a "
+                        "file or folder of data"
                         f"{_check.nearest(text.partition(':')[0], NAMED)}")
     return _format(text, inner).open(text, inner, without)
+
+
+def _kind(path: str) -> str:
+    """What is there: "file", "folder" or ""."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.islink(path):
+            raise DataError(f"{path} is a link to {os.readlink(path)}, which is not there") from None
+        return ""
+    except (OSError, ValueError) as error:
+        raise DataError(f"{_check.shown(path)} cannot be read: {getattr(error, 'strerror', error)}") from None
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else ""
 
 
 def _inner(text: str) -> tuple[str, str]:

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from pyddl import models
+from pyddl import _check, models
 from pyddl.comm.model_group import ModelGroup
 from pyddl.comm.transport import Alone
 from pyddl.data import Source
@@ -79,7 +79,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path, *, overwrite: bool = False, resume: bool = False):
         self.path = Path(path)
-        left = [name for name in (CONFIG, METRICS, SUMMARY, MODEL) if (self.path / name).exists()]
+        left = [name for name in (CONFIG, METRICS, SUMMARY, MODEL) if os.path.exists(self.path / name)]
         if left and not (overwrite or resume):
             raise ParameterError(f"{self.path} already holds a run ({left[0]}); say resume to go on with it, overwrite "
                                  "to replace it, or choose another out")
@@ -95,7 +95,8 @@ class RunDirectory:
                     shutil.rmtree(self.path / folder, ignore_errors=True)
                 (self.path / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ParameterError(f"cannot write to the run directory {self.path}: {error.strerror}") from None
+            raise ParameterError(f"cannot write to the run directory {_check.shown(self.path)}: {error.strerror}") \
+                from None
 
     def _claim(self) -> None:
         self._claimed = open(self.path / LOCK, "w", encoding="utf-8")  # noqa: SIM115 (`close` does it)
@@ -178,7 +179,7 @@ def written(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnicodeEncodeError) as error:
         raise CheckpointError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -262,10 +263,12 @@ def load_run(path: str | Path) -> Run:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    if not (path / MODEL).is_file():
-        raise DataError(
-            f"{path} is no finished run: it has no {MODEL}; expected the directory given as --out to pyddl train"
-        )
+    try:
+        os.stat(path / MODEL)
+    except (OSError, ValueError) as error:
+        why = f"it has no {MODEL}" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", error)
+        raise DataError(f"{_check.shown(path)} is no finished run: {why}; expected the directory given as --out to "
+                        "pyddl train") from None
     try:
         with safe_open(path / MODEL, framework="numpy") as file:
             about = file.metadata() or {}
@@ -304,7 +307,7 @@ def load_run(path: str | Path) -> Run:
 def recorded_config(path: str | Path) -> dict[str, Any]:
     """What ``config.toml`` of a run directory records; empty where there is none yet."""
     file = Path(path) / CONFIG
-    return _read(file, read_toml) if file.exists() else {}
+    return _read(file, read_toml) if os.path.exists(file) else {}
 
 
 def read_toml(text: str) -> dict[str, Any]:

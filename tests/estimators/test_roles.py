@@ -142,9 +142,8 @@ def test_a_failed_refit_leaves_an_estimator_as_it_was():
         fitted.partial_fit(X, WORDS)
     assert (fitted.predict_proba(X) == probabilities).all() and set(vars(fitted)) == before
     assert fitted.classes_.tolist() == ["left", "none", "right"] and fitted.n_features_in_ == 4
-    with pytest.raises(NotFiniteError):
-        with np.errstate(divide="ignore"):
-            fitted.set_params(batch_size=30, learning_rate=1e38).partial_fit(X, WORDS)
+    with pytest.raises(NotFiniteError), np.errstate(divide="ignore"):
+        fitted.set_params(batch_size=30, learning_rate=1e38).partial_fit(X, WORDS)
     assert (fitted.predict_proba(X) == probabilities).all()
     unfitted = classifier(batch_size=0)
     with pytest.raises(ParameterError):
