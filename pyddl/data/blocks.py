@@ -79,7 +79,8 @@ class BlockSource(Source):
         if rows.shape != expected:
             raise DataError(f"{self.name}: rows {self._begins[block]} on have shape {rows.shape}; expected {expected}")
         if rows.dtype not in READABLE:
-            rows = rows.astype(np.float32)
+            with np.errstate(over="ignore", under="ignore"):  # what is too large becomes infinite, which is named below
+                rows = rows.astype(np.float32)
         self._refuse_not_finite(rows, int(self._begins[block]))
         while self._cached and self._bytes + rows.nbytes > self._cache_bytes:
             self._bytes -= self._cached.popitem(last=False)[1].nbytes

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pyddl.data.arrays import as_array, first_missing
 from pyddl.errors import DataError, ShapeError
 
 __all__ = ["Labels", "as_labels", "renumbered", "take"]
@@ -52,7 +53,7 @@ def as_labels(given: Any, name: str, rows: int | None = None) -> Labels:
         A label is NaN or infinite, with its row; or neither a number nor text.
     """
     given, classes = given if isinstance(given, Labels) else (given, None)
-    values = np.asarray(given)
+    values = as_array(given, f"labels of {name}")
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim not in (1, 2) or 0 in values.shape:
@@ -113,6 +114,9 @@ def _numbered(text: np.ndarray, name: str) -> Labels:
     if text.dtype.kind == "S":
         text = text.astype(np.str_)
     if text.dtype.kind == "O":
+        if (row := first_missing(text)) is not None:
+            raise DataError(f"the label of row {row} of {name} is empty ({text[row]}); expected text or a number: drop "
+                            "such rows")
         strange = next((row for row, each in enumerate(text) if not isinstance(each, str)), None)
         if strange is not None:
             raise DataError(f"the label of row {strange} of {name} is {text[strange]!r}; expected text, as in the rows "

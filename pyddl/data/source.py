@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pyddl import _core
+from pyddl.data.arrays import as_numbers, column_names
 from pyddl.data.labels import as_labels, take
 from pyddl.errors import DataError, ShapeError
 
@@ -154,7 +155,7 @@ class ArraySource(Source):
 
     Parameters
     ----------
-    array : array_like of shape (rows, features) or (rows, ...)
+    array : array_like of shape (rows, features) or (rows, ...), or DataFrame
         Not copied when it is an ndarray of one of the three element types and its axes after the first can be
         joined without a copy; other real numbers are converted to float32 once. Must not change while in use.
     scale : float, default=1
@@ -176,8 +177,8 @@ class ArraySource(Source):
     ShapeError
         No rows, no features, fewer than 2 dimensions, or no real numbers; or labels of another number of rows.
     DataError
-        NaN or infinity, with row and column. An array in memory is searched at once, a mapped file row by row
-        as it is read.
+        NaN or infinity, what is empty, masked or no number, with row and column. An array in memory is searched at
+        once, a mapped file row by row as it is read.
 
     Examples
     --------
@@ -192,11 +193,12 @@ class ArraySource(Source):
     def __init__(self, array: Any, *, scale: float = 1.0, name: str = "array",
                  image_shape: tuple[int, ...] | None = None, labels: Any = None,
                  test: Callable[[], Source] | None = None, origin: str = "memory"):
-        given = array if isinstance(array, np.ndarray) else np.asarray(array)
+        given = as_numbers(array, name)
         self.name, self.scale, self.origin = name, float(scale), origin
         self._rows = as_matrix(given, name)
         self.shape = (int(self._rows.shape[0]), int(self._rows.shape[1]))
         self.image_shape = image_shape or (given.shape[1:] if given.ndim > 2 else None)
+        self.columns = column_names(array)
         if labels is not None:
             self.labels, self.classes = as_labels(labels, name, len(self))
         self._test = test
@@ -288,7 +290,7 @@ def as_matrix(array: np.ndarray, name: str) -> np.ndarray:
         raise ShapeError(f"{name} has shape {array.shape}; expected at least one row and one feature")
     matrix = array if array.ndim == 2 else array.reshape(len(array), -1)
     if matrix.dtype not in (np.float32, np.float64, np.uint8):
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, which `read` names
+        with np.errstate(over="ignore", under="ignore"):  # what is too large becomes infinite, which `read` names
             matrix = matrix.astype(np.float32)
     if any(stride % matrix.itemsize for stride in matrix.strides):
         matrix = np.ascontiguousarray(matrix)

@@ -105,6 +105,7 @@ class Estimator(Conventions):
         with self._as_before_on_failure():
             self._learn(X, y, again=again)
 
+    @np.errstate(under="ignore")
     def _learn(self, X: Any, y: Any, *, again: bool) -> None:
         from pyddl.comm.world import world
         from pyddl.train.agreement import FLOAT32_INSTEAD, agreement, dtype_of_all, require_same
@@ -209,6 +210,7 @@ class Estimator(Conventions):
         labels = None if source.labels is None else Labels(source.labels, source.classes)
         return self._array(np.clip(rows, low, high).astype(np.float32), labels)
 
+    @np.errstate(under="ignore")
     def _apply(self, rows: np.ndarray | Source, function: Callable[..., np.ndarray]) -> np.ndarray:
         """``function`` of the model on all rows, in chunks."""
         result = self.result_

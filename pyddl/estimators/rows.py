@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pyddl.data import Source
+from pyddl.data.arrays import as_array, as_numbers, first_missing
 from pyddl.errors import DataError, ParameterError, ShapeError
 
 __all__ = ["CHUNK", "check_classes", "check_rows", "check_targets", "chunks"]
@@ -33,11 +34,9 @@ def check_rows(X: Any) -> tuple[np.ndarray | Source, np.ndarray | None]:
     if hasattr(X, "toarray"):
         raise TypeError("X is sparse; expected a dense array: use X.toarray(), or a source of pyddl.data")
     names = _names(X)
-    array = np.asarray(X)
+    array = as_numbers(X, "X")
     if array.dtype.kind == "c":
         raise ShapeError(f"Complex data not supported: X holds {array.dtype} values; expected real numbers")
-    if array.dtype.kind == "O":
-        array = array.astype(np.float64)  # numbers in object arrays, as of mixed DataFrames
     if array.dtype.kind not in "fiub":
         raise ShapeError(f"X holds {array.dtype} values; expected real numbers")
     if array.ndim != 2:
@@ -118,7 +117,7 @@ def _target(y: Any, rows: int) -> np.ndarray:
         raise ParameterError("this estimator requires y to be passed, but the target y is None")
     if hasattr(y, "toarray"):
         raise TypeError("y is sparse; expected a dense array: use y.toarray()")
-    array = np.asarray(y)
+    array = as_array(y, "y")
     if array.ndim == 0:
         raise ShapeError(f"y should be a 1d array of labels, one for each row; it is {y!r}")
     if len(array) != rows:
@@ -126,6 +125,9 @@ def _target(y: Any, rows: int) -> np.ndarray:
     if array.dtype.kind == "c":
         raise ShapeError(f"Complex data not supported: y holds {array.dtype} values; expected real numbers")
     _refuse_nan(array)
+    if array.dtype.kind == "O" and array.ndim == 1 and (row := first_missing(array)) is not None:
+        raise DataError(f"y has an empty value, {array[row]}, in row {row}; expected a label for each row: drop "
+                        "such rows")
     return array
 
 
@@ -144,7 +146,8 @@ def chunks(rows: np.ndarray | Source, dtype: Any = np.float32) -> Iterator[tuple
         place = slice(begin, min(begin + CHUNK, rows.shape[0]))
         part = buffer[: place.stop - begin]
         if source is None:
-            part[...] = rows[place]  # type: ignore[index]
+            with np.errstate(under="ignore"):  # not about the yield: it would hold for the caller
+                part[...] = rows[place]  # type: ignore[index]
         else:
             source.read(np.arange(begin, place.stop, dtype=np.int64), part)
         yield place, part.astype(dtype, copy=False)

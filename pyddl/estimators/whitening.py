@@ -64,6 +64,7 @@ class ZCA(Transformer):
             self._fit(self._rows(X, first=True), epsilon)
         return self
 
+    @np.errstate(under="ignore")
     def _fit(self, rows: np.ndarray | Source, epsilon: float) -> None:
         first = next(chunks(rows, np.float64))[1][0].copy()  # what is left keeps its digits, and of constants nothing
         mean = first + sum((part - first).sum(axis=0) for _, part in chunks(rows, np.float64)) / rows.shape[0]
@@ -78,6 +79,7 @@ class ZCA(Transformer):
         self._inverse = (directions * scales) @ directions.T
         self._n_features_out = rows.shape[1]
 
+    @np.errstate(under="ignore")
     def transform(self, X: Any) -> Any:
         """Whitened rows, float64 for float64 rows, else float32."""
         self._check_fitted()
@@ -85,6 +87,7 @@ class ZCA(Transformer):
         dtype = np.float64 if not isinstance(rows, Source) and rows.dtype == np.float64 else np.float32
         return self._contained(X, ((np.asarray(rows) - self.mean_) @ self.components_).astype(dtype, copy=False))
 
+    @np.errstate(under="ignore")
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Rows whose whitened form is X."""
         self._check_fitted()

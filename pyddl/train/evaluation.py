@@ -19,6 +19,7 @@ __all__ = ["CHUNK", "check_labels", "check_rows", "evaluate", "exact_sum", "scor
 CHUNK = 500  # rows: each chunk is computed with its own shape by one rank, so its sum does not depend on the ranks
 
 
+@np.errstate(under="ignore")  # as in training
 def evaluate(model: Model, parameters: np.ndarray, buffers: np.ndarray, source: Source,
              transport: Transport | None = None, beat: Callable[[], None] = lambda: None,
              group: ModelGroup | None = None, worker: tuple[int, int] | None = None) -> dict[str, float]:

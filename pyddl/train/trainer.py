@@ -90,6 +90,7 @@ class Trainer:
         if self.options["resume"] and self.options["overwrite"]:
             raise ParameterError("resume goes on with the run that overwrite removes: leave one of the two out")
 
+    @np.errstate(under="ignore")  # what is nearly nothing is nothing, whatever np.seterr says
     def fit(self, data: Source | np.ndarray, test: Source | np.ndarray | None = None, *,
             start: Result | None = None, passes: int | None = None) -> Result:
         """Train on the rows of ``data``; evaluate on ``test`` after each epoch.
