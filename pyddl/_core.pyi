@@ -19,6 +19,12 @@ def simd_level() -> int:
 def name_crashes(name: str) -> None:
     """Write ``name`` to standard error when a fatal signal comes, before faulthandler's report."""
 
+# ---- process/mapped_file.hpp
+
+def map_file(path: bytes, offset: int, bytes: int) -> NDArray[np.uint8]:
+    """A part of a file, mapped, read-only, without a file descriptor. Where the file is cut while it is read, the
+    process ends with a line that names it."""
+
 # ---- process/stacks.hpp
 
 def write_native_stacks(descriptor: int) -> None:

@@ -10,6 +10,7 @@ void register_codes(pybind11::module_& m);
 void register_rows(pybind11::module_& m);
 void register_losses(pybind11::module_& m);
 void register_machine(pybind11::module_& m);
+void register_mapped_file(pybind11::module_& m);
 void register_network(pybind11::module_& m);
 void register_optimizers(pybind11::module_& m);
 void register_random(pybind11::module_& m);
@@ -29,6 +30,7 @@ PYBIND11_MODULE(_core, m) {
     bindings::register_rows(m);
     bindings::register_losses(m);
     bindings::register_machine(m);
+    bindings::register_mapped_file(m);
     bindings::register_network(m);
     bindings::register_optimizers(m);
     bindings::register_random(m);

@@ -14,6 +14,7 @@ import numpy as np
 
 from pyddl.data.formats import Format
 from pyddl.data.labels import as_labels
+from pyddl.data.mapped import mapped
 from pyddl.data.source import ArraySource, Source
 from pyddl.errors import DataError, NoRowsError
 
@@ -41,7 +42,7 @@ def read_cifar10(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
         if size % RECORD:
             raise DataError(f"{path} ends at offset {size}, inside record {size // RECORD}; expected whole records of "
                             f"{RECORD} bytes, the binary form of CIFAR-10: it is truncated, or another kind of file")
-        records = np.memmap(path, dtype=np.uint8, mode="r", shape=(size // RECORD, RECORD))
+        records = mapped(path, np.uint8, (size // RECORD, RECORD))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     labels = records[:, 0].astype(np.int64)

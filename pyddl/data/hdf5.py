@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from pyddl import _check
-from pyddl.data.blocks import BlockSource
+from pyddl.data.blocks import BlockSource, open_files
 from pyddl.data.formats import Format
 from pyddl.data.hdf5_sources import check_sources
 from pyddl.data.labels import Labels, as_labels
+from pyddl.data.mapped import mapped
 from pyddl.data.source import ArraySource, Source
 from pyddl.errors import DataError, NoRowsError
 
@@ -49,8 +50,12 @@ def open_hdf5(path: str | Path, dataset: str = "", without: Sequence[str] = ()) 
         numbers, or cannot be read.
     """
     found, name = _opened(Path(path), dataset, without)
-    mapped = _mapped(found, name)
-    source = _Chunked(found, name) if mapped is None else ArraySource(mapped, name=name, origin=str(path))
+    array = _mapped(found, name)
+    if array is None:
+        with found.file:
+            source: Source = _Chunked(Path(path), found, name)
+    else:
+        source = ArraySource(array, name=name, origin=str(path))
     source.inner = name.partition(":")[2]
     return source
 
@@ -110,15 +115,14 @@ def _mapped(dataset: Any, name: str) -> np.ndarray | None:
     end = at + math.prod(shape) * dtype.itemsize
     if path.stat().st_size < end:
         raise DataError(f"{path} is truncated: it ends at offset {path.stat().st_size}; {name} should end at {end}")
-    return np.memmap(path, dtype=dtype, mode="r", offset=at, shape=shape)
+    return mapped(path, dtype, shape, at)
 
 
 class _Chunked(BlockSource):
-    """A data set in chunks. The file stays open; h5py's own lock orders the threads that read."""
+    """A data set in chunks."""
 
-    def __init__(self, dataset: Any, name: str):
-        self._dataset = dataset
-        path = dataset.file.filename
+    def __init__(self, path: Path, dataset: Any, name: str):
+        self._path, self._inner = path, name.partition(":")[2]
         rows, features = dataset.shape[0], math.prod(dataset.shape[1:])
         chunk = dataset.chunks[0] if dataset.chunks else 1
         per_block = chunk * max(1, BLOCK_BYTES // (chunk * features * dataset.dtype.itemsize))
@@ -127,17 +131,20 @@ class _Chunked(BlockSource):
                             "it with chunks of fewer rows (h5repack -l)")
         if rows // per_block > MOST_BLOCKS:
             raise DataError(f"{path} is damaged: {name} should have {rows} rows")
-        super().__init__(name, path, [*range(0, rows, per_block), rows], features,
+        super().__init__(name, str(path), [*range(0, rows, per_block), rows], features,
                          image_shape=dataset.shape[1:] if dataset.ndim > 2 else None)
 
     def load(self, block: int) -> np.ndarray:
         begin, end = self._begins[block], self._begins[block + 1]
         try:
-            rows = self._dataset[begin:end]
+            rows = open_files.use(self, self._open, lambda file: file[self._inner][begin:end])
         except FAULTS as error:
             raise DataError(f"{self.origin} is damaged: rows {begin} to {end - 1} of {self.name} cannot be read "
                             f"({error})") from error
         return rows.reshape(len(rows), -1)
+
+    def _open(self) -> Any:
+        return _h5py(self._path).File(self._path, "r")
 
 
 def _h5py(path: Path) -> Any:

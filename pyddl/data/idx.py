@@ -20,6 +20,7 @@ import numpy as np
 
 from pyddl.data.formats import Format
 from pyddl.data.labels import as_labels
+from pyddl.data.mapped import mapped
 from pyddl.data.source import ArraySource, Source
 from pyddl.errors import DataError, NoRowsError
 
@@ -56,7 +57,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
                 return _read_gzip(path, file)
         shape, at = _header(path, start)
         _check_size(path, shape, at, path.stat().st_size)
-        return np.memmap(path, dtype=np.uint8, mode="r", offset=at, shape=shape)
+        return mapped(path, np.uint8, shape, at)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pyddl import _check, _core
+from pyddl.data.blocks import BlockSource
 from pyddl.data.labels import Labels, as_labels, renumbered
 from pyddl.data.source import Source
 from pyddl.errors import DataError, ParameterError
@@ -44,6 +45,9 @@ class JoinedSource(Source):
     def __init__(self, sources: Sequence[Source], *, name: str, origin: str,
                  test: Callable[[], Source | None] | None = None):
         first = sources[0]
+        blocks = [source for source in sources if isinstance(source, BlockSource)]
+        for block in blocks[1:]:  # memory does not grow with their number
+            block.cache = blocks[0].cache
         for other in sources[1:]:
             if other.inner != first.inner:
                 raise DataError(f"{origin}: the rows of {other.name} are {_inner(other)}, those of {first.name} "
@@ -364,7 +368,7 @@ def reaches_beyond(source: Source, low: float, high: float) -> bool:
 
 def reach(source: Source) -> str:
     """Least and greatest value, with all digits that a float32 has."""
-    return f"{source.minimum:.9g} to {source.maximum:.9g}"
+    return " to ".join(str(np.float32(value)).removesuffix(".0") for value in (source.minimum, source.maximum))
 
 
 def rounded_into(source: Source, low: float, high: float) -> Source:

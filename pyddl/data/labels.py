@@ -115,7 +115,7 @@ def _numbered(text: np.ndarray, name: str) -> Labels:
         text = text.astype(np.str_)
     if text.dtype.kind == "O":
         if (row := first_missing(text)) is not None:
-            raise DataError(f"the label of row {row} of {name} is empty ({text[row]}); expected text or a number: drop "
+            raise DataError(f"the label of row {row} of {name} is {text[row]}; expected text or a number: drop "
                             "such rows")
         strange = next((row for row, each in enumerate(text) if not isinstance(each, str)), None)
         if strange is not None:

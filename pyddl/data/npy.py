@@ -12,6 +12,7 @@ import numpy as np
 
 from pyddl.data.formats import Format
 from pyddl.data.labels import Labels, as_labels
+from pyddl.data.mapped import mapped
 from pyddl.data.source import ArraySource
 from pyddl.errors import DataError, NoRowsError
 
@@ -39,7 +40,7 @@ def open_npy(path: str | os.PathLike[str], labels: bool = False) -> np.ndarray:
                 raise DataError(f"{path} starts with {magic!r} at offset 0; expected the magic of a .npy "
                                 f"file, {MAGIC!r}")
             file.seek(0)
-            shape, dtype, at = _header(file)
+            shape, order, dtype, at = _header(file)
             expected, found = at + math.prod(shape) * dtype.itemsize, path.stat().st_size
         if (dtype.kind not in "fiub" or dtype.itemsize > 8) and not (labels and dtype.kind in "US"):
             raise DataError(f"{path} holds {dtype} values; expected real numbers: float32, float64 or uint8")
@@ -50,7 +51,7 @@ def open_npy(path: str | os.PathLike[str], labels: bool = False) -> np.ndarray:
         if found < expected:
             raise DataError(f"{path} is truncated: it ends at offset {found}; its header promises an array "
                             f"of shape {shape}, {dtype}, which ends at offset {expected}")
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return mapped(path, dtype, shape, at, order)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except DataError:
@@ -59,12 +60,12 @@ def open_npy(path: str | os.PathLike[str], labels: bool = False) -> np.ndarray:
         raise DataError(f"{path} is no usable .npy file: {error}") from error
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Shape, element type and offset of the first value."""
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], str, np.dtype, int]:
+    """Shape, order ("C" or "F"), element type and offset of the first value."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    return shape, dtype, file.tell()
+    shape, by_columns, dtype = read(file)
+    return shape, "F" if by_columns else "C", dtype, file.tell()
 
 
 def _labels(path: str, inner: str) -> Labels:

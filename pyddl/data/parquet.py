@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pyddl import _check
-from pyddl.data.blocks import BlockSource
+from pyddl.data.blocks import BlockSource, open_files
 from pyddl.data.formats import Format
 from pyddl.data.labels import Labels, as_labels
 from pyddl.data.source import Source
@@ -42,11 +42,13 @@ def open_parquet(path: str | Path, columns: str = "", without: Sequence[str] = (
         or empty values; there are no rows.
     """
     file, groups, faults = _opened(path)
-    names = _chosen(path, file.schema_arrow, columns, without)
+    schema = file.schema_arrow
+    file.close()
+    names = _chosen(path, schema, columns, without)
     if sum(groups) == 0:
         raise NoRowsError(f"{path} has no rows; expected at least one")
-    return _Grouped(path, file, names, [size for size in groups if size], [i for i, size in enumerate(groups) if size],
-                    faults)
+    filled = [i for i, size in enumerate(groups) if size]
+    return _Grouped(path, schema, names, [groups[i] for i in filled], filled, faults)
 
 
 def _labels(path: str, columns: str) -> Labels:
@@ -130,10 +132,10 @@ def _opened(path: str | Path) -> tuple[Any, list[int], tuple[type[BaseException]
 class _Grouped(BlockSource):
     """A Parquet file: each row group is a block."""
 
-    def __init__(self, path: str | Path, file: Any, names: list[str], sizes: list[int], groups: list[int],
+    def __init__(self, path: str | Path, schema: Any, names: list[str], sizes: list[int], groups: list[int],
                  faults: tuple[type[BaseException], ...]):
-        self._file, self._names, self._groups, self._faults = file, names, groups, faults
-        self._lists = len(names) == 1 and not _is_number(file.schema_arrow.field(names[0]).type)
+        self._path, self._names, self._groups, self._faults = path, names, groups, faults
+        self._lists = len(names) == 1 and not _is_number(schema.field(names[0]).type)
         self.origin = str(path)
         features = self._width() if self._lists else len(names)
         if self._lists:
@@ -143,7 +145,7 @@ class _Grouped(BlockSource):
         super().__init__(str(path).rsplit("/", 1)[-1], str(path), [0, *itertools.accumulate(sizes)], features)
 
     def load(self, block: int) -> np.ndarray:
-        table = self._reading(lambda: self._file.read_row_group(self._groups[block], columns=self._names))
+        table = self._of_file(lambda file: file.read_row_group(self._groups[block], columns=self._names))
         columns = [table.column(name) for name in self._names]
         for name, column in zip(self._names, columns, strict=True):
             if column.null_count:
@@ -165,15 +167,20 @@ class _Grouped(BlockSource):
 
     def _width(self) -> int:
         """Length of the first list, which is that of all."""
-        first = self._reading(lambda: next(self._file.iter_batches(1, [self._groups[0]], self._names)))
+        first = self._of_file(lambda file: next(file.iter_batches(1, [self._groups[0]], self._names)))
         value = first.column(0)[0].as_py()
         if not value:
             raise DataError(f"{self.origin}: the list in row 0 of column {self._names[0]} is empty; expected numbers")
         return len(value)
 
+    def _of_file(self, read: Callable[[Any], Any]) -> Any:
+        return self._reading(lambda: open_files.use(self, lambda: _opened(self._path)[0], read))
+
     def _reading(self, read: Callable[[], Any]) -> Any:
         try:
             return read()
+        except DataError:
+            raise
         except self._faults as error:
             raise DataError(f"{self.origin} is damaged: {_check.first_line(error)}") from error
 

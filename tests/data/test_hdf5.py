@@ -41,7 +41,7 @@ def test_rows_are_read_in_any_order(tmp_path, layout, dtype, monkeypatch):
     out = np.empty((5, 6), dtype=np.float32)
     source.read(index, out)
     np.testing.assert_array_equal(out, rows[index].astype(np.float32))
-    assert (source.minimum, source.maximum) == (float(rows.min()), float(rows.max()))
+    assert (source.minimum, source.maximum) == (np.float32(rows.min()), np.float32(rows.max()))
     assert isinstance(source, ArraySource if layout == "contiguous" and dtype != ">f4" else BlockSource)
 
 
@@ -66,10 +66,10 @@ def test_one_of_several_is_named(tmp_path):
 def test_memory_is_bounded_by_the_cache(tmp_path):
     source = load(write(tmp_path / "x.h5", x=(np.zeros((4000, 256), np.float32), {"chunks": (256, 256)})))
     assert isinstance(source, BlockSource)
-    source._cache_bytes = 1 << 20
+    source.cache.most = 1 << 20
     assert np.asarray(source).shape == (4000, 256)
-    kept = sum(rows.nbytes for rows in source._cached.values())
-    assert kept == source._bytes <= 1 << 20
+    kept = sum(rows.nbytes for rows in source.cache._kept.values())
+    assert kept == source.cache.bytes <= 1 << 20
 
 
 @pytest.mark.parametrize(("data", "message"), [

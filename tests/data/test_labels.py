@@ -91,7 +91,7 @@ def test_npy_labels_are_mapped_not_read(tmp_path):
     np.save(tmp_path / "x.npy", ROWS)
     np.save(tmp_path / "y.npy", np.arange(100, dtype=np.int16).reshape(50, 2))
     source = load(tmp_path / "x.npy", labels=tmp_path / "y.npy")
-    assert source.label_type == ((2,), np.int16) and isinstance(source.labels.base, np.memmap)
+    assert source.label_type == ((2,), np.int16) and isinstance(source.labels, np.memmap)
     assert source.describe().endswith(f"int16 labels, 2 in a row from {tmp_path}/y.npy")
     np.save(tmp_path / "names.npy", np.array(["x", "a"] * 25))
     assert load(tmp_path / "x.npy", labels=str(tmp_path / "names.npy")).classes == ("a", "x")

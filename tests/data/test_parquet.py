@@ -34,7 +34,7 @@ def test_numeric_columns_are_features(tmp_path, dtype):
     index, out = np.array([49, 0, 12, 13, 12]), np.empty((5, 4), dtype=np.float32)
     source.read(index, out)
     np.testing.assert_array_equal(out, rows[index].astype(np.float32))
-    assert (source.minimum, source.maximum) == (float(rows.min()), float(rows.max()))
+    assert (source.minimum, source.maximum) == (np.float32(rows.min()), np.float32(rows.max()))
 
 
 def test_columns_of_several_types_are_joined(tmp_path):
