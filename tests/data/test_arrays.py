@@ -34,7 +34,8 @@ def test_frames_of_numbers_are_rows(frame):
     (FRAME.astype("float64[pyarrow]").where(X[2, 0] != FRAME), "an empty value, <NA>, in row 2, column 'a' "),
     (FRAME.assign(c=pandas.Categorical(["x", "y"] * 4)), "'x' in row 0, column 'c' (could not convert string"),
     (FRAME.assign(c=pandas.date_range("2020", periods=8)), "'2020-01-01 00:00:00' in row 0, column 'c' "),
-    (np.array([[1, None]]), "in row 0, column 1"), (np.array([[1, "x"]], dtype=object), "'x' in row 0, column 1 "), ([[10**400, 1]], "in row 0, column 0 (int too la"),
+    (np.array([[1, None]]), "in row 0, column 1"), (np.array([[1, "x"]], dtype=object), "'x' in row 0, column 1 "),
+    ([[10**400, 1]], "in row 0, column 0 (int too la"),
     ([[1, 2], [1]], "has rows of unlike lengths"), ({"a": 1}, "where an array should be"),
     (np.ma.array(X, mask=X[4, 2] == X), "masked in row 4, column 2"),
 ])
