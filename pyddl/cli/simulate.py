@@ -62,8 +62,8 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
                f"{built.layout.count:,} parameters")
     click.echo(HEAD)
     for workers, chosen in wanted:
-        rules = [optimizer_of(rule, settings, steps, getattr(built, "rate_scale", 1.0))
-                 for rule in (settings["optimizer"], chosen.server_optimizer or settings["optimizer"])]
+        rules = [optimizer_of(settings["optimizer"], settings, steps, getattr(built, "rate_scale", 1.0), own)
+                 for own in (None, chosen.server_rule)]
         simulation = simulate(built, source, test or source, chosen, workers, rules[0], epochs=settings["epochs"],
                               batch_size=settings["batch_size"], seed=settings["seed"], machine=machine,
                               server_optimizer=rules[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -189,8 +190,8 @@ class Strategy:
         `slices`, and goes to whichever worker is free. Otherwise worker w has slice w of each step.
     optimizes : bool
         Whether workers yield `Update`.
-    server_optimizer : str or None
-        The rule that servers update by; None: the workers'.
+    server_rule : dict
+        What the rule that servers update by has otherwise than the workers': ``optimizer``, its name, and options.
     """
 
     name: ClassVar[str]
@@ -210,7 +211,7 @@ class Strategy:
     servers: int = 0
     tickets: bool = False
     optimizes: bool = True
-    server_optimizer: str | None = None
+    server_rule: Mapping[str, Any] = MappingProxyType({})
 
     def __str__(self) -> str:
         """The name, and the mode where there are several."""

@@ -118,9 +118,9 @@ class Plan:
 
     def rule(self, span: Span, phase: Phase, *, served: bool = False) -> Optimizer:
         """A new optimizer for a phase, of workers or of servers."""
-        given = self.strategy.server_optimizer or self.given_optimizer if served else self.given_optimizer
-        return optimizer_of(given, self.options, span.end - span.first, getattr(self.model, "rate_scale", 1.0),
-                            phase.optimizer)
+        own = {**self.strategy.server_rule, **phase.optimizer} if served else phase.optimizer
+        return optimizer_of(self.given_optimizer, self.options, span.end - span.first,
+                            getattr(self.model, "rate_scale", 1.0), own)
 
     def rules(self, span: Span, *, served: bool = False) -> Callable[[Phase], Optimizer]:
         """The same for all phases of a stage."""
@@ -136,7 +136,7 @@ class Plan:
     def server_optimizer(self) -> Optimizer:
         """The servers'."""
         last = self.calendar.spans[-1]
-        return optimizer_of(self.strategy.server_optimizer or self.given_optimizer, self.options, last.end - last.first)
+        return optimizer_of(self.given_optimizer, self.options, last.end - last.first, own=self.strategy.server_rule)
 
     def statistics(self) -> Statistics:
         """Of the training rows; all ranks share the work."""
