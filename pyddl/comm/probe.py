@@ -15,6 +15,7 @@ import numpy as np
 from pyddl import _core
 from pyddl.comm.environment import started
 from pyddl.comm.group import Groups
+from pyddl.comm.modules import built, first_line, fitting
 from pyddl.comm.server import ServerPort, serve
 from pyddl.comm.shared import memory_available
 from pyddl.comm.threads import (
@@ -85,7 +86,9 @@ class MPILibrary(NamedTuple):
     loaded: str
     """Name and version, in its own words."""
     built_for: str
-    """Name and version of the MPI that pyddl was built for, of the same family."""
+    """Name and version of the MPI of the same family that the module in use was built for."""
+    others: list[str]
+    """Those that the other modules were built for."""
 
 
 def mpi_library() -> MPILibrary:
@@ -101,10 +104,9 @@ def mpi_library() -> MPILibrary:
 
         mpi4py.rc.initialize = mpi4py.rc.initialize and started() is not None
     mpi = load_module()
-    from pyddl.comm import _built
-
-    loaded = mpi.Get_library_version().replace("\0", "").splitlines()[0].split(", package")[0]
-    return MPILibrary(_built.FAMILY, loaded, f"{_built.FAMILY} {_built.VERSION}")
+    used = fitting(mpi)
+    others = [str(each) for each in built() if each != used]
+    return MPILibrary(used.family, first_line(mpi.Get_library_version()), str(used), others)
 
 
 def probe_rank(world: World, *, seconds: float = 0.4) -> RankReport:

@@ -127,10 +127,10 @@ def test_children_of_a_rank_are_worlds_of_their_own(mpirun):
 
 def test_another_mpi_than_built_for_is_refused_with_both_names(mpirun):
     done = mpirun(2, """
-        import sys, types
-        other = types.SimpleNamespace(FAMILY="Other MPI", VERSION="9.1", COMPILER="occ")
-        sys.modules["pyddl.comm._built"] = other
+        import sys
         import pyddl
+        from pyddl.comm import modules
+        modules.built = lambda: [modules.Built("for_other", "Other MPI", "9.1", "occ")]
         try: pyddl.world()
         except pyddl.errors.CommError as error: print(error)
         print("module loaded:", "pyddl.comm._mpi" in sys.modules)
