@@ -41,7 +41,7 @@ def command(run: str, count: int, seed: int, out: str | None, label: str | None)
     try:
         if target.suffix == ".png":
             try:
-                image_shape = rows_for(trained, None, labelled=False).image_shape
+                image_shape = rows_for(trained, None, labelled=False, says=False).image_shape
             except DataError:  # the data are not here: curves
                 image_shape = None
             draw_pictures(target, "samples", samples, image_shape)

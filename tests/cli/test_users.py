@@ -4,9 +4,13 @@ import json
 import signal
 import sys
 
+import numpy as np
 import pytest
 
 from pyddl.cli.app import app
+from pyddl.data import load
+from pyddl.models import Autoencoder, Classifier
+from pyddl.train import Trainer
 from pyddl.train.run import read_toml
 
 
@@ -59,3 +63,36 @@ def test_help_comes_in_groups(pyddl):
     model, training = out.index("\nModel:"), out.index("\nTraining:")
     assert model < out.index("--hidden") < training < out.index("--epochs") < out.index("--period")
     assert "--no-quiet" not in out and "--centering / --no-centering" in pyddl("train", "rbm", "--help")[0]
+
+
+def test_a_run_of_a_notebook_records_data_that_load_named(pyddl, tmp_path):
+    digits = load("digits")
+    model = Autoencoder(digits.features, hidden=(4,))
+    result = Trainer(model, epochs=1, out=str(tmp_path / "named")).fit(digits)
+    assert read_toml((tmp_path / "named/config.toml").read_text())["data"] == "digits"
+    out, err = pyddl("evaluate", "named", "--json")
+    assert json.loads(out)["loss"] == pytest.approx(result.summary["test_loss"], rel=1e-6) and not err
+    assert "reconstructions.png" in pyddl("plot", "named")[0]
+    Trainer(model, epochs=1, out=str(tmp_path / "array")).fit(np.asarray(digits))
+    out, err = pyddl("plot", "array")
+    assert out == "array/plots/curves.png\n" and err == "curves alone are drawn: array does not record its data; name some with --data\n"
+    assert "name some with --data" in pyddl("evaluate", "array", check=2)[1]
+
+
+def test_names_of_labels_and_of_test_data_are_recorded_too(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((40, 3), dtype=np.float32))
+    np.save(tmp_path / "y.npy", np.arange(40) % 2)
+    rows, labels = str(tmp_path / "x.npy"), str(tmp_path / "y.npy")
+    source = load(rows, labels=labels)
+    assert source.spec == {"data": rows, "labels": labels} and load("digits", "test").spec == {"data": "digits:test"}
+    assert load(np.eye(3)).spec == {} and load(rows, labels=np.arange(40)).spec == {"data": rows}
+    Trainer(Classifier(3, hidden=(), classes=2), epochs=1, out=str(tmp_path / "r")).fit(source, source)
+    config = read_toml((tmp_path / "r/config.toml").read_text())
+    assert {config["data"], config["test"]} == {rows} and {config["labels"], config["test_labels"]} == {labels}
+
+
+def test_evaluating_without_a_test_part_says_which_rows_it_takes(pyddl, tmp_path):
+    pyddl(*SMALL, "--epochs", "1", "--quiet", "--out", "r")
+    assert pyddl("evaluate", "r")[1] == ("r has no test part: taken are the rows that it was trained on (--data names "
+                                         "others)\n")
+    assert pyddl("evaluate", "r", "--data", "random:8x10")[1] == ""
