@@ -14,7 +14,7 @@ from pyddl import _core
 from pyddl.data.labels import as_labels, take
 from pyddl.errors import DataError, ShapeError
 
-__all__ = ["ArraySource", "RandomSource", "Source", "as_matrix"]
+__all__ = ["ArraySource", "RandomSource", "Source", "as_matrix", "as_numbers"]
 
 CHECKSUM_BYTES = 1 << 20  # rows that are not contiguous are copied in pieces of this size
 SAMPLED = 8  # rows that stand for all in a fingerprint: each may be in a packed block of its own
@@ -191,7 +191,7 @@ class ArraySource(Source):
     def __init__(self, array: Any, *, scale: float = 1.0, name: str = "array",
                  image_shape: tuple[int, ...] | None = None, labels: Any = None,
                  test: Callable[[], Source] | None = None, origin: str = "memory"):
-        given = array if isinstance(array, np.ndarray) else np.asarray(array)
+        given = as_numbers(array, name)
         self.name, self.scale, self.origin = name, float(scale), origin
         self._rows = as_matrix(given, name)
         self.shape = (int(self._rows.shape[0]), int(self._rows.shape[1]))
@@ -271,6 +271,42 @@ class ArraySource(Source):
         if self.image_shape:
             what += f" ({' x '.join(map(str, self.image_shape))} images)"
         return f"{what}, from {self.origin}"
+
+
+def as_numbers(array: Any, name: str) -> np.ndarray:
+    """An array, or what can become one, with numbers in the place of objects, as a DataFrame of mixed columns has them.
+
+    Raises
+    ------
+    DataError
+        A value is text or missing; its column is named.
+    TypeError
+        A value is of another kind.
+    """
+    given = array if isinstance(array, np.ndarray) else np.asarray(array)
+    if given.dtype.kind not in "OU" or given.ndim != 2:
+        return given
+    try:
+        return given.astype(np.float64)
+    except (TypeError, ValueError):
+        names = getattr(array, "columns", range(given.shape[1]))
+        for column, values in zip(names, given.T, strict=True):
+            for row, value in enumerate(values):
+                _refuse_no_number(value, f"{name}: column {column!r}", row)
+        raise
+
+
+def _refuse_no_number(value: Any, where: str, row: int) -> None:
+    try:
+        float(value)
+    except ValueError:
+        raise DataError(f"{where} holds text, {str(value)!r} in row {row}; expected numbers: leave the column out, or "
+                        "make numbers of it (OneHotEncoder, pandas.get_dummies)") from None
+    except TypeError:
+        if value is None or type(value).__name__ in ("NAType", "NaTType"):
+            raise DataError(f"{where} has no value in row {row}; expected numbers: fill in (SimpleImputer) or drop "
+                            "such rows") from None
+        raise
 
 
 def as_matrix(array: np.ndarray, name: str) -> np.ndarray:

@@ -412,7 +412,8 @@ class Session:
             self.ledger.save(Saved(tensors, {
                 "updates": between.gather_objects([[phase.updates for phase in each.phases] for each in replica.rows]),
                 "counters": between.gather_objects(replica.counters), "losses": self._all_losses(),
-                "seconds": seconds, "seconds_per_rank": records.by_part(per_rank), "auto": self.choice and self.choice.record()}, whole.slices()),
+                "seconds": seconds, "seconds_per_rank": records.by_part(per_rank),
+                "auto": self.choice and self.choice.record()}, whole.slices()),
                 self.connection.transport, best=best)
 
     def _all_losses(self) -> list[dict[str, list[float]]]:
@@ -460,6 +461,6 @@ class Session:
         here = self.connection.transport.gather(np.array([self.clock.seconds[part] for part in PARTS]))
         mean = np.mean(here, axis=0)
         before = [np.array([each[part] for part in PARTS]) for each in self.ledger.per_rank_before]
-        per_rank = [sum(of_rank) for of_rank in zip_longest(here, before, fillvalue=np.zeros(len(PARTS)))]
+        per_rank = [now + then for now, then in zip_longest(here, before, fillvalue=np.zeros(len(PARTS)))]
         whole = {part: self.ledger.seconds_before[part] + float(mean[i]) for i, part in enumerate(PARTS)}
         return whole, per_rank, float(mean.sum())

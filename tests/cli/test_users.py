@@ -75,7 +75,8 @@ def test_a_run_of_a_notebook_records_data_that_load_named(pyddl, tmp_path):
     assert "reconstructions.png" in pyddl("plot", "named")[0]
     Trainer(model, epochs=1, out=str(tmp_path / "array")).fit(np.asarray(digits))
     out, err = pyddl("plot", "array")
-    assert out == "array/plots/curves.png\n" and err == "curves alone are drawn: array does not record its data; name some with --data\n"
+    assert out == "array/plots/curves.png\n"
+    assert err == "curves alone are drawn: array does not record its data; name some with --data\n"
     assert "name some with --data" in pyddl("evaluate", "array", check=2)[1]
 
 
