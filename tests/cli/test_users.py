@@ -5,12 +5,13 @@ import signal
 import sys
 
 import numpy as np
+import pandas
 import pytest
 
 from pyddl.cli.app import app
 from pyddl.data import load
 from pyddl.models import Autoencoder, Classifier
-from pyddl.train import Trainer
+from pyddl.train import Trainer, load_run
 from pyddl.train.run import read_toml
 
 
@@ -97,3 +98,45 @@ def test_evaluating_without_a_test_part_says_which_rows_it_takes(pyddl, tmp_path
     assert pyddl("evaluate", "r")[1] == ("r has no test part: taken are the rows that it was trained on (--data names "
                                          "others)\n")
     assert pyddl("evaluate", "r", "--data", "random:8x10")[1] == ""
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A run on digits, codes of two units."""
+    path = tmp_path_factory.mktemp("digits") / "r"
+    source = load("digits")
+    Trainer(Autoencoder(source.features, hidden=(8, 2)), epochs=1, out=str(path)).fit(source)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "npy"])
+def test_codes_reconstructions_and_samples_are_written_as_the_ending_says(pyddl, tmp_path, digits, ending):
+    rows = np.asarray(load("digits", "test"))
+    found = load_run(digits)
+    codes = found.model.encode(found.averaged, found.buffers, rows)
+    for command, wanted, prefix in (("encode", codes, "code"), ("reconstruct", None, "x")):
+        out, _ = pyddl(command, digits, "--out", f"c.{ending}")
+        assert out.startswith(f"c.{ending}: 297 ")
+        if wanted is None:
+            wanted = found.model.reconstruct(found.averaged, found.buffers, rows)
+        if ending == "npy":
+            got = np.load(tmp_path / "c.npy")
+        else:
+            read = {"csv": pandas.read_csv, "parquet": pandas.read_parquet}[ending]
+            frame = read(tmp_path / f"c.{ending}")
+            assert list(frame.columns) == [f"{prefix}{i}" for i in range(wanted.shape[1])]
+            got = frame.to_numpy().astype(np.float32)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("command", ["encode", "reconstruct", "generate"])
+def test_a_file_of_an_unknown_kind_is_refused(pyddl, digits, command):
+    _, err = pyddl(command, digits, "--out", "c.txt", check=2)
+    assert err == ("pyddl: out is c.txt, and nothing is written as .txt here: expected a name that ends in .npy, .csv, "
+                   f".parquet{', .png' * (command == 'generate')}\n")
+
+
+def test_only_what_reconstructs_is_asked_to(pyddl, tmp_path):
+    pyddl("train", "classifier", "--data", "digits", "--epochs", "1", "--out", "c", "--quiet")
+    _, err = pyddl("reconstruct", "c", check=2)
+    assert "the model in c, classifier, reconstructs nothing; these do: autoencoder, vae, rbm" in err
