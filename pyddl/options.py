@@ -451,6 +451,7 @@ TABLE: list[Option] = [
     Option("checkpoint_every", "int", 1, "output", "epochs between two checkpoints; the best is always kept", "epochs",
            at_least=1),
     Option("quiet", "bool", False, "output", "show no progress and no table"),
+    Option("verbose", "bool", False, "output", "show the line that starts the ranks", trainer=False),
 ]
 """In the order of flags and keys. `add` puts in more."""
 

@@ -88,7 +88,7 @@ class ParameterServer:
     def __init__(self, model: Any, *, parameters: Callable[[Any], Any] | None = None, on_failure: str = "end",
                  timeout: float = 600):
         if parameters is not None:
-            _require_callable("parameters", parameters)
+            _check.function("parameters", parameters, "(model)")
         self.parameters = parameters
         self.on_failure = _check.one_of("on_failure", on_failure, ("end", "continue"))
         self.timeout = _check.number("timeout", timeout, at_least=0)
@@ -168,8 +168,8 @@ class ParameterServer:
         if self._failed:
             raise CommError("training failed earlier in this with block; begin another")
         try:
-            _require_callable("gradient", gradient)
-            _require_callable("descent", descent)
+            _check.function("gradient", gradient, "(model, items)")
+            _check.function("descent", descent, "(model, update)")
             options = self._options(batch_size, partitions, epochs, fetch_every, shuffle, seed, here.size)
             job = Job(data, gradient, descent, options)
             if here.rank == SERVER:
@@ -218,11 +218,3 @@ class ParameterServer:
         for link in self._links.values():
             with contextlib.suppress(PeerLost):
                 link.send(Packed(Failed(str(why)[:1000])))
-
-
-def _require_callable(name: str, value: Any) -> None:
-    if not callable(value):
-        raise ParameterError(f"{name} is {value!r}; expected a function of {SIGNATURES[name]}")
-
-
-SIGNATURES = {"gradient": "(model, items)", "descent": "(model, update)", "parameters": "(model)"}

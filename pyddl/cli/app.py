@@ -18,15 +18,16 @@ __all__ = ["app", "say"]
 COMMANDS = {
     "train": "Train a model on this process, or on MPI ranks.",
     "evaluate": "Scores of a trained model on data, loss and reconstruction error among them.",
-    "generate": "Write samples of a trained model to a .npy file or a picture.",
-    "encode": "Write the codes of data to a .npy file.",
+    "generate": "Write samples of a trained model to a file or a picture.",
+    "encode": "Write the codes of data to a file.",
+    "reconstruct": "Write what a trained model makes of data, by way of its codes, to a file.",
     "plot": "Draw a run's curves and its reconstructions.",
     "simulate": "Show a strategy at many workers, on a virtual clock.",
     "bench": "Measure how fast pyddl is on this machine, and against whom.",
     "doctor": "Say what this machine offers, and what is wrong with it.",
     "fetch": "Download a data set into the user's cache.",
 }
-OF_ONE = ("encode", "generate", "plot", "simulate", "fetch")  # one process does it all, on any number of ranks
+OF_ONE = ("encode", "reconstruct", "generate", "plot", "simulate", "fetch")  # on any number of ranks one does it all
 BAD_INPUT = 2
 
 

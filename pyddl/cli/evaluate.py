@@ -99,11 +99,14 @@ def _recorded_rows(trained: Any, labels: str | None = None) -> tuple[Any, Any]:
     return training_and_test(source, None, recorded.get("validation"), recorded["seed"])
 
 
-def rows_for(trained: Any, data: str | None, labels: str | None = None, *, labelled: bool = True) -> Any:
+def rows_for(trained: Any, data: str | None, labels: str | None = None, *, labelled: bool = True,
+             says: bool = True) -> Any:
     """The source that ``--data`` names, or the test data that the run recorded; of the model's width and classes.
 
-    Without ``labelled`` files of labels that the run recorded are left alone.
+    Without test data it is the training rows, which a line on standard error ``says``. Without ``labelled`` files of
+    labels that the run recorded are left alone.
     """
+    from pyddl.cli.app import say
     from pyddl.cli.model_command import source_of
     from pyddl.data.joined import with_classes
 
@@ -114,6 +117,8 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
     if source is None and recorded.get("data"):
         training, tested = _recorded_rows(trained, recorded.get("labels"))
         source = training if tested is None else tested
+        if tested is None and says:
+            say(f"{trained.path} has no test part: taken are the rows that it was trained on (--data names others)")
     if source is None:
         raise DataError(f"{trained.path} does not record its data; name some with --data")
     wanted = getattr(trained.model, "inputs", source.features)

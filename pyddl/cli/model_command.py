@@ -9,12 +9,17 @@ from typing import Any
 import click
 
 from pyddl import _check, models, options
-from pyddl.cli.flags import flags
+from pyddl.cli.flags import flags, write_in_groups
 from pyddl.data import Source
 from pyddl.errors import ParameterError
 from pyddl.options import Option
 
 __all__ = ["ModelCommand", "for_data", "source_of"]
+
+
+class _OfModel(click.Command):
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        write_in_groups(self, context, formatter)
 
 
 class ModelCommand(click.Group):
@@ -63,7 +68,7 @@ class ModelCommand(click.Group):
             return self._run(name, **{**before, **{key: value for key, value in given.items() if value is not None}})
 
         text = f"{models.TABLE[name].help}\n\n{self.help}"
-        return click.Command(name, callback=run, params=self._flags(name), help=text)
+        return _OfModel(name, callback=run, params=self._flags(name), help=text)
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
         _check.one_of("MODEL", args[0], models.TABLE)
@@ -72,7 +77,7 @@ class ModelCommand(click.Group):
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section(f"Models, of which pyddl {self.name} MODEL --help shows the options"):
             formatter.write_dl([(name, entry.help) for name, entry in models.TABLE.items()])
-        click.Command.format_options(self, context, formatter)
+        write_in_groups(self, context, formatter)
 
 
 def source_of(settings: Mapping[str, Any], data: str = "data", labels: str = "labels") -> Any:

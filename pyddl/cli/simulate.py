@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
                  for own in (None, chosen.server_rule)]
         simulation = simulate(built, source, test or source, chosen, workers, rules[0], epochs=settings["epochs"],
                               batch_size=settings["batch_size"], seed=settings["seed"], machine=machine,
-                              server_optimizer=rules[1])
+                              server_optimizer=rules[1], seen=_Progress(str(chosen), workers))
         simulations.append(simulation)
         click.echo(_line(simulation))
     folder = Path(out or time.strftime("runs/simulate-%Y%m%d-%H%M%S"))
@@ -78,6 +79,21 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
     (folder / "table.txt").write_text("\n".join([HEAD, *map(_line, simulations)]) + "\n", encoding="utf-8")
     click.echo(f"picture {draw_simulations(folder / 'loss.png', simulations)}")
     return 0
+
+
+class _Progress:
+    """Says on standard error how far a simulation is that takes long, on a terminal and in a pipe."""
+
+    EVERY = 5  # seconds
+
+    def __init__(self, strategy: str, workers: int):
+        self._what, self._said = f"{strategy}, {workers} workers", time.monotonic()
+
+    def __call__(self, point: Mapping[str, Any], end: int) -> None:
+        now = time.monotonic()
+        if now - self._said >= self.EVERY:
+            self._said = now
+            click.echo(f"{self._what}: step {point['step']} of {end}", err=True)
 
 
 def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from pyddl import _check, models, options
+from pyddl.cli.app import BAD_INPUT
 from pyddl.cli.flags import read_config
 from pyddl.cli.model_command import ModelCommand, for_data, source_of
 from pyddl.comm.abort import STOPPED
@@ -87,9 +88,9 @@ def _start(settings: dict[str, Any]) -> int:
 
     line, environment = launcher.command(settings["ranks"], [sys.executable, *sys.orig_argv[1:]],
                                          threads=settings["threads"], outlive=settings["on_failure"] == "continue")
-    if not settings["quiet"]:
+    if settings["verbose"]:
         click.echo(launcher.shown(line, environment), err=True)
-    return launcher.supervise(line, environment)
+    return launcher.supervise(line, environment, spoken=(BAD_INPUT, STOPPED))
 
 
 def _train(settings: dict[str, Any]) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from pyddl import _core
 from pyddl.data.labels import as_labels, take
 from pyddl.errors import DataError, ShapeError
 
-__all__ = ["ArraySource", "RandomSource", "Source", "as_matrix"]
+__all__ = ["ArraySource", "RandomSource", "Source", "as_matrix", "as_numbers"]
 
 CHECKSUM_BYTES = 1 << 20  # rows that are not contiguous are copied in pieces of this size
 SAMPLED = 8  # rows that stand for all in a fingerprint: each may be in a packed block of its own
@@ -36,11 +37,15 @@ class Source(ABC):
         those of some rows without that.
     classes : tuple of str or None
         Where the labels were text: its values in sorted order, which the labels number from 0.
+    spec : dict of str
+        What `pyddl.data.load` was asked for: ``data``, and ``labels`` where these were named too. Empty where it was
+        not asked by a name.
     minimum, maximum : float
         Of all values as `read` gives them; see the subclasses for what they cost.
     """
 
     name: str
+    spec: Mapping[str, str] = MappingProxyType({})
     shape: tuple[int, int]
     image_shape: tuple[int, ...] | None = None
     labels: np.ndarray | None = None
@@ -186,7 +191,7 @@ class ArraySource(Source):
     def __init__(self, array: Any, *, scale: float = 1.0, name: str = "array",
                  image_shape: tuple[int, ...] | None = None, labels: Any = None,
                  test: Callable[[], Source] | None = None, origin: str = "memory"):
-        given = array if isinstance(array, np.ndarray) else np.asarray(array)
+        given = as_numbers(array, name)
         self.name, self.scale, self.origin = name, float(scale), origin
         self._rows = as_matrix(given, name)
         self.shape = (int(self._rows.shape[0]), int(self._rows.shape[1]))
@@ -266,6 +271,42 @@ class ArraySource(Source):
         if self.image_shape:
             what += f" ({' x '.join(map(str, self.image_shape))} images)"
         return f"{what}, from {self.origin}"
+
+
+def as_numbers(array: Any, name: str) -> np.ndarray:
+    """An array, or what can become one, with numbers in the place of objects, as a DataFrame of mixed columns has them.
+
+    Raises
+    ------
+    DataError
+        A value is text or missing; its column is named.
+    TypeError
+        A value is of another kind.
+    """
+    given = array if isinstance(array, np.ndarray) else np.asarray(array)
+    if given.dtype.kind not in "OU" or given.ndim != 2:
+        return given
+    try:
+        return given.astype(np.float64)
+    except (TypeError, ValueError):
+        names = getattr(array, "columns", range(given.shape[1]))
+        for column, values in zip(names, given.T, strict=True):
+            for row, value in enumerate(values):
+                _refuse_no_number(value, f"{name}: column {column!r}", row)
+        raise
+
+
+def _refuse_no_number(value: Any, where: str, row: int) -> None:
+    try:
+        float(value)
+    except ValueError:
+        raise DataError(f"{where} holds text, {str(value)!r} in row {row}; expected numbers: leave the column out, or "
+                        "make numbers of it (OneHotEncoder, pandas.get_dummies)") from None
+    except TypeError:
+        if value is None or type(value).__name__ in ("NAType", "NaTType"):
+            raise DataError(f"{where} has no value in row {row}; expected numbers: fill in (SimpleImputer) or drop "
+                            "such rows") from None
+        raise
 
 
 def as_matrix(array: np.ndarray, name: str) -> np.ndarray:

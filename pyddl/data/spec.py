@@ -78,9 +78,12 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
         found = _labels(origin)
     else:
         origin, found = "memory", _labels_of(labels) if isinstance(labels, Source) else as_labels(labels, source.name)
+    named = isinstance(labels, str | os.PathLike)
     if without:
         origin += f" (left out of the features: {', '.join(without)})"
-    return LabelledSource(source, found, origin=origin)
+    labelled = LabelledSource(source, found, origin=origin)
+    labelled.spec = {**source.spec, "labels": os.fspath(labels)} if named and source.spec else source.spec
+    return labelled
 
 
 def _load(spec: Any, part: str | None, without: Sequence[str]) -> Source:
@@ -92,13 +95,19 @@ def _load(spec: Any, part: str | None, without: Sequence[str]) -> Source:
     name, colon, suffix = text.partition(":")
     if name == "random" and colon:
         _no_part(text, part)
-        return _random(text, suffix)
+        return _called(text, _random(text, suffix))
     if name in NAMED:
         if colon and part not in (None, suffix):
             raise ParameterError(f"data is {text!r} and part is {part!r}; give one of the two")
-        return _named(name, _check.one_of("part", suffix if colon else part or "train", PARTS))
+        chosen = _check.one_of("part", suffix if colon else part or "train", PARTS)
+        return _called(f"{name}:{chosen}" if colon or part else name, _named(name, chosen))
     _no_part(text, part)
-    return _file(text, without)
+    return _called(text, _file(text, without))
+
+
+def _called(text: str, source: Source) -> Source:
+    source.spec = {"data": text}
+    return source
 
 
 def _labels(text: str) -> Labels:

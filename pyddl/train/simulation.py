@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -95,7 +95,8 @@ class Simulated:
 
 def simulate(model: Model, data: Source, test: Source, strategy: Strategy, workers: int, optimizer: Optimizer, *,
              epochs: int = 1, batch_size: int = 256, seed: int = 0, machine: Machine | None = None,
-             server_optimizer: Optimizer | None = None, points: int = POINTS) -> Simulated:
+             server_optimizer: Optimizer | None = None, points: int = POINTS,
+             seen: Callable[[dict[str, Any], int], None] = lambda point, end: None) -> Simulated:
     """Train ``model`` with as many workers as wanted in this process.
 
     Rows, batches, seeds and results are those of so many MPI ranks; times are the machine's.
@@ -111,6 +112,8 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
         What servers update by; the workers' by default.
     points : int, default=16
         Of the curve, at the least.
+    seen : callable
+        Called with each point of the curve as soon as it is known, and with the number of all steps.
 
     Raises
     ------
@@ -126,7 +129,7 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
     statistics = Statistics(data)
     batons = [Baton() for _ in range(workers)] if strategy.synchronous and _asks_for_sums(model, data) else []
     everyone = _Everyone.cast(model, strategy, sampler, workers, seed, batons)
-    snapshots = _Snapshots(model, test, everyone, max(1, calendar.end // points), calendar, simulation)
+    snapshots = _Snapshots(model, test, everyone, max(1, calendar.end // points), calendar, simulation, seen)
     fences = _Fences(everyone, calendar)
     for each in everyone:
         each.on_epoch = partial(fences.pass_one, each)
@@ -322,9 +325,9 @@ class _Snapshots:
     """
 
     def __init__(self, model: Model, test: Source, everyone: _Everyone, every: int, calendar: Calendar,
-                 simulation: Simulation):
+                 simulation: Simulation, seen: Callable[[dict[str, Any], int], None]):
         self.model, self.test, self.everyone, self.every, self.calendar = model, test, everyone, every, calendar
-        self.simulation = simulation
+        self.simulation, self.seen = simulation, seen
         self.curve: list[dict[str, Any]] = []
         self.first, self.seconds = 0, 0.0  # when the stage began
         self._waiting: dict[int, list[tuple[float, Worker]]] = {}
@@ -363,6 +366,7 @@ class _Snapshots:
         scores = evaluate(self.model, twins.averaged(), first.buffers_as_one(), self.test)
         self.curve.append({"step": step, "seconds": seconds, "samples": self.calendar.rows_before(step),
                            **{f"test_{name}": value for name, value in scores.items()}})
+        self.seen(self.curve[-1], self.calendar.end)
 
 
 def _copy(replica: R) -> R:

@@ -52,7 +52,8 @@ class Trainer:
     stop : StopRequest, optional
         Ends training at a step boundary when it is asked to: from a signal, or by ``stop.requested = True``.
     config : dict, optional
-        What ``config.toml`` records besides the trainer's own options: the data and the model.
+        What ``config.toml`` records besides the trainer's own options: the data and the model. By default the data that
+        `fit` gets, where `pyddl.data.load` opened them by a name.
     **given
         The other training options of `pyddl.options.TABLE`: ``epochs``, ``batch_size``, ``learning_rate``, ``seed``,
         ``reproducible``, ...
@@ -118,14 +119,15 @@ class Trainer:
             The loss became NaN or infinite.
         """
         here = world()
-        source, tested = self._sources(here, data, test)
+        source, tested, named = self._sources(here, data, test)
+        config = {**named, **self.config}
 
         def planned(chosen: Strategy, choice: Choice | None = None, here: World = here) -> Plan:
             given = self.options
             if choice is not None:  # what was chosen is as if it had been given
                 own = options.defaults_of(choice.strategy) | choice.options
                 given = {name: value for name, value in given.items() if name not in options.defaults_of("auto")} | own
-            return Plan(self.model, chosen, self.optimizer, given, here, source, tested, self.config, self.out, passes,
+            return Plan(self.model, chosen, self.optimizer, given, here, source, tested, config, self.out, passes,
                         choice)
 
         with agreement(here.transport):
@@ -145,8 +147,9 @@ class Trainer:
             return self._run(session, lambda smaller: planned(chosen, choice, smaller))
 
     def _sources(self, here: World, data: Source | np.ndarray, test: Source | np.ndarray | None
-                 ) -> tuple[Source, Source | None]:
-        """What to train and test on, the same on all ranks; this rank's threads are set. Collective."""
+                 ) -> tuple[Source, Source | None, dict[str, str]]:
+        """What to train and test on, the same on all ranks, and by which names; this rank's threads are set.
+        Collective."""
         masks = here.transport.gather_objects((here.node, threads.cores()))
         with agreement(here.transport):  # nothing collective inside: a rank may leave it at any line
             flops = getattr(self.model, "flops", None)
@@ -155,12 +158,12 @@ class Trainer:
                 work=flops and flops * self._rows_at_once(here.size), quota=threads.quota()))
             if here.size > 1:
                 threads.limit_numpy()
-            source, tested = training_and_test(load(data), None if test is None else load(test),
-                                               self.options["validation"], self.options["seed"])
+            given, given_test = load(data), None if test is None else load(test)
+            source, tested = training_and_test(given, given_test, self.options["validation"], self.options["seed"])
             if self.options["labelled"] is not None:
                 source = self._labelled(source)
         self._compare(here.transport, source, tested)
-        return source, tested
+        return source, tested, {**given.spec, **_of_test(given_test)}
 
     def _labelled(self, source: Source) -> Source:
         """The rows whose labels are known, where these are few."""
@@ -223,3 +226,9 @@ class Trainer:
             require_same(transport, what, few, error=DataError, cure=cure)
             if None not in transport.gather_objects(whole):  # a rank may have them in memory that others have mapped
                 require_same(transport, what, whole, error=DataError, cure=cure)
+
+
+def _of_test(test: Source | None) -> dict[str, str]:
+    """How test data are named, as options."""
+    names = {"data": "test", "labels": "test_labels"}
+    return {} if test is None else {names[key]: spec for key, spec in test.spec.items()}

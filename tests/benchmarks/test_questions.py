@@ -220,6 +220,7 @@ def test_sum_is_right_before_it_is_timed(out):
     assert [line["bytes"] for line in record.lines] == [4, 4004]
     assert all(positive(line["seconds"]) and line["limit"] > 0 for line in record.lines)
     assert sum.limit_of(2, 1000, [1e9]) == 16e-6
+    assert [harness.microseconds(seconds) for seconds in (4.7e-9, 16e-6)] == ["0.0047 us", "16.0 us"]
     assert picture(record)
 
 
