@@ -13,6 +13,7 @@ __all__ = [
     "PeerLost",
     "PyddlError",
     "ShapeError",
+    "StrategyError",
 ]
 
 
@@ -40,6 +41,10 @@ class CheckpointError(PyddlError, OSError):
 
 class NotFiniteError(PyddlError, ArithmeticError):
     """Training diverged: a loss, a parameter or a buffer is NaN or infinite."""
+
+
+class StrategyError(PyddlError, RuntimeError):
+    """A strategy does not keep to the rules of its operations."""
 
 
 class CommError(PyddlError, RuntimeError):

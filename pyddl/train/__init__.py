@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Result", "Run", "StopRequest", "Trainer", "evaluate", "load_run"]
+__all__ = ["Result", "Run", "StopRequest", "Trainer", "evaluate", "load_run", "simulate"]
 
 _HOMES = {
     "Result": "result",
@@ -13,6 +13,7 @@ _HOMES = {
     "load_run": "run",
     "StopRequest": "stop",
     "evaluate": "evaluation",
+    "simulate": "simulation",
 }
 
 

@@ -14,6 +14,7 @@ from pyddl import _core
 from pyddl.comm import threads
 from pyddl.comm.transport import Transport
 from pyddl.models.protocol import name_of
+from pyddl.strategies import given as strategies
 from pyddl.strategies.auto import Choice
 from pyddl.train.calendar import Span
 from pyddl.train.ledger import Ledger
@@ -22,6 +23,7 @@ from pyddl.train.timing import PARTS
 
 __all__ = ["Spent", "config", "stage", "summary", "title"]
 
+NOT_RECORDED = ("overwrite", "resume", "strategy_options")  # the last as the strategy itself says
 PEAK_SECONDS = 0.2  # how long the machine's own matrix-product peak is measured at the end
 
 
@@ -121,10 +123,11 @@ def _servers(plan: Plan) -> str:
 
 def config(plan: Plan, choice: Choice | None) -> dict[str, Any]:
     """What ``config.toml`` holds: with it, the same run can be made again."""
-    whole = {"model": name_of(plan.model), **plan.config, "strategy": plan.strategy.name, "ranks": plan.world.size,
-             "optimizer": plan.optimizer.name, **plan.options, "threads": _core.threads(),
-             "auto": choice and choice.record()}
-    return {name: value for name, value in whole.items() if name not in ("overwrite", "resume")}
+    whole = {"model": name_of(plan.model), **plan.config, **strategies.recorded(plan.strategy),
+             "ranks": plan.world.size, "optimizer": plan.optimizer.name,
+             **{name: value for name, value in plan.options.items() if name not in NOT_RECORDED},
+             "threads": _core.threads(), "auto": choice and choice.record()}
+    return whole
 
 
 def _one_gradient(plan: Plan) -> bool:
