@@ -49,8 +49,12 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
     steps = settings["epochs"] * -(-len(source) // settings["batch_size"])
     strategies = [strategy_of(each, settings) for each in dict.fromkeys(("allreduce", settings["strategy"]))]
     wanted = [(workers, chosen) for workers in settings["workers"] for chosen in strategies]
+    rows = min(settings["batch_size"], len(source))
     for workers, chosen in wanted:  # all, before the first has taken its time
-        check(chosen, workers, settings["batch_size"], source)
+        check(chosen, workers, rows, source)
+        if workers > rows:
+            raise ParameterError(f"a step has {rows} rows, and {workers} workers would not all have work: simulate at "
+                                 f"most {rows}, or give a larger batch_size, if the data have more rows")
     simulations = []
     click.echo(f"{len(source):,} rows, batches of {settings['batch_size']}, {steps} steps, "
                f"{built.layout.count:,} parameters")

@@ -105,7 +105,8 @@ class Order:
         if isinstance(yielded, type) and issubclass(yielded, Operation):
             return StrategyError(f"{self.who} yielded the class {yielded.__name__}: yield {yielded.__name__}()")
         if isinstance(yielded, Generator):
-            return StrategyError(f"{start}: yield from it")
+            return StrategyError(f"{self.who} yielded a generator, {yielded.__qualname__}, in the place of its "
+                                 "operations: yield from it")
         if isinstance(yielded, OF_SERVERS):
             return StrategyError(f"{self.who} yielded {type(yielded).__name__}, which only strategies with servers can:"
                                  " say how many it has, as the attribute servers")

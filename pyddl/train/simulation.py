@@ -205,11 +205,7 @@ def check(strategy: Strategy, workers: int, batch_size: int, data: Source) -> No
     _check.integer("workers", workers, at_least=1)
     if strategy.one_group:
         raise ParameterError(f"strategy {strategy.name} makes all ranks one worker; each simulated one has a model")
-    rows = min(batch_size, len(data))
-    strategy.check(strategy.servers + workers, rows)
-    if workers > rows:
-        raise ParameterError(f"a step has {rows} rows, and {workers} workers would not all have work: simulate at "
-                             f"most {rows}, or give a larger batch_size, if the data have more rows")
+    strategy.check(strategy.servers + workers, min(batch_size, len(data)))
 
 
 class _Everyone:
