@@ -3,6 +3,8 @@
 Each message says what was wrong, what was expected and what to do.
 """
 
+from pyddl._names import offers
+
 __all__ = [
     "CheckpointError",
     "CommError",
@@ -15,6 +17,8 @@ __all__ = [
     "ShapeError",
     "StrategyError",
 ]
+
+__dir__ = offers(__name__)
 
 
 class PyddlError(Exception):

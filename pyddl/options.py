@@ -11,10 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pyddl import _check, _own, names
+from pyddl._names import offers
 from pyddl.errors import ParameterError
 
 __all__ = ["TABLE", "Option", "add", "check_names", "defaults_of", "fitting", "named", "of_model", "of_section",
            "of_strategy", "resolve", "share", "stranger", "with_runs"]
+
+__dir__ = offers(__name__)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Order:
         if not isinstance(steps, Generator):
             raise StrategyError(f"the strategy's worker, server or settle returned {steps!r}; expected a generator: "
                                 "a function with yield in it")
-        self.steps, self.who = steps, getattr(steps, "__qualname__", type(steps).__name__)
+        self.steps, self.who = steps, _name_of(steps)
         self._begun: set[int] = set()  # whose steps are under way: of the worker, or of replicas of its
         self._over: set[int] = set()  # for whom the data have ended
         self.limit = MOST
@@ -105,9 +105,14 @@ class Order:
         if isinstance(yielded, type) and issubclass(yielded, Operation):
             return StrategyError(f"{self.who} yielded the class {yielded.__name__}: yield {yielded.__name__}()")
         if isinstance(yielded, Generator):
-            return StrategyError(f"{self.who} yielded a generator, {yielded.__qualname__}, in the place of its "
+            return StrategyError(f"{self.who} yielded a generator, {_name_of(yielded)}, in the place of its "
                                  "operations: yield from it")
         if isinstance(yielded, OF_SERVERS):
             return StrategyError(f"{self.who} yielded {type(yielded).__name__}, which only strategies with servers can:"
                                  " say how many it has, as the attribute servers")
         return StrategyError(f"{start}: yield those of pyddl.comm.operations, for example Compute()")
+
+
+def _name_of(steps: Any) -> str:
+    """As its author knows it: ``Doubling.worker``."""
+    return getattr(steps, "__qualname__", type(steps).__name__)

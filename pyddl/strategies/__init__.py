@@ -1,5 +1,6 @@
 """Strategies: every way to train together, one file each."""
 
+from pyddl._names import offers
 from pyddl.strategies.allreduce import Allreduce
 from pyddl.strategies.auto import Auto
 from pyddl.strategies.averaging import Averaging
@@ -14,3 +15,5 @@ from pyddl.strategies.split import Split
 
 __all__ = ["NAMES", "Allreduce", "Auto", "Averaging", "Elastic", "Gossip", "Local", "Me", "Sequential", "Served",
            "Server", "Split", "Steps", "Strategy", "Turn", "average", "strategy"]
+
+__dir__ = offers(__name__)
