@@ -70,6 +70,20 @@ def function(name: str, value: Any, arguments: str) -> Any:
     return value
 
 
+def no_class(name: str, value: Any) -> None:
+    """Raise `ParameterError` where a class was given in the place of an object."""
+    if isinstance(value, type):
+        raise ParameterError(f"{name} is the class {value.__name__}: pass {value.__name__}()")
+
+
+def name_or_object(name: str, value: Any, base: type) -> None:
+    """Raise `ParameterError` unless ``value`` is a name, or an object of ``base``."""
+    no_class(name, value)
+    if not isinstance(value, str | base):
+        raise ParameterError(f"{name} is {value!r}; expected a name, or an object of a class that derives from "
+                             f"{base.__module__.rpartition('.')[0]}.{base.__name__}")
+
+
 def nearest(value: Any, names: Iterable[str]) -> str:
     """'; did you mean ...?' when one of ``names`` looks like ``value`` or means the same elsewhere, else ''."""
     known = list(names)

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pyddl import _check, names
+from pyddl import _check, _own, names
+from pyddl._names import offers
 from pyddl.errors import ParameterError
 
 __all__ = ["TABLE", "Option", "add", "check_names", "defaults_of", "fitting", "named", "of_model", "of_section",
            "of_strategy", "resolve", "share", "stranger", "with_runs"]
+
+__dir__ = offers(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Option:
     name : str
         Python keyword and TOML key; the flag is ``--name`` with dashes.
     kind : str
-        ``str``, ``int``, ``float``, ``bool``, ``ints`` or ``floats`` (numbers, with commas on the command line), or
-        ``run`` (the path of a finished run, in whose place a model gets a `models.Trained`).
+        ``str``, ``int``, ``float``, ``bool``, ``ints`` or ``floats`` (numbers, with commas on the command line),
+        ``values`` (plain values by name; ``NAME=VALUE`` with commas on the command line), or ``run`` (the path of a
+        finished run, in whose place a model gets a `models.Trained`).
     default : object
         None means that the default depends on another option; the help says how.
     section : str
@@ -36,7 +40,7 @@ class Option:
         What it is, beginning with a noun that makes sense without the name; or, of a switch, what it does.
     unit : str
     choices : tuple of str
-        The values allowed, where there are few.
+        The values allowed, where there are few; ``FILE.py:Class`` stands for any of this form.
     also : tuple of str
         Other spellings of the flag.
     at_least, at_most, above, below : float, optional
@@ -91,9 +95,24 @@ class Option:
             return self._integers(value)
         if self.kind == "floats":
             return self._numbers(value)
+        if self.kind == "values":
+            return self._values(value)
         if not isinstance(value, str) or not value:
             raise ParameterError(f"{self.name} is {value!r}; expected text")
-        return _check.one_of(self.name, value, self.choices) if self.choices else value
+        if not self.choices or (_own.PATTERN in self.choices and _own.is_named(value)):
+            return value
+        return _check.one_of(self.name, value, self.choices)
+
+    def _values(self, value: Any) -> dict[str, Any]:
+        if isinstance(value, str):  # "first=2,by=halves" -> {"first": 2, "by": "halves"}
+            parts = [part.partition("=") for part in value.split(",")]
+            if not all(name.strip() and sign for name, sign, _ in parts):
+                raise ParameterError(f"{self.name} is {value!r}; expected NAME=VALUE with commas, for example "
+                                     "first=2,longest=64")
+            value = {name.strip(): _plain(text.strip()) for name, _, text in parts}
+        if not isinstance(value, Mapping):
+            raise ParameterError(f"{self.name} is {value!r}; expected values by name, for example {{'first': 2}}")
+        return dict(value)
 
     def _numbers(self, value: Any) -> tuple[float, ...]:
         if isinstance(value, str):  # "0.1,0.01" -> (0.1, 0.01)
@@ -118,6 +137,18 @@ class Option:
         if not values and not self.empty:
             raise ParameterError(f"{self.name} is empty; expected at least one whole number")
         return values
+
+
+def _plain(text: str) -> Any:
+    """A number, true or false, or a text, as it is written."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 _NETWORKS = ("autoencoder", "classifier", "vae")  # models that are made of layers
@@ -318,7 +349,8 @@ TABLE: list[Option] = [
     Option("beta2", "float", 0.99, "model", "decay of the mean of squared gradients in rules adam and adamw",
            at_least=0, below=1, trainer=False, of=_ADVERSARIAL),
     # ---- training
-    Option("strategy", "str", "allreduce", "training", "how ranks work together", choices=names.STRATEGIES),
+    Option("strategy", "str", "allreduce", "training", f"how ranks work together; {_own.PATTERN}: one of your own",
+           choices=(*names.STRATEGIES, _own.PATTERN)),
     Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),
     Option("batch_size", "int", 256, "training", "samples per step of all ranks together", "samples", at_least=1),
     Option("optimizer", "str", "adam", "training", "update rule", choices=names.RULES),
@@ -403,6 +435,8 @@ TABLE: list[Option] = [
     Option("elastic_momentum", "float", 0.0, "training", "momentum of the workers, as in EAMSGD", at_least=0, below=1,
            of=("elastic",)),
     Option("replicas", "int", 2, "training", "replicas that take turns in each step", at_least=1, of=("sequential",)),
+    Option("strategy_options", "values", None, "training",
+           "arguments of a strategy of your own, for its constructor: NAME=VALUE, with commas", of=(_own.PATTERN,)),
     Option("shard_optimizer", "bool", False, "training",
            "let each rank keep optimizer state for its share of the parameters only, as in ZeRO-1", of=("allreduce",)),
     Option("allow", "str", "synchronous", "training",
@@ -533,12 +567,17 @@ def stranger(name: str, *, model: str | None = None, strategy: str | None = None
         return None
     kind = _KINDS.get(option.section)
     here = {"model": model, "strategy": strategy}.get(kind or "")
-    if here is None or not option.of or here in option.of:
+    if here is None or not option.of or _who(here) in option.of:
         return None
     *others, last = option.of
     named = f"{', '.join(others)} and {last}" if others else last
     return (f"{name} is an option of {kind} {named}; the {kind} here is {here}: leave it out, or "
             f"choose {kind} {option.of[0]}")
+
+
+def _who(name: str) -> str:
+    """What stands in an option's ``of`` for a model or strategy of that name."""
+    return _own.PATTERN if _own.is_named(name) else name
 
 
 def resolve(given: Mapping[str, Any], accept: Callable[[Option], bool] = lambda option: True, *, where: str = "",
@@ -604,11 +643,14 @@ def check_names(given: Iterable[str], accepted: Iterable[str], *, where: str = "
 
 def defaults_of(strategy: str) -> dict[str, Any]:
     """Defaults of the options that are the strategy's own."""
-    return {option.name: option.default for option in TABLE if option.section == "training" and strategy in option.of}
+    return {option.name: option.default for option in TABLE
+            if option.section == "training" and _who(strategy) in option.of}
 
 
 def of_strategy(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of ``values`` that are options of the strategy's own, for its constructor; it fills in those of None."""
+    if _own.is_named(name):
+        return dict(values.get("strategy_options") or {})
     own = defaults_of(name)
     return {key: value for key, value in values.items() if key in own and value is not None}
 

@@ -21,7 +21,8 @@ def test_the_registries_have_the_names_that_may_be_chosen():
 
 def test_options_belong_to_models_and_strategies_that_exist():
     for option in options.TABLE:
-        known = {"model": set(models.TABLE), "training": set(strategies.NAMES)}.get(option.section, set())
+        own = {*strategies.NAMES, "FILE.py:Class"}
+        known = {"model": set(models.TABLE), "training": own}.get(option.section, set())
         assert set(option.of) <= known, option.name
 
 

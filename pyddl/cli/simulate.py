@@ -38,7 +38,7 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
     from pyddl.comm.machine import Machine
     from pyddl.data.joined import training_and_test
     from pyddl.optim.given import optimizer_of
-    from pyddl.strategies import strategy
+    from pyddl.strategies.given import strategy_of
     from pyddl.train.plots import draw_simulations
     from pyddl.train.simulation import check, simulate
 
@@ -48,9 +48,7 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
     built = for_data(name, source, settings)
     machine = Machine(**{field.name: settings[field.name] for field in dataclasses.fields(Machine)})
     steps = settings["epochs"] * -(-len(source) // settings["batch_size"])
-    own = options.of_strategy(settings["strategy"], settings)
-    strategies = [strategy(each, **(own if each == settings["strategy"] else {}))
-                  for each in dict.fromkeys(("allreduce", settings["strategy"]))]
+    strategies = [strategy_of(each, settings) for each in dict.fromkeys(("allreduce", settings["strategy"]))]
     wanted = [(workers, chosen) for workers in settings["workers"] for chosen in strategies]
     rows = min(settings["batch_size"], len(source))
     for workers, chosen in wanted:  # all, before the first has taken its time

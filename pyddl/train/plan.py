@@ -21,6 +21,8 @@ from pyddl.optim import Optimizer
 from pyddl.optim.given import optimizer_of
 from pyddl.strategies import Strategy
 from pyddl.strategies.auto import Choice
+from pyddl.strategies.given import check_recordable
+from pyddl.strategies.given import described as strategy_described
 from pyddl.train.calendar import Calendar, Span
 from pyddl.train.division import Division
 from pyddl.train.evaluation import check_labels
@@ -148,6 +150,7 @@ class Plan:
                 **{name: self.options[name] for name in ("batch_size", "seed", "reproducible")},
                 "fingerprint of the data": self.data.fingerprint(), "fingerprint of the labels": self._of_labels(),
                 "optimizer": (self.server_optimizer if self.strategy.servers else self.optimizer).name,
+                "own strategy": strategy_described(self.strategy),
                 "replicas": 1 if self.strategy.replicated else self.division.count}
 
     def _of_labels(self) -> int | None:
@@ -180,6 +183,7 @@ class Plan:
 
     def _check_model(self) -> None:
         checked_buffers(self.model.buffers, self.strategy, self.workers, reproducible=self.options["reproducible"])
+        check_recordable(self.strategy)
         self.strategy.check_stages([len(span.stage.phases) for span in self.calendar.spans])
 
     def _check_rule(self, optimizer: Optimizer) -> None:

@@ -14,6 +14,7 @@ from pyddl import _core
 from pyddl.comm import threads
 from pyddl.comm.transport import Transport
 from pyddl.models.protocol import name_of
+from pyddl.strategies import given as strategies
 from pyddl.strategies.auto import Choice
 from pyddl.train.calendar import Span
 from pyddl.train.ledger import Ledger
@@ -22,7 +23,8 @@ from pyddl.train.timing import PARTS
 
 __all__ = ["Spent", "by_part", "config", "stage", "summary", "title"]
 
-OF_ONE_SESSION = ("overwrite", "resume", "quiet")  # of no concern to who makes the run again or goes on with it
+NOT_RECORDED = ("overwrite", "resume", "quiet",  # of no concern to who makes the run again or goes on with it
+                "strategy_options")  # as the strategy itself says
 PEAK_SECONDS = 0.2  # how long the machine's own matrix-product peak is measured at the end
 
 
@@ -130,10 +132,11 @@ def _servers(plan: Plan) -> str:
 
 def config(plan: Plan, choice: Choice | None) -> dict[str, Any]:
     """What ``config.toml`` holds: with it, the same run can be made again."""
-    whole = {"model": name_of(plan.model), **plan.config, "strategy": plan.strategy.name, "ranks": plan.world.size,
-             "optimizer": plan.optimizer.name, **plan.options, "threads": _core.threads(),
-             "auto": choice and choice.record()}
-    return {name: value for name, value in whole.items() if name not in OF_ONE_SESSION}
+    whole = {"model": name_of(plan.model), **plan.config, **strategies.recorded(plan.strategy),
+             "ranks": plan.world.size, "optimizer": plan.optimizer.name,
+             **{name: value for name, value in plan.options.items() if name not in NOT_RECORDED},
+             "threads": _core.threads(), "auto": choice and choice.record()}
+    return whole
 
 
 def _one_gradient(plan: Plan) -> bool:

@@ -17,7 +17,7 @@ from pyddl.comm import abort, threads
 from pyddl.comm.activity import Activity
 from pyddl.comm.driver import drive
 from pyddl.comm.transport import Transport
-from pyddl.errors import NotFiniteError
+from pyddl.errors import NotFiniteError, StrategyError
 from pyddl.strategies import Steps
 from pyddl.strategies.auto import Choice
 from pyddl.train import records
@@ -264,6 +264,14 @@ class Session:
                   ordered=self.plan.options["reproducible"], activity=self.activity, end=fence.end,
                   outlive=self.plan.continues)
             self.clock.pause()
+        self._check_end()
+
+    def _check_end(self) -> None:
+        """Refuse a strategy that has ended before the stage has, which nobody stopped."""
+        step, end = self.ledger.step, min(self.span.end, self.plan.end)
+        if step < end and not (self.plan.strategy.servers or self.connection.stop.agreed or self.connection.smaller):
+            raise StrategyError(f"strategy {self.plan.strategy.name} has ended after step {step} of {end}: its worker "
+                                "must go on until BeginStep answers False")
 
     # ---- where it starts
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyddl import _core, options
+from pyddl import _check, _core, options
 from pyddl.comm import threads
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import World, world
@@ -19,13 +19,15 @@ from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.models.protocol import Model, check_model, described, name_of, options_of
 from pyddl.models.stages import stages_of
 from pyddl.optim import Optimizer
-from pyddl.strategies import Auto, Strategy, strategy
+from pyddl.strategies import Auto, Strategy
 from pyddl.strategies.auto import Choice
+from pyddl.strategies.given import described as strategy_described
+from pyddl.strategies.given import strategy_of
 from pyddl.train.agreement import agreement, require_same, require_same_options
 from pyddl.train.auto import choose, recorded
 from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.plan import Plan
-from pyddl.train.progress import Progress
+from pyddl.train.progress import PlainProgress, Progress
 from pyddl.train.result import Result
 from pyddl.train.session import Session
 from pyddl.train.stop import StopRequest
@@ -43,12 +45,16 @@ class Trainer:
     model : Model
         One of `pyddl.models`, or any object with the members of `pyddl.models.Model`.
     strategy : str or Strategy, default="allreduce"
+        One of `pyddl.strategies.NAMES`; ``FILE.py:Class`` or an object for one of your own (docs/own_strategies.md). An
+        object brings its own options.
     optimizer : str or Optimizer, default="adam"
         An object brings its own learning rate, schedule, weight decay and clipping.
     out : str, optional
         Run directory, written by rank 0; none by default.
+    verbose : bool, default=False
+        Whether rank 0 prints how training begins, and a line per epoch.
     progress : Progress, optional
-        Shows how training goes, on rank 0.
+        Shows how training goes, on rank 0, in the place of ``verbose``.
     stop : StopRequest, optional
         Ends training at a step boundary when it is asked to: from a signal, or by ``stop.requested = True``.
     config : dict, optional
@@ -74,12 +80,17 @@ class Trainer:
     """
 
     def __init__(self, model: Model, *, strategy: str | Strategy = "allreduce", optimizer: str | Optimizer = "adam",
-                 out: str | None = None, progress: Progress | None = None, stop: StopRequest | None = None,
-                 config: dict[str, Any] | None = None, **given: Any):
+                 out: str | None = None, verbose: bool = False, progress: Progress | None = None,
+                 stop: StopRequest | None = None, config: dict[str, Any] | None = None, **given: Any):
         check_model(model)
+        _check.name_or_object("strategy", strategy, Strategy)
+        _check.name_or_object("optimizer", optimizer, Optimizer)
+        _check.no_class("progress", progress)
+        _check.no_class("stop", stop)
         self.model = model
         self.strategy, self.optimizer = strategy, optimizer
-        self.out, self.progress, self.config = out, progress or Progress(), config or {}
+        self.out, self.config = out, config or {}
+        self.progress = progress or (PlainProgress() if verbose else Progress())
         self.stop = stop
         own = ("strategy", "optimizer", "out")
         name = strategy if isinstance(strategy, str) else "an object, which brings its own options"
@@ -189,9 +200,7 @@ class Trainer:
         return self.options["batch_size"] / (given or ranks)
 
     def _strategy(self) -> Strategy:
-        if isinstance(self.strategy, Strategy):
-            return self.strategy
-        named = strategy(self.strategy, **options.of_strategy(self.strategy, self.options))
+        named = strategy_of(self.strategy, self.options)
         if isinstance(named, Auto) and self.options["split"] > 1:
             raise ParameterError("strategy auto does not measure split models: name a strategy, or leave out split")
         return named
@@ -209,7 +218,8 @@ class Trainer:
         for name, source in sources.items():  # first of all, for models are made for the data's width
             shape = None if source is None else source.shape
             require_same(transport, f"shapes of the {name} data", shape, error=ShapeError, cure=cure)
-        named = self.strategy if isinstance(self.strategy, str) else type(self.strategy).__name__
+        named = self.strategy if isinstance(self.strategy, str) else (
+            strategy_described(self.strategy) or f"{self.strategy.name} {self.strategy.options()}")
         with agreement(transport):
             stages = [stage.described() for stage in stages_of(self.model)]
         require_same_options(transport, {
