@@ -118,7 +118,7 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
         The strategy refuses so many workers, or makes one of all.
     """
     check(strategy, workers, batch_size, data)
-    sampler = Sampler(len(data), batch_size, seed)
+    sampler = Sampler(len(data), batch_size, seed, together=getattr(model, "rows_together", 1))
     calendar = Calendar(sampler, stages_of(model), epochs)
     checked_buffers(model.buffers, strategy, workers)
     strategy.check_stages([len(span.stage.phases) for span in calendar.spans])
