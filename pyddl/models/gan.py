@@ -142,8 +142,8 @@ class GAN:
                  pretrain_steps: int = 0, average: float = 0.999, conditional: bool = False,
                  classes: int | Sequence[str] | None = None, activation: str = "leaky_relu", output: str = "linear",
                  generator_optimizer: str | None = None, discriminator_optimizer: str | None = None,
-                 generator_rate: float | None = None, discriminator_rate: float | None = None, beta1: float = 0.0, beta2: float = 0.99,
-                 initialiser: str = "auto", dtype: str = "float32"):
+                 generator_rate: float | None = None, discriminator_rate: float | None = None, beta1: float = 0.0,
+                 beta2: float = 0.99, initialiser: str = "auto", dtype: str = "float32"):
         self.inputs = _check.integer("inputs", inputs, at_least=1)
         self.noise = (min(max(self.inputs, 2), MOST_NOISE) if noise is None else
                       _check.integer("noise", noise, at_least=1))
