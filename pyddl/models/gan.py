@@ -26,6 +26,7 @@ from pyddl.models.layers import Dense, Layer, as_plain, from_plain
 from pyddl.models.likelihood import Measure
 from pyddl.models.network import Network
 from pyddl.models.objectives import OBJECTIVES
+from pyddl.models.packing import Packs
 from pyddl.models.stages import Phase, Stage
 from pyddl.names import ACTIVATIONS, INITIALISERS, RULES
 
@@ -86,6 +87,8 @@ class GAN:
         In non_saturating and minimax: rows count as real with 1 minus so much only.
     generator_every : int, default=1
         Steps between two updates of the generator; the discriminator has one in each, on other rows.
+    packing : int, default=1
+        Rows that the discriminator judges together, and samples, one beside the other [2]_.
     pretrain_steps : int, default=0
         Steps at the beginning in which the discriminator alone is trained.
     average : float, default=0.999
@@ -93,7 +96,7 @@ class GAN:
         at first: see `Phase`); 0: there is none.
     conditional : bool, default=False
         Samples are of a class that is asked for: the generator sees the row's label, and the discriminator has an
-        output for each class, of which the label's counts [2]_.
+        output for each class, of which the label's counts [3]_.
     classes : int or sequence of str, optional
         Of the labels, where conditional.
     activation : str, default="leaky_relu"
@@ -124,7 +127,8 @@ class GAN:
     ----------
     .. [1] Radford, Metz, Chintala (2016), Unsupervised representation learning with deep convolutional generative
        adversarial networks, ICLR.
-    .. [2] Mescheder, Geiger, Nowozin (2018), Which training methods for GANs do actually converge?, ICML.
+    .. [2] Lin, Khetan, Fanti, Oh (2018), PacGAN: The power of two samples in generative adversarial networks, NeurIPS.
+    .. [3] Mescheder, Geiger, Nowozin (2018), Which training methods for GANs do actually converge?, ICML.
     """
 
     name = "gan"
@@ -132,14 +136,14 @@ class GAN:
     def __init__(self, inputs: int, generator: Layers | None = None, discriminator: Layers | None = None, *,
                  channels: Sequence[int] | None = None, image_shape: Sequence[int] | None = None,
                  upsample: str = "transposed", batch_norm: str = "none", noise: int | None = None,
-                 objective: str = "r3gan", penalty: float | None = None,
-                 penalty_end: float | None = None, penalty_steps: int | None = None, clip_weights: float | None = None,
-                 label_smoothing: float = 0.0, generator_every: int = 1, pretrain_steps: int = 0,
-                 average: float = 0.999, conditional: bool = False, classes: int | Sequence[str] | None = None,
-                 activation: str = "leaky_relu", output: str = "linear", generator_optimizer: str | None = None,
-                 discriminator_optimizer: str | None = None, generator_rate: float | None = None,
-                 discriminator_rate: float | None = None, beta1: float = 0.0, beta2: float = 0.99,
-                 initialiser: str = "auto", dtype: str = "float32"):
+                 objective: str = "r3gan", penalty: float | None = None, penalty_end: float | None = None,
+                 penalty_steps: int | None = None, clip_weights: float | None = None,
+                 label_smoothing: float = 0.0, generator_every: int = 1, packing: int = 1,
+                 pretrain_steps: int = 0, average: float = 0.999, conditional: bool = False,
+                 classes: int | Sequence[str] | None = None, activation: str = "leaky_relu", output: str = "linear",
+                 generator_optimizer: str | None = None, discriminator_optimizer: str | None = None,
+                 generator_rate: float | None = None, discriminator_rate: float | None = None, beta1: float = 0.0,
+                 beta2: float = 0.99, initialiser: str = "auto", dtype: str = "float32"):
         self.inputs = _check.integer("inputs", inputs, at_least=1)
         self.noise = (min(max(self.inputs, 2), MOST_NOISE) if noise is None else
                       _check.integer("noise", noise, at_least=1))
@@ -151,6 +155,7 @@ class GAN:
         self._set_penalty(penalty, penalty_end, penalty_steps, clip_weights)
         self._set_classes(conditional, classes)
         self.generator_every = _check.integer("generator_every", generator_every, at_least=1)
+        self.packing = self.rows_together = self._packing(packing)
         self.pretrain_steps = _check.integer("pretrain_steps", pretrain_steps, at_least=0)
         self.average = _check.number("average", average, at_least=0, below=1)
         self.rules = {"generator_optimizer": generator_optimizer, "discriminator_optimizer": discriminator_optimizer,
@@ -162,8 +167,8 @@ class GAN:
         first = self._layers("generator", generator)
         second = self._layers("discriminator", discriminator)
         self.generator = Network(first, self.noise + self.classes, name="generator", group="generator", dtype=dtype)
-        self.discriminator = Network(second, self.inputs, name="discriminator", group="discriminator", dtype=dtype,
-                                     number=len(first))
+        self.discriminator = Network(second, self.packing * self.inputs, name="discriminator", group="discriminator",
+                                     dtype=dtype, number=len(first))
         self._check_networks()
         self.dtype = self.generator.dtype
         self.layout = Layout([*self.generator.slices, *self.discriminator.slices,
@@ -175,7 +180,7 @@ class GAN:
             network.compile(self.layout, self.buffers)
         self.stages = self._stages()
         self.needs_labels = self.conditional
-        self.flops = self.generator.flops + self.discriminator.flops
+        self.flops = self.generator.flops + self.discriminator.flops // self.packing
         self.measures: dict[str, Measure] = {"energy_distance": partial(energy_distance, self)}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -202,7 +207,8 @@ class GAN:
                 "penalty": self.penalty if self.objective.penalised else None, "penalty_end": self.penalty_end,
                 "penalty_steps": self.penalty_steps, "clip_weights": self.clip_weights,
                 "label_smoothing": self.label_smoothing, "generator_every": self.generator_every,
-                "pretrain_steps": self.pretrain_steps, "average": self.average, "conditional": self.conditional,
+                "packing": self.packing, "pretrain_steps": self.pretrain_steps, "average": self.average,
+                "conditional": self.conditional,
                 "classes": list(self.class_names) if self.class_names else self.classes or None,
                 "activation": self.activation, "output": self.output, **self.rules, "initialiser": self.initialiser,
                 "dtype": self.dtype}
@@ -242,6 +248,13 @@ class GAN:
             raise ParameterError("conditional needs classes: how many the labels are of, or their names")
         self.classes = _check.integer("classes", count, at_least=2)
 
+    def _packing(self, together: int) -> int:
+        found = _check.integer("packing", together, at_least=1)
+        if found > 1 and self.conditional:
+            raise ParameterError(f"packing is {found}, and conditional: the rows of a pack are of several classes, of "
+                                 "which the discriminator is asked for one; leave one of the two out")
+        return found
+
     def _set_picture(self, channels: Sequence[int] | None, shape: Sequence[int] | None, upsample: str,
                      batch_norm: str) -> None:
         self.channels = () if channels is None else _check.integers("channels", channels, at_least=1)
@@ -270,7 +283,7 @@ class GAN:
             return [*inner, Dense(self.inputs, self.output, initialiser=self.initialiser)]
         last: dict[str, Any] = {"outputs": self.classes or 1, "bias": not self.objective.of_differences}
         if self.channels:
-            return discriminator_of(self.picture, self.channels, units, **last, **shared)
+            return discriminator_of(self.picture, self.channels, units, packing=self.packing, **last, **shared)
         return [*inner, Dense(**last, initialiser=self.initialiser)]
 
     def _layers(self, name: str, given: Layers | None) -> list[Layer]:
@@ -385,57 +398,60 @@ class GAN:
 
     def _of_discriminator(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
                           batch: Batch) -> dict[str, float]:
-        objective, critic, count = self.objective, self.discriminator, len(batch)
-        seen = self._seen(parameters, buffers, batch)
+        objective, critic = self.objective, self.discriminator
+        packs = Packs(len(batch), self.packing)
+        seen = packs.of(self._seen(parameters, buffers, batch))
         places = self._places(batch, 2)
         judged = self._judged(parameters, buffers, batch, seen, places, slot=0)
-        r, f = judged[:count], judged[count:]
+        r, f = judged[: packs.count], judged[packs.count :]
         losses, of_r, of_f = objective.of_discriminator(r, f)
-        slopes = np.concatenate([of_r, of_f])
-        found = {"loss": _sum(losses), **objective.right(r, f)}
-        weight = self.weight_at(batch.step)
+        slopes, weights = np.concatenate([of_r, of_f]), np.tile(packs.weights, 2)
+        found = self._found(packs, losses, r, f)
         if not self.penalised:
-            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes, places), slot=0)
+            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes * weights, places), slot=0)
             return found
         if objective.penalised == "between":
-            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes, places), slot=0, final=False)
-            points, places = self._between(seen, batch), self._places(batch)
+            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes * weights, places), slot=0,
+                            final=False)
+            points, places = self._between(seen, batch, packs), self._places(batch)
             self._judged(parameters, buffers, batch, points, places, slot=1)
-            slopes, penalised, slot = np.ones(count, dtype=np.float32), count, 1
+            slopes, weights, penalised, slot = np.ones_like(packs.weights), packs.weights, packs.count, 1
             g = np.empty_like(points)
-            critic.backward(parameters, None, buffers, batch, self._deltas(slopes, places), slot=1, below=g)
+            critic.backward(parameters, None, buffers, batch, self._deltas(weights, places), slot=1, below=g)
         else:
             # One backward pass serves loss and penalty: its gradients with respect to the rows are g times the loss's
             # slopes, and the derivative along u / slope of what it went backward from is that along u of D.
             slopes = np.where(np.abs(slopes) < LEAST_SLOPE, LEAST_SLOPE, slopes)
-            penalised, slot = len(seen) if objective.penalised == "both" else count, 0
+            penalised, slot = len(seen) if objective.penalised == "both" else packs.count, 0
             g = np.empty_like(seen)
-            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes, places), slot=0, below=g,
-                            final=False)
-            g /= slopes[:, None]
-        penalties, along = objective.at_slopes(g[:penalised], weight)
+            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes * weights, places), slot=0,
+                            below=g, final=False)
+        g /= (slopes * weights)[:, None]
+        penalties, along = objective.at_slopes(g[:penalised], self.weight_at(batch.step))
         directions = np.empty_like(g)
         directions[penalised:] = 0
         np.divide(along, slopes[:penalised, None], out=directions[:penalised])
         critic.tangent(parameters, gradients, buffers, batch, directions, slot=slot, add=True)
-        found["penalty"] = _sum(penalties)
+        found["penalty"] = float((weights[:penalised] * penalties).sum(dtype=np.float64))
         found["loss"] += found["penalty"]
         return found
 
     def _of_generator(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
                       batch: Batch) -> dict[str, float]:
-        objective, critic, count = self.objective, self.discriminator, len(batch)
-        seen = self._seen(parameters, buffers, batch, slot=0, rows=objective.paired)
+        objective, critic, packs = self.objective, self.discriminator, Packs(len(batch), self.packing)
+        seen = packs.of(self._seen(parameters, buffers, batch, slot=0, rows=objective.paired))
         places = self._places(batch)
-        f = self._judged(parameters, buffers, batch, seen[count:], places, slot=0)
-        r = self._judged(parameters, buffers, batch, seen[:count], places) if objective.paired else f
+        f = self._judged(parameters, buffers, batch, seen[packs.count :], places, slot=0)
+        r = self._judged(parameters, buffers, batch, seen[: packs.count], places) if objective.paired else f
         losses, slopes = objective.of_generator(r, f)
-        below = np.empty((count, self.inputs), dtype=np.float32)
-        critic.backward(parameters, None, buffers, batch, self._deltas(slopes, places), slot=0, below=below)
+        below = np.empty_like(seen[packs.count :])
+        critic.backward(parameters, None, buffers, batch, self._deltas(slopes * packs.weights, places), slot=0,
+                        below=below)
+        below = packs.back(below)
         if self.output != "linear":
             below /= self._scale(parameters)
         self.generator.backward(parameters, gradients, buffers, batch, below, slot=0)
-        return {"loss": _sum(losses)}
+        return {"loss": packs.sum(losses)}
 
     def _seen(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch, *, slot: int | None = None,
               rows: bool = True) -> np.ndarray:
@@ -474,12 +490,17 @@ class GAN:
         np.put_along_axis(out, places, slopes[:, None], axis=1)
         return out
 
-    def _between(self, seen: np.ndarray, batch: Batch) -> np.ndarray:
-        """A point between each row and its sample, at a place that is drawn."""
-        count = len(batch)
-        places = np.empty((count, 1), dtype=np.float32)
-        _core.uniform(places, batch.index, batch.seed % random.SEEDS, random.NOISE, batch.step, BETWEEN + batch.turn)
-        return places * seen[:count] + (1 - places) * seen[count:]
+    def _between(self, seen: np.ndarray, batch: Batch, packs: Packs) -> np.ndarray:
+        """A point between each row, or pack, and its sample, at a place that is drawn."""
+        places = np.empty((packs.count, 1), dtype=np.float32)
+        _core.uniform(places, batch.index[packs.first], batch.seed % random.SEEDS, random.NOISE, batch.step,
+                      BETWEEN + batch.turn)
+        return places * seen[: packs.count] + (1 - places) * seen[packs.count :]
+
+    def _found(self, packs: Packs, losses: np.ndarray, r: np.ndarray, f: np.ndarray) -> dict[str, float]:
+        """Sums over the rows: the loss, and what the discriminator gets right."""
+        right = self.objective.right(r, f)
+        return {"loss": packs.sum(losses), **{name: packs.sum(hits) for name, hits in right.items()}}
 
     def _standardised(self, parameters: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
         np.subtract(rows, self._centre(parameters), out=out)
@@ -513,11 +534,13 @@ class GAN:
             What the discriminator gets right.
         """
         own = Batch(batch.rows, batch.index, labels=batch.labels)  # the noise of a row is always the same
-        count = len(own)
-        judged = self._judged(parameters, buffers, own, self._seen(parameters, buffers, own), self._places(own, 2))
-        r, f = judged[:count], judged[count:]
-        return {"loss": _sum(self.objective.of_generator(r, f)[0]),
-                "loss_discriminator": _sum(self.objective.of_discriminator(r, f)[0]), **self.objective.right(r, f)}
+        packs = Packs(len(own), self.packing)
+        seen = packs.of(self._seen(parameters, buffers, own))
+        judged = self._judged(parameters, buffers, own, seen, self._places(own, 2))
+        r, f = judged[: packs.count], judged[packs.count :]
+        found = self._found(packs, self.objective.of_discriminator(r, f)[0], r, f)
+        return {"loss": packs.sum(self.objective.of_generator(r, f)[0]), "loss_discriminator": found.pop("loss"),
+                **found}
 
     def generate(self, parameters: np.ndarray, buffers: np.ndarray, noise: np.ndarray,
                  labels: np.ndarray | None = None) -> np.ndarray:
@@ -559,7 +582,3 @@ class GAN:
             texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): raise penalty, lower "
                          "generator_rate, or choose objective r3gan")
         return texts
-
-
-def _sum(values: np.ndarray) -> float:
-    return float(values.sum(dtype=np.float64))

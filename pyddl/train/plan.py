@@ -97,7 +97,8 @@ class Plan:
 
     @cached_property
     def sampler(self) -> Sampler:
-        return Sampler(len(self.data), self.options["batch_size"], self.options["seed"])
+        return Sampler(len(self.data), self.options["batch_size"], self.options["seed"],
+                       together=getattr(self.whole_model, "rows_together", 1))
 
     @cached_property
     def calendar(self) -> Calendar:
@@ -210,10 +211,12 @@ class Plan:
             strategy.check(self.division.count, min(options["batch_size"], len(self.data)))
         workers = self.workers
         who = "ranks" if self.division.parts == 1 else f"groups of {self.division.parts} ranks"
-        if options["batch_size"] < workers:
+        least = workers * self.sampler.together
+        if options["batch_size"] < least:
+            apart = "" if least == workers else f", of which {self.sampler.together} stay together"
             raise ParameterError(
-                f"batch_size is {options['batch_size']}, the samples of a step of all ranks together; "
-                f"{workers} {who} would not all have work: give at least {workers}, or use fewer ranks")
+                f"batch_size is {options['batch_size']}, the samples of a step of all ranks together{apart}; "
+                f"{workers} {who} would not all have work: give at least {least}, or use fewer ranks")
         if len(self.data) < workers:
             raise DataError(f"the training data have {len(self.data)} rows for {workers} {who}; expected at least one "
                             "for each: use fewer ranks")

@@ -75,7 +75,7 @@ def rehearse(plan: Plan, here: World, *, division: Division | None = None) -> Fi
 
     worker = cast(model, plan.rules(span), number=here.rank, count=here.size, reproducible=reproducible,
                   gradients=transport.allocate(model.layout.size, "rehearsal"))
-    double = Sampler(sampler.rows, 2 * sampler.batch_size, seed)
+    double = Sampler(sampler.rows, 2 * sampler.batch_size, seed, together=sampler.together)
     joint = copy.copy(worker)
     joint.buffers = worker.buffers.copy()  # equal on all ranks: those of steps apart are not
     if not reproducible:

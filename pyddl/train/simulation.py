@@ -160,7 +160,7 @@ def simulate(model: Model, data: Source | np.ndarray, test: Source | np.ndarray 
     strategy = strategy_of(strategy, {})
     _check.name_or_object("optimizer", optimizer, Optimizer)
     check(strategy, workers, batch_size, data)
-    sampler = Sampler(len(data), batch_size, seed)
+    sampler = Sampler(len(data), batch_size, seed, together=getattr(model, "rows_together", 1))
     calendar = Calendar(sampler, stages_of(model), epochs)
     checked_buffers(model.buffers, strategy, workers)
     strategy.check_stages([len(span.stage.phases) for span in calendar.spans])
