@@ -181,12 +181,10 @@ class GAN:
     @classmethod
     def for_data(cls, data: Source, conditional: bool = False, output: str | None = None, **options: Any) -> GAN:
         """The model for these rows: with their classes where conditional, outputs of their range, and their shape."""
-        if output is None:
-            output = "sigmoid" if data.minimum >= 0 and data.maximum <= 1 else "linear"
         if options.get("channels") and options.get("image_shape") is None and data.image_shape is not None:
             options["image_shape"] = tuple(data.image_shape)
         return cls(data.features, conditional=conditional, classes=classes_of(data) if conditional else None,
-                   output=output, **options)
+                   output=output_for(data) if output is None else output, **options)
 
     def options(self) -> dict[str, Any]:
         """Plain values that make the same model again: ``GAN(**options)``."""
@@ -521,12 +519,7 @@ class GAN:
 
     def _with(self, noise: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         """What the generator sees: noise, and where conditional a 1 at the place of the label among zeros."""
-        if not self.classes:
-            return noise
-        out = np.zeros((len(noise), self.noise + self.classes), dtype=np.float32)
-        out[:, : self.noise] = noise
-        out[np.arange(len(noise)), self.noise + np.asarray(labels, dtype=np.int64).reshape(len(noise))] = 1
-        return out
+        return np.concatenate([noise, one_hot(labels, self.classes)], axis=1) if self.classes else noise
 
     # ---- what a trained pair says
 
@@ -541,9 +534,12 @@ class GAN:
             What the discriminator gets right.
         """
         own = Batch(batch.rows, batch.index, labels=batch.labels)  # the noise of a row is always the same
-        count = len(own)
-        judged = self._judged(parameters, buffers, own, self.seen(parameters, buffers, own), self._places(own, 2))
-        r, f = judged[:count], judged[count:]
+        return self.scores(parameters, buffers, own, self.seen(parameters, buffers, own))
+
+    def scores(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch, seen: np.ndarray) -> dict[str, float]:
+        """Those of `evaluate`, given what the discriminator sees."""
+        judged = self._judged(parameters, buffers, batch, seen, self._places(batch, 2))
+        r, f = judged[: len(batch)], judged[len(batch) :]
         return {"loss": _sum(self.objective.of_generator(r, f)[0]),
                 "loss_discriminator": _sum(self.objective.of_discriminator(r, f)[0]), **self.objective.right(r, f)}
 
@@ -576,17 +572,36 @@ class GAN:
 
     def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any]) -> list[str]:
         """A discriminator that is always right, and samples that are all alike."""
-        texts = []
-        right = [] if "train_loss_generator" not in line else [  # else the discriminator is trained alone
-            line[f"train_{name}"] for name in ("pairs_right", "real_right", "fake_right") if f"train_{name}" in line]
-        if right and min(right) > SURE:
-            texts.append("the discriminator gets all rows and samples right, and teaches the generator little: raise "
-                         "penalty, lower discriminator_rate, or give the generator more units or generator_every 1")
-        spread = self.shown(parameters, buffers).var(axis=0).mean() / self._scale(parameters) ** 2
-        if spread < ALIKE:
-            texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): raise penalty, lower "
-                         "generator_rate, or choose objective r3gan")
-        return texts
+        trained = "train_loss_generator" in line  # else the discriminator is trained alone
+        return signs_of_collapse(line if trained else {}, self.shown(parameters, buffers), self._scale(parameters))
+
+
+def signs_of_collapse(line: Mapping[str, Any], samples: np.ndarray, scale: np.float32) -> list[str]:
+    """What the line of an epoch in which both networks were trained, and samples after it, warn of; ``scale`` is the
+    rows'."""
+    texts = []
+    right = [line[f"train_{name}"] for name in ("pairs_right", "real_right", "fake_right") if f"train_{name}" in line]
+    if right and min(right) > SURE:
+        texts.append("the discriminator gets all rows and samples right, and teaches the generator little: raise "
+                     "penalty, lower discriminator_rate, or give the generator more units or generator_every 1")
+    spread = samples.var(axis=0).mean() / scale**2
+    if spread < ALIKE:
+        texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): raise penalty, lower "
+                     "generator_rate, or choose objective r3gan")
+    return texts
+
+
+def output_for(data: Source) -> str:
+    """The activation of a generator's outputs that has the range of these rows."""
+    return "sigmoid" if data.minimum >= 0 and data.maximum <= 1 else "linear"
+
+
+def one_hot(labels: Any, classes: int) -> np.ndarray:
+    """A 1 at the place of each label among zeros, (n, classes)."""
+    places = np.asarray(labels, dtype=np.int64).reshape(-1)
+    out = np.zeros((len(places), classes), dtype=np.float32)
+    out[np.arange(len(places)), places] = 1
+    return out
 
 
 def _sum(values: np.ndarray) -> float:
