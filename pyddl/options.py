@@ -172,8 +172,9 @@ TABLE: list[Option] = [
            trainer=False, of=("autoencoder",)),
     Option("initialiser", "str", "auto", "model", "initialiser of the weights", choices=("auto", *names.INITIALISERS),
            trainer=False, of=(*_NETWORKS, *_ADVERSARIAL)),
-    Option("encoder", "run", None, "model", "path of a finished run whose encoder the rows pass first; of a stacked_gan: is "
-           "inverted", trainer=False, of=(*_SUPERVISED, *_PAIRS)),
+    Option("encoder", "run", None, "model",
+           "path of a finished run whose encoder the rows pass first, or a stacked_gan inverts", trainer=False,
+           of=(*_SUPERVISED, *_PAIRS)),
     Option("frozen_epochs", "int", 0, "model",
            "epochs in which the head alone is trained first; then the encoder moves too", "epochs", at_least=0,
            trainer=False, of=_SUPERVISED),
@@ -201,8 +202,8 @@ TABLE: list[Option] = [
            "kind of the last layer's units: gaussian, a linear code; or bernoulli; by default gaussian where finetune "
            "is autoencoder", choices=("bernoulli", "gaussian"), trainer=False, of=("dbn",)),
     Option("pretrain_epochs", "ints", (10,), "model",
-           "epochs of each Boltzmann machine or level of a stack, or one number for all; of a dbn where finetune is none "
-           "the last one has epochs", "epochs", trainer=False, of=("dbn", *_PAIRS)),
+           "epochs of each Boltzmann machine or level of a stack, or one number for all; with finetune none the last "
+           "machine has epochs", "epochs", trainer=False, of=("dbn", *_PAIRS)),
     Option("pretrain_learning_rate", "floats", None, "model",
            "step size of each Boltzmann machine, or one for all, which falls to 0 under momentum 0.9; by default 10 / "
            "its hidden units, at most 0.05, or 0.005 where units are gaussian; learning_rate is the network's",
@@ -321,8 +322,8 @@ TABLE: list[Option] = [
            at_least=0, below=1, trainer=False, of=_ADVERSARIAL),
     # ---- stacks of adversarial pairs
     Option("conditional_weight", "float", 1.0, "model",
-           "weight of the loss that the encoder's next level of a sample is not what the sample was made of", at_least=0,
-           trainer=False, of=_PAIRS),
+           "weight of the loss that a sample's next level in the encoder is not what the sample was made of",
+           at_least=0, trainer=False, of=_PAIRS),
     Option("entropy_weight", "float", 1.0, "model",
            "weight of the loss that the noise cannot be told from a sample", at_least=0, trainer=False, of=_PAIRS),
     # ---- training

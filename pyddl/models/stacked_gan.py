@@ -250,8 +250,9 @@ discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initi
                         key=lambda s: order.index(s.group.split("_")[0]))
         self.layout = Layout([*slices, *self.encoder.slices])
         self.buffers = Layout([*(s for level in self.levels for s in level.buffers), *self.encoder.buffers])
-        for part in (*self.levels, self.encoder):
-            part.compile(self.layout, self.buffers)
+        for level in self.levels:
+            level.compile(self.layout, self.buffers)
+        self.encoder.compile(self.layout, self.buffers)
 
     def _stages(self) -> tuple[Stage, ...]:
         epochs = self.pretrain_epochs * (len(self.levels) if len(self.pretrain_epochs) == 1 else 1)
