@@ -158,7 +158,8 @@ _BOLTZMANN = ("rbm",)
 _SPIKES = ("ssrbm",)
 _STACKED = ("rbm", "dbn")  # those that may stand on one another
 _CHAINED = (*_STACKED, *_SPIKES)  # which have chains
-_ADVERSARIAL = ("gan",)
+_PAIRS = ("stacked_gan",)  # of several adversarial pairs
+_ADVERSARIAL = ("gan", *_PAIRS)
 
 TABLE: list[Option] = [
     # ---- data
@@ -202,8 +203,9 @@ TABLE: list[Option] = [
            trainer=False, of=("autoencoder",)),
     Option("initialiser", "str", "auto", "model", "initialiser of the weights", choices=("auto", *names.INITIALISERS),
            trainer=False, of=(*_NETWORKS, *_ADVERSARIAL)),
-    Option("encoder", "run", None, "model", "path of a finished run whose encoder the rows pass first", trainer=False,
-           of=_SUPERVISED),
+    Option("encoder", "run", None, "model",
+           "path of a finished run whose encoder the rows pass first, or a stacked_gan inverts", trainer=False,
+           of=(*_SUPERVISED, *_PAIRS)),
     Option("frozen_epochs", "int", 0, "model",
            "epochs in which the head alone is trained first; then the encoder moves too", "epochs", at_least=0,
            trainer=False, of=_SUPERVISED),
@@ -231,8 +233,8 @@ TABLE: list[Option] = [
            "kind of the last layer's units: gaussian, a linear code; or bernoulli; by default gaussian where finetune "
            "is autoencoder", choices=("bernoulli", "gaussian"), trainer=False, of=("dbn",)),
     Option("pretrain_epochs", "ints", (10,), "model",
-           "epochs of each Boltzmann machine, or one number for all; where finetune is none the last one has epochs",
-           "epochs", trainer=False, of=("dbn",)),
+           "epochs of each Boltzmann machine or level of a stack, or one number for all; with finetune none the last "
+           "machine has epochs", "epochs", trainer=False, of=("dbn", *_PAIRS)),
     Option("pretrain_learning_rate", "floats", None, "model",
            "step size of each Boltzmann machine, or one for all, which falls to 0 under momentum 0.9; by default 10 / "
            "its hidden units, at most 0.05, or 0.005 where units are gaussian; learning_rate is the network's",
@@ -303,7 +305,8 @@ TABLE: list[Option] = [
            "way in which the generator's pictures grow: by transposed convolutions, or resized and convolved",
            choices=("transposed", "resize"), trainer=False, of=_ADVERSARIAL),
     Option("noise", "int", None, "model",
-           "normal numbers that a sample is made of; by default as many as features, from 2 to 64", at_least=1,
+           "normal numbers that a sample is made of; by default as many as features, from 2 to 64; of each level of a "
+           "stack 16", at_least=1,
            trainer=False, of=_ADVERSARIAL),
     Option("objective", "str", "r3gan", "model",
            "what the two play for: r3gan, relativistic pairs with penalties at rows and samples; non_saturating, with "
@@ -313,9 +316,9 @@ TABLE: list[Option] = [
            "weight of the penalty on the discriminator's slopes; by default 1 in r3gan and wgan_gp, else 0",
            at_least=0, trainer=False, of=_ADVERSARIAL),
     Option("penalty_end", "float", None, "model", "weight to which the penalty falls within penalty_steps", above=0,
-           trainer=False, of=_ADVERSARIAL),
+           trainer=False, of=("gan",)),
     Option("penalty_steps", "int", None, "model", "steps in which the penalty falls to penalty_end", "steps",
-           at_least=1, trainer=False, of=_ADVERSARIAL),
+           at_least=1, trainer=False, of=("gan",)),
     Option("clip_weights", "float", None, "model",
            "bound of the discriminator's weights in objective wgan; by default 0.01", above=0, trainer=False,
            of=_ADVERSARIAL),
@@ -329,12 +332,12 @@ TABLE: list[Option] = [
            "rows, and samples, that the discriminator judges together, so that it sees how varied they are",
            at_least=1, trainer=False, of=_ADVERSARIAL),
     Option("pretrain_steps", "int", 0, "model", "steps at the beginning in which the discriminator alone is trained",
-           "steps", at_least=0, trainer=False, of=_ADVERSARIAL),
+           "steps", at_least=0, trainer=False, of=("gan",)),
     Option("average", "float", 0.999, "model",
            "share of itself that the averaged generator, which samples are drawn from, keeps in each update; 0: none",
            at_least=0, below=1, trainer=False, of=_ADVERSARIAL),
     Option("conditional", "bool", False, "model", "let both networks see the label of a row; samples are of a class",
-           trainer=False, of=_ADVERSARIAL),
+           trainer=False, of=("gan",)),
     Option("output", "str", None, "model",
            "activation of the generator's outputs; by default sigmoid for data within [0, 1], else linear",
            choices=("linear", "sigmoid", "tanh"), trainer=False, of=_ADVERSARIAL),
@@ -351,6 +354,12 @@ TABLE: list[Option] = [
            below=1, trainer=False, of=_ADVERSARIAL),
     Option("beta2", "float", 0.99, "model", "decay of the mean of squared gradients in rules adam and adamw",
            at_least=0, below=1, trainer=False, of=_ADVERSARIAL),
+    # ---- stacks of adversarial pairs
+    Option("conditional_weight", "float", 1.0, "model",
+           "weight of the loss that a sample's next level in the encoder is not what the sample was made of",
+           at_least=0, trainer=False, of=_PAIRS),
+    Option("entropy_weight", "float", 1.0, "model",
+           "weight of the loss that the noise cannot be told from a sample", at_least=0, trainer=False, of=_PAIRS),
     # ---- training
     Option("strategy", "str", "allreduce", "training", f"how ranks work together; {_own.PATTERN}: one of your own",
            choices=(*names.STRATEGIES, _own.PATTERN)),

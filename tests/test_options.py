@@ -106,8 +106,9 @@ def of_models(option):
 
 
 def test_another_model_s_option_is_refused_by_name():
-    with pytest.raises(ParameterError, match=r"^c\.toml: encoder is an option of model classifier and linear; the "
-                                             r"model here is autoencoder: leave it out, or choose model classifier$"):
+    with pytest.raises(ParameterError, match=r"^c\.toml: encoder is an option of model classifier, linear and "
+                                             r"stacked_gan; the model here is autoencoder: leave it out, or choose "
+                                             r"model classifier$"):
         options.resolve({"encoder": "runs/ae"}, of_models, model="autoencoder", where="c.toml: ")
     mine = [option.name for option in options.of_model("autoencoder")]
     assert list(options.resolve({}, of_models, model="autoencoder")) == mine

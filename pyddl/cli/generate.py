@@ -54,7 +54,7 @@ def command(run: str, count: int, seed: int, out: str | None, label: str | None)
 def _place(model: Any, label: str) -> int:
     """The number of the class of that name."""
     if not getattr(model, "conditional", False):
-        raise ParameterError("--label is given, and the model was trained without labels: leave it out, or train with "
-                             "--conditional")
+        raise ParameterError("--label is given, and the model was trained without labels: leave it out, or train "
+                             "one that sees them (gan --conditional, or a stacked_gan on a classifier)")
     names = model.class_names or tuple(map(str, range(model.classes)))
     return names.index(_check.one_of("label", label, names))

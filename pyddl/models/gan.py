@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -132,6 +132,8 @@ class GAN:
     """
 
     name = "gan"
+    outputs: ClassVar[tuple[str, ...]] = OUTPUTS
+    ending = ""  # of the names of networks, groups and phases: a stack has several pairs
 
     def __init__(self, inputs: int, generator: Layers | None = None, discriminator: Layers | None = None, *,
                  channels: Sequence[int] | None = None, image_shape: Sequence[int] | None = None,
@@ -148,7 +150,7 @@ class GAN:
         self.noise = (min(max(self.inputs, 2), MOST_NOISE) if noise is None else
                       _check.integer("noise", noise, at_least=1))
         self.activation = _check.one_of("activation", activation, ACTIVATIONS)
-        self.output = _check.one_of("output", output, OUTPUTS)
+        self.output = _check.one_of("output", output, self.outputs)
         self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))
         self.label_smoothing = _check.number("label_smoothing", label_smoothing, at_least=0, below=1)
         self.objective = OBJECTIVES[_check.one_of("objective", objective, OBJECTIVES)](self.label_smoothing)
@@ -166,18 +168,13 @@ class GAN:
         self._given: dict[str, list[Any]] = {}
         first = self._layers("generator", generator)
         second = self._layers("discriminator", discriminator)
-        self.generator = Network(first, self.noise + self.classes, name="generator", group="generator", dtype=dtype)
-        self.discriminator = Network(second, self.packing * self.inputs, name="discriminator", group="discriminator",
-                                     dtype=dtype, number=len(first))
+        names = [f"{network}{self.ending}" for network in ("generator", "discriminator")]
+        self.generator = Network(first, self.noise + self.beside, name=names[0], group=names[0], dtype=dtype)
+        self.discriminator = Network(second, self.packing * self.inputs, name=names[1], group=names[1], dtype=dtype,
+                                     number=len(first))
         self._check_networks()
         self.dtype = self.generator.dtype
-        self.layout = Layout([*self.generator.slices, *self.discriminator.slices,
-                              Slice("rows.centre", (self.inputs,), "rows", decay=False),
-                              Slice("rows.scale", (1,), "rows", decay=False)])
-        self._place, self._place_of_scale = (self.layout[f"rows.{name}"].begin for name in ("centre", "scale"))
-        self.buffers = Layout([*self.generator.buffers, *self.discriminator.buffers])
-        for network in (self.generator, self.discriminator):
-            network.compile(self.layout, self.buffers)
+        self.compile(Layout(self.slices), Layout([*self.generator.buffers, *self.discriminator.buffers]))
         self.stages = self._stages()
         self.needs_labels = self.conditional
         self.flops = self.generator.flops + self.discriminator.flops // self.packing
@@ -189,12 +186,10 @@ class GAN:
     @classmethod
     def for_data(cls, data: Source, conditional: bool = False, output: str | None = None, **options: Any) -> GAN:
         """The model for these rows: with their classes where conditional, outputs of their range, and their shape."""
-        if output is None:
-            output = "sigmoid" if data.minimum >= 0 and data.maximum <= 1 else "linear"
         if options.get("channels") and options.get("image_shape") is None and data.image_shape is not None:
             options["image_shape"] = tuple(data.image_shape)
         return cls(data.features, conditional=conditional, classes=classes_of(data) if conditional else None,
-                   output=output, **options)
+                   output=output_for(data) if output is None else output, **options)
 
     def options(self) -> dict[str, Any]:
         """Plain values that make the same model again: ``GAN(**options)``."""
@@ -214,6 +209,21 @@ class GAN:
                 "dtype": self.dtype}
 
     # ---- how it is made
+
+    @property
+    def slices(self) -> list[Slice]:
+        """To make a layout of."""
+        own = f"rows{self.ending}"
+        return [*self.generator.slices, *self.discriminator.slices,
+                Slice(f"{own}.centre", (self.inputs,), "rows", decay=False),
+                Slice(f"{own}.scale", (1,), "rows", decay=False)]
+
+    def compile(self, layout: Layout, buffers: Layout) -> None:
+        """Make it work on vectors of these layouts, which have its slices among others."""
+        self.layout, self.buffers = layout, buffers
+        self._place, self._place_of_scale = (layout[f"rows{self.ending}.{name}"].begin for name in ("centre", "scale"))
+        for network in (self.generator, self.discriminator):
+            network.compile(layout, buffers)
 
     def _set_penalty(self, weight: float | None, end: float | None, steps: int | None, clip: float | None) -> None:
         name, kind = self.objective.name, self.objective
@@ -239,6 +249,7 @@ class GAN:
 
     def _set_classes(self, conditional: bool, classes: int | Sequence[str] | None) -> None:
         self.conditional = bool(conditional)
+        self.beside = 0  # numbers that the generator sees beside the noise
         self.class_names = None if classes is None or isinstance(classes, int | np.integer) else tuple(classes)
         if not self.conditional:
             self.classes = 0
@@ -246,7 +257,7 @@ class GAN:
         count = classes if self.class_names is None else len(self.class_names)
         if count is None:
             raise ParameterError("conditional needs classes: how many the labels are of, or their names")
-        self.classes = _check.integer("classes", count, at_least=2)
+        self.classes = self.beside = _check.integer("classes", count, at_least=2)
 
     def _packing(self, together: int) -> int:
         found = _check.integer("packing", together, at_least=1)
@@ -338,8 +349,9 @@ class GAN:
             return {**usual, **{name: value for name, value in named.items() if value is not None}}
 
         clipped = {} if self.clip_weights is None else {"bound": self.clip_weights}
-        critic = Phase("discriminator", ("discriminator",), optimizer={**rule("discriminator"), **clipped})
-        maker = Phase("generator", ("generator",), every=self.generator_every, optimizer=rule("generator"),
+        names = self.discriminator.name, self.generator.name
+        critic = Phase(names[0], names[:1], optimizer={**rule("discriminator"), **clipped})
+        maker = Phase(names[1], names[1:], every=self.generator_every, optimizer=rule("generator"),
                       average=self.average or None)
         alone = (Stage((critic,), steps=self.pretrain_steps),) if self.pretrain_steps else ()
         return (*alone, Stage((critic, maker)))
@@ -371,9 +383,9 @@ class GAN:
         views = self.layout.views(parameters)
         for network in (self.generator, self.discriminator):
             network.initialise(parameters, seed)
-        views["rows.centre"][:] = data.mean
+        views[f"rows{self.ending}.centre"][:] = data.mean
         scale = float(np.sqrt(np.mean(data.variance))) or 1.0
-        views["rows.scale"][:] = scale
+        views[f"rows{self.ending}.scale"][:] = scale
         reach = float(np.max(data.maximum.astype(np.float64) - data.minimum)) / 2 / scale
         for number, (network, width) in enumerate(((self.generator, NOISE_KINKS), (self.discriminator, reach))):
             weight, bias = (views.get(f"{network.names[0]}.{tensor}") for tensor in ("weight", "bias"))
@@ -393,14 +405,19 @@ class GAN:
             right: ``real_right`` and ``fake_right``, or ``pairs_right`` where a row is compared with its own sample. In
             the generator's ``loss``.
         """
-        turn = self._of_generator if batch.phase == "generator" else self._of_discriminator
-        return turn(parameters, gradients, buffers, batch)
+        if batch.phase != "generator":
+            seen = self.seen(parameters, buffers, batch)
+            return self.of_discriminator(parameters, gradients, buffers, batch, seen)
+        seen = self.seen(parameters, buffers, batch, slot=0, rows=self.objective.paired)
+        found, slopes = self.of_samples(parameters, buffers, batch, seen)
+        self.of_generator(parameters, gradients, buffers, batch, slopes)
+        return {"loss": found}
 
-    def _of_discriminator(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
-                          batch: Batch) -> dict[str, float]:
-        objective, critic = self.objective, self.discriminator
-        packs = Packs(len(batch), self.packing)
-        seen = packs.of(self._seen(parameters, buffers, batch))
+    def of_discriminator(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch,
+                         seen: np.ndarray) -> dict[str, float]:
+        """The discriminator's turn, given what it sees (`seen`)."""
+        objective, critic, packs = self.objective, self.discriminator, Packs(len(batch), self.packing)
+        seen = packs.of(seen)
         places = self._places(batch, 2)
         judged = self._judged(parameters, buffers, batch, seen, places, slot=0)
         r, f = judged[: packs.count], judged[packs.count :]
@@ -436,10 +453,11 @@ class GAN:
         found["loss"] += found["penalty"]
         return found
 
-    def _of_generator(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
-                      batch: Batch) -> dict[str, float]:
+    def of_samples(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch,
+                   seen: np.ndarray) -> tuple[float, np.ndarray]:
+        """The sum of the generator's losses, and their slopes with respect to the samples that are ``seen``."""
         objective, critic, packs = self.objective, self.discriminator, Packs(len(batch), self.packing)
-        seen = packs.of(self._seen(parameters, buffers, batch, slot=0, rows=objective.paired))
+        seen = packs.of(seen)
         places = self._places(batch)
         f = self._judged(parameters, buffers, batch, seen[packs.count :], places, slot=0)
         r = self._judged(parameters, buffers, batch, seen[: packs.count], places) if objective.paired else f
@@ -447,26 +465,34 @@ class GAN:
         below = np.empty_like(seen[packs.count :])
         critic.backward(parameters, None, buffers, batch, self._deltas(slopes * packs.weights, places), slot=0,
                         below=below)
-        below = packs.back(below)
-        if self.output != "linear":
-            below /= self._scale(parameters)
-        self.generator.backward(parameters, gradients, buffers, batch, below, slot=0)
-        return {"loss": packs.sum(losses)}
+        return packs.sum(losses), packs.back(below)
 
-    def _seen(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch, *, slot: int | None = None,
+    def of_generator(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch,
+                     slopes: np.ndarray, below: np.ndarray | None = None) -> None:
+        """The generator's turn, given a loss's ``slopes`` with respect to the samples that `seen` has kept in slot 0;
+        ``below`` receives those with respect to what the generator saw."""
+        if self.output != "linear":
+            slopes /= self._scale(parameters)
+        self.generator.backward(parameters, gradients, buffers, batch, slopes, slot=0, below=below)
+
+    def seen(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch, *, slot: int | None = None,
               rows: bool = True) -> np.ndarray:
         """What the discriminator sees of a turn: the batch's rows, if wanted, over as many samples (2 B, ...)."""
         count = len(batch)
         seen = np.empty((2 * count, self.inputs), dtype=np.float32)
         if rows:
             self._standardised(parameters, batch.rows, seen[:count])
-        noise = np.empty((count, self.noise), dtype=np.float32)
-        _core.normal(noise, batch.index, batch.seed % random.SEEDS, random.NOISE, batch.step, batch.turn)
-        given = self._with(noise, batch.labels)
+        given = self._with(self.noise_of(batch), batch.labels)
         self.generator.forward(parameters, buffers, batch, given, seen[count:], slot=slot)
         if self.output != "linear":
             self._standardised(parameters, seen[count:], seen[count:])
         return seen
+
+    def noise_of(self, batch: Batch) -> np.ndarray:
+        """The numbers that the samples of a turn are made of, (B, noise)."""
+        noise = np.empty((len(batch), self.noise), dtype=np.float32)
+        _core.normal(noise, batch.index, batch.seed % random.SEEDS, random.NOISE, batch.step, batch.turn)
+        return noise
 
     def _places(self, batch: Batch, times: int = 1) -> np.ndarray | None:
         """Which output of the discriminator counts for each row, and for so many samples of each; None where it has
@@ -514,12 +540,7 @@ class GAN:
 
     def _with(self, noise: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         """What the generator sees: noise, and where conditional a 1 at the place of the label among zeros."""
-        if not self.classes:
-            return noise
-        out = np.zeros((len(noise), self.noise + self.classes), dtype=np.float32)
-        out[:, : self.noise] = noise
-        out[np.arange(len(noise)), self.noise + np.asarray(labels, dtype=np.int64).reshape(len(noise))] = 1
-        return out
+        return np.concatenate([noise, one_hot(labels, self.classes)], axis=1) if self.classes else noise
 
     # ---- what a trained pair says
 
@@ -534,9 +555,12 @@ class GAN:
             What the discriminator gets right.
         """
         own = Batch(batch.rows, batch.index, labels=batch.labels)  # the noise of a row is always the same
-        packs = Packs(len(own), self.packing)
-        seen = packs.of(self._seen(parameters, buffers, own))
-        judged = self._judged(parameters, buffers, own, seen, self._places(own, 2))
+        return self.scores(parameters, buffers, own, self.seen(parameters, buffers, own))
+
+    def scores(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch, seen: np.ndarray) -> dict[str, float]:
+        """Those of `evaluate`, given what the discriminator sees."""
+        packs = Packs(len(batch), self.packing)
+        judged = self._judged(parameters, buffers, batch, packs.of(seen), self._places(batch, 2))
         r, f = judged[: packs.count], judged[packs.count :]
         found = self._found(packs, self.objective.of_discriminator(r, f)[0], r, f)
         return {"loss": packs.sum(self.objective.of_generator(r, f)[0]), "loss_discriminator": found.pop("loss"),
@@ -571,14 +595,34 @@ class GAN:
 
     def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any]) -> list[str]:
         """A discriminator that is always right, and samples that are all alike."""
-        texts = []
-        right = [] if "train_loss_generator" not in line else [  # else the discriminator is trained alone
-            line[f"train_{name}"] for name in ("pairs_right", "real_right", "fake_right") if f"train_{name}" in line]
-        if right and min(right) > SURE:
-            texts.append("the discriminator gets all rows and samples right, and teaches the generator little: raise "
-                         "penalty, lower discriminator_rate, or give the generator more units or generator_every 1")
-        spread = self.shown(parameters, buffers).var(axis=0).mean() / self._scale(parameters) ** 2
-        if spread < ALIKE:
-            texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): raise penalty, lower "
-                         "generator_rate, or choose objective r3gan")
-        return texts
+        trained = "train_loss_generator" in line  # else the discriminator is trained alone
+        return signs_of_collapse(line if trained else {}, self.shown(parameters, buffers), self._scale(parameters))
+
+
+def signs_of_collapse(line: Mapping[str, Any], samples: np.ndarray, scale: np.float32) -> list[str]:
+    """What the line of an epoch in which both networks were trained, and samples after it, warn of; ``scale`` is the
+    rows'."""
+    texts = []
+    right = [line[f"train_{name}"] for name in ("pairs_right", "real_right", "fake_right") if f"train_{name}" in line]
+    if right and min(right) > SURE:
+        texts.append("the discriminator gets all rows and samples right, and teaches the generator little: raise "
+                     "penalty, lower discriminator_rate, or give the generator more units or generator_every 1")
+    spread = samples.var(axis=0).mean() / scale**2
+    if spread < ALIKE:
+        texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): raise penalty, lower "
+                     "generator_rate, or choose objective r3gan")
+    return texts
+
+
+def output_for(data: Source) -> str:
+    """The activation of a generator's outputs that has the range of these rows."""
+    return "sigmoid" if data.minimum >= 0 and data.maximum <= 1 else "linear"
+
+
+def one_hot(labels: Any, classes: int) -> np.ndarray:
+    """A 1 at the place of each label among zeros, (n, classes)."""
+    places = np.asarray(labels, dtype=np.int64).reshape(-1)
+    out = np.zeros((len(places), classes), dtype=np.float32)
+    out[np.arange(len(places)), places] = 1
+    return out
+

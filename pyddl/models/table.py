@@ -70,6 +70,10 @@ TABLE: dict[str, Entry] = {
                  "Adversarial pair: a generator of new rows, and a discriminator that it learns from.",
                  {"activation": "leaky_relu", "schedule": "cosine"},
                  simulated={"generator": (16,), "discriminator": (16,)}),
+    "stacked_gan": Entry("pyddl.models.stacked_gan", "StackedGAN",
+                         "Adversarial pairs that invert an encoder's levels one by one, then jointly.",
+                         {"activation": "leaky_relu", "schedule": "cosine"},
+                         simulated={"generator": (16,), "discriminator": (16,), "pretrain_epochs": (2,)}),
 }
 """The models by their public names. A row may be added at any time: ``pyddl.models.TABLE["mine"] = Entry(...)``."""
 

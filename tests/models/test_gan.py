@@ -206,7 +206,7 @@ def test_a_turn_has_noise_of_its_own():
     seen = []
     for step, turn in ((4, 0), (4, 1), (5, 0), (4, 0)):
         batch.step, batch.turn = step, turn
-        seen.append(model._seen(parameters, buffers, batch)[9:])
+        seen.append(model.seen(parameters, buffers, batch)[9:])
     assert np.array_equal(seen[0], seen[3])
     assert not any(np.array_equal(seen[0], other) for other in seen[1:3])
 
