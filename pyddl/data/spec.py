@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pyddl import _check
-from pyddl.data import cifar, hdf5, idx, npy, parquet
+from pyddl.data import cifar, delimited, hdf5, idx, npy, parquet
 from pyddl.data.download import TIMEOUT, Progress, download
 from pyddl.data.formats import Format
 from pyddl.data.joined import JoinedSource, LabelledSource
@@ -24,7 +24,8 @@ __all__ = ["FORMATS", "fetch", "find", "load"]
 
 T = TypeVar("T")
 PARTS = ("train", "test")
-FORMATS: tuple[Format, ...] = (npy.FORMAT, idx.FORMAT, hdf5.FORMAT, parquet.FORMAT, cifar.FORMAT)
+FORMATS: tuple[Format, ...] = (npy.FORMAT, idx.FORMAT, hdf5.FORMAT, parquet.FORMAT, delimited.FORMAT,
+                              cifar.FORMAT)
 
 
 def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
