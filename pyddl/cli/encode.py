@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
+from pyddl.cli.evaluate import for_pictures
 from pyddl.errors import DataError, ParameterError
 
 __all__ = ["command"]
@@ -14,8 +17,9 @@ CHUNK = 4096  # rows encoded at once
 @click.command("encode")
 @click.argument("run", type=click.Path())
 @click.option("--data", help="What to encode; by default the run's own test data.")
+@for_pictures
 @click.option("--out", default=None, help="File to write.  [RUN/codes.npy]")
-def command(run: str, data: str | None, out: str | None) -> int:
+def command(run: str, data: str | None, out: str | None, **pictures: Any) -> int:
     """Encode data with the model in RUN: a float32 .npy file of shape (rows, code units)."""
     from pathlib import Path
 
@@ -31,7 +35,7 @@ def command(run: str, data: str | None, out: str | None) -> int:
     trained = load_run(run)
     if not hasattr(trained.model, "encode"):
         raise DataError(f"the model in {run}, {trained.summary['model']}, has no encoder")
-    source = rows_for(trained, data, labelled=False)
+    source = rows_for(trained, data, labelled=False, pictures=pictures)
     check_rows(trained.model, LabelledSource(source, None))  # any labels will do for codes
     target = Path(out) if out is not None else Path(run) / "codes.npy"
     rows = np.empty((min(CHUNK, len(source)), source.features), dtype=np.float32)

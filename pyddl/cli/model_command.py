@@ -14,7 +14,9 @@ from pyddl.data import Source
 from pyddl.errors import ParameterError
 from pyddl.options import Option
 
-__all__ = ["ModelCommand", "for_data", "source_of"]
+__all__ = ["PICTURES", "ModelCommand", "for_data", "source_of"]
+
+PICTURES = ("image_size", "grey")  # options of what becomes of pictures
 
 
 class ModelCommand(click.Group):
@@ -75,12 +77,20 @@ class ModelCommand(click.Group):
         click.Command.format_options(self, context, formatter)
 
 
-def source_of(settings: Mapping[str, Any], data: str = "data", labels: str = "labels") -> Any:
-    """The source that these two options name, or None where the first one names nothing."""
+def source_of(settings: Mapping[str, Any], data: str = "data", labels: str = "labels", *,
+              recorded: bool = False) -> Any:
+    """The source that these two options name, or None where the first one names nothing.
+
+    What the settings say of pictures is for pictures only where they are ``recorded``, those of an earlier run, and for
+    test data; where they are for training data that are none, they are refused.
+    """
     from pyddl.data import load
+    from pyddl.data.spec import of_pictures
 
     given = {} if settings[labels] is None else {"labels": settings[labels]}
     if settings[data] is not None:
+        if (data == "data" and not recorded) or of_pictures(settings[data]):
+            given |= {name: settings[name] for name in PICTURES if settings.get(name)}
         return load(settings[data], **given)
     if given:
         raise ParameterError(f"--{labels.replace('_', '-')} are those of the rows of --{data}, which is not given: "

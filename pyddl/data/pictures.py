@@ -5,6 +5,7 @@ One process of a node decodes them, and all map what it has decoded (`pyddl.data
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -31,11 +32,10 @@ TURNED = 5  # from this one on, height and width change places
 
 
 def are_pictures(path: Path) -> bool:
-    """Whether this is a picture, or a folder whose first file, or its sub folders', is one."""
+    """Whether this is a picture, or a folder in which, or in whose sub folders, is one."""
     if not path.is_dir():
         return NAME.search(path.name) is not None
-    first = next(files_below(path), None)
-    return first is not None and NAME.search(first.name) is not None
+    return any(NAME.search(file.name) for file in files_below(path))
 
 
 def open_pictures(path: Path, image_size: str | Sequence[int] | None = None, grey: bool = False) -> Source:
@@ -92,10 +92,11 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     files = list(files_below(path))
-    for file in files:
-        if not NAME.search(file.name):
-            raise DataError(f"{path} is a folder of several kinds of files: {files[0].relative_to(path)} and "
-                            f"{file.relative_to(path)}; expected pictures only: {ENDINGS}")
+    other = next((file for file in files if not NAME.search(file.name)), None)
+    if other is not None:
+        first = next(file for file in files if NAME.search(file.name))
+        raise DataError(f"{path} is a folder of several kinds of files: {first.relative_to(path)} and "
+                        f"{other.relative_to(path)}; expected pictures only: {ENDINGS}")
     return files
 
 
@@ -136,34 +137,38 @@ def _about(file: Path) -> tuple[tuple[int, int], bool]:
     """Height and width, and whether it has colours: its header is all that is read."""
     with _opened(file) as image:
         width, height = image.size
-        turned = image.getexif().get(ORIENTATION, 1) >= TURNED
-        return (width, height) if turned else (height, width), not image.mode.startswith(GREY)
+        return (width, height) if _orientation(image) >= TURNED else (height, width), not image.mode.startswith(GREY)
 
 
 def _decoded(file: Path, mode: str, shape: tuple[int, int]) -> np.ndarray:
-    from PIL import Image, ImageOps
-
     with _opened(file) as image:
-        try:
+        from PIL import Image, ImageOps
+
+        if _orientation(image) != 1:
             image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would cut at 255
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            image = image.convert(mode)
-        except Exception as error:  # whatever a decoder raises: OSError, SyntaxError, struct.error, ...
-            raise _broken(file, error) from error
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would cut at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = image.convert(mode)
         if image.size != (shape[1], shape[0]):
             image = image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
         return np.asarray(image)
 
 
-def _opened(file: Path) -> Any:
+def _orientation(image: Any) -> int:
+    """How a camera was held, 1 to 8; 1 of a PNG, which would be decoded to find out."""
+    return image.getexif().get(ORIENTATION, 1) if image.format != "PNG" else 1
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     try:
         from PIL import Image
     except ImportError as error:
         raise DataError(f"{file} needs Pillow: pip install pillow") from error
     try:
-        return Image.open(file)
-    except Exception as error:
+        with Image.open(file) as image:
+            yield image
+    except Exception as error:  # whatever a decoder raises: OSError, SyntaxError, struct.error, ...
         raise _broken(file, error) from error
 
 

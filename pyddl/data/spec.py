@@ -17,10 +17,11 @@ from pyddl.data.formats import Format
 from pyddl.data.joined import JoinedSource, LabelledSource
 from pyddl.data.labels import Labels, as_labels
 from pyddl.data.named import NAMED, missing
+from pyddl.data.pictures import ENDINGS, are_pictures, open_pictures, picture_labels
 from pyddl.data.source import ArraySource, RandomSource, Source
 from pyddl.errors import DataError, NoRowsError, ParameterError
 
-__all__ = ["FORMATS", "fetch", "find", "load"]
+__all__ = ["FORMATS", "fetch", "find", "load", "of_pictures"]
 
 T = TypeVar("T")
 PARTS = ("train", "test")
@@ -28,7 +29,8 @@ FORMATS: tuple[Format, ...] = (npy.FORMAT, idx.FORMAT, hdf5.FORMAT, parquet.FORM
                               cifar.FORMAT)
 
 
-def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
+def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: str | Sequence[int] | None = None,
+         grey: bool = False) -> Source:
     """Open a data set.
 
     Parameters
@@ -36,10 +38,12 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
     spec : str, path, array or Source
         A name (``digits``, ``mnist``, ``cifar10``), also with ``:train`` or ``:test``; the path of a file: ``.npy``,
         IDX (``.idx``, ``-ubyte``, plain or ``.gz``; values / 255), a binary batch of CIFAR-10 (``data_batch_N.bin``),
-        HDF5 (``.h5``, ``.hdf5``; ``FILE:DATASET`` where it has several) or Parquet (``FILE:COLUMN,COLUMN`` for some
-        columns; also an address that fsspec knows, such as ``s3://...``); a folder of files of one of these
-        kinds, whose rows are joined in the order of the names, and columns by theirs; or ``random:ROWSxFEATURES``. An
-        array becomes an `ArraySource`, a source is returned as it is.
+        HDF5 (``.h5``, ``.hdf5``; ``FILE:DATASET`` where it has several), Parquet (``FILE:COLUMN,COLUMN`` for some
+        columns; also an address that fsspec knows, such as ``s3://...``) or text of numbers (``.csv``, ``.tsv``,
+        ``.txt``, with a header or without, plain or packed; ``FILE:COLUMN,COLUMN`` too); a folder of files of one of
+        these kinds, whose rows are joined in the order of the names, and columns by theirs; a folder of pictures (``.png``, ``.jpg``), whose
+        sub folders are classes; or ``random:ROWSxFEATURES``. An array becomes an `ArraySource`, a source is returned
+        as it is.
     part : {"train", "test"}, optional
         Of a named set; "train" by default, whose ``test`` is the other.
     labels : str, path, array or Source, optional
@@ -48,6 +52,10 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
         text, which becomes classes. Of a named set its own labels are taken; it needs none to be given. Columns that
         are labels are no features where ``spec`` is the same file and names no columns. Files are mapped where the rows
         would be, those of a folder joined in memory.
+    image_size : str or sequence of int, optional
+        Height and width to which pictures are scaled, such as ``"28x28"``; without it all must have one size.
+    grey : bool, default=False
+        Whether coloured pictures become grey ones.
 
     Returns
     -------
@@ -56,7 +64,7 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
     Raises
     ------
     ParameterError
-        The part is unknown or given twice.
+        The part is unknown or given twice. ``image_size`` or ``grey`` are given for what is no folder of pictures.
     DataError
         Nothing of that name, or the file is damaged. A named set that is not on this machine is fetched into
         the user cache; without a network the message lists every place that was tried. A label is missing, NaN or
@@ -71,10 +79,13 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
     >>> load([[0.1], [0.2], [0.3]], labels=["no", "yes", "no"]).labels
     array([0, 1, 0])
     """
+    if (image_size is not None or grey) and not of_pictures(spec):
+        raise ParameterError(f"{'grey' if image_size is None else 'image_size'} is for pictures, and data {spec!r} are "
+                             "none: leave it out")
+    without = [] if labels is None else _columns_of(labels, spec)
+    source = open_pictures(Path(spec), image_size, grey) if of_pictures(spec) else _load(spec, part, without)
     if labels is None:
-        return _load(spec, part, ())
-    without = _columns_of(labels, spec)
-    source = _load(spec, part, without)
+        return source
     if isinstance(labels, str | os.PathLike):
         origin = os.fspath(labels)
         found = _labels(origin)
@@ -83,6 +94,11 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
     if without:
         origin += f" (left out of the features: {', '.join(without)})"
     return LabelledSource(source, found, origin=origin)
+
+
+def of_pictures(spec: Any) -> bool:
+    """Whether these data are a picture or a folder of pictures."""
+    return isinstance(spec, str | os.PathLike) and os.path.exists(spec) and are_pictures(Path(spec))
 
 
 def _load(spec: Any, part: str | None, without: Sequence[str]) -> Source:
@@ -109,6 +125,8 @@ def _labels(text: str) -> Labels:
     if name in NAMED or (name == "random" and colon):
         return _labels_of(_load(text, None, ()))
     path, inner = _inner(text)
+    if of_pictures(path):
+        return picture_labels(Path(path))
     if "://" in path:
         return _format(path, inner).labels(path, inner)
     if path and Path(path).is_dir():
@@ -257,14 +275,14 @@ def _format(path: str, inner: str) -> Format:
     for form in FORMATS:
         if form.matches(path) and (form.addresses or not remote):
             if inner and not form.names:
-                raise DataError(f"{path} has no parts with names, such as {inner!r}; only HDF5 and Parquet files have: "
+                raise DataError(f"{path} has no parts with names, such as {inner!r}; only HDF5, Parquet and CSV files have: "
                                 f"leave out :{inner}")
             return form
     if remote:
         raise DataError(f"{path} is of no supported kind; expected an address that ends in "
                         f"{', '.join(form.endings for form in FORMATS if form.addresses)}")
     raise DataError(f"{path} is of no supported kind; expected a name that ends in "
-                    f"{', '.join(form.endings for form in FORMATS)}")
+                    f"{', '.join(form.endings for form in FORMATS)}, {ENDINGS}")
 
 
 def _no_part(text: str, part: str | None) -> None:
