@@ -80,8 +80,7 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
     array([0, 1, 0])
     """
     if (image_size is not None or grey) and not of_pictures(spec):
-        raise ParameterError(f"{'grey' if image_size is None else 'image_size'} is for pictures, and data {spec!r} are "
-                             "none: leave it out")
+        raise ParameterError(f"image_size and grey are for pictures, and data {spec!r} are none: leave them out")
     without = [] if labels is None else _columns_of(labels, spec)
     source = open_pictures(Path(spec), image_size, grey) if of_pictures(spec) else _load(spec, part, without)
     if labels is None:

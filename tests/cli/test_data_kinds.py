@@ -54,4 +54,4 @@ def test_pictures_are_scaled_as_the_run_was_trained(tmp_path, monkeypatch):
     assert "test: 12 x 30 uint8 (6 x 5 images), from test" in out and "accuracy       1.0000" in out
     assert said(evaluate.command, "run") == out
     assert "7 x 5" in said(evaluate.command, "run", "--data", "test", "--image-size", "7x5", check=1)
-    assert "grey is for pictures" in said(encode.command, "run", "--data", "digits", "--grey", check=1)
+    assert "image_size and grey are for pictures" in said(encode.command, "run", "--data", "digits", "--grey", check=1)

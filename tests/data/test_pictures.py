@@ -67,7 +67,7 @@ def test_unlike_sizes_are_refused_or_scaled(folder):
     for wrong in ("28", "0x3", (3,), (2, 3, 4)):
         with pytest.raises(ParameterError, match="image_size"):
             load(folder, image_size=wrong)
-    with pytest.raises(ParameterError, match="grey is for pictures, and data 'digits' are none"):
+    with pytest.raises(ParameterError, match="image_size and grey are for pictures, and data 'digits' are none"):
         load("digits", grey=True)
 
 
