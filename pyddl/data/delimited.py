@@ -9,6 +9,7 @@ import csv
 import io
 import math
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,21 +17,23 @@ from typing import Any
 
 import numpy as np
 
+from pyddl.data.columns import first_line, labels_in, named, the_labels
 from pyddl.data.formats import Format
 from pyddl.data.kept import kept, state_of
-from pyddl.data.labels import Labels, as_labels
-from pyddl.data.parquet import _first_line, _label_column, _named
+from pyddl.data.labels import Labels
 from pyddl.data.source import ArraySource, Source
-from pyddl.errors import DataError
+from pyddl.errors import DataError, NoRowsError
 
 __all__ = ["FORMAT", "open_delimited"]
 
 # The last one is what Hadoop and Spark call parts of text.
-NAME = re.compile(r"(\.(csv|tsv|tab|txt)|(^|/)part(-[rm])?-\d{5,})(\.(gz|bz2|zst|lz4))?$", re.IGNORECASE)
+NAME = re.compile(r"(\.(csv|tsv|tab|txt)|(^|/)part(-[rm])?-\d{5,})(\.(gz|bz2|zst|lz4|snappy|deflate))?$", re.IGNORECASE)
 TABS = re.compile(r"\.(tsv|tab)(\.\w+)?$", re.IGNORECASE)
 SEPARATORS = ",\t;| "
 START = 1 << 16  # bytes that show how a file is written
 BLOCK = 1 << 22  # bytes of text that are read at a time
+LARGEST_PIECE = 1 << 26  # bytes; Hadoop's are 256 KiB
+LZ4_FRAME = b"\x04\x22\x4d\x18"  # of the lz4 program's own files
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 LARGEST = float(np.finfo(np.float32).max)
 TRUTH = {"true": 1.0, "false": 0.0}
@@ -80,9 +83,10 @@ def open_delimited(path: str | Path, columns: str = "", without: Sequence[str] =
     Parameters
     ----------
     path : str or Path
-        A file, plain or packed (``.gz``, ``.bz2``, ``.zst``, ``.lz4``).
+        A file, plain or packed (``.gz``, ``.bz2``, ``.zst``, ``.lz4``; Hadoop's ``.snappy`` and ``.deflate``).
     columns : str, optional
-        Names with commas, or numbers from 0 where there is no header; all by default.
+        Names with commas, or numbers from 0 where there is no header, or those to leave out, each with a minus before;
+        all by default.
     without : sequence of str, optional
         Columns that are no features where none are named.
 
@@ -93,7 +97,7 @@ def open_delimited(path: str | Path, columns: str = "", without: Sequence[str] =
         a line has more values or fewer than the first, with row, line and column; there are no rows.
     """
     file, written = Path(path), _written(str(path))
-    names = [name for name in _named(path, written.columns, columns) if columns or name not in without]
+    names = named(path, written.columns, columns, without)
     if not names:
         raise DataError(f"{path} has no column left that could be a feature; it has {', '.join(written.columns)}")
     written = _with_decimal(written)
@@ -101,7 +105,9 @@ def open_delimited(path: str | Path, columns: str = "", without: Sequence[str] =
     if not len(rows):
         raise _no_rows(path)
     header = "a header" if written.header else "no header"
-    return ArraySource(rows, name=file.name, origin=f"{path}, with {header}")
+    source = ArraySource(rows, name=file.name, origin=f"{path}, with {header}")
+    source.columns = tuple(names) if written.header else None
+    return source
 
 
 def _with_decimal(written: Written) -> Written:
@@ -122,10 +128,8 @@ def _labels(path: str, columns: str) -> Labels:
     import pyarrow
 
     written = _written(path)
-    names = _named(path, written.columns, columns)
+    names = the_labels(path, named(path, written.columns, columns), columns)
     written = _with_decimal(written)
-    if len(names) > 1 and not columns:
-        raise DataError(f"{path}: which column holds the labels? It has {', '.join(names)}: {Path(path).name}:NAME")
     schema = _schema(written)
     kinds = {name: schema.field(name).type for name in names}
     whole = {name for name, kind in kinds.items() if pyarrow.types.is_integer(kind)}
@@ -140,18 +144,24 @@ def _labels(path: str, columns: str) -> Labels:
     if not batches:
         raise _no_rows(path)
     table = pyarrow.Table.from_batches(batches)
-    values = []
+    found = {}
     for name in names:
         column = table.column(name)
-        if name in whole and not (column.to_numpy() % 1).any():
-            column = column.cast(pyarrow.int64())
-        values.append(_label_column(path, name, column, alone=len(names) == 1))
-    if len(values) == 1:
-        if values[0].classes and "" in values[0].classes:
-            row = int(np.argmax(values[0].values == values[0].classes.index("")))
-            raise DataError(f"{path}: column {names[0]} is empty in row {row}; expected labels: fill or drop it")
-        return as_labels(values[0], f"{path}:{names[0]}")
-    return as_labels(np.column_stack([each.values for each in values]), f"{path}:{','.join(names)}")
+        integers = name in whole and not (column.to_numpy() % 1).any()
+        found[name] = column.cast(pyarrow.int64()) if integers else column
+    labels = labels_in(path, found)
+    if labels.classes and "" in labels.classes:
+        row = int(np.argmax(labels.values == labels.classes.index("")))
+        raise DataError(f"{path}: column {names[0]} is empty in row {row}; expected labels: fill or drop it")
+    return labels
+
+
+def _rows(path: str) -> int:
+    written = _written(path)
+    first = written.columns[0]
+    import pyarrow
+
+    return sum(batch.num_rows for batch in _batches(written, [first], {first: pyarrow.string()}))
 
 
 def _blocks(written: Written, names: list[str]) -> Iterator[np.ndarray]:
@@ -183,11 +193,12 @@ def _batches(written: Written, names: Sequence[str], kinds: dict[str, Any]) -> I
         return
     except (pyarrow.ArrowException, ValueError) as error:
         raise _first_fault(written, names, error) from error
-    except OSError as error:
-        raise DataError(f"{written.path} is damaged: {_first_line(error)}") from error
+    except (OSError, zlib.error) as error:
+        raise DataError(f"{written.path} is damaged: {first_line(error)}") from error
 
 
-def _reader(written: Written, names: Sequence[str] = (), kinds: dict[str, Any] | None = None, block: int = BLOCK) -> Any:
+def _reader(written: Written, names: Sequence[str] = (), kinds: dict[str, Any] | None = None,
+            block: int = BLOCK) -> Any:
     import pyarrow.csv
 
     unnamed = iter(range(len(written.names)))
@@ -211,43 +222,87 @@ def _schema(written: Written) -> Any:
         if "Empty CSV" in str(error):
             return pyarrow.schema([(name, pyarrow.null()) for name in written.columns])
         raise _first_fault(written, [], error) from error
-    except OSError as error:
-        raise DataError(f"{written.path} is damaged: {_first_line(error)}") from error
+    except (OSError, zlib.error) as error:
+        raise DataError(f"{written.path} is damaged: {first_line(error)}") from error
 
 
 def _stream(written: Written) -> Any:
     """The unpacked bytes."""
+    stream = _unpacked(written.path)
+    stream.read(written.mark)
+    return _Pieces(_squeezed(stream)) if written.separator == " " else stream
+
+
+def _unpacked(path: str) -> Any:
+    """What is read from a file, by its ending. Hadoop packs in ways of its own where it writes text."""
     import pyarrow
 
-    stream = pyarrow.input_stream(written.path, compression="detect")
-    stream.read(written.mark)
-    return _Squeezed(stream) if written.separator == " " else stream
+    if path.lower().endswith(".deflate"):
+        return _Pieces(_inflated(path))
+    if path.lower().endswith(".snappy"):
+        return _Pieces(_hadoop_blocks(path, "snappy"))
+    if path.lower().endswith(".lz4"):
+        with open(path, "rb") as file:
+            if file.read(4) != LZ4_FRAME:
+                return _Pieces(_hadoop_blocks(path, "lz4_raw"))
+    return pyarrow.input_stream(path, compression="detect")
 
 
-class _Squeezed:
-    """Bytes in which lines do not begin or end with blanks, and one blank stands for several."""
+def _inflated(path: str) -> Iterator[bytes]:
+    """A zlib stream."""
+    unpacker = zlib.decompressobj()
+    with open(path, "rb") as file:
+        while packed := file.read(START):
+            yield unpacker.decompress(packed)
+    if not unpacker.eof:
+        raise OSError("its packed data break off")
 
-    closed = False
 
-    def __init__(self, stream: Any):
-        self._stream, self._rest = stream, b""
+def _hadoop_blocks(path: str, codec: str) -> Iterator[bytes]:
+    """Blocks of Hadoop's BlockCompressorStream: bytes that they unpack to; then pieces until these are there, each
+    after its own size. Sizes are big-endian numbers of 4 bytes."""
+    import pyarrow
 
-    def read(self, size: int) -> bytes:
-        found = b""
-        while not found:
-            more = self._stream.read(size)
-            whole, line_end, self._rest = (self._rest + more).rpartition(b"\n")
-            if not more:
-                whole, self._rest = whole + line_end + self._rest, b""
-            found = re.sub(rb"[ \t]+", b" ", whole + line_end if more else whole)
-            found = re.sub(rb"(?m)^ | (?=\r?$)", b"", found)
-            if not more:
-                break
-        return found
+    unpacker = pyarrow.Codec(codec)
+    with open(path, "rb") as file:
+        while size := file.read(4):
+            left = int.from_bytes(size, "big")
+            while left > 0:
+                packed = file.read(int.from_bytes(file.read(4), "big"))
+                piece = unpacker.decompress(packed, min(left, LARGEST_PIECE), asbytes=True)
+                left -= len(piece)
+                if not piece:
+                    raise OSError("its packed data break off")
+                yield piece
 
-    def close(self) -> None:
-        self._stream.close()
-        self.closed = True
+
+def _squeezed(stream: Any) -> Iterator[bytes]:
+    """Text in which lines do not begin or end with blanks, and one blank stands for several."""
+    rest = b""
+    while more := stream.read(START):
+        whole, line_end, rest = (rest + more).rpartition(b"\n")
+        yield re.sub(rb"(?m)^ | (?=\r?$)", b"", re.sub(rb"[ \t]+", b" ", whole + line_end))
+    yield re.sub(rb"[ \t]+", b" ", rest).strip()
+
+
+class _Pieces(io.RawIOBase):
+    """Pieces of bytes as a file."""
+
+    def __init__(self, pieces: Iterator[bytes]):
+        self._pieces, self._left = pieces, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._left = piece
+        found, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
+        buffer[: len(found)] = found
+        return len(found)
 
 
 def _written(path: str) -> Written:
@@ -257,10 +312,10 @@ def _written(path: str) -> Written:
     except ImportError as error:
         raise DataError(f"{path} needs pyarrow: pip install 'pyddl[parquet]'") from error
     try:
-        with pyarrow.input_stream(path, compression="detect") as stream:
+        with _unpacked(path) as stream:
             start = stream.read(START)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path} cannot be read: {_first_line(error)}") from error
+    except (OSError, zlib.error, pyarrow.ArrowException) as error:
+        raise DataError(f"{path} cannot be read: {first_line(error)}") from error
     mark = next((mark for mark in BYTE_ORDER_MARKS if start.startswith(mark)), b"")
     encoding = BYTE_ORDER_MARKS.get(mark, "utf-8")
     if b"\0" in start and encoding == "utf-8":
@@ -304,7 +359,9 @@ def _number(field: str, decimal: str = ".") -> float | None:
 def _first_fault(written: Written, names: Sequence[str], reported: BaseException | None = None) -> DataError:
     """What is wrong in the first row where something is: read again, slowly."""
     path, places = written.path, {written.names.index(name): name for name in names}
-    lines = io.TextIOWrapper(io.BufferedReader(_Raw(_stream(written))), written.encoding, errors="replace", newline="")
+    stream = _stream(written)
+    lines = io.TextIOWrapper(io.BufferedReader(_Pieces(iter(lambda: stream.read(START), b""))), written.encoding,
+                             errors="replace", newline="")
     for _ in range(written.skipped):
         lines.readline()
     rows = csv.reader(lines, delimiter=written.separator)
@@ -326,34 +383,20 @@ def _first_fault(written: Written, names: Sequence[str], reported: BaseException
             row += 1
     except csv.Error as error:
         return DataError(f"{path}: row {row} (line {written.skipped + rows.line_num}) cannot be read: {error}")
-    return DataError(f"{path} cannot be read: {_first_line(reported) if reported else 'its values changed meanwhile'}")
+    return DataError(f"{path} cannot be read: {first_line(reported) if reported else 'its values changed meanwhile'}")
 
 
 def _holds(field: str, value: float | None) -> str:
     if not field:
         return "is empty"
     shown = field if len(field) <= 40 else field[:37] + "..."
-    return f"holds {shown!r}" if value is None or not math.isfinite(value) else f"holds {shown}, too large for a float32"
+    too_large = value is not None and math.isfinite(value)
+    return f"holds {shown}, too large for a float32" if too_large else f"holds {shown!r}"
 
 
-class _Raw(io.RawIOBase):
-    """pyarrow's stream, or one like it, for Python's readers."""
-
-    def __init__(self, stream: Any):
-        self._stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        found = self._stream.read(len(buffer))
-        buffer[: len(found)] = found
-        return len(found)
-
-
-def _no_rows(path: str | Path) -> DataError:
-    return DataError(f"{path} has no rows; expected at least one")
+def _no_rows(path: str | Path) -> NoRowsError:
+    return NoRowsError(f"{path} has no rows; expected at least one")
 
 
 FORMAT = Format(".csv, .tsv or .txt (or these with .gz, .bz2 or .zst)", lambda path: NAME.search(path) is not None,
-                open_delimited, _labels, names=True)
+                open_delimited, _labels, names=True, rows=_rows)

@@ -106,7 +106,7 @@ def one_at_a_time(copy: Path) -> Iterator[None]:
     lock = copy.with_name(f".{copy.name}.lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file = open(lock, "w")
+        file = open(lock, "w")  # noqa: SIM115 (closed below)
     except OSError:
         yield
         return

@@ -107,8 +107,8 @@ def _labels(path: Path, files: Sequence[Path]) -> Labels | None:
         if within is None:
             return None
         beside = files[folders.index(None)]
-        raise DataError(f"{path} has pictures in sub folders, such as {within.relative_to(path)}, and beside them, such "
-                        f"as {beside.relative_to(path)}; expected all in sub folders, which are their classes, or none")
+        raise DataError(f"{path} has pictures in sub folders, such as {within.relative_to(path)}, and beside them, "
+                        f"such as {beside.relative_to(path)}; expected all in sub folders, which are their classes, or none")
     classes, values = np.unique(np.array(folders, dtype=object), return_inverse=True)
     return Labels(values.astype(np.int64), tuple(classes))
 
@@ -121,8 +121,8 @@ def _blocks(files: Sequence[Path], size: tuple[int, int] | None, grey: bool) -> 
     for file in files[1:]:
         other, also = _about(file)
         if other != shape and size is None:
-            raise DataError(f"{files[0]} has {shape[0]} x {shape[1]} pixels, but {file} {other[0]} x {other[1]} (height "
-                            f"x width); all need the same: --image-size {shape[0]}x{shape[1]} scales them")
+            raise DataError(f"{files[0]} has {shape[0]} x {shape[1]} pixels, but {file} {other[0]} x {other[1]} "
+                            f"(height x width); all need the same: --image-size {shape[0]}x{shape[1]} scales them")
         coloured |= also
     shape = size or shape
     mode = "RGB" if coloured and not grey else "L"

@@ -1,7 +1,7 @@
 """Addresses: one process of a node copies what is there into the user's cache, and all read the copy.
 
-``s3``, ``gs``, ``hdfs`` and ``abfs`` by pyarrow, ``http`` and ``https`` by Python's own client, all others that it knows
-by fsspec. What has changed at its address since is copied again.
+``s3``, ``gs``, ``hdfs`` and ``abfs`` by pyarrow, ``http`` and ``https`` by Python's own client, all others by fsspec.
+What has changed at its address since is copied again.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ PAUSE = 1.0  # seconds before the second attempt, twice as many before the third
 CHUNK = 1 << 20  # bytes
 BY_ARROW = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 LONGEST = 200  # characters of what a client says
-REFUSALS = ("ACCESS_DENIED", "access token", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "credential", "PERMISSION_DENIED",
-            "UNAUTHENTICATED", "Permission denied", "401", "403", "Forbidden", "Unauthorized")
+REFUSALS = ("ACCESS_DENIED", "access token", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "credential",
+            "PERMISSION_DENIED", "UNAUTHENTICATED", "Permission denied", "401", "403", "Forbidden", "Unauthorized")
 CREDENTIALS = {
     "s3": "give credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or ~/.aws/credentials), or of a "
           "public bucket s3://anonymous@BUCKET/...",
@@ -277,7 +277,7 @@ class _Http:
             raise
         except urllib.error.URLError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error.reason):
-                raise Refused(f"is not trusted: {error.reason}; SSL_CERT_FILE names certificates of your site") from error
+                raise Refused(f"is not trusted: {error.reason}; SSL_CERT_FILE names your site's certificates") from error
             raise
 
 
@@ -319,7 +319,8 @@ class _Arrow:
             from datetime import timedelta
 
             known = {name: options[name] for name in ("scheme", "endpoint_override") if name in options}
-            return self.fs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=CONNECT), **known), path
+            patience = timedelta(seconds=CONNECT)
+            return self.fs.GcsFileSystem(anonymous=anonymous, retry_time_limit=patience, **known), path
         return self.fs.FileSystem.from_uri(address)
 
     def files(self) -> list[File]:

@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pyddl import _check
-from pyddl.data import cifar, delimited, hdf5, idx, npy, parquet
+from pyddl.data import cifar, delimited, hdf5, idx, npy, orc, parquet
 from pyddl.data.download import TIMEOUT, Progress, download
+from pyddl.data.folders import Part, WithColumns, left_to_files, partition_number, parts_of
 from pyddl.data.formats import Format
 from pyddl.data.joined import JoinedSource, LabelledSource
 from pyddl.data.labels import Labels, as_labels
 from pyddl.data.named import NAMED, missing
 from pyddl.data.pictures import ENDINGS, are_pictures, open_pictures, picture_labels
+from pyddl.data.remote import is_address, local_copy
 from pyddl.data.source import ArraySource, RandomSource, Source
 from pyddl.errors import DataError, NoRowsError, ParameterError
 
@@ -25,7 +27,7 @@ __all__ = ["FORMATS", "fetch", "find", "load", "of_pictures"]
 
 T = TypeVar("T")
 PARTS = ("train", "test")
-FORMATS: tuple[Format, ...] = (npy.FORMAT, idx.FORMAT, hdf5.FORMAT, parquet.FORMAT, delimited.FORMAT,
+FORMATS: tuple[Format, ...] = (npy.FORMAT, idx.FORMAT, hdf5.FORMAT, parquet.FORMAT, orc.FORMAT, delimited.FORMAT,
                               cifar.FORMAT)
 
 
@@ -38,12 +40,13 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
     spec : str, path, array or Source
         A name (``digits``, ``mnist``, ``cifar10``), also with ``:train`` or ``:test``; the path of a file: ``.npy``,
         IDX (``.idx``, ``-ubyte``, plain or ``.gz``; values / 255), a binary batch of CIFAR-10 (``data_batch_N.bin``),
-        HDF5 (``.h5``, ``.hdf5``; ``FILE:DATASET`` where it has several), Parquet (``FILE:COLUMN,COLUMN`` for some
-        columns; also an address that fsspec knows, such as ``s3://...``) or text of numbers (``.csv``, ``.tsv``,
-        ``.txt``, with a header or without, plain or packed; ``FILE:COLUMN,COLUMN`` too); a folder of files of one of
-        these kinds, whose rows are joined in the order of the names, and columns by theirs; a folder of pictures (``.png``, ``.jpg``), whose
-        sub folders are classes; or ``random:ROWSxFEATURES``. An array becomes an `ArraySource`, a source is returned
-        as it is.
+        HDF5 (``.h5``, ``.hdf5``; ``FILE:DATASET`` where it has several), or a table: Parquet, ORC or text of numbers
+        (``.csv``, ``.tsv``, ``.txt``, with a header or without, plain or packed), of which ``FILE:COLUMN,COLUMN`` are
+        some columns, and ``FILE:-COLUMN`` all but one; a folder of files of one of these kinds, whose rows are joined
+        in the order of the names, and columns by theirs, sub folders ``COLUMN=VALUE`` being columns too; a folder of
+        pictures (``.png``, ``.jpg``), whose sub folders are classes; or ``random:ROWSxFEATURES``. An address
+        (``s3://...``, ``gs://...``, ``hdfs://...``, ``https://...``, or another that fsspec knows) is one of a file or
+        folder of these. An array becomes an `ArraySource`, a source is returned as it is.
     part : {"train", "test"}, optional
         Of a named set; "train" by default, whose ``test`` is the other.
     labels : str, path, array or Source, optional
@@ -67,7 +70,8 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
         The part is unknown or given twice. ``image_size`` or ``grey`` are given for what is no folder of pictures.
     DataError
         Nothing of that name, or the file is damaged. A named set that is not on this machine is fetched into
-        the user cache; without a network the message lists every place that was tried. A label is missing, NaN or
+        the user cache; without a network the message lists every place that was tried. What an address leads to cannot
+        be had. A label is missing, NaN or
         infinite.
     ShapeError
         There are more labels than rows, or fewer.
@@ -79,10 +83,45 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
     >>> load([[0.1], [0.2], [0.3]], labels=["no", "yes", "no"]).labels
     array([0, 1, 0])
     """
-    if (image_size is not None or grey) and not of_pictures(spec):
+    rows, row_copy = _here(spec)
+    names, label_copy = _here(labels)
+    try:
+        source = _with_labels(rows, part, names, image_size, grey)
+    except DataError as error:
+        text = str(error)
+        for copy, address in filter(None, (row_copy, label_copy)):  # the address is what the user knows
+            text = text.replace(copy, address)
+        raise type(error)(text) from error
+    if row_copy is not None and hasattr(source, "origin"):
+        source.origin = source.origin.replace(*row_copy)
+    return source
+
+
+def _here(spec: Any) -> tuple[Any, tuple[str, str] | None]:
+    """A specification in which the copy of an address stands for it; and both."""
+    if not isinstance(spec, str) or not is_address(spec):
+        return spec, None
+    address, inner = _address(spec)
+    copy = str(local_copy(address))
+    return f"{copy}:{inner}" if inner else copy, (copy, address)
+
+
+def _address(text: str) -> tuple[str, str]:
+    """``s3://bucket/x.csv:name?options`` -> (``s3://bucket/x.csv?options``, ``name``)."""
+    base, mark, options = text.partition("?")
+    path, _, inner = base.rpartition(":")
+    if "://" not in path or "/" in inner or "/" not in path.split("://", 1)[1]:
+        return text, ""
+    return path + mark + options, inner
+
+
+def _with_labels(spec: Any, part: str | None, labels: Any, image_size: str | Sequence[int] | None,
+                 grey: bool) -> Source:
+    pictured = _pictured(spec)
+    if (image_size is not None or grey) and not pictured:
         raise ParameterError(f"image_size and grey are for pictures, and data {spec!r} are none: leave them out")
     without = [] if labels is None else _columns_of(labels, spec)
-    source = open_pictures(Path(spec), image_size, grey) if of_pictures(spec) else _load(spec, part, without)
+    source = open_pictures(Path(spec), image_size, grey) if pictured else _load(spec, part, without)
     if labels is None:
         return source
     if isinstance(labels, str | os.PathLike):
@@ -97,6 +136,10 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
 
 def of_pictures(spec: Any) -> bool:
     """Whether these data are a picture or a folder of pictures."""
+    return _pictured(_here(spec)[0])
+
+
+def _pictured(spec: Any) -> bool:
     return isinstance(spec, str | os.PathLike) and os.path.exists(spec) and are_pictures(Path(spec))
 
 
@@ -124,18 +167,28 @@ def _labels(text: str) -> Labels:
     if name in NAMED or (name == "random" and colon):
         return _labels_of(_load(text, None, ()))
     path, inner = _inner(text)
-    if of_pictures(path):
+    if _pictured(path):
         return picture_labels(Path(path))
-    if "://" in path:
-        return _format(path, inner).labels(path, inner)
     if path and Path(path).is_dir():
-        parts = _parts(_files(Path(path), inner), lambda file, form: form.labels(file, inner))
-        return parts[0] if len(parts) == 1 else _joined(parts, path)
+        found = _with_rows(_parts_of(Path(path), inner), lambda part, form: _part_labels(part, form, inner))
+        return found[0] if len(found) == 1 else _joined(found, path)
     if not Path(path).is_file():
         raise DataError(f"labels {text!r} are neither a known data set nor a file; expected "
                         f"{', '.join(sorted(NAMED))}, or the path of a file or folder of "
                         f"labels{_check.nearest(name, NAMED)}")
     return _format(path, inner).labels(path, inner)
+
+
+def _part_labels(part: Part, form: Format, inner: str) -> Labels:
+    """The labels of a file of a folder: what its sub folders say of it, or what is in it."""
+    if inner not in part.values:
+        return form.labels(str(part.path), inner)
+    rows = len(form.open(str(part.path), "", ())) if form.rows is None else form.rows(str(part.path))
+    if not rows:
+        raise NoRowsError(f"{part.path} has no rows; expected at least one")
+    value = part.values[inner]
+    number = int(value) if re.fullmatch(r"-?\d{1,18}", value) else value
+    return as_labels(np.full(rows, number), str(part.path))
 
 
 def _labels_of(source: Source) -> Labels:
@@ -160,7 +213,7 @@ def _columns_of(labels: Any, spec: Any) -> list[str]:
         return []
     (path, inner), (rows, features) = _inner(os.fspath(labels)), _inner(os.fspath(spec))
     same = path == rows or (os.path.exists(path) and os.path.exists(rows) and os.path.samefile(path, rows))
-    return inner.split(",") if same and inner and not features else []
+    return inner.split(",") if same and inner and (not features or features.startswith("-")) else []
 
 
 def find(name: str) -> Path | None:
@@ -207,17 +260,30 @@ def _random(text: str, sizes: str) -> Source:
 
 def _file(text: str, without: Sequence[str]) -> Source:
     text, inner = _inner(text)
-    if "://" in text:
-        return _format(text, inner).open(text, inner, without)
     path = Path(text)
     if text and path.is_dir():
-        return JoinedSource(_parts(_files(path, inner), lambda file, form: form.open(file, inner, without)),
-                            name=path.name or str(path), origin=str(path))
+        return _folder(path, inner, without)
     if not path.is_file():
         raise DataError(f"data {text!r} is neither a known data set nor a file; expected {', '.join(sorted(NAMED))} "
                         "(with :train or :test), random:ROWSxFEATURES, or the path of a file or folder of data"
                         f"{_check.nearest(text.partition(':')[0], NAMED)}")
     return _format(text, inner).open(text, inner, without)
+
+
+def _folder(folder: Path, inner: str, without: Sequence[str]) -> Source:
+    """The rows of all files of a folder."""
+    parts = _parts_of(folder, inner)
+    keys = list(parts[0][0].values)
+    inner, chosen = left_to_files(inner, without, keys)
+
+    def opened(part: Part, form: Format) -> Source:
+        source = form.open(str(part.path), inner, [name for name in without if name not in keys])
+        if chosen and (form.rows is None or source.inner):
+            raise DataError(f"{folder}: {part.path.name} is no table of numbers, to which {chosen[0]}, of the sub "
+                            f"folders, could be a column; leave it out: {folder.name}:-{chosen[0]}")
+        return WithColumns(source, {key: partition_number(part, key, folder) for key in chosen}) if chosen else source
+
+    return JoinedSource(_with_rows(parts, opened), name=folder.name or str(folder), origin=str(folder))
 
 
 def _inner(text: str) -> tuple[str, str]:
@@ -229,57 +295,41 @@ def _inner(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def _files(folder: Path, inner: str) -> list[tuple[Path, Format]]:
-    """The files of a folder, all of one kind. Names that begin with a dot or underscore are marks of other programs."""
-    try:
-        there = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
-        whole = [path.is_file() for path in there]
-    except OSError as error:
-        raise DataError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from error
-    files = [path for path, is_file in zip(there, whole, strict=True) if is_file]
-    if not all(whole):
-        strange = there[whole.index(False)]
-        what = (f"link to {os.readlink(strange)}, which is not there" if strange.is_symlink() and not strange.exists()
-                else "folder" if strange.is_dir() else "device or socket")
-        beside = "and has no files" if not files else "beside files, whose rows would be left out"
-        raise DataError(f"{folder} holds {strange.name}, a {what}, {beside}; expected files of data, all of one kind, "
-                        "and nothing else: move it away, or begin its name with a dot or underscore")
-    if not files:
-        raise DataError(f"{folder} is a folder without files; expected files of data, all of one kind")
-    found = [(file, _format(str(file), inner)) for file in files]
-    for file, form in found:
+def _parts_of(folder: Path, inner: str) -> list[tuple[Part, Format]]:
+    """The files of a folder, all of one kind."""
+    parts = parts_of(folder)
+    keys = parts[0].values
+    inner = ",".join(name for name in inner.split(",") if name.lstrip("-") not in keys)
+    found = [(part, _format(str(part.path), inner)) for part in parts]
+    for part, form in found:
         if form is not found[0][1]:
-            raise DataError(f"{folder} is a folder of several kinds of files: {files[0].name} and {file.name}; "
-                            "expected one kind")
+            raise DataError(f"{folder} is a folder of several kinds of files: {parts[0].path.relative_to(folder)} and "
+                            f"{part.path.relative_to(folder)}; expected one kind")
     return found
 
 
-def _parts(files: Sequence[tuple[Path, Format]], read: Callable[[str, Format], T]) -> list[T]:
+def _with_rows(parts: Sequence[tuple[Part, Format]], read: Callable[[Part, Format], T]) -> list[T]:
     """What ``read`` makes of each file of a folder; of those without rows nothing, unless all are."""
-    parts: list[T] = []
+    found: list[T] = []
     none: NoRowsError | None = None
-    for file, form in files:
+    for part, form in parts:
         try:
-            parts.append(read(str(file), form))
+            found.append(read(part, form))
         except NoRowsError as error:
             none = error
-    if none is not None and not parts:
+    if none is not None and not found:
         raise none
-    return parts
+    return found
 
 
 def _format(path: str, inner: str) -> Format:
     """The kind that a file of this name is of."""
-    remote = "://" in path
     for form in FORMATS:
-        if form.matches(path) and (form.addresses or not remote):
+        if form.matches(path):
             if inner and not form.names:
-                raise DataError(f"{path} has no parts with names, such as {inner!r}; only HDF5, Parquet and CSV files have: "
-                                f"leave out :{inner}")
+                raise DataError(f"{path} has no parts with names, such as {inner!r}; only HDF5 files and tables "
+                                f"(Parquet, ORC, CSV) have: leave out :{inner}")
             return form
-    if remote:
-        raise DataError(f"{path} is of no supported kind; expected an address that ends in "
-                        f"{', '.join(form.endings for form in FORMATS if form.addresses)}")
     raise DataError(f"{path} is of no supported kind; expected a name that ends in "
                     f"{', '.join(form.endings for form in FORMATS)}, {ENDINGS}")
 
