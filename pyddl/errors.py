@@ -10,6 +10,7 @@ __all__ = [
     "CommError",
     "DataError",
     "InternalError",
+    "NoRowsError",
     "NotFiniteError",
     "ParameterError",
     "PeerLost",
@@ -37,6 +38,10 @@ class ShapeError(PyddlError, ValueError):
 
 class DataError(PyddlError, ValueError):
     """A file or data set is missing, damaged or not what it claims to be."""
+
+
+class NoRowsError(DataError):
+    """A file of data is whole, and has no rows: among others in a folder that is a part like any."""
 
 
 class CheckpointError(PyddlError, OSError):

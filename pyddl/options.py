@@ -164,13 +164,16 @@ _ADVERSARIAL = ("gan", *_PAIRS)
 TABLE: list[Option] = [
     # ---- data
     Option("data", "str", "digits", "data",
-           "training data: digits, mnist, cifar10; a .npy, IDX, HDF5, Parquet or CIFAR-10 file, or a folder of such; "
-           "or random:ROWSxCOLS", trainer=False),
+           "training data: digits, mnist, cifar10; a .npy, IDX, HDF5, Parquet, ORC, CSV or CIFAR-10 file, or a folder of "
+           "such; a folder of pictures; an address of one of these; or random:ROWSxCOLS", trainer=False),
     Option("labels", "str", None, "data",
-           "labels of the training rows: as data; for a Parquet file FILE.parquet:COLUMN. A named set brings its own",
-           trainer=False),
+           "labels of the training rows: as data; of a column FILE.csv:COLUMN, or FILE.parquet:COLUMN. Named sets and "
+           "pictures in sub folders bring their own", trainer=False),
     Option("test", "str", None, "data", "test data; a named set brings its own test part", trainer=False),
     Option("test_labels", "str", None, "data", "labels of the rows of test: as labels", trainer=False),
+    Option("image_size", "str", None, "data", "height and width to which pictures are scaled, such as 28x28",
+           trainer=False),
+    Option("grey", "bool", False, "data", "make grey pictures of coloured ones", trainer=False),
     # ---- model
     Option("hidden", "ints", (256, 64), "model",
            "units of the hidden layers; of an autoencoder or a vae those of the encoder, the code last", trainer=False,

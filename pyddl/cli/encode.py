@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
+from pyddl.cli.evaluate import for_pictures
 from pyddl.errors import DataError
 
 __all__ = ["command", "of_all_rows"]
@@ -17,8 +18,9 @@ CHUNK = 4096  # rows that pass through the model at once
 @click.command("encode")
 @click.argument("run", type=click.Path())
 @click.option("--data", help="What to encode; by default the run's own test data.")
+@for_pictures
 @click.option("--out", default=None, help="File to write: .npy, .csv or .parquet.  [RUN/codes.npy]")
-def command(run: str, data: str | None, out: str | None) -> int:
+def command(run: str, data: str | None, out: str | None, **pictures: Any) -> int:
     """Encode data with the model in RUN: a file of float32 values, a line of code units for each row."""
     from pathlib import Path
 
@@ -29,21 +31,23 @@ def command(run: str, data: str | None, out: str | None) -> int:
     trained = load_run(run)
     if not hasattr(trained.model, "encode"):
         raise DataError(f"the model in {run}, {trained.summary['model']}, has no encoder")
-    source, codes = of_all_rows(trained, data, trained.model.encode)
+    source, codes = of_all_rows(trained, data, trained.model.encode, pictures)
     write_rows(target, codes, [f"code{i}" for i in range(codes.shape[1])])
     click.echo(f"{target}: {codes.shape[0]} codes of {codes.shape[1]} float32, of {source.describe()}")
     return 0
 
 
-def of_all_rows(trained: Any, data: str | None, function: Callable[..., Any]) -> tuple[Any, Any]:
-    """The source that ``--data`` names, or the run's own; and ``function`` of the model on all its rows."""
+def of_all_rows(trained: Any, data: str | None, function: Callable[..., Any],
+                pictures: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The source that ``--data`` names, or the run's own; and ``function`` of the model on all its rows.
+    ``pictures`` are options of `for_pictures`."""
     import numpy as np
 
     from pyddl.cli.evaluate import rows_for
     from pyddl.data.joined import LabelledSource
     from pyddl.train.evaluation import check_rows
 
-    source = rows_for(trained, data, labelled=False)
+    source = rows_for(trained, data, labelled=False, pictures=pictures)
     check_rows(trained.model, LabelledSource(source, None))  # any labels will do
     rows = np.empty((min(CHUNK, len(source)), source.features), dtype=np.float32)
     found = []

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from pyddl.errors import DataError, ParameterError
 
-__all__ = ["command", "rows_for"]
+__all__ = ["command", "for_pictures", "rows_for"]
+
+
+def for_pictures(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The flags that say what becomes of the pictures of ``--data``, from the table of options."""
+    from pyddl.options import named
+
+    size, grey = named("image_size"), named("grey")
+    command = click.option(grey.flag, is_flag=True, help=f"{grey.help}; by default as the run was trained.")(command)
+    return click.option(size.flag, help=f"{size.help}; by default as the run was trained.")(command)
+
 
 
 @click.command("evaluate")
@@ -29,9 +40,10 @@ __all__ = ["command", "rows_for"]
 @click.option("--modes", type=click.Path(), metavar="FILE.npy",
               help="Centres of the mixture that the rows are of, (modes, features): count modes among samples.")
 @click.option("--deviation", type=float, help="Standard deviation of the rows about a centre of --modes.")
+@for_pictures
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(run: str, data: str | None, labels: str | None, measured: tuple[str, ...], likelihood: bool, quality: bool,
-            classifier: str | None, modes: str | None, deviation: float | None, as_json: bool) -> int:
+            classifier: str | None, modes: str | None, deviation: float | None, as_json: bool, **pictures: Any) -> int:
     """All scores of the model in RUN, loss and reconstruction error among them: means over the rows.
 
     Under mpirun or srun all ranks share the work, with the same result.
@@ -46,7 +58,7 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
     here = world()
     with agreement(here.transport):
         trained = load_run(run)
-        source = rows_for(trained, data, labels)
+        source = rows_for(trained, data, labels, pictures=pictures)
         check_labels(trained.model, source, "these data")
         measures = [_measure(trained, name) for name in (*measured, *(["likelihood"] if likelihood else []))]
         compares = likelihood and data is None and trained.config.get("data")
@@ -95,25 +107,27 @@ def _recorded_rows(trained: Any, labels: str | None = None) -> tuple[Any, Any]:
     from pyddl.data.joined import training_and_test
 
     recorded = trained.config
-    source = source_of({"data": recorded["data"], "labels": labels})
+    source = trained.as_trained(source_of({**recorded, "labels": labels}, recorded=True))
     return training_and_test(source, None, recorded.get("validation"), recorded["seed"])
 
 
 def rows_for(trained: Any, data: str | None, labels: str | None = None, *, labelled: bool = True,
-             says: bool = True) -> Any:
+             says: bool = True, pictures: Mapping[str, Any] | None = None) -> Any:
     """The source that ``--data`` names, or the test data that the run recorded; of the model's width and classes.
 
     Without test data it is the training rows, which a line on standard error ``says``. Without ``labelled`` files of
-    labels that the run recorded are left alone.
+    labels that the run recorded are left alone. What is to become of ``pictures`` is as the run recorded it, where it
+    is not given.
     """
     from pyddl.cli.app import say
     from pyddl.cli.model_command import source_of
     from pyddl.data.joined import with_classes
 
-    source = source_of({"data": data, "labels": labels})
     recorded = trained.config if labelled else {**trained.config, "labels": None, "test_labels": None}
+    asked = {name: value for name, value in (pictures or {}).items() if value}
+    source = source_of({**trained.config, **asked, "data": data, "labels": labels}, recorded=not asked)
     if source is None and recorded.get("test"):
-        source = source_of({"data": recorded["test"], "labels": recorded.get("test_labels")})
+        source = source_of({**recorded, "data": recorded["test"], "labels": recorded.get("test_labels")}, recorded=True)
     if source is None and recorded.get("data"):
         training, tested = _recorded_rows(trained, recorded.get("labels"))
         source = training if tested is None else tested
@@ -126,5 +140,6 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
         raise DataError(
             f"{source.describe()} has {source.features} features; the model in {trained.path} expects {wanted}"
         )
+    source = trained.as_trained(source)
     names = getattr(trained.model, "class_names", None)
     return with_classes(source, names) if names is not None and labelled else source

@@ -14,7 +14,9 @@ from pyddl.data import Source
 from pyddl.errors import ParameterError
 from pyddl.options import Option
 
-__all__ = ["ModelCommand", "for_data", "source_of"]
+__all__ = ["PICTURES", "ModelCommand", "for_data", "source_of"]
+
+PICTURES = ("image_size", "grey")  # options of what becomes of pictures
 
 
 class _OfModel(click.Command):
@@ -80,12 +82,20 @@ class ModelCommand(click.Group):
         write_in_groups(self, context, formatter)
 
 
-def source_of(settings: Mapping[str, Any], data: str = "data", labels: str = "labels") -> Any:
-    """The source that these two options name, or None where the first one names nothing."""
+def source_of(settings: Mapping[str, Any], data: str = "data", labels: str = "labels", *,
+              recorded: bool = False) -> Any:
+    """The source that these two options name, or None where the first one names nothing.
+
+    What the settings say of pictures is for pictures only where they are ``recorded``, those of an earlier run, and for
+    test data; where they are for training data that are none, they are refused.
+    """
     from pyddl.data import load
+    from pyddl.data.spec import of_pictures
 
     given = {} if settings[labels] is None else {"labels": settings[labels]}
     if settings[data] is not None:
+        if (data == "data" and not recorded) or of_pictures(settings[data]):
+            given |= {name: settings[name] for name in PICTURES if settings.get(name)}
         return load(settings[data], **given)
     if given:
         raise ParameterError(f"--{labels.replace('_', '-')} are those of the rows of --{data}, which is not given: "
@@ -93,11 +103,16 @@ def source_of(settings: Mapping[str, Any], data: str = "data", labels: str = "la
     return None
 
 
-def for_data(name: str, source: Source, settings: Mapping[str, Any]) -> models.Model:
-    """The model for these rows, with its own ones of these options."""
+def for_data(name: str, source: Source, settings: Mapping[str, Any]) -> tuple[Source, models.Model]:
+    """The model for these rows, with its own ones of these options; and the rows as a run that it takes over had
+    them."""
     from pyddl.train.run import load_run
 
-    given = options.with_runs(settings, lambda path: models.Trained.of(load_run(path)))
-    return models.for_data(name, source, **given)
+    def read(path: str) -> models.Trained:
+        nonlocal source
+        run = load_run(path)
+        source = run.as_trained(source)
+        return models.Trained.of(run)
 
-
+    given = options.with_runs(settings, read)
+    return source, models.for_data(name, source, **given)

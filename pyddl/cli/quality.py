@@ -96,6 +96,9 @@ class Judge:
         if run.model.inputs != self.held_out.features:
             raise ShapeError(f"the classifier in {path} is of rows of {run.model.inputs} features; these have "
                              f"{self.held_out.features}")
+        if run.as_trained(self.held_out) is not self.held_out:
+            raise DataError(f"the classifier in {path} was trained on the same columns in another order; expected "
+                            f"{', '.join(self.held_out.columns)}: train it again on {self.data}")
         return run
 
 

@@ -45,7 +45,7 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
     name, settings = _settings(model, config, {name: value for name, value in given.items() if value is not None})
     source, test = training_and_test(source_of(settings), source_of(settings, "test", "test_labels"),
                                      settings["validation"], settings["seed"])
-    built = for_data(name, source, settings)
+    source, built = for_data(name, source, settings)
     machine = Machine(**{field.name: settings[field.name] for field in dataclasses.fields(Machine)})
     steps = settings["epochs"] * -(-len(source) // settings["batch_size"])
     strategies = [strategy_of(each, settings) for each in dict.fromkeys(("allreduce", settings["strategy"]))]
@@ -99,7 +99,7 @@ def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> t
     from_file = {} if config is None else read_config(config)
     recorded = from_file.get("model", MODEL)
     name = _check.one_of("MODEL", model or recorded, models.TABLE)
-    elsewhere = {"model", "auto", *(option.name for option in options.of_section("machine", "output"))}
+    elsewhere = {"model", "auto", "rows", *(option.name for option in options.of_section("machine", "output"))}
     from_file = {key: value for key, value in from_file.items() if key not in elsewhere}
     if recorded != name and recorded in models.TABLE:  # a run's record of every option of its own model
         from_file = options.fitting(from_file, models.TABLE[recorded].defaults, model=name)

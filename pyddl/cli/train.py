@@ -70,7 +70,7 @@ def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> d
 def _for(model: str, strategy: str | None, from_file: dict[str, Any], where: str | None) -> dict[str, Any]:
     """The options of a file where the command line may have chosen another model or strategy: the file's own record of
     every option, as `pyddl train` writes it, must not stand in the way."""
-    left = {name: value for name, value in from_file.items() if name not in ("model", "auto")}
+    left = {name: value for name, value in from_file.items() if name not in ("model", "auto", "rows")}
     recorded = from_file.get("model")
     auto, chosen = from_file.get("auto"), None  # how an earlier run chose its strategy
     if auto is not None:
@@ -109,7 +109,7 @@ def _train(settings: dict[str, Any]) -> int:
     with agreement(here.transport):  # a file that only one rank lacks ends all of them with one message
         source = source_of(settings)
         test = source_of(settings, "test", "test_labels")
-        model = for_data(settings["model"], source, settings)
+        source, model = for_data(settings["model"], source, settings)
         stamp = time.strftime("%Y%m%d-%H%M%S")
     recorded = {option.name: settings[option.name] for option in options.of_section("data", "model")
                 if option.name in settings}

@@ -1,4 +1,4 @@
-"""The MPI module that fits the MPI which mpi4py has loaded: it takes the place of this file, whose stub is ``_mpi.pyi``."""
+"""The MPI module that fits the MPI which mpi4py has loaded: it takes this file's place; its stub is ``_mpi.pyi``."""
 
 import sys
 

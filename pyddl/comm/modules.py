@@ -1,7 +1,7 @@
 """The MPI modules that were built, for one family of MPI or several, and which of them fits.
 
-Binaries of Open MPI and of MPICH (and Intel MPI, MVAPICH, Cray MPICH, which share MPICH's interface) do not mix. A wheel
-has a module for each; a build for a site's MPI has one.
+Binaries of Open MPI and of MPICH (and Intel MPI, MVAPICH, Cray MPICH, which share MPICH's interface) do not mix. A
+wheel has a module for each; a build for a site's MPI has one.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def fitting(mpi: ModuleType) -> Built:
         if each.family == family(library):
             return each
     known = " and ".join(f"{each} ({each.source})" for each in here)
-    raise CommError(f"pyddl was built for {known}, but mpi4py loads {first_line(library)}; the two do not mix. Cure: build "
-                    "pyddl again for the MPI in use (pip install --config-settings=cmake.define.MPI_HOME=<its folder> ...), "
-                    f"or use the mpirun and libraries of {here[0].family}")
+    raise CommError(f"pyddl was built for {known}, but mpi4py loads {first_line(library)}; the two do not mix. Cure: "
+                    "build pyddl again for the MPI in use (pip install "
+                    f"--config-settings=cmake.define.MPI_HOME=<its folder> ...), or use the mpirun and libraries of {here[0].family}")
 
 
 def load() -> ModuleType:

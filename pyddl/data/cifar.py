@@ -15,7 +15,7 @@ import numpy as np
 from pyddl.data.formats import Format
 from pyddl.data.labels import as_labels
 from pyddl.data.source import ArraySource, Source
-from pyddl.errors import DataError
+from pyddl.errors import DataError, NoRowsError
 
 __all__ = ["FORMAT", "IMAGE_SHAPE", "open_cifar10", "read_cifar10"]
 
@@ -37,7 +37,7 @@ def read_cifar10(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     try:
         size = path.stat().st_size
         if size == 0:
-            raise DataError(f"{path} is empty; expected records of {RECORD} bytes")
+            raise NoRowsError(f"{path} is empty; expected records of {RECORD} bytes")
         if size % RECORD:
             raise DataError(f"{path} ends at offset {size}, inside record {size // RECORD}; expected whole records of "
                             f"{RECORD} bytes, the binary form of CIFAR-10: it is truncated, or another kind of file")

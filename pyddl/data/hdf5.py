@@ -14,7 +14,7 @@ from pyddl.data.blocks import BlockSource
 from pyddl.data.formats import Format
 from pyddl.data.labels import Labels, as_labels
 from pyddl.data.source import ArraySource, Source
-from pyddl.errors import DataError
+from pyddl.errors import DataError, NoRowsError
 
 __all__ = ["FORMAT", "open_hdf5"]
 
@@ -50,7 +50,9 @@ def open_hdf5(path: str | Path, dataset: str = "", without: Sequence[str] = ()) 
     path = Path(path)
     found, name = _opened(path, dataset, without)
     mapped = _mapped(path, found, name)
-    return _Chunked(found, name, path) if mapped is None else ArraySource(mapped, name=name, origin=str(path))
+    source = _Chunked(found, name, path) if mapped is None else ArraySource(mapped, name=name, origin=str(path))
+    source.inner = name.partition(":")[2]
+    return source
 
 
 def _labels(path: str, dataset: str) -> Labels:
@@ -168,7 +170,8 @@ def _find(h5py: Any, file: Any, path: Path, dataset: str, without: Sequence[str]
         raise DataError(f"{path}: data set {dataset} holds {found.dtype} values; expected real numbers: float32, "
                         "float64 or uint8")
     if len(found.shape or ()) < (1 if labels else 2) or 0 in found.shape:
-        raise DataError(f"{path}: data set {dataset} has shape {found.shape}; expected "
+        error = NoRowsError if (found.shape or ())[:1] == (0,) else DataError
+        raise error(f"{path}: data set {dataset} has shape {found.shape}; expected "
                         f"{'(rows,) or (rows, targets)' if labels else '(rows, features)'}, at least one of each")
     return found
 

@@ -1,4 +1,4 @@
-"""Sources made of others: several joined to one, a part of one drawn by chance, one with other labels."""
+"""Sources made of others: several joined, a part drawn by chance, one with other columns or labels."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pyddl.data.labels import Labels, as_labels, renumbered
 from pyddl.data.source import Source
 from pyddl.errors import DataError, ParameterError
 
-__all__ = ["ChosenSource", "JoinedSource", "LabelledSource", "PartSource", "labelled_part", "split",
-           "training_and_test"]
+__all__ = ["ChosenSource", "JoinedSource", "LabelledSource", "PartSource", "ReorderedSource", "in_order_of",
+           "labelled_part", "split", "training_and_test"]
 
 DRAW = 2**63  # stands for the epoch where the split is drawn: no epoch of training has this number
 
@@ -27,7 +27,8 @@ class JoinedSource(Source):
     Parameters
     ----------
     sources : sequence of Source
-        At least one, of equal width. Where their labels were text, classes are those of all together.
+        At least one, of equal width. Columns with names are joined by these, in the order of the first. Where their
+        labels were text, classes are those of all together.
     name, origin : str
     test : callable, optional
         Gives the test part when it is first asked for.
@@ -35,12 +36,18 @@ class JoinedSource(Source):
     Raises
     ------
     DataError
-        Two differ in their features or in the kind of their labels; the message names both.
+        Two differ in their features, in what these are called, in the shape of pictures or in the kind of their labels;
+        the message names both.
     """
 
     def __init__(self, sources: Sequence[Source], *, name: str, origin: str,
                  test: Callable[[], Source | None] | None = None):
         first = sources[0]
+        for other in sources[1:]:
+            if other.inner != first.inner:
+                raise DataError(f"{origin}: the rows of {other.name} are {_inner(other)}, those of {first.name} "
+                                f"{_inner(first)}; expected one name: give it, {origin}:NAME")
+        sources = [first, *(in_order_of(other, first.columns, first.image_shape, first.name) for other in sources[1:])]
         for other in sources[1:]:
             if other.features != first.features:
                 raise DataError(f"{origin}: {other.name} has {other.features} features but {first.name} has "
@@ -49,6 +56,7 @@ class JoinedSource(Source):
         self._begins = np.cumsum([0, *map(len, sources)])
         self.shape = (int(self._begins[-1]), first.features)
         self.image_shape = first.image_shape if all(s.image_shape == first.image_shape for s in sources) else None
+        self.columns, self.inner = first.columns, first.inner
         self._label_type = self._label_type_of_all()
 
     def _label_type_of_all(self) -> tuple[tuple[int, ...], np.dtype] | None:
@@ -121,7 +129,8 @@ class _SomeRows(Source):
     def __init__(self, whole: Source, count: int, name: str):
         self._whole, self.name = whole, name
         self.shape = (count, whole.features)
-        self.image_shape, self.classes = whole.image_shape, whole.classes
+        self.image_shape, self.columns, self.inner = whole.image_shape, whole.columns, whole.inner
+        self.classes = whole.classes
 
     @abstractmethod
     def _rows(self, index: np.ndarray) -> np.ndarray:
@@ -195,6 +204,40 @@ class ChosenSource(_SomeRows):
         return f"{self.name}: {len(self)} of {len(self._whole)} rows; {self._whole.describe()}"
 
 
+class ReorderedSource(_SomeRows):
+    """All rows of a source, their columns in another order.
+
+    Parameters
+    ----------
+    whole : Source
+        Its columns have names.
+    columns : sequence of str
+        The same names in the order that is wanted.
+    """
+
+    def __init__(self, whole: Source, columns: Sequence[str]):
+        super().__init__(whole, len(whole), whole.name)
+        assert whole.columns is not None
+        self._order = np.array([whole.columns.index(name) for name in columns])
+        self.columns = tuple(columns)
+
+    def _rows(self, index: np.ndarray) -> np.ndarray:
+        return index
+
+    @property
+    def test(self) -> Source | None:
+        test = self._whole.test
+        return None if test is None else in_order_of(test, self.columns, self.image_shape, self.name)
+
+    def read(self, index: np.ndarray, out: np.ndarray) -> None:
+        rows = np.empty((len(index), self.features), dtype=np.float32)
+        self._whole.read(index, rows)
+        out[...] = rows[:, self._order]
+
+    def describe(self) -> str:
+        return f"{self._whole.describe()}, its columns put in order by their names"
+
+
 class LabelledSource(Source):
     """The rows of a source with labels from elsewhere, or none.
 
@@ -212,6 +255,7 @@ class LabelledSource(Source):
     def __init__(self, whole: Source, labels: Any, *, origin: str = "memory"):
         self._whole, self._origin = whole, origin
         self.name, self.shape, self.image_shape = whole.name, whole.shape, whole.image_shape
+        self.columns, self.inner = whole.columns, whole.inner
         if labels is not None:
             self.labels, self.classes = as_labels(labels, whole.name, len(whole))
 
@@ -243,6 +287,53 @@ class LabelledSource(Source):
 
     def describe(self) -> str:
         return f"{self._whole.describe()}; {_kind(self)}" + (f" from {self._origin}" if self.labels is not None else "")
+
+
+def in_order_of(source: Source, columns: Sequence[str] | None, image_shape: Sequence[int] | None, other: str) -> Source:
+    """``source`` as belongs to rows with these columns: put in their order, by name; itself where it is so already.
+
+    What has no names for its features, or is no picture, is taken as it is.
+
+    Parameters
+    ----------
+    source : Source
+    columns : sequence of str or None
+    image_shape : sequence of int or None
+        Sides of 1 are of no account.
+    other : str
+        What has these columns, for messages.
+
+    Raises
+    ------
+    DataError
+        The names are others, or pictures have another shape.
+    """
+    shapes = [tuple(side for side in shape or () if side != 1) for shape in (source.image_shape, image_shape)]
+    if source.image_shape and image_shape and shapes[0] != shapes[1]:
+        raise DataError(f"{source.name} holds pictures of {_sides(source.image_shape)}, but {other} of "
+                        f"{_sides(image_shape)}; all need the same: convert one of the two")
+    if not columns or not source.columns or source.columns == tuple(columns):
+        return source
+    lacks = [name for name in columns if name not in source.columns]
+    more = [name for name in source.columns if name not in columns]
+    if lacks or more:
+        parts = [f"{verb} {_some(names)}" for verb, names in (("lacks", lacks), ("has", more)) if names]
+        raise DataError(f"columns of {source.name} and of {other} have unlike names: {source.name} "
+                        f"{' and '.join(parts)}; all need the same: choose them by name, "
+                        f"{source.name.partition(':')[0]}:NAME,NAME, or rename them")
+    return ReorderedSource(source, columns)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _inner(source: Source) -> str:
+    return f"in {source.inner}" if source.inner else "columns of numbers"
 
 
 def with_classes(source: Source, classes: tuple[str, ...]) -> Source:
@@ -369,25 +460,26 @@ def _shares(sizes: np.ndarray, count: int, name: str) -> np.ndarray:
 def training_and_test(data: Source, test: Source | None, validation: float | None,
                       seed: int) -> tuple[Source, Source | None]:
     """What to train on and test on: ``test`` where it is given, else a validation part where one is asked for,
-    else the test part that the data bring. Where labels were text, those of the test data number the classes of the
-    training data.
+    else the test part that the data bring. Columns with names come in the order of the training data; where labels were
+    text, those of the test data number the classes of the training data.
 
     Raises
     ------
     ParameterError
         Both ``test`` and ``validation`` are given, or the latter is out of range.
     DataError
-        Both have labels, but of different kinds.
+        Their columns have unlike names, or their pictures unlike shapes; or both have labels, but of different kinds.
     """
     if validation is None:
         test = data.test if test is None else test
-        return data, test if test is None else _labelled_alike(data, test)
+        return data, test if test is None else _alike(data, test)
     if test is not None:
         raise ParameterError(f"test data and validation {validation:g} are both given; leave one of the two out")
     return split(data, validation, seed)
 
 
-def _labelled_alike(data: Source, test: Source) -> Source:
+def _alike(data: Source, test: Source) -> Source:
+    test = in_order_of(test, data.columns, data.image_shape, data.name)
     if data.label_type is None or test.label_type is None:
         return test
     if data.label_type[0] != test.label_type[0] or (data.classes is None) != (test.classes is None):

@@ -13,7 +13,7 @@ import numpy as np
 from pyddl.data.formats import Format
 from pyddl.data.labels import Labels, as_labels
 from pyddl.data.source import ArraySource
-from pyddl.errors import DataError
+from pyddl.errors import DataError, NoRowsError
 
 __all__ = ["FORMAT", "open_npy"]
 
@@ -45,7 +45,8 @@ def open_npy(path: str | os.PathLike[str], labels: bool = False) -> np.ndarray:
             raise DataError(f"{path} holds {dtype} values; expected real numbers: float32, float64 or uint8")
         if len(shape) < (1 if labels else 2) or 0 in shape:
             expected_shape = "(rows,) or (rows, targets)" if labels else "(rows, features), at least one of each"
-            raise DataError(f"{path} has shape {shape}; expected {expected_shape}")
+            error = NoRowsError if shape[:1] == (0,) else DataError
+            raise error(f"{path} has shape {shape}; expected {expected_shape}")
         if found < expected:
             raise DataError(f"{path} is truncated: it ends at offset {found}; its header promises an array "
                             f"of shape {shape}, {dtype}, which ends at offset {expected}")

@@ -32,6 +32,10 @@ class Source(ABC):
         (rows, features).
     image_shape : tuple of int or None
         Shape of one row as a picture, for example (28, 28).
+    columns : tuple of str or None
+        Names of the features in their order, where each is a column with a name.
+    inner : str
+        Name of what alone holds the features within a file, a data set or a column of lists; else empty.
     labels : ndarray of shape (rows,) or (rows, targets), or None
         Of all rows, where there are any. A source of several files joins them when first asked; `read_labels` gives
         those of some rows without that.
@@ -48,6 +52,8 @@ class Source(ABC):
     spec: Mapping[str, str] = MappingProxyType({})
     shape: tuple[int, int]
     image_shape: tuple[int, ...] | None = None
+    columns: tuple[str, ...] | None = None
+    inner: str = ""
     labels: np.ndarray | None = None
     classes: tuple[str, ...] | None = None
 

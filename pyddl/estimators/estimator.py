@@ -14,6 +14,7 @@ import numpy as np
 from pyddl import _check, models, options
 from pyddl.data import ArraySource, Source
 from pyddl.data.labels import Labels
+from pyddl.errors import DataError
 from pyddl.estimators.rows import chunks
 from pyddl.estimators.transformer import Conventions, same
 
@@ -136,13 +137,20 @@ class Estimator(Conventions):
 
     def _source(self, rows: np.ndarray | Source, y: Any, *, first: bool) -> Source:
         """The rows for the trainer, with what a role makes of ``y``; ``first`` where training starts from nothing."""
-        return rows if isinstance(rows, Source) else ArraySource(rows, name="X")
+        return rows if isinstance(rows, Source) else self._array(rows)
+
+    def _array(self, rows: np.ndarray, labels: Any = None) -> ArraySource:
+        """A source of these rows, whose columns have the names that `fit` saw."""
+        source = ArraySource(rows, name="X", labels=labels)
+        if hasattr(self, "feature_names_in_"):
+            source.columns = tuple(self.feature_names_in_)
+        return source
 
     def _learned(self) -> None:
         """A role's own attributes, after training or `load`."""
 
     def _new_model(self, source: Source, dtype: str) -> Any:
-        from pyddl.train.run import load_run
+        from pyddl.train.run import ROWS, load_run
 
         given = {}
         for option in options.of_model(self._model):
@@ -150,7 +158,15 @@ class Estimator(Conventions):
             given[option.name] = option.check(os.fspath(value) if isinstance(value, os.PathLike) else value)
         if "dtype" in given:
             given["dtype"] = dtype
-        given = options.with_runs(given, lambda path: models.Trained.of(load_run(path)))
+
+        def read(path: str) -> models.Trained:
+            run = load_run(path)
+            if run.as_trained(source) is not source:
+                raise DataError(f"{source.name} has the columns of the training data of {path} in another order; "
+                                f"expected {', '.join(run.config[ROWS]['columns'])}")
+            return models.Trained.of(run)
+
+        given = options.with_runs(given, read)
         return models.for_data(self._model, source, **given)
 
     def _value_of(self, option: options.Option) -> Any:
@@ -186,7 +202,7 @@ class Estimator(Conventions):
                           f"values in [{low:g}, {high:g}]: values outside are clipped. Scale X (MinMaxScaler){other}",
                           stacklevel=4)
         labels = None if source.labels is None else Labels(source.labels, source.classes)
-        return ArraySource(np.clip(rows, low, high).astype(np.float32), name="X", labels=labels)
+        return self._array(np.clip(rows, low, high).astype(np.float32), labels)
 
     def _apply(self, rows: np.ndarray | Source, function: Callable[..., np.ndarray]) -> np.ndarray:
         """``function`` of the model on all rows, in chunks."""

@@ -6,6 +6,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pyddl import options
 from pyddl.errors import DataError
 from pyddl.estimators.table import TABLE, named
@@ -33,7 +35,7 @@ def load(run: str | Path) -> Any:
     DataError
         It is no finished run, or damaged; or its model has no estimator.
     """
-    from pyddl.train.run import load_run
+    from pyddl.train.run import ROWS, load_run
     from pyddl.train.trainer import Result
 
     found = load_run(run)
@@ -53,6 +55,10 @@ def load(run: str | Path) -> Any:
     estimator.seed_ = recorded["random_state"]
     estimator._run = str(found.path)
     estimator.n_features_in_ = model.inputs
+    rows = found.config.get(ROWS, {})
+    estimator._image_shape = rows.get("image_shape")
+    if rows.get("columns"):
+        estimator.feature_names_in_ = np.asarray(rows["columns"], dtype=object)
     estimator._learned()
     return estimator
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pyddl.data import ArraySource, Source
+from pyddl.data import Source
 from pyddl.data.labels import Labels
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.estimators.estimator import Estimator
@@ -95,7 +95,7 @@ class Supervised(Estimator):
             if first:
                 self._of_source(rows, labels)
             return rows
-        return ArraySource(rows, name="X", labels=self._encoded(y, rows.shape[0], first=first))
+        return self._array(rows, self._encoded(y, rows.shape[0], first=first))
 
     def _labels(self, rows: np.ndarray | Source, y: Any) -> Any:
         """The labels of these rows: ``y``, or those of the source that they are."""

@@ -27,7 +27,7 @@ def check_rows(X: Any) -> tuple[np.ndarray | Source, np.ndarray | None]:
         It is neither; sparse; has no rows or features; holds text, complex numbers, NaN or infinity.
     """
     if isinstance(X, Source):
-        return X, None
+        return X, None if X.columns is None else np.asarray(X.columns, dtype=object)
     if isinstance(X, str | os.PathLike):
         raise ParameterError(f"X is {X!r}; expected rows: pyddl.data.load({str(X)!r}) gives those of a named set or "
                              "file")

@@ -12,6 +12,7 @@ import numpy as np
 
 from pyddl import _check
 from pyddl.data import Source
+from pyddl.data.joined import in_order_of
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.estimators.rows import check_rows
 
@@ -28,6 +29,7 @@ class Conventions(ABC):
 
     n_features_in_: int
     feature_names_in_: np.ndarray
+    _image_shape: tuple[int, ...] | None = None  # of the source that `fit` saw
 
     @classmethod
     def _defaults(cls) -> dict[str, Any]:
@@ -87,11 +89,17 @@ class Conventions(ABC):
         rows, names = check_rows(X)
         if first:
             self.n_features_in_ = int(rows.shape[1])
+            self._image_shape = rows.image_shape if isinstance(rows, Source) else None
             if names is not None:
                 self.feature_names_in_ = names
             elif hasattr(self, "feature_names_in_"):
                 del self.feature_names_in_
             return rows
+        if isinstance(rows, Source):
+            fitted = getattr(self, "feature_names_in_", None)
+            rows = in_order_of(rows, fitted if fitted is None else tuple(fitted), self._image_shape,
+                               f"the rows that {type(self).__name__} was fitted with")
+            names = fitted if rows.columns else None
         self._check_names(names)
         if rows.shape[1] != self.n_features_in_:
             raise ShapeError(f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting "

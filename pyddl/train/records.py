@@ -19,6 +19,7 @@ from pyddl.strategies.auto import Choice
 from pyddl.train.calendar import Span
 from pyddl.train.ledger import Ledger
 from pyddl.train.plan import Plan
+from pyddl.train.run import ROWS
 from pyddl.train.timing import PARTS
 
 __all__ = ["Spent", "by_part", "config", "stage", "summary", "title"]
@@ -132,10 +133,12 @@ def _servers(plan: Plan) -> str:
 
 def config(plan: Plan, choice: Choice | None) -> dict[str, Any]:
     """What ``config.toml`` holds: with it, the same run can be made again."""
+    rows = {"columns": plan.data.columns, "image_shape": plan.data.image_shape}
     whole = {"model": name_of(plan.model), **plan.config, **strategies.recorded(plan.strategy),
              "ranks": plan.world.size, "optimizer": plan.optimizer.name,
              **{name: value for name, value in plan.options.items() if name not in NOT_RECORDED},
-             "threads": _core.threads(), "auto": choice and choice.record()}
+             "threads": _core.threads(), ROWS: {name: list(value) for name, value in rows.items() if value} or None,
+             "auto": choice and choice.record()}
     return whole
 
 

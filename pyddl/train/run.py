@@ -27,6 +27,8 @@ import numpy as np
 from pyddl import models
 from pyddl.comm.model_group import ModelGroup
 from pyddl.comm.transport import Alone
+from pyddl.data import Source
+from pyddl.data.joined import in_order_of
 from pyddl.errors import CheckpointError, DataError, ParameterError, PyddlError
 from pyddl.models.protocol import Model, name_of
 from pyddl.models.stages import Phase, stages_of
@@ -34,12 +36,13 @@ from pyddl.train.agreement import FLOAT32_INSTEAD, dtype_of_all
 from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.tensors import write_parts
 
-__all__ = ["Run", "RunDirectory", "load_run", "write_model", "written"]
+__all__ = ["ROWS", "Run", "RunDirectory", "as_recorded", "load_run", "recorded_config", "write_model", "written"]
 
 log = logging.getLogger("pyddl")
 
 CONFIG, METRICS, SUMMARY, MODEL = "config.toml", "metrics.jsonl", "summary.json", "model.safetensors"
 SHOWN = "shown.npy"
+ROWS = "rows"  # table of config.toml, of what the training rows were
 LOCK = ".lock"  # held by the process that writes; stays, empty, as removing it could take it from another one
 
 
@@ -180,6 +183,16 @@ class Run:
         self.model, self.parameters, self.buffers = model, parameters, buffers
         self.averaged = parameters if averaged is None else averaged
 
+    def as_trained(self, source: Source) -> Source:
+        """``source`` as the training rows were: columns in their order, by name.
+
+        Raises
+        ------
+        DataError
+            Its columns have other names, or its pictures another shape.
+        """
+        return as_recorded(self.config, source, f"the training data of {self.path}")
+
     def optimizer_state(self) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """Vectors of the optimizers at the end of the run, and the updates done, as in `Result`, from its last
         checkpoint.
@@ -211,6 +224,12 @@ class Run:
             if begin <= s.begin < end:
                 whole[s.begin : s.end] = tensors[f"phase.{phase.name}.{name}.{s.name}"].ravel()
         return whole[begin:end]
+
+
+def as_recorded(config: Mapping[str, Any], source: Source, what: str) -> Source:
+    """``source`` as the rows were that ``config`` records, which are called ``what``; see `in_order_of`."""
+    rows = config.get(ROWS, {})
+    return in_order_of(source, rows.get("columns"), rows.get("image_shape"), what)
 
 
 def load_run(path: str | Path) -> Run:
@@ -261,6 +280,12 @@ def load_run(path: str | Path) -> Run:
     summary = _read(path / SUMMARY, _object)
     metrics = _read(path / METRICS, lambda text: [_object(line) for line in text.splitlines()])
     return Run(path, _read(path / CONFIG, read_toml), summary, metrics, model, parameters, buffers, averaged)
+
+
+def recorded_config(path: str | Path) -> dict[str, Any]:
+    """What ``config.toml`` of a run directory records; empty where there is none yet."""
+    file = Path(path) / CONFIG
+    return _read(file, read_toml) if file.exists() else {}
 
 
 def read_toml(text: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.plan import Plan
 from pyddl.train.progress import PlainProgress, Progress
 from pyddl.train.result import Result
+from pyddl.train.run import as_recorded, recorded_config
 from pyddl.train.session import Session
 from pyddl.train.stop import StopRequest
 
@@ -169,12 +170,18 @@ class Trainer:
                 work=flops and flops * self._rows_at_once(here.size), quota=threads.quota()))
             if here.size > 1:
                 threads.limit_numpy()
-            given, given_test = load(data), None if test is None else load(test)
+            given, given_test = self._as_before(load(data)), None if test is None else load(test)
             source, tested = training_and_test(given, given_test, self.options["validation"], self.options["seed"])
             if self.options["labelled"] is not None:
                 source = self._labelled(source)
         self._compare(here.transport, source, tested)
         return source, tested, {**given.spec, **_of_test(given_test)}
+
+    def _as_before(self, source: Source) -> Source:
+        """The rows as they were in the run that this one goes on with."""
+        if not self.options["resume"] or self.out is None:
+            return source
+        return as_recorded(recorded_config(self.out), source, f"the training data of {self.out}")
 
     def _labelled(self, source: Source) -> Source:
         """The rows whose labels are known, where these are few."""

@@ -1,6 +1,7 @@
 """Folders of shards, and a validation part drawn by chance."""
 
 import gzip
+import os
 
 import numpy as np
 import pytest
@@ -52,7 +53,8 @@ def test_shards_of_unequal_width_are_refused_with_both_names(shards):
     ("d.npy", b"no array", r"d.npy starts with b'no arr' at offset 0"),
     ("d.npy", b"", r"d.npy starts with b'' at offset 0"),
     ("d-ubyte", b"", r"folder of several kinds of files: a.npy and d-ubyte"),
-    ("README.txt", b"rows", r"README.txt is of no supported kind"),
+    ("README.txt", b"rows", r"folder of several kinds of files: README.txt and a.npy"),
+    ("README", b"rows", r"README is of no supported kind"),
 ])
 def test_a_bad_shard_is_named(shards, name, content, message):
     (shards / name).write_bytes(content)
@@ -107,3 +109,33 @@ def test_impossible_fractions_are_refused(fraction):
 def test_one_row_cannot_be_split():
     with pytest.raises(ParameterError, match="has 1 row; a validation part needs at least 2"):
         split(RandomSource(1, 2), 0.5)
+
+
+def test_empty_parts_are_parts(shards):
+    np.save(shards / "aa.npy", np.zeros((0, 3)))
+    np.testing.assert_array_equal(np.asarray(load(shards)), ROWS)
+    labels = shards.parent / f"{shards.name}-labels"
+    labels.mkdir()
+    for name, rows in (("a", 4), ("aa", 0), ("b", 6)):
+        np.save(labels / f"{name}.npy", np.arange(rows))
+    assert load(shards, labels=labels).labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5]
+    for name in "abc":
+        np.save(shards / f"{name}.npy", np.zeros((0, 3)))
+    with pytest.raises(DataError, match=r"shape \(0, 3\); expected \(rows, features\), at least one of each"):
+        load(shards)
+
+
+def test_what_lies_beside_parts_is_named(shards):
+    (shards / "_temporary").mkdir()  # as Spark has it while it writes
+    (shards / ".b.npy").symlink_to("nowhere")
+    os.symlink(shards / "a.npy", shards / "d.npy")
+    assert len(load(shards)) == 14
+    link = shards / "e.npy"
+    link.symlink_to("gone.npy")
+    with pytest.raises(DataError, match=r"holds e.npy, a link to gone.npy, which is not there; expected files of data"):
+        load(shards)
+    link.unlink()
+    (shards / "more").mkdir()
+    np.save(shards / "more/a.npy", np.zeros((2, 3)))
+    with pytest.raises(DataError, match=r"holds more, a folder, beside files, whose rows would be left out"):
+        load(shards)
