@@ -17,7 +17,7 @@ from pyddl.train.crew import Crew
 __all__ = ["coverage", "features_of", "frechet", "kernel_distance", "modes", "nearest", "quality"]
 
 NEIGHBOURS = 5  # of density and coverage
-MOST = 5000  # rows whose distances to one another are looked at
+MOST = 5000  # rows whose distances to one another are looked at, spread over all: a set may have an order
 CHUNK = 500
 DEVIATIONS = 3.0  # from a mode, within which a sample is good
 
@@ -136,12 +136,14 @@ def quality(samples: np.ndarray, held_out: Source, training: Source | None, clas
     """
     count = min(len(samples), len(held_out))
     real = features_of(classifier, held_out, count)
+    some = slice(None, None, -(-count // MOST))
     figures: dict[str, float] = {}
     for ending, rows in (("", samples), ("_of_rows", training)):
         if rows is not None:
             found = features_of(classifier, rows, count, seed=1)
-            each = {"frechet_distance": frechet(real, found), "kernel_distance": kernel_distance(
-                real[:MOST], found[:MOST], crew), **coverage(real[:MOST], found[:MOST], crew)}
+            each = {"frechet_distance": frechet(real, found),
+                    "kernel_distance": kernel_distance(real[some], found[some], crew),
+                    **coverage(real[some], found[some], crew)}
             figures |= {f"{name}{ending}": value for name, value in each.items()}
     return figures
 
