@@ -136,7 +136,7 @@ def test_adversarial_pairs_learn_known_distributions(out):
 
 def test_steps_of_adversarial_pairs_are_timed_beside_those_without_penalty(out):
     line, = adversarial_step.main([*SMALL, "--peer", "none", "--out", str(out)]).lines
-    assert line["case"] == "dense-r3gan-64" and positive(line["seconds"]) and line["times_plain"]["float32"] > 0.5
+    assert line["case"] == "dense-r3gan-64" and positive(line["seconds"]) and line["times_plain"]["float32"] > 0
     assert "| dense | r3gan | 64 | float32 |" in "\n".join(adversarial_step.section([line]))
 
 
