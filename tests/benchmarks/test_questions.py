@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import (
     adversarial,
+    adversarial_step,
     asynchronous,
     auto,
     convergence,
@@ -126,11 +127,17 @@ def test_bounds_of_variational_autoencoders(out):
 
 
 def test_adversarial_pairs_learn_known_distributions(out):
-    line, = adversarial.main([*SMALL, "--part", "quality", "--out", str(out)]).lines
+    line, = adversarial.main([*SMALL, "--out", str(out)]).lines
     assert line["name"] == "N(4, 0.5)" and 2 < line["mean"] < 6 and 0.05 < line["deviation"] < 2
     rows = adversarial.rows_of("25 Gaussians", 2500, 0)
     found = modes(rows, adversarial.MIXTURES["25 Gaussians"], adversarial.DEVIATION)
     assert found["modes"] == found["modes_of_20"] == 25 and found["high_quality"] == pytest.approx(0.989, abs=0.01)
+
+
+def test_steps_of_adversarial_pairs_are_timed_beside_those_without_penalty(out):
+    line, = adversarial_step.main([*SMALL, "--peer", "none", "--out", str(out)]).lines
+    assert line["case"] == "dense-r3gan-64" and positive(line["seconds"]) and line["times_plain"]["float32"] > 0
+    assert "| dense | r3gan | 64 | float32 |" in "\n".join(adversarial_step.section([line]))
 
 
 def test_a_ladder_reaches_what_persistent_chains_do_not(out):
