@@ -1,5 +1,6 @@
 # make train   set everything up in .venv, then train an autoencoder on 2 MPI ranks
 # make test    set everything up in .venv, then run all tests, and those of several ranks on 1, 2, 3 and 4
+# make wheel   one wheel for every MPI, in dist/
 # More: setup, test-long, test-routes, test-routes-quick, test-sanitized, bench, word2vec, lint, format, clean.
 # Examples: make train RANKS=4 EPOCHS=20, make test PYTHON=python3.12
 
@@ -16,7 +17,7 @@ LAUNCH := $(BIN)/python -m pyddl.comm.launcher
 CXX_FILES := $(shell find csrc tests/native -name '*.[hc]pp')
 NATIVE := $(filter csrc/%,$(CXX_FILES)) CMakeLists.txt $(shell find csrc -name CMakeLists.txt -o -name '*.pyx' -o -name '*.in' -o -name '*.cmake')
 
-.PHONY: train test test-long test-routes test-routes-quick test-sanitized bench word2vec setup lint format clean
+.PHONY: wheel train test test-long test-routes test-routes-quick test-sanitized bench word2vec setup lint format clean
 
 train: setup
 	@data=$$($(BIN)/python -c 'from pyddl.data import find; print("mnist" if find("mnist") else "digits")') && \
@@ -39,7 +40,8 @@ test-sanitized: setup
 	VENV=$(VENV) SANITIZED=$(VENV)-sanitized tests/native/sanitize
 
 # Every MPI of this machine, and PyPI's, in environments of their own: see tests/routes/run, and quick beside it.
-test-routes:
+test-routes: wheel
+	PYTHON=$(PYTHON) tests/routes/wheel
 	ROUTES=$(VENV)-routes PYTHON=$(PYTHON) tests/routes/run $(ROUTE)
 
 test-routes-quick: setup
@@ -53,6 +55,12 @@ bench: setup $(VENV)-torch/.made $(VENV)-tensorflow/.made $(VENV)-mpich/.made
 word2vec: setup $(VENV)-gensim/.made
 	$(LAUNCH) -n 4 --threads 1 -- $(VENV)-gensim/bin/python examples/word2vec.py
 
+# It is built in isolation, of what PyPI has, with an MPI module for Open MPI and one for MPICH.
+wheel: $(VENV)/.python
+	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist --config-settings=cmake.define.PYDDL_MPI=BOTH \
+	    --config-settings=build-dir=build/wheel .
+	@ls dist/*.whl
+
 lint: setup $(VENV)/.linters
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -64,7 +72,7 @@ format: setup $(VENV)/.linters
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf build $(VENV) $(VENV)-torch $(VENV)-tensorflow $(VENV)-mpich $(VENV)-gensim $(VENV)-routes $(VENV)-sanitized
+	rm -rf build dist $(VENV) $(VENV)-torch $(VENV)-tensorflow $(VENV)-mpich $(VENV)-gensim $(VENV)-routes $(VENV)-sanitized
 
 setup: $(VENV)/.built
 
