@@ -1,7 +1,7 @@
 # make train   set everything up in .venv, then train an autoencoder on 2 MPI ranks
 # make test    set everything up in .venv, then run all tests, and those of several ranks on 1, 2, 3 and 4
 # make wheel   one wheel for every MPI, in dist/
-# More: setup, test-long, test-routes, test-routes-quick, test-sanitized, bench, word2vec, lint, format, clean.
+# More: setup, test-long, test-wheel, test-routes, test-routes-quick, test-sanitized, bench, word2vec, lint, format, clean.
 # Examples: make train RANKS=4 EPOCHS=20, make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ LAUNCH := $(BIN)/python -m pyddl.comm.launcher
 CXX_FILES := $(shell find csrc tests/native -name '*.[hc]pp')
 NATIVE := $(filter csrc/%,$(CXX_FILES)) CMakeLists.txt $(shell find csrc -name CMakeLists.txt -o -name '*.pyx' -o -name '*.in' -o -name '*.cmake')
 
-.PHONY: wheel train test test-long test-routes test-routes-quick test-sanitized bench word2vec setup lint format clean
+.PHONY: wheel train test test-long test-wheel test-routes test-routes-quick test-sanitized bench word2vec setup lint format clean
 
 train: setup
 	@data=$$($(BIN)/python -c 'from pyddl.data import find; print("mnist" if find("mnist") else "digits")') && \
@@ -32,7 +32,7 @@ test: setup
 	$(BIN)/python -m pytest -q
 	for ranks in 1 2 3 4; do $(LAUNCH) -n $$ranks -- $(BIN)/python -m pytest -q --only-mpi -x || exit 1; done
 
-test-long: setup test-routes test-sanitized
+test-long: setup test-wheel test-routes test-sanitized
 	$(BIN)/python -m pytest -q -m long --run-long --timeout 1200
 
 # Native code under AddressSanitizer and UndefinedBehaviorSanitizer. ThreadSanitizer's part is one of the long tests.
@@ -40,9 +40,12 @@ test-sanitized: setup
 	VENV=$(VENV) SANITIZED=$(VENV)-sanitized tests/native/sanitize
 
 # Every MPI of this machine, and PyPI's, in environments of their own: see tests/routes/run, and quick beside it.
-test-routes: wheel
-	PYTHON=$(PYTHON) tests/routes/wheel
+test-routes:
 	ROUTES=$(VENV)-routes PYTHON=$(PYTHON) tests/routes/run $(ROUTE)
+
+# The wheel in clean environments, with each MPI and with none.
+test-wheel: wheel
+	PYTHON=$(PYTHON) tests/routes/wheel $(ROUTE)
 
 test-routes-quick: setup
 	VENV=$(VENV) ROUTES=$(VENV)-routes tests/routes/quick

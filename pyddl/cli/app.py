@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pyddl import __version__, _check
-from pyddl.comm.abort import OnAllRanks
+from pyddl.comm.abort import OnAllRanks, installed
 from pyddl.comm.environment import started
 from pyddl.errors import CommError, DataError, ParameterError, PyddlError, ShapeError
 
@@ -97,6 +97,8 @@ def app() -> int:
         say(f"pyddl: {error}")
         return OnAllRanks(BAD_INPUT) if error.on_all_ranks else BAD_INPUT
     except CommError as error:
+        if not error.on_all_ranks and not installed():
+            return _failed(str(error))  # MPI has not come up
         if not error.on_all_ranks:
             raise  # only some ranks may know: the abort hook ends all
         say(f"pyddl: {error}")

@@ -21,8 +21,8 @@ from typing import Any, NoReturn
 
 from pyddl.errors import PeerLost
 
-__all__ = ["ENDING_ALL", "LEAVING", "STOPPED", "OnAllRanks", "end_all", "end_without_mpi", "install", "leave",
-           "run_main"]
+__all__ = ["ENDING_ALL", "LEAVING", "STOPPED", "OnAllRanks", "end_all", "end_without_mpi", "install", "installed",
+           "leave", "run_main"]
 
 STOPPED = 75
 """Exit status of a run that was stopped on request and can be resumed: all ranks agree on it, so it is no
@@ -69,6 +69,11 @@ def install(abort: Callable[[int], Any], rank: int, size: int) -> None:
             _fail(args.exc_type, args.exc_value, args.exc_traceback)
 
     threading.excepthook = thread_failed
+
+
+def installed() -> bool:
+    """Whether a failure of this process is one of a rank among others, who may wait for it."""
+    return _abort is not None
 
 
 def _fail(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

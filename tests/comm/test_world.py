@@ -134,8 +134,13 @@ def test_another_mpi_than_built_for_is_refused_with_both_names(mpirun):
         try: pyddl.world()
         except pyddl.errors.CommError as error: print(error)
         print("module loaded:", "pyddl.comm._mpi" in sys.modules)
+        from pyddl.cli.app import app
+        sys.argv = ["pyddl", "train", "autoencoder", "--data", "digits"]
+        print("status", app())
     """)
     assert done.code == 0, done.err
+    assert done.out.count("status 1") == 2 and "pyddl: rank 1: pyddl was built for Other MPI" in done.err
+    assert "Traceback" not in done.err
     assert "built for Other MPI 9.1" in done.out
     assert "mpi4py loads" in done.out
     assert "module loaded: False" in done.out
