@@ -1,6 +1,6 @@
 # make train   set everything up in .venv, then train an autoencoder on 2 MPI ranks
 # make test    set everything up in .venv, then run all tests, and those of several ranks on 1, 2, 3 and 4
-# More: setup, test-long, test-routes, test-routes-quick, test-sanitized, bench, word2vec, lint, format, clean.
+# More: setup, docs, test-long, test-routes, test-routes-quick, test-sanitized, bench, word2vec, lint, format, clean.
 # Examples: make train RANKS=4 EPOCHS=20, make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -11,12 +11,13 @@ BIN := $(VENV)/bin
 ONEDNN := onednn-cpu-gomp==2023.2.0 onednn-devel-cpu-gomp==2023.2.0
 BUILD_TOOLS := scikit-build-core pybind11 cython cython-cmake cmake ninja numpy
 LINTERS := ruff==0.17.5 mypy==2.4.1 clang-format==23.1.3 cython-lint==0.22.0 pre-commit
+SITE := sphinx==9.0.4 myst-parser==5.2.0 numpydoc==1.11.0 furo==2025.12.19
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LAUNCH := $(BIN)/python -m pyddl.comm.launcher
 CXX_FILES := $(shell find csrc tests/native -name '*.[hc]pp')
 NATIVE := $(filter csrc/%,$(CXX_FILES)) CMakeLists.txt $(shell find csrc -name CMakeLists.txt -o -name '*.pyx' -o -name '*.in' -o -name '*.cmake')
 
-.PHONY: train test test-long test-routes test-routes-quick test-sanitized bench word2vec setup lint format clean
+.PHONY: train test test-long test-routes test-routes-quick test-sanitized bench word2vec setup docs lint format clean
 
 train: setup
 	@data=$$($(BIN)/python -c 'from pyddl.data import find; print("mnist" if find("mnist") else "digits")') && \
@@ -53,6 +54,11 @@ bench: setup $(VENV)-torch/.made $(VENV)-tensorflow/.made $(VENV)-mpich/.made
 word2vec: setup $(VENV)-gensim/.made
 	$(LAUNCH) -n 4 --threads 1 -- $(VENV)-gensim/bin/python examples/word2vec.py
 
+# README, docs/, the examples and the API as a site, in build/docs: open build/docs/index.html.
+docs: setup $(VENV)-docs/.made
+	$(VENV)-docs/bin/python -m sphinx --fail-on-warning --keep-going --quiet -c docs/site -d build/doctrees . build/docs
+	@cp build/docs/README.html build/docs/index.html && echo 'written: build/docs/index.html'
+
 lint: setup $(VENV)/.linters
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -64,7 +70,8 @@ format: setup $(VENV)/.linters
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf build $(VENV) $(VENV)-torch $(VENV)-tensorflow $(VENV)-mpich $(VENV)-gensim $(VENV)-routes $(VENV)-sanitized
+	rm -rf build $(VENV) $(VENV)-torch $(VENV)-tensorflow $(VENV)-mpich $(VENV)-gensim $(VENV)-docs $(VENV)-routes $(VENV)-sanitized \
+	    docs/site/made
 
 setup: $(VENV)/.built
 
@@ -110,10 +117,13 @@ $(VENV)-torch/.made $(VENV)-tensorflow/.made $(VENV)-mpich/.made:
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	@touch $@
 
-$(VENV)-gensim/.made: | $(VENV)/.built
+# Those that have all of $(VENV) behind them.
+$(VENV)-gensim/.made: PACKAGES := gensim==4.4.0
+$(VENV)-docs/.made: PACKAGES := $(SITE)
+$(VENV)-gensim/.made $(VENV)-docs/.made: | $(VENV)/.built
 	@echo 'setting up $(@D)'
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check gensim==4.4.0
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	@packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
 	echo "import site; site.addsitedir('$$($(BIN)/python -c "$$packages")')" \
 	    >"$$($(@D)/bin/python -c "$$packages")/pyddl.pth"
