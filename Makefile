@@ -70,8 +70,8 @@ format: setup $(VENV)/.linters
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf build $(VENV) $(VENV)-torch $(VENV)-tensorflow $(VENV)-mpich $(VENV)-gensim $(VENV)-docs $(VENV)-routes $(VENV)-sanitized \
-	    docs/site/made
+	rm -rf build docs/site/made $(VENV) $(VENV)-torch $(VENV)-tensorflow $(VENV)-mpich $(VENV)-gensim $(VENV)-docs \
+	    $(VENV)-routes $(VENV)-sanitized
 
 setup: $(VENV)/.built
 

@@ -1,7 +1,7 @@
 """Sphinx's settings for `make docs`: README, the pages of docs/, the examples, and the API from the docstrings.
 
-The sources are the repository as it is, whose pages link to one another. What is written here are lists of contents, made
-of the links in README, and a page for each module, made of what tab completion offers: so nothing is listed twice.
+The sources are the repository as it is, whose pages link to one another. What is written here are lists of contents,
+made of the links in README, and a page for each module, made of what tab completion offers: so nothing is listed twice.
 """
 
 import inspect
@@ -15,8 +15,8 @@ from pyddl import options
 
 ROOT = Path(__file__).parents[2]
 MADE = ROOT / "docs/site/made"
-MODULES = ("estimators", "models", "models.layers", "train", "strategies", "comm.operations", "optim", "data", "callbacks",
-           "comm", "layout", "errors")
+MODULES = ("estimators", "models", "models.layers", "train", "strategies", "comm.operations", "optim", "data",
+           "callbacks", "comm", "layout", "errors")
 STEPS_OF_HEADINGS = "=-~"
 
 project, release = "pyddl", pyddl.__version__
@@ -30,6 +30,8 @@ numpydoc_show_class_members = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 html_theme = "furo"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 html_title = f"pyddl {release}"
 html_copy_source = False
 
@@ -48,10 +50,9 @@ def add_contents(app, name, source):
     source[0] = re.sub(r"\[([^\[\]]+)\]\(([^()#:]+)\)",
                        lambda link: link[1] if (folder / link[2]).is_dir() else link[0], source[0])
     if name == "README":
-        text = source[0]
-        linked = re.findall(r"\]\((docs/\w+|[A-Z]+|benchmarks/RESULTS)\.md\)", text)
-        pages = list(dict.fromkeys([*linked, *(f"docs/{path.stem}" for path in sorted((ROOT / "docs").glob("*.md")))]))
-        source[0] += contents("Pages", pages) + contents("Reference", [
+        linked = re.findall(r"\]\((docs/\w+)\.md\)", source[0])
+        pages = dict.fromkeys([*linked, *(f"docs/{path.stem}" for path in sorted((ROOT / "docs").glob("*.md")))])
+        source[0] += contents("Pages", [*pages, "benchmarks/RESULTS", "CHANGELOG"]) + contents("Reference", [
             *(f"docs/site/made/{module}" for module in MODULES), "docs/site/made/options", "docs/site/made/examples"])
     elif name == "docs/models":
         source[0] += contents("Models", [f"models/{model}" for model in pyddl.models.NAMES])
@@ -101,12 +102,12 @@ def of_module(name):
 
 def of_options():
     yield from heading("Options")
-    yield from ("Of ``pyddl train`` and ``pyddl simulate`` as flags, of files as TOML keys, of ``Trainer`` and estimators as "
-                "keywords (``seed`` is ``random_state`` there).", "")
+    yield from ("Flags of ``pyddl train`` and ``pyddl simulate``; without the dashes keys of TOML files, and keywords of "
+                "``Trainer`` and of estimators, where ``seed`` is ``random_state``.", "")
     for section in dict.fromkeys(option.section for option in options.TABLE):
         yield from heading(section.capitalize(), 1)
         for option in options.of_section(section):
-            yield from (f"``{option.flag}``", f"   {option.help[0].upper()}{option.help[1:].replace('*', chr(92) + '*')}.")
+            yield from (f"``{option.flag}``", f"   {option.help[0].upper()}{option.help[1:]}.")
             facts = [f"One of {', '.join(f'``{each}``' for each in option.choices)}." if option.choices else "",
                      f"Of {', '.join(option.of)}." if option.of else "", f"Unit: {option.unit}." if option.unit else "",
                      "" if option.default is None else f"Default: ``{option.default}``."]
