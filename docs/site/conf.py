@@ -102,8 +102,8 @@ def of_module(name):
 
 def of_options():
     yield from heading("Options")
-    yield from ("Flags of ``pyddl train`` and ``pyddl simulate``; without the dashes keys of TOML files, and keywords of "
-                "``Trainer`` and of estimators, where ``seed`` is ``random_state``.", "")
+    yield from ("Flags of ``pyddl train`` and ``pyddl simulate``; without the dashes keys of TOML files, keywords of "
+                "``Trainer`` and, but for ``seed``, which is ``random_state`` there, of estimators.", "")
     for section in dict.fromkeys(option.section for option in options.TABLE):
         yield from heading(section.capitalize(), 1)
         for option in options.of_section(section):
