@@ -61,7 +61,7 @@ def test_layers_learn_under_every_strategy(world, strategy):
 
 
 def test_the_model_of_its_own_learns_the_digits():
-    assert example("own_model").main().metrics[-1]["test_squared_error"] < 1.8  # PCA of 8 components: 1.66
+    assert example("own_model").main().metrics[-1]["test_squared_error"] < 1.8  # the best of its kind: 1.66
 
 
 def test_the_layers_learn_the_digits():
