@@ -1,7 +1,7 @@
 # make train   set everything up in .venv, then train an autoencoder on 2 MPI ranks
 # make test    set everything up in .venv, then run all tests, and those of several ranks on 1, 2, 3 and 4
 # make wheel   one wheel for every MPI, in dist/
-# More: setup, test-long, test-wheel, test-routes, test-routes-quick, test-sanitized, bench, word2vec, lint, format, clean.
+# More: setup, docs, test-long, test-wheel, test-routes, test-routes-quick, test-sanitized, bench, word2vec, lint, format, clean.
 # Examples: make train RANKS=4 EPOCHS=20, make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -12,12 +12,13 @@ BIN := $(VENV)/bin
 ONEDNN := onednn-cpu-gomp==2023.2.0 onednn-devel-cpu-gomp==2023.2.0
 BUILD_TOOLS := scikit-build-core pybind11 cython cython-cmake cmake ninja numpy
 LINTERS := ruff==0.17.5 mypy==2.4.1 clang-format==23.1.3 cython-lint==0.22.0 pre-commit
+SITE := sphinx==9.0.4 myst-parser==5.2.0 numpydoc==1.11.0 furo==2025.12.19
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LAUNCH := $(BIN)/python -m pyddl.comm.launcher
 CXX_FILES := $(shell find csrc tests/native -name '*.[hc]pp')
 NATIVE := $(filter csrc/%,$(CXX_FILES)) CMakeLists.txt $(shell find csrc -name CMakeLists.txt -o -name '*.pyx' -o -name '*.in' -o -name '*.cmake')
 
-.PHONY: wheel train test test-long test-wheel test-routes test-routes-quick test-sanitized bench word2vec setup lint format clean
+.PHONY: wheel train test test-long test-wheel test-routes test-routes-quick test-sanitized bench word2vec setup docs lint format clean
 
 train: setup
 	@data=$$($(BIN)/python -c 'from pyddl.data import find; print("mnist" if find("mnist") else "digits")') && \
@@ -64,6 +65,11 @@ wheel: $(VENV)/.python
 	    --config-settings=build-dir=build/wheel .
 	@ls dist/*.whl
 
+# README, docs/, the examples and the API as a site, in build/docs: open build/docs/index.html.
+docs: setup $(VENV)-docs/.made
+	$(VENV)-docs/bin/python -m sphinx --fail-on-warning --keep-going --quiet -c docs/site -d build/doctrees . build/docs
+	@cp build/docs/README.html build/docs/index.html && echo 'written: build/docs/index.html'
+
 lint: setup $(VENV)/.linters
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -75,7 +81,8 @@ format: setup $(VENV)/.linters
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf build dist $(VENV) $(VENV)-torch $(VENV)-tensorflow $(VENV)-mpich $(VENV)-gensim $(VENV)-routes $(VENV)-sanitized
+	rm -rf build dist docs/site/made $(VENV) $(VENV)-torch $(VENV)-tensorflow $(VENV)-mpich $(VENV)-gensim $(VENV)-docs \
+	    $(VENV)-routes $(VENV)-sanitized
 
 setup: $(VENV)/.built
 
@@ -121,10 +128,13 @@ $(VENV)-torch/.made $(VENV)-tensorflow/.made $(VENV)-mpich/.made:
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	@touch $@
 
-$(VENV)-gensim/.made: | $(VENV)/.built
+# Those that have all of $(VENV) behind them.
+$(VENV)-gensim/.made: PACKAGES := gensim==4.4.0
+$(VENV)-docs/.made: PACKAGES := $(SITE)
+$(VENV)-gensim/.made $(VENV)-docs/.made: | $(VENV)/.built
 	@echo 'setting up $(@D)'
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check gensim==4.4.0
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	@packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
 	echo "import site; site.addsitedir('$$($(BIN)/python -c "$$packages")')" \
 	    >"$$($(@D)/bin/python -c "$$packages")/pyddl.pth"

@@ -19,12 +19,12 @@ class Doubling(Strategy):
         self.first, self.longest = first, longest
 
     def worker(self, me):
-        while (yield BeginStep()):                              # false at the end of the data
-            for _ in me.turns():                                # one, but for models of several phases
-                yield Compute()                                 # me.gradients: the sum over my rows of the batch
+        while (yield BeginStep()):                # false at the end of the data
+            for _ in me.turns():                  # one, but for models of several phases
+                yield Compute()                   # me.gradients: the sum over my rows of the batch
                 if me.samples:
-                    yield Update(1 / me.samples)                # the optimizer moves me.parameters
-            mine = me.counters                                  # kept in checkpoints
+                    yield Update(1 / me.samples)  # the optimizer moves me.parameters
+            mine = me.counters                    # kept in checkpoints
             mine["samples"] = mine.get("samples", 0) + me.samples
             mine["left"] = mine.get("left", self.first) - 1
             if mine["left"] == 0:
@@ -33,7 +33,7 @@ class Doubling(Strategy):
                 mine.update(samples=0, left=mine["period"])
             yield StepDone()
 
-    def settle(self, me):                                       # what evaluation and the saved model use
+    def settle(self, me):                         # what evaluation and the saved model use
         yield from average(me, me.parameters, [me.parameters], [me.counters.get("samples", 0)])
         yield from me.merge_buffers()
 

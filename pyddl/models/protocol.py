@@ -46,6 +46,7 @@ class Model(Protocol):
         ``crew.part(n)`` is this rank's range of ``n`` pieces of work, ``crew.gather(array)`` all ranks' arrays in their
         order.
     ``encode(parameters, buffers, rows) -> ndarray``, ``reconstruct(parameters, buffers, rows) -> ndarray``
+        The codes of rows ``(rows, inputs)``, and the rows as their codes give them back.
     ``sample(parameters, buffers, count, seed) -> ndarray``
         New rows ``(count, inputs)``, for ``pyddl generate``.
     ``pictures(parameters, buffers, rows) -> dict``

@@ -13,7 +13,9 @@ __all__ = ["AdaDelta"]
 
 
 class AdaDelta(Optimizer):
-    """AdaDelta [1]_, algorithm 1::
+    """AdaDelta [1]_, algorithm 1.
+
+    An update by a gradient g::
 
         s = decay * s + (1 - decay) * g ** 2
         change = g * sqrt(c + epsilon) / sqrt(s + epsilon)

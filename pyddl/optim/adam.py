@@ -13,7 +13,9 @@ __all__ = ["Adam", "AdamW"]
 
 
 class Adam(Optimizer):
-    """Adam [1]_, algorithm 1, with t = step + 1::
+    """Adam [1]_, algorithm 1.
+
+    An update by a gradient g, with t = step + 1::
 
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g ** 2

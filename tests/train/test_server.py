@@ -10,7 +10,7 @@ from small_runs import ROWS, TEST, Buffered, StopAfter, entered, same_everywhere
 
 import pyddl
 from pyddl.comm import use
-from pyddl.comm.operations import Arrived, BeginStep, Compute, NextEpoch, Update
+from pyddl.comm.operations import Arrived, BeginStep, Compute, NextEpoch, StepDone, Update
 from pyddl.comm.simulated_servers import Published
 from pyddl.data.batch import Batch
 from pyddl.data.sampler import Sampler
@@ -311,6 +311,7 @@ class Silent(Server):
             while (yield BeginStep()):
                 for _ in me.turns():
                     yield Compute()
+                yield StepDone()
 
 
 @pytest.mark.mpi(min_size=2)
