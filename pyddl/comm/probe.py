@@ -38,6 +38,8 @@ __all__ = ["SUM_FLOATS", "MPILibrary", "RankReport", "add_bandwidth", "mpi_libra
 SUM_FLOATS = (1, 250_000, 10_000_000)
 """Lengths whose sums are timed: 4 bytes, 1 MB, 40 MB."""
 
+PATIENCE = 5  # times what a measurement takes, for ranks to begin it together
+
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -198,12 +200,23 @@ def operation_seconds(world: World, floats: int, *, ordered: bool = False, secon
             operations["node"] = lambda: groups["node"].average(vector, [vector], [1])
         taken = {}
         for name, operation in operations.items():
+            begin = time.perf_counter()
             once = _slowest(transport, operation, 1)
-            taken[name] = _slowest(transport, operation, int(min(max(seconds / once, 3), 200)), warm=0)
+            runs = _runs(transport, seconds, once, (time.perf_counter() - begin) / 4)
+            taken[name] = _slowest(transport, operation, runs, warm=0)
     if world.size > 1:
+        begin = time.perf_counter()
         once = _served_seconds(world, vector, other, 3)
-        taken["served"] = _served_seconds(world, vector, other, int(min(max(seconds / once, 3), 200)))
+        runs = _runs(transport, seconds, once, (time.perf_counter() - begin) / 3)
+        taken["served"] = _served_seconds(world, vector, other, runs)
     return taken
+
+
+def _runs(transport: Transport, seconds: float, once: float, whole: float) -> int:
+    """How often to measure what takes ``once``, and ``whole`` with the wait for ranks that other work holds up: the
+    same number on all ranks. Collective."""
+    whole = max(transport.gather_objects(whole))
+    return int(max(min(seconds / once, PATIENCE * seconds / whole, 200), 3))
 
 
 def _served_seconds(world: World, vector: np.ndarray, out: np.ndarray, runs: int) -> float:
