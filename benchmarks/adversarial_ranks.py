@@ -1,11 +1,11 @@
-"""Equal quality on N ranks: how far are samples of an adversarial pair from held-out rows after so many seconds, on how
+"""How far are samples of an adversarial pair from held-out rows after so many seconds, on how
 many ranks, under which strategy?
 
 The pair of all digits of `benchmarks.adversarial` (of scikit-learn's digits in size quick); the distance is Frechet's
-in the features of a classifier, and all see as many rows. Real ranks are of this machine, with one thread each; simulated
+in the features of a classifier, and all see as many rows. Real ranks are of this machine, one thread each; simulated
 ones do the arithmetic of so many on a clock whose times of a gradient and an update are measured here first, over a
-network of 10 Gbit/s. Seconds are without evaluations; where other work fills the machine, those of real ranks say
-little.
+network of 10 Gbit/s. Servers are among the real ranks, and beside simulated ones. Seconds are without evaluations;
+where other work fills the machine, those of real ranks say little.
 
     python -m benchmarks.adversarial_ranks [--size quick|node|cluster] [--part all|simulated|real]
 """

@@ -1,11 +1,13 @@
 """Each benchmark at its smallest size, against references of our own, and the page that is made of their results."""
 
+import itertools
 import math
 
 import pytest
 
 from benchmarks import (
     adversarial,
+    adversarial_ranks,
     adversarial_step,
     asynchronous,
     auto,
@@ -132,6 +134,18 @@ def test_adversarial_pairs_learn_known_distributions(out):
     rows = adversarial.rows_of("25 Gaussians", 2500, 0)
     found = modes(rows, adversarial.MIXTURES["25 Gaussians"], adversarial.DEVIATION)
     assert found["modes"] == found["modes_of_20"] == 25 and found["high_quality"] == pytest.approx(0.989, abs=0.01)
+
+
+@needs_mpi
+def test_as_many_simulated_ranks_as_real_ones_come_as_near(out):
+    record = adversarial_ranks.main([*SMALL, "--out", str(out)])
+    found = {(line["side"], line["name"], line["ranks"]): [distance for _, distance in line["curve"]]
+             for line in record.lines}
+    for name in ("allreduce", "averaging, period 16"):
+        assert found["simulated", name, 2][-1] == pytest.approx(found["real", name, 2][-1], rel=0.02)
+    assert found["real", "allreduce", 2] == pytest.approx(found["real", "allreduce", 1], rel=0.02)
+    assert all(a < b for line in record.lines for (a, _), (b, _) in itertools.pairwise(line["curve"]))
+    assert picture(record)
 
 
 def test_steps_of_adversarial_pairs_are_timed_beside_those_without_penalty(out):
