@@ -94,7 +94,7 @@ def strategies(workers: int) -> dict[str, dict[str, Any]]:
 def trained(name: str, settings: Mapping[str, Any], row: Mapping[str, Any], workers: int, data: Source,
             test: Source, measure: str | None) -> dict[str, Any]:
     """Scores, and figures of the measure, of what these workers have learnt together."""
-    model = for_data(name, data, settings)
+    data, model = for_data(name, data, settings)
     given = dict(row)
     chosen = strategy(given.pop("strategy"), **given)
     steps = settings["epochs"] * -(-len(data) // settings["batch_size"])
