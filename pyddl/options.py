@@ -334,7 +334,7 @@ TABLE: list[Option] = [
            also=("--critic-steps",), at_least=1, trainer=False, of=_ADVERSARIAL),
     Option("packing", "int", 1, "model",
            "rows, and samples, that the discriminator judges together, so that it sees how varied they are",
-           at_least=1, trainer=False, of=_ADVERSARIAL),
+           at_least=1, trainer=False, of=_SINGLE),
     Option("pretrain_steps", "int", 0, "model", "steps at the beginning in which the discriminator alone is trained",
            "steps", at_least=0, trainer=False, of=_SINGLE),
     Option("average", "float", 0.999, "model",
