@@ -159,7 +159,8 @@ _SPIKES = ("ssrbm",)
 _STACKED = ("rbm", "dbn")  # those that may stand on one another
 _CHAINED = (*_STACKED, *_SPIKES)  # which have chains
 _PAIRS = ("stacked_gan",)  # of several adversarial pairs
-_ADVERSARIAL = ("gan", *_PAIRS)
+_SINGLE = ("gan", "dcgan", "wgan")  # the last two are presets of the first
+_ADVERSARIAL = (*_SINGLE, *_PAIRS)
 
 TABLE: list[Option] = [
     # ---- data
@@ -319,9 +320,9 @@ TABLE: list[Option] = [
            "weight of the penalty on the discriminator's slopes; by default 1 in r3gan and wgan_gp, else 0",
            at_least=0, trainer=False, of=_ADVERSARIAL),
     Option("penalty_end", "float", None, "model", "weight to which the penalty falls within penalty_steps", above=0,
-           trainer=False, of=("gan",)),
+           trainer=False, of=_SINGLE),
     Option("penalty_steps", "int", None, "model", "steps in which the penalty falls to penalty_end", "steps",
-           at_least=1, trainer=False, of=("gan",)),
+           at_least=1, trainer=False, of=_SINGLE),
     Option("clip_weights", "float", None, "model",
            "bound of the discriminator's weights in objective wgan; by default 0.01", above=0, trainer=False,
            of=_ADVERSARIAL),
@@ -333,14 +334,14 @@ TABLE: list[Option] = [
            also=("--critic-steps",), at_least=1, trainer=False, of=_ADVERSARIAL),
     Option("packing", "int", 1, "model",
            "rows, and samples, that the discriminator judges together, so that it sees how varied they are",
-           at_least=1, trainer=False, of=_ADVERSARIAL),
+           at_least=1, trainer=False, of=_SINGLE),
     Option("pretrain_steps", "int", 0, "model", "steps at the beginning in which the discriminator alone is trained",
-           "steps", at_least=0, trainer=False, of=("gan",)),
+           "steps", at_least=0, trainer=False, of=_SINGLE),
     Option("average", "float", 0.999, "model",
            "share of itself that the averaged generator, which samples are drawn from, keeps in each update; 0: none",
            at_least=0, below=1, trainer=False, of=_ADVERSARIAL),
     Option("conditional", "bool", False, "model", "let both networks see the label of a row; samples are of a class",
-           trainer=False, of=("gan",)),
+           trainer=False, of=_SINGLE),
     Option("output", "str", None, "model",
            "activation of the generator's outputs; by default sigmoid for data within [0, 1], else linear",
            choices=("linear", "sigmoid", "tanh"), trainer=False, of=_ADVERSARIAL),
@@ -633,14 +634,14 @@ def resolve(given: Mapping[str, Any], accept: Callable[[Option], bool] = lambda 
 
 
 def fitting(recorded: Mapping[str, Any], defaults: Mapping[str, Any], *, model: str | None = None,
-            strategy: str | None = None) -> dict[str, Any]:
+            strategy: str | None = None, instead: Iterable[str] = ()) -> dict[str, Any]:
     """Those of ``recorded`` that need not be refused where another model or strategy was chosen than in the record.
 
     A run records every option: those of its own model or strategy that were never changed from ``defaults`` must not
-    stand in the way of the other one.
+    stand in the way of the other one. Nor must options ``instead``, of which the other model has its own defaults.
     """
     return {name: value for name, value in recorded.items()
-            if not stranger(name, model=model, strategy=strategy)
+            if not (name in instead or stranger(name, model=model, strategy=strategy))
             or not _same(value, defaults.get(name, _BY_NAME[name].default))}
 
 

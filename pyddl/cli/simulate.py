@@ -102,7 +102,8 @@ def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> t
     elsewhere = {"model", "auto", "rows", *(option.name for option in options.of_section("machine", "output"))}
     from_file = {key: value for key, value in from_file.items() if key not in elsewhere}
     if recorded != name and recorded in models.TABLE:  # a run's record of every option of its own model
-        from_file = options.fitting(from_file, models.TABLE[recorded].defaults, model=name)
+        from_file = options.fitting(from_file, models.TABLE[recorded].defaults, model=name,
+                                    instead=models.TABLE[name].defaults)
     for option in options.TABLE:
         for where, values in (("", given), (f"{config}: ", from_file)):
             if not option.simulated and values.get(option.name, option.default) != option.default:

@@ -79,7 +79,9 @@ def _for(model: str, strategy: str | None, from_file: dict[str, Any], where: str
     if chosen is not None and strategy == "auto":  # to be chosen again, or found in a checkpoint
         left = {name: value for name, value in left.items() if name not in options.defaults_of(chosen)}
     defaults = models.TABLE[recorded].defaults if recorded in models.TABLE else {}
-    return options.fitting(left, defaults, model=model if recorded not in (None, model) else None, strategy=strategy)
+    if recorded in (None, model):
+        return options.fitting(left, defaults, strategy=strategy)
+    return options.fitting(left, defaults, model=model, strategy=strategy, instead=models.TABLE[model].defaults)
 
 
 def _start(settings: dict[str, Any]) -> int:
@@ -111,8 +113,8 @@ def _train(settings: dict[str, Any]) -> int:
         test = source_of(settings, "test", "test_labels")
         source, model = for_data(settings["model"], source, settings)
         stamp = time.strftime("%Y%m%d-%H%M%S")
-    recorded = {option.name: settings[option.name] for option in options.of_section("data", "model")
-                if option.name in settings}
+    recorded = {name: settings[name] for name in ("model", *(
+        option.name for option in options.of_section("data", "model"))) if name in settings}
     out = here.transport.gather_objects(settings["out"] or f"runs/{settings['model']}-{stamp}")[0]
     trainer = Trainer(
         model, out=out, progress=_progress(settings["quiet"]), stop=stop, config=recorded,
