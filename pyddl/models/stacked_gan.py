@@ -347,7 +347,8 @@ discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initi
             above = self.levels[i + 1]
             errors = above.standard(parameters, again) - given
             loss = _squares(errors) / errors.shape[1]
-            deltas, of_given = errors * (2 / errors.shape[1] / above.scale(parameters)), errors * (-2 / errors.shape[1])
+            of_given = errors * np.float32(-2 / errors.shape[1])
+            deltas = -of_given / above.scale(parameters)
         self.encoder.backward(parameters, None, buffers, own, deltas * np.float32(self.conditional_weight), slot=0,
                               first=first, below=below)
         return loss, below * level.scale(parameters), of_given * np.float32(self.conditional_weight)

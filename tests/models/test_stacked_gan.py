@@ -9,7 +9,7 @@ from layer_oracles import ACTIVATE
 from supervised import encoder, moved, rows_of
 
 from pyddl import _core, random
-from pyddl.data import ArraySource, load
+from pyddl.data import ArraySource
 from pyddl.data.batch import Batch
 from pyddl.data.labels import Labels
 from pyddl.data.statistics import Statistics
@@ -163,7 +163,8 @@ def test_it_has_the_protocol_s_members(case):
     count = len(model.levels)
     stages = stages_of(model)
     names = [[phase.name for phase in stage.phases] for stage in stages]
-    assert names == [[f"discriminator_{i}", f"generator_{i}"] for i in range(count)] + [["discriminators", "generators"]]
+    alone = [[f"discriminator_{i}", f"generator_{i}"] for i in range(count)]
+    assert names == [*alone, ["discriminators", "generators"]]
     assert [stage.epochs for stage in stages] == [10] * count + [None]
     scores = model.evaluate(parameters, buffers, batch)
     assert set(scores) >= {"loss", "loss_discriminator"} and all(np.isfinite(value) for value in scores.values())
