@@ -155,8 +155,8 @@ class StackedGAN:
     noise : int, default=16
         Normal numbers of each level.
     penalty : float, optional
-        As in `GAN`, of the pair of the rows; where it is on the squares of slopes, as much less in a level above as that
-        has fewer values.
+        As in `GAN`, of the pair of the rows; where it is on the squares of slopes, so much less in a level above as
+        that has fewer values.
     objective, clip_weights, label_smoothing, generator_every, average, activation, generator_optimizer, \
 discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initialiser, dtype
         As in `GAN`, of all pairs.
