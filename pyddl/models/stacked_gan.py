@@ -27,6 +27,7 @@ from pyddl.models.gan import GAN, POINTS, SHOWN, one_hot, output_for, signs_of_c
 from pyddl.models.layers import Dense, Layer, as_plain
 from pyddl.models.likelihood import Measure
 from pyddl.models.network import Network
+from pyddl.models.objectives import OBJECTIVES
 from pyddl.models.on_encoder import ENCODER, Encoder, taken_over
 from pyddl.models.stages import Phase, Stage
 from pyddl.names import ACTIVATIONS
@@ -153,7 +154,10 @@ class StackedGAN:
         As in `GAN`, of the pair of the rows. Generators above have the activation of the encoder's layer.
     noise : int, default=16
         Normal numbers of each level.
-    objective, penalty, clip_weights, label_smoothing, generator_every, average, activation, generator_optimizer, \
+    penalty : float, optional
+        As in `GAN`, of the pair of the rows; where it is on the squares of slopes, so much less in a level above as
+        that has fewer values.
+    objective, clip_weights, label_smoothing, generator_every, average, activation, generator_optimizer, \
 discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initialiser, dtype
         As in `GAN`, of all pairs.
 
@@ -211,7 +215,8 @@ discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initi
                                names=[f"{ENCODER}.{i}" for i in range(len(self._taken.layers))])
         self.widths = [math.prod(self.encoder.shapes[cut]) for cut in self._cuts]
         self.levels = tuple(
-            Level(i, width, beside, self.entropy_weight > 0, **self._shared, **(self._of_rows if i == 0 else {
+            Level(i, width, beside, self.entropy_weight > 0, **{**self._shared, "penalty": self._penalty(width)},
+                  **(self._of_rows if i == 0 else {
                 "output": getattr(self._taken.layers[self._cuts[i] - 1], "activation", "linear")}))
             for i, (width, beside) in enumerate(zip(self.widths, [*self.widths[1:], self.classes], strict=True)))
         self.pretrain_epochs = _check.integers("pretrain_epochs", pretrain_epochs, at_least=1)
@@ -224,6 +229,15 @@ discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initi
         self.measures: dict[str, Measure] = {"energy_distance": partial(energy_distance, self)}
 
     # ---- how it is made
+
+    def _penalty(self, width: int) -> float | None:
+        """Of a level with so many values: a critic of more of them has smaller slopes, by the root of their number."""
+        given = self._shared["penalty"]
+        kind = OBJECTIVES[_check.one_of("objective", self._shared["objective"], OBJECTIVES)]
+        if kind.penalised not in ("real", "both") or (given is None and not kind.penalty):
+            return given
+        weight = kind.penalty if given is None else _check.number("penalty", given, at_least=0)
+        return weight * width / self.inputs
 
     @classmethod
     def for_data(cls, data: Source, output: str | None = None, **options: Any) -> StackedGAN:
@@ -347,7 +361,8 @@ discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initi
             above = self.levels[i + 1]
             errors = above.standard(parameters, again) - given
             loss = _squares(errors) / errors.shape[1]
-            deltas, of_given = errors * (2 / errors.shape[1] / above.scale(parameters)), errors * (-2 / errors.shape[1])
+            of_given = errors * np.float32(-2 / errors.shape[1])
+            deltas = -of_given / above.scale(parameters)
         self.encoder.backward(parameters, None, buffers, own, deltas * np.float32(self.conditional_weight), slot=0,
                               first=first, below=below)
         return loss, below * level.scale(parameters), of_given * np.float32(self.conditional_weight)

@@ -14,7 +14,8 @@ import numpy as np
 from pyddl.data.source import Source
 from pyddl.train.crew import Crew
 
-__all__ = ["coverage", "features_of", "frechet", "kernel_distance", "modes", "nearest", "quality"]
+__all__ = ["coverage", "features_of", "frechet", "kernel_distance", "modes", "nearest", "quality",
+           "recognised"]
 
 NEIGHBOURS = 5  # of density and coverage
 MOST = 5000  # rows whose distances to one another are looked at, spread over all: a set may have an order
@@ -114,6 +115,14 @@ def features_of(classifier: Any, rows: np.ndarray | Source, count: int, seed: in
     parts = [classifier.model.features(classifier.parameters, classifier.buffers, given[begin : begin + CHUNK])
              for begin in range(0, len(given), CHUNK)]
     return np.concatenate(parts).astype(np.float64)
+
+
+def recognised(classifier: Any, samples: np.ndarray, classes: int) -> float:
+    """Share of samples, made of so many classes in turn, that a trained classifier takes for what they were made of."""
+    model, parameters, buffers = classifier
+    told = [model.probabilities(parameters, buffers, samples[begin : begin + CHUNK]).argmax(axis=1)
+            for begin in range(0, len(samples), CHUNK)]
+    return float(np.mean(np.concatenate(told) == np.arange(len(samples)) % classes))
 
 
 def quality(samples: np.ndarray, held_out: Source, training: Source | None, classifier: Any,

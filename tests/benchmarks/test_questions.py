@@ -26,6 +26,7 @@ from benchmarks import (
     server_latency,
     spike_slab,
     split,
+    stacked,
     start,
     step,
     straggler,
@@ -183,6 +184,12 @@ def test_pretraining_is_compared_with_a_random_start(out):
     assert [(line["labels"], line["start"]) for line in record.lines] == [
         (100, "pretrained"), (100, "random"), (1000, "pretrained"), (1000, "random")]
     assert all(line["accuracy"] > 65 for line in record.lines)
+
+
+def test_a_stack_is_compared_with_a_pair(out):
+    record = stacked.main([*SMALL, "--out", str(out)])
+    assert [line["name"] for line in record.lines] == ["stacked_gan", "gan"]
+    assert all(line["recognised"] > 0.3 and line["training_seconds"] > 0 for line in record.lines)
 
 
 def test_asynchronous_training_is_simulated_with_and_without_a_straggler(out):

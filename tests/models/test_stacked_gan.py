@@ -9,7 +9,7 @@ from layer_oracles import ACTIVATE
 from supervised import encoder, moved, rows_of
 
 from pyddl import _core, random
-from pyddl.data import ArraySource, load
+from pyddl.data import ArraySource
 from pyddl.data.batch import Batch
 from pyddl.data.labels import Labels
 from pyddl.data.statistics import Statistics
@@ -97,20 +97,19 @@ class Plain:
             fake = fake if level.output == "linear" else self.standard(p, i, fake)
             r, of_r = self.network(p, level.discriminator, self.standard(p, i, codes[i]))
             f, of_f = self.network(p, level.discriminator, fake)
-            losses = self.of_critic if kind.startswith("discriminator") else self.of_maker
-            total += losses(r, f, of_r, of_f)
-            if kind.startswith("generator"):
-                total += self.own(p, i, fake, given)
+            if kind.startswith("discriminator"):
+                total += self.of_critic(r, f, of_r, of_f, level.penalty)
+            else:
+                total += self.of_maker(r, f) + self.own(p, i, fake, given)
             given = fake
         return total
 
-    def of_critic(self, r, f, of_r, of_f):
+    def of_critic(self, r, f, of_r, of_f, penalty):
         if self.model.levels[0].objective.name == "non_saturating":
             return np.logaddexp(0, -r).sum() + np.logaddexp(0, f).sum()
-        penalty = self.model.levels[0].penalty
         return np.logaddexp(0, f - r).sum() + penalty / 2 * (np.square(of_r).sum() + np.square(of_f).sum())
 
-    def of_maker(self, r, f, *_):
+    def of_maker(self, r, f):
         paired = self.model.levels[0].objective.name == "r3gan"
         return np.logaddexp(0, (r if paired else 0) - f).sum()
 
@@ -163,7 +162,8 @@ def test_it_has_the_protocol_s_members(case):
     count = len(model.levels)
     stages = stages_of(model)
     names = [[phase.name for phase in stage.phases] for stage in stages]
-    assert names == [[f"discriminator_{i}", f"generator_{i}"] for i in range(count)] + [["discriminators", "generators"]]
+    alone = [[f"discriminator_{i}", f"generator_{i}"] for i in range(count)]
+    assert names == [*alone, ["discriminators", "generators"]]
     assert [stage.epochs for stage in stages] == [10] * count + [None]
     scores = model.evaluate(parameters, buffers, batch)
     assert set(scores) >= {"loss", "loss_discriminator"} and all(np.isfinite(value) for value in scores.values())
@@ -274,6 +274,13 @@ def test_it_is_made_for_its_data():
     model = for_data("stacked_gan", pictures, channels=(2, 3), encoder=encoder(64, (5,)))
     assert model.levels[0].image_shape == [8, 8] and model.levels[0].discriminator.shapes[2] == (4, 4, 2)
     assert model.levels[1].channels == ()
+
+
+def test_a_penalty_on_squares_is_less_where_there_are_fewer_values():
+    assert [level.penalty for level in StackedGAN(6, encoder(6, (3, 12)), penalty=2.0).levels] == [2, 1, 4]
+    assert [level.penalty for level in StackedGAN(6, encoder(6, (3,))).levels] == [1, 0.5]
+    assert [level.penalty for level in StackedGAN(6, encoder(6, (3,)), objective="wgan_gp").levels] == [1, 1]
+    assert not StackedGAN(6, encoder(6, (3,)), objective="minimax").levels[1].penalised
 
 
 def test_pairs_have_rules_and_an_average_of_their_own():
