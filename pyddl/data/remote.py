@@ -277,7 +277,7 @@ class _Http:
             raise
         except urllib.error.URLError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error.reason):
-                raise Refused(f"is not trusted: {error.reason}; SSL_CERT_FILE names your site's certificates") from error
+                raise Refused(f"is not trusted: {error.reason}; SSL_CERT_FILE names others") from error
             raise
 
 
