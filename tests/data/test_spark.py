@@ -75,7 +75,7 @@ def test_every_kind_of_folder(spark):
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("lists_by_kind", "lists_by_kind: part-.* is no table of numbers, to which kind, .*leave it out: lists_by_kind:-kind"),
+    ("lists_by_kind", "part-.* is no table of numbers, to which kind, .*could be a column; leave it out: lists_by_kind:-k"),
     ("csv_by_year_and_kind", r"kind is 'cat' in kind=cat, no finite number; leave it out \(csv_by_year_and_kind:-kind"),
     ("csv", r"csv/part-.*: row 0 \(line 2\), column kind holds 'dog'; .* choose columns with csv:NAME,NAME"),
     ("parquet_by_year:-year,a", "names columns to take and columns to leave out"),
@@ -96,7 +96,7 @@ def test_unlike_partitions_are_refused(tmp_path):
         load(tmp_path / "x")
     shutil.rmtree(tmp_path / "x/month=1")
     pa.parquet.write_table(pa.table({"a": [1.0], "c": [2.0]}), tmp_path / "x/year=2026/part-9.parquet")
-    with pytest.raises(DataError, match=r"columns of part-9.parquet .*have unlike names: part-9.parquet lacks b and has c"):
+    with pytest.raises(DataError, match=r"columns of part-9.parquet .*have unlike names: .* lacks b and has c"):
         load(tmp_path / "x")
     (tmp_path / "x/year=2026/part-9.parquet").rename(tmp_path / "x/part-9.parquet")
     with pytest.raises(DataError, match=r"x has unlike partitions: part-9.parquet and year=2025/part-"):
