@@ -316,7 +316,7 @@ class _Arrow:
             from datetime import timedelta
 
             known = {name: options[name] for name in ("scheme", "endpoint_override") if name in options}
-            patience = timedelta(seconds=CONNECT)
+            patience = timedelta(seconds=CONNECT / ATTEMPTS)
             return self.fs.GcsFileSystem(anonymous=anonymous, retry_time_limit=patience, **known), path
         return self.fs.FileSystem.from_uri(address)
 

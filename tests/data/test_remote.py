@@ -187,11 +187,11 @@ def test_no_room_and_no_cache(server, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
-        with pytest.raises(DataError, match=rf"x.csv has {len(CSV)} bytes, and .* has room for 10; XDG_CACHE_HOME names"):
+        with pytest.raises(DataError, match=rf"x.csv has {len(CSV)} bytes, and .* has room for 10; XDG_CACHE_HOME"):
             load(f"{server.address}/x.csv")
     (tmp_path / "cache").rename(tmp_path / "old")
     (tmp_path / "cache").write_text("no folder")
-    with pytest.raises(DataError, match=r"cannot be copied into .*cache/pyddl/remote: .*; XDG_CACHE_HOME names another"):
+    with pytest.raises(DataError, match=r"cannot be copied into .*cache/pyddl/remote: .*; XDG_CACHE_HOME names"):
         load(f"{server.address}/x.csv")
 
 
@@ -202,3 +202,16 @@ def test_packages_that_are_missing_are_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(DataError, match=r"^memory://x.csv needs fsspec: pip install 'pyddl\[parquet\]'"):
         load("memory://x.csv")
+
+
+def test_storage_that_refuses_names_credentials(server):
+    pytest.importorskip("pyarrow.fs")
+    server.files["/bucket/x.csv"] = CSV
+    options = f"?endpoint_override={server.address.removeprefix('http://')}&scheme=http"
+    np.testing.assert_array_equal(load(f"s3://anonymous@bucket/x.csv:a{options}"), ROWS[:, :1])
+    server.answer = lambda method, path: 403
+    with pytest.raises(DataError, match=r"^s3://bucket/x.csv\S* may not be read: .*; give credentials \(AWS_ACCESS_KEY"):
+        load(f"s3://bucket/x.csv{options}")
+    server.answer = lambda method, path: 503
+    with pytest.raises(DataError, match=r"^s3://bucket/x.csv\S* cannot be read: .* \(tried 3 times, for \d+ s\)"):
+        load(f"s3://bucket/x.csv{options}")
