@@ -10,7 +10,8 @@ from typing import Any
 from pyddl.callbacks.link import Link, Packed, Patience
 from pyddl.callbacks.messages import Acknowledged, Ask, Failed, Hello, ModelSent, Push
 from pyddl.callbacks.served import Replica, Report, Served
-from pyddl.callbacks.work import Job, Unit
+from pyddl.callbacks.units import Unit
+from pyddl.callbacks.work import Job
 from pyddl.errors import CommError, PeerLost
 
 __all__ = ["Serving", "train_alone", "work_on"]

@@ -90,7 +90,7 @@ def test_s3(tmp_path, monkeypatch, mpirun):
         request = urllib.request.Request(f"http://{host}/moto-api/reset-auth", data=b"0", method="POST",
                                          headers={"Content-Type": "text/plain"})
         urllib.request.urlopen(request).close()  # from here on moto asks for keys that it has given
-        with pytest.raises(DataError, match=r"^s3://bucket/data/x.csv may not be read: .*ACCESS_DENIED.*give credentials"):
+        with pytest.raises(DataError, match=r"^s3://bucket/data/x.csv may not be read: .*ACCESS_DENIED.*give cred"):
             load("s3://bucket/data/x.csv")
     with pytest.raises(DataError, match=r"^s3://bucket/data cannot be read: .*onnect.* \(tried 3 times, for \d+ s\)"):
         load("s3://bucket/data")
@@ -112,7 +112,7 @@ def test_google_cloud_storage(tmp_path, mpirun):
         assert load(f"gs://anonymous@bucket/data:-year{options}").columns == ("a", "b")
         with pytest.raises(DataError, match=r"^gs://anonymous@bucket/no.csv.* is not there"):
             load(f"gs://anonymous@bucket/no.csv{options}")
-    with pytest.raises(DataError, match=r"^gs://anonymous@bucket/x.csv.*cannot be read: .*\(tried 3 times, for \d+ s\)"):
+    with pytest.raises(DataError, match=r"^gs://anonymous@bucket/x.csv.*cannot be read: .*\(tried 3 times, for "):
         load(f"gs://anonymous@bucket/x.csv{options}")
 
 
@@ -145,8 +145,9 @@ class WebHdfs(http.server.BaseHTTPRequestHandler):
 
     def about(self, path, name):
         content = self.server.files.get(path)
-        return {"pathSuffix": name, "type": "FILE" if content is not None else "DIRECTORY", "length": len(content or b""),
-                "modificationTime": 1, "accessTime": time.time_ns()}
+        kind = "DIRECTORY" if content is None else "FILE"
+        return {"pathSuffix": name, "type": kind, "length": len(content or b""), "modificationTime": 1,
+                "accessTime": time.time_ns()}
 
     def say(self, status, content):
         self.send_response(status)
