@@ -146,7 +146,7 @@ class Serving:
         for rank, version in list(self.asking.items()):
             units = self.work.claim(rank, self.job.fetch_every)
             if not units:
-                return
+                continue  # another may have more of its own partition
             self.begin = self.begin or perf_counter()
             del self.asking[rank]
             self._answer(rank, version, units)
