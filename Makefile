@@ -1,7 +1,8 @@
 # make train   set everything up in .venv, then train an autoencoder on 2 MPI ranks
 # make test    set everything up in .venv, then run all tests, and those of several ranks on 1, 2, 3 and 4
 # make wheel   one wheel for every MPI, in dist/
-# More: setup, docs, test-long, test-wheel, test-routes, test-routes-quick, test-sanitized, bench, word2vec, lint, format, clean.
+# More: setup, docs, test-long, test-wheel, test-routes, test-routes-quick, test-sanitized, bench, word2vec, word2vec-spark,
+# lint, format, clean.
 # Examples: make train RANKS=4 EPOCHS=20, make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -18,7 +19,8 @@ LAUNCH := $(BIN)/python -m pyddl.comm.launcher
 CXX_FILES := $(shell find csrc tests/native -name '*.[hc]pp')
 NATIVE := $(filter csrc/%,$(CXX_FILES)) CMakeLists.txt $(shell find csrc -name CMakeLists.txt -o -name '*.pyx' -o -name '*.in' -o -name '*.cmake')
 
-.PHONY: wheel train test test-long test-wheel test-routes test-routes-quick test-sanitized bench word2vec setup docs lint format clean
+.PHONY: wheel train test test-long test-wheel test-routes test-routes-quick test-sanitized bench word2vec word2vec-spark \
+    spark storage setup docs lint format clean
 
 train: setup
 	@data=$$($(BIN)/python -c 'from pyddl.data import find; print("mnist" if find("mnist") else "digits")') && \
@@ -33,7 +35,7 @@ test: setup
 	$(BIN)/python -m pytest -q
 	for ranks in 1 2 3 4; do $(LAUNCH) -n $$ranks -- $(BIN)/python -m pytest -q --only-mpi -x || exit 1; done
 
-test-long: setup test-wheel test-routes test-sanitized
+test-long: setup test-wheel test-routes test-sanitized spark storage
 	$(BIN)/python -m pytest -q -m long --run-long --timeout 1200
 
 # Native code under AddressSanitizer and UndefinedBehaviorSanitizer. ThreadSanitizer's part is one of the long tests.
@@ -59,6 +61,16 @@ bench: setup $(VENV)-torch/.made $(VENV)-tensorflow/.made $(VENV)-mpich/.made
 word2vec: setup $(VENV)-gensim/.made
 	$(LAUNCH) -n 4 --threads 1 -- $(VENV)-gensim/bin/python examples/word2vec.py
 
+# The same on a text that Spark tokenises: three Spark sessions, in an environment that has Spark too. Needs a JRE.
+word2vec-spark: spark
+	$(LAUNCH) -n 3 --threads 1 -- $(VENV)-spark/bin/python examples/word2vec_spark.py
+
+# Environments of some long tests, which skip what is not there: Spark, and servers of S3 and Google's storage.
+spark: setup $(VENV)-spark/.made
+	@command -v java >/dev/null || echo 'Spark needs a Java runtime. Install with: sudo apt install default-jre-headless'
+
+storage: setup $(VENV)-storage/.made
+
 # It is built in isolation, of what PyPI has, with an MPI module for Open MPI and one for MPICH.
 wheel: $(VENV)/.python
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist --config-settings=cmake.define.PYDDL_MPI=BOTH \
@@ -82,7 +94,7 @@ format: setup $(VENV)/.linters
 
 clean:
 	rm -rf build dist docs/site/made $(VENV) $(VENV)-torch $(VENV)-tensorflow $(VENV)-mpich $(VENV)-gensim $(VENV)-docs \
-	    $(VENV)-routes $(VENV)-sanitized
+	    $(VENV)-spark $(VENV)-storage $(VENV)-routes $(VENV)-sanitized
 
 setup: $(VENV)/.built
 
@@ -122,7 +134,8 @@ $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 $(VENV)-torch/.made: PACKAGES := numpy torch==2.13.0
 $(VENV)-tensorflow/.made: PACKAGES := numpy tensorflow-cpu==2.21.0
 $(VENV)-mpich/.made: PACKAGES := numpy mpi4py mpich
-$(VENV)-torch/.made $(VENV)-tensorflow/.made $(VENV)-mpich/.made:
+$(VENV)-storage/.made: PACKAGES := moto[server]==5.2.5 gcp-storage-emulator==2026.7.19
+$(VENV)-torch/.made $(VENV)-tensorflow/.made $(VENV)-mpich/.made $(VENV)-storage/.made:
 	@echo 'setting up $(@D)'
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
@@ -130,8 +143,9 @@ $(VENV)-torch/.made $(VENV)-tensorflow/.made $(VENV)-mpich/.made:
 
 # Those that have all of $(VENV) behind them.
 $(VENV)-gensim/.made: PACKAGES := gensim==4.4.0
+$(VENV)-spark/.made: PACKAGES := gensim==4.4.0 pyspark==4.3.0
 $(VENV)-docs/.made: PACKAGES := $(SITE)
-$(VENV)-gensim/.made $(VENV)-docs/.made: | $(VENV)/.built
+$(VENV)-gensim/.made $(VENV)-spark/.made $(VENV)-docs/.made: | $(VENV)/.built
 	@echo 'setting up $(@D)'
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)

@@ -165,8 +165,8 @@ _ADVERSARIAL = (*_SINGLE, *_PAIRS)
 TABLE: list[Option] = [
     # ---- data
     Option("data", "str", "digits", "data",
-           "training data: digits, mnist, cifar10; a .npy, IDX, HDF5, Parquet, ORC, CSV or CIFAR-10 file, or a folder of "
-           "such; a folder of pictures; an address of one of these; or random:ROWSxCOLS", trainer=False),
+           "training data: digits, mnist, cifar10; a .npy, IDX, HDF5, Parquet, ORC, CSV or CIFAR-10 file, or a folder "
+           "of such; a folder of pictures; an address of one of these; or random:ROWSxCOLS", trainer=False),
     Option("labels", "str", None, "data",
            "labels of the training rows: as data; of a column FILE.csv:COLUMN, or FILE.parquet:COLUMN. Named sets and "
            "pictures in sub folders bring their own", trainer=False),

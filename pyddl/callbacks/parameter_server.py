@@ -130,13 +130,16 @@ class ParameterServer:
 
         Parameters
         ----------
-        data : sequence, ndarray, Source or iterable
+        data : sequence, ndarray, Source, iterable, or DataFrame or RDD of Spark
             The whole, the same on every rank, which reads by itself what it works on. From an iterable without length
-            (a generator, a file) the server draws, and sends items; the other ranks' are not touched.
+            (a generator, a file) the server draws, and sends items; the other ranks' are not touched. Of Spark's data
+            each worker reads the partitions that it works on, in a session of its own, and items are rows of a
+            DataFrame or elements of an RDD; the server has them counted once.
         gradient, descent : callable
         batch_size : int, optional
             Items per minibatch, of all workers together, as everywhere in pyddl: a unit is one worker's part of it,
-            batch_size / workers. By default a unit is a whole partition.
+            batch_size / workers. By default a unit is a whole partition. Of Spark's data, units do not reach beyond a
+            partition, and a worker does all of one before another.
         partitions : int, optional
             Parts that the data is cut into, by default one for each worker; not together with ``batch_size``.
         epochs : int, default=1
@@ -172,6 +175,9 @@ class ParameterServer:
             _check.function("descent", descent, "(model, update)")
             options = self._options(batch_size, partitions, epochs, fetch_every, shuffle, seed, here.size)
             job = Job(data, gradient, descent, options)
+            if partitions is not None and job.partitions is not None:
+                raise ParameterError(f"partitions is {partitions}, but data has {job.partitions.count} of its own; "
+                                     "leave it out, or give data.repartition(...)")
             if here.rank == SERVER:
                 served = Served(self.model, self.parameters, self.version, self._links or [SERVER])
                 if here.size == 1:

@@ -146,10 +146,18 @@ class WithColumns(Source):
 
 
 def left_to_files(inner: str, without: Sequence[str], keys: Sequence[str]) -> tuple[str, list[str]]:
-    """What is named of the columns within the files, and which of ``keys``, those of sub folders, are features."""
+    """What is named of the columns within the files, and which of ``keys``, those of sub folders, are features.
+
+    Raises
+    ------
+    DataError
+        Columns are named both with a minus and without.
+    """
     names = inner.split(",") if inner else []
     excluded = [name[1:] for name in names if name.startswith("-")]
-    if names and not excluded:
+    if len(excluded) < len(names) and set(excluded) & set(keys):
+        raise DataError(f"{inner} names columns to take and columns to leave out; expected one of the two")
+    if len(excluded) < len(names):
         return ",".join(name for name in names if name not in keys), [name for name in names if name in keys]
     return (",".join(name for name in names if name[1:] not in keys),
             [key for key in keys if key not in (*excluded, *without)])

@@ -108,7 +108,7 @@ def _labels(path: Path, files: Sequence[Path]) -> Labels | None:
             return None
         beside = files[folders.index(None)]
         raise DataError(f"{path} has pictures in sub folders, such as {within.relative_to(path)}, and beside them, "
-                        f"such as {beside.relative_to(path)}; expected all in sub folders, which are their classes, or none")
+                        f"such as {beside.relative_to(path)}; expected all in sub folders, their classes, or none")
     classes, values = np.unique(np.array(folders, dtype=object), return_inverse=True)
     return Labels(values.astype(np.int64), tuple(classes))
 

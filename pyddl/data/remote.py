@@ -243,12 +243,10 @@ class _Http:
         self.address = quote(address, safe=":/?&=%#@+,;~!$'()*[]")
 
     def files(self) -> list[File]:
-        import urllib.error
-
         try:
             headers = self._headers("HEAD")
-        except urllib.error.HTTPError as error:
-            if error.code not in (400, 403, 405, 501):  # among others a signed address is good for GET alone
+        except OSError as error:
+            if getattr(error, "code", None) not in (400, 403, 405, 501):  # a signed address is good for GET alone
                 raise
             headers = self._headers("GET")
         size = headers.get("Content-Length")
@@ -270,14 +268,13 @@ class _Http:
         try:
             return urllib.request.urlopen(urllib.request.Request(self.address, method=method), timeout=PATIENCE)
         except urllib.error.HTTPError as error:
-            if error.code in (404, 410):
-                raise FileNotFoundError(f"the server answered {error.code} {error.reason}") from error
-            if error.code in (401, 403) and method == "GET":
-                raise PermissionError(f"the server answered {error.code} {error.reason}") from error
-            raise
+            kinds = {404: FileNotFoundError, 410: FileNotFoundError, 401: PermissionError, 403: PermissionError}
+            answered = kinds.get(error.code, OSError)(f"the server answered {error.code} {error.reason}")
+            answered.code = error.code  # type: ignore[attr-defined]
+            raise answered from error
         except urllib.error.URLError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error.reason):
-                raise Refused(f"is not trusted: {error.reason}; SSL_CERT_FILE names your site's certificates") from error
+                raise Refused(f"is not trusted: {error.reason}; SSL_CERT_FILE names others") from error
             raise
 
 
@@ -319,7 +316,7 @@ class _Arrow:
             from datetime import timedelta
 
             known = {name: options[name] for name in ("scheme", "endpoint_override") if name in options}
-            patience = timedelta(seconds=CONNECT)
+            patience = timedelta(seconds=CONNECT / ATTEMPTS)
             return self.fs.GcsFileSystem(anonymous=anonymous, retry_time_limit=patience, **known), path
         return self.fs.FileSystem.from_uri(address)
 

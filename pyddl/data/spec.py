@@ -15,7 +15,7 @@ from pyddl.data import cifar, delimited, hdf5, idx, npy, orc, parquet
 from pyddl.data.download import TIMEOUT, Progress, download
 from pyddl.data.folders import Part, WithColumns, left_to_files, partition_number, parts_of
 from pyddl.data.formats import Format
-from pyddl.data.joined import JoinedSource, LabelledSource
+from pyddl.data.joined import JoinedSource, LabelledSource, in_order_of
 from pyddl.data.labels import Labels, as_labels
 from pyddl.data.named import NAMED, missing
 from pyddl.data.pictures import ENDINGS, are_pictures, open_pictures, picture_labels
@@ -283,16 +283,21 @@ def _folder(folder: Path, inner: str, without: Sequence[str]) -> Source:
     """The rows of all files of a folder."""
     parts = _parts_of(folder, inner)
     keys = list(parts[0][0].values)
-    inner, chosen = left_to_files(inner, without, keys)
+    within, chosen = left_to_files(inner, without, keys)
 
     def opened(part: Part, form: Format) -> Source:
-        source = form.open(str(part.path), inner, [name for name in without if name not in keys])
+        try:
+            source = form.open(str(part.path), within, [name for name in without if name not in keys])
+        except DataError as error:  # columns of all parts are chosen together
+            raise type(error)(str(error).replace(f" {part.path.name}:", f" {folder.name}:")) from error
         if chosen and (form.rows is None or source.inner):
             raise DataError(f"{folder}: {part.path.name} is no table of numbers, to which {chosen[0]}, of the sub "
                             f"folders, could be a column; leave it out: {folder.name}:-{chosen[0]}")
         return WithColumns(source, {key: partition_number(part, key, folder) for key in chosen}) if chosen else source
 
-    return JoinedSource(_with_rows(parts, opened), name=folder.name or str(folder), origin=str(folder))
+    source = JoinedSource(_with_rows(parts, opened), name=folder.name or str(folder), origin=str(folder))
+    named = inner.split(",")
+    return in_order_of(source, named, None, inner) if chosen and set(named) == set(source.columns or ()) else source
 
 
 def _inner(text: str) -> tuple[str, str]:
