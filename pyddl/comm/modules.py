@@ -74,8 +74,9 @@ def fitting(mpi: ModuleType) -> Built:
             return each
     known = " and ".join(f"{each} ({each.source})" for each in here)
     raise CommError(f"pyddl was built for {known}, but mpi4py loads {first_line(library)}; the two do not mix. Cure: "
-                    "build pyddl again for the MPI in use (pip install --config-settings=cmake.define.MPI_HOME=<folder> ...), "
-                    f"or use the mpirun and libraries of {here[0].family}")
+                    "build pyddl again for the MPI in use (pip install "
+                    "--config-settings=cmake.define.MPI_HOME=<folder> "
+                    f"...), or use the mpirun and libraries of {here[0].family}")
 
 
 def load() -> ModuleType:

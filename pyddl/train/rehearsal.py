@@ -168,8 +168,8 @@ def _rehearse(plan: Plan, here: World, division: Division | None, between: Trans
     for name in measured:
         seconds(name, 1)  # makes what the first step of its kind needs
         before = rounds.whole
-        step, whole = seconds(name, 2), (rounds.whole - before) / 2
-        counts[name] = int(max(min(SECONDS / max(step, 1e-6), PATIENCE * SECONDS / whole, MOST_STEPS), 1))
+        step, taken = seconds(name, 2), (rounds.whole - before) / 2
+        counts[name] = int(max(min(SECONDS / max(step, 1e-6), PATIENCE * SECONDS / taken, MOST_STEPS), 1))
     floats = max(model.layout.size, 2 * SHORT)
     begin, elapsed = perf_counter(), 0.0
     while not rounds.enough(counts, elapsed):
