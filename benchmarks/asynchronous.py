@@ -82,7 +82,7 @@ class Bench:
         found = []
         for seed in range(self.seeds):
             chosen = strategy(options["strategy"], **own)
-            rule = chosen.server_optimizer or "adam"
+            rule = chosen.server_rule.get("optimizer", "adam")
             rate = {"learning_rate": options["rate"]} if "rate" in options else {}
             found.append(simulate(
                 self.model, self.data, self.test, chosen, workers, optimizer("adam"), epochs=self.epochs,

@@ -30,8 +30,9 @@ from benchmarks.peers.line import CLOCK
 from benchmarks.step import CLOCKS, best_of
 from pyddl.models import Autoencoder
 from pyddl.models.layers import Conv, as_plain
+from pyddl.models.network import Network
 
-__all__ = ["AIMS", "NETWORKS", "TORCH", "Case", "main"]
+__all__ = ["AIMS", "NETWORKS", "TORCH", "Case", "described", "main"]
 
 NETWORKS = {
     "seed": {"conv": "conv32,conv32,pool2,conv64,conv64,pool2,conv128,conv128,conv256,conv256", "hidden": (),
@@ -51,6 +52,12 @@ OURS = {dtype: {"dtype": dtype, "strategy": "local"} for dtype in ("float32", "b
 TOGETHER = {how: {"dtype": "float32", "strategy": how} for how in ("allreduce", "local")}
 
 
+def described(network: Network) -> list[dict[str, Any]]:
+    """Its layers as plain values, each with its ``name`` and the shape ``from``."""
+    return [{**as_plain(layer), "name": name, "from": shape}
+            for layer, name, shape in zip(network.layers, network.names, network.shapes, strict=False)]
+
+
 class Case:
     """A network and a batch size, with its rows and first weights in files that all sides read."""
 
@@ -66,10 +73,8 @@ class Case:
         np.savez(self.weights, **self.model.layout.views(parameters))  # type: ignore[arg-type]
 
     def prepare(self, peer: Peer, modes: Mapping[str, Any], batch: int | None = None) -> Any:
-        network = self.model.network
-        layers = [{**as_plain(layer), "name": name, "from": shape}
-                  for layer, name, shape in zip(network.layers, network.names, network.shapes, strict=False)]
-        how = {"layers": layers} if peer.name in ("PyTorch", "DDP") else {"options": self.options}
+        theirs = peer.name in ("PyTorch", "DDP")
+        how = {"layers": described(self.model.network)} if theirs else {"options": self.options}
         return peer.call("prepare", batch=batch or self.batch, rows=str(self.rows), weights=str(self.weights),
                          modes=modes, **how)[0]
 

@@ -413,6 +413,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+def microseconds(seconds: float) -> str:
+    """With one digit after the point, or, below 1 us, with two that say something."""
+    return f"{1e6 * seconds:.1f} us" if seconds >= 1e-6 else f"{1e6 * seconds:.2g} us"
+
+
 def show(text: str) -> None:
     """Print a line at once: a benchmark takes minutes."""
     print(text, flush=True)

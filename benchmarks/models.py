@@ -94,12 +94,12 @@ def strategies(workers: int) -> dict[str, dict[str, Any]]:
 def trained(name: str, settings: Mapping[str, Any], row: Mapping[str, Any], workers: int, data: Source,
             test: Source, measure: str | None) -> dict[str, Any]:
     """Scores, and figures of the measure, of what these workers have learnt together."""
-    model = for_data(name, data, settings)
+    data, model = for_data(name, data, settings)
     given = dict(row)
     chosen = strategy(given.pop("strategy"), **given)
     steps = settings["epochs"] * -(-len(data) // settings["batch_size"])
-    rules = [optimizer_of(rule, settings, steps, getattr(model, "rate_scale", 1.0))
-             for rule in (settings["optimizer"], chosen.server_optimizer or settings["optimizer"])]
+    rules = [optimizer_of(settings["optimizer"], settings, steps, getattr(model, "rate_scale", 1.0), own)
+             for own in (None, chosen.server_rule)]
     found = simulate(model, data, test, chosen, workers, rules[0], epochs=settings["epochs"],
                      batch_size=settings["batch_size"], seed=settings["seed"], server_optimizer=rules[1], points=1)
     scores = {key: value for key, value in found.curve[-1].items() if key.startswith("test_")}

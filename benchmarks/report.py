@@ -283,7 +283,7 @@ def sum_section(lines: Lines) -> Iterable[str]:
         [
             line["ranks"],
             f"{line['bytes']:,}",
-            *([f"{1e6 * line['limit']:.1f}"] if limited else []),
+            *([harness.microseconds(line["limit"]).removesuffix(" us")] if limited else []),
             *(f"{1e6 * line['seconds'][name]['p50']:.1f}" for name in names),
             *(f"{line['speed_up'][name]:.2f}x" for name in names if name != "pyddl"),
         ]

@@ -48,9 +48,9 @@ def measure(
     faster = {name: harness.speed_up(timings["pyddl"], timings[name]) for name in peers if name != "pyddl"}
     limit = limit_of(ranks, floats, peers["pyddl"].call("bandwidth"))
     record.add(timings, ranks=ranks, bytes=4 * floats, speed_up=faster, limit=limit)
-    took = ", ".join(f"{name} {1e6 * timing.median:.1f} us" for name, timing in timings.items())
+    took = ", ".join(f"{name} {harness.microseconds(timing.median)}" for name, timing in timings.items())
     harness.show(
-        f"{ranks} ranks, {4 * floats:>10,} bytes: {took}, limit {1e6 * limit:.1f} us; "
+        f"{ranks} ranks, {4 * floats:>10,} bytes: {took}, limit {harness.microseconds(limit)}; "
         + ", ".join(f"{value:.2f}x {name}" for name, value in faster.items())
     )
 

@@ -25,6 +25,7 @@ from pyddl.callbacks import AdaGradDescent
 
 SHARED = 256  # negative samples that the pairs of a minibatch share
 FREQUENT = 500  # words whose pairs are compared
+SETTINGS = {"vector_size": 100, "sg": 1, "negative": 5, "min_count": 5, "workers": 1}
 
 
 def parameters(model):
@@ -80,6 +81,12 @@ class SkipGram:
         return (np.concatenate(part) for part in zip(*found, strict=True))
 
 
+def numbered(stories, model):
+    """The words of each story, those that the model knows, by their numbers."""
+    number = model.wv.key_to_index
+    return [np.array([number[word] for word in story if word in number]) for story in stories]
+
+
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
@@ -101,6 +108,30 @@ def quality(model, reference):
     return rank_correlation(similarities(model), similarities(reference)), people
 
 
+def compare(model, report, processors, stories, epochs):
+    """Print what was trained here beside what gensim alone makes of the same stories, twice."""
+    documents = numbered(stories, model)
+    name = f"server, {len(report.by_worker)} workers" if pyddl.world().size > 1 else "one process"
+    rows = [(name, model, report.seconds, processors)]
+    for seed in (1, 2):
+        alone = Word2Vec(seed=seed, **SETTINGS)
+        alone.build_vocab(stories)
+        begin, begin_processor = time.perf_counter(), time.process_time()
+        alone.train(stories, total_examples=len(stories), epochs=epochs)
+        rows.append((f"gensim alone, seed {seed}", alone, time.perf_counter() - begin,
+                     time.process_time() - begin_processor))
+    words = epochs * sum(map(len, documents))
+    print(f"{len(documents)} documents, {len(model.wv)} words, {words:,} in {epochs} epochs")
+    print(f"{'':24}{'words/s':>10}{'per processor':>15}{'loss':>8}{'agreement':>11}{'WordSim-353':>13}")
+    for name, trained, seconds, processors in rows:
+        loss = SkipGram(trained, np.random.default_rng(5)).loss(trained, numbered(stories, trained))
+        agreement, people = quality(trained, rows[1][1])
+        print(f"{name:24}{words / seconds:>10,.0f}{words / processors:>15,.0f}{loss:>8.3f}{agreement:>11.3f}"
+              f"{people:>13.3f}")
+    print(f"{report.updates} updates, {report.descent_seconds / report.seconds:.0%} of the time in descent; staleness "
+          + ", ".join(f"{stale}: {count}" for stale, count in sorted(report.staleness.items())))
+
+
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--epochs", type=int, default=50)
@@ -111,45 +142,17 @@ def main():
 
     with open(datapath("lee_background.cor"), encoding="utf-8") as file:
         stories = [simple_preprocess(line) for line in file]
-    settings = {"vector_size": 100, "sg": 1, "negative": 5, "min_count": 5, "workers": 1}
-
-    def untrained():
-        model = Word2Vec(seed=1, **settings)
-        model.build_vocab(stories)
-        return model
-
-    model = untrained()
-    number = model.wv.key_to_index
-    documents = [np.array([number[word] for word in story if word in number]) for story in stories]
+    model = Word2Vec(seed=1, **SETTINGS)
+    model.build_vocab(stories)
     gradient = SkipGram(model, np.random.default_rng(pyddl.world().rank))
     descent = AdaGradDescent(parameters, options.learning_rate)
     begin = time.process_time()
     with pyddl.ParameterServer(model, parameters=parameters) as server:
-        report = server.train(documents, gradient, descent, batch_size=options.batch_size, epochs=options.epochs,
-                              shuffle=True, fetch_every=options.fetch_every)
+        report = server.train(numbered(stories, model), gradient, descent, batch_size=options.batch_size,
+                              epochs=options.epochs, shuffle=True, fetch_every=options.fetch_every)
     processors = sum(pyddl.world().transport.gather_objects(time.process_time() - begin))
-    if pyddl.world().rank:
-        return
-
-    name = f"server, {len(report.by_worker)} workers" if pyddl.world().size > 1 else "one process"
-    rows = [(name, model, report.seconds, processors)]
-    for seed in (1, 2):
-        alone = Word2Vec(seed=seed, **settings)
-        alone.build_vocab(stories)
-        begin, begin_processor = time.perf_counter(), time.process_time()
-        alone.train(stories, total_examples=len(stories), epochs=options.epochs)
-        rows.append((f"gensim alone, seed {seed}", alone, time.perf_counter() - begin,
-                     time.process_time() - begin_processor))
-    words = options.epochs * sum(map(len, documents))
-    print(f"{len(documents)} documents, {len(number)} words, {words:,} in {options.epochs} epochs")
-    print(f"{'':24}{'words/s':>10}{'per processor':>15}{'loss':>8}{'agreement':>11}{'WordSim-353':>13}")
-    for name, trained, seconds, processors in rows:
-        loss = SkipGram(trained, np.random.default_rng(5)).loss(trained, documents)
-        agreement, people = quality(trained, rows[1][1])
-        print(f"{name:24}{words / seconds:>10,.0f}{words / processors:>15,.0f}{loss:>8.3f}{agreement:>11.3f}"
-              f"{people:>13.3f}")
-    print(f"{report.updates} updates, {report.descent_seconds / report.seconds:.0%} of the time in descent; staleness "
-          + ", ".join(f"{stale}: {count}" for stale, count in sorted(report.staleness.items())))
+    if pyddl.world().rank == 0:
+        compare(model, report, processors, stories, options.epochs)
 
 
 if __name__ == "__main__":

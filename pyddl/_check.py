@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyddl.errors import ParameterError, ShapeError
+from pyddl.names import ALSO_CALLED
 
 MOST_THREADS = 1024  # of one process, as in csrc/kernels/threads.hpp
 
@@ -62,9 +63,32 @@ def one_of(name: str, value: Any, names: Iterable[str]) -> str:
     return value
 
 
+def function(name: str, value: Any, arguments: str) -> Any:
+    """Return ``value`` if it can be called, or raise `ParameterError`; ``arguments`` says with what: ``(model)``."""
+    if not callable(value):
+        raise ParameterError(f"{name} is {value!r}; expected a function of {arguments}")
+    return value
+
+
+def no_class(name: str, value: Any) -> None:
+    """Raise `ParameterError` where a class was given in the place of an object."""
+    if isinstance(value, type):
+        raise ParameterError(f"{name} is the class {value.__name__}: pass {value.__name__}()")
+
+
+def name_or_object(name: str, value: Any, base: type) -> None:
+    """Raise `ParameterError` unless ``value`` is a name, or an object of ``base``."""
+    no_class(name, value)
+    if not isinstance(value, str | base):
+        raise ParameterError(f"{name} is {value!r}; expected a name, or an object of a class that derives from "
+                             f"{base.__module__.rpartition('.')[0]}.{base.__name__}")
+
+
 def nearest(value: Any, names: Iterable[str]) -> str:
-    """'; did you mean ...?' when one of ``names`` looks like ``value``, else ''."""
-    close = difflib.get_close_matches(str(value), list(names), n=1)
+    """'; did you mean ...?' when one of ``names`` looks like ``value`` or means the same elsewhere, else ''."""
+    known = list(names)
+    close = [name for alike in ALSO_CALLED if value in alike for name in alike if name in known]
+    close = close or difflib.get_close_matches(str(value), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -3,6 +3,8 @@
 Each message says what was wrong, what was expected and what to do.
 """
 
+from pyddl._names import offers
+
 __all__ = [
     "CheckpointError",
     "CommError",
@@ -14,7 +16,10 @@ __all__ = [
     "PeerLost",
     "PyddlError",
     "ShapeError",
+    "StrategyError",
 ]
+
+__dir__ = offers(__name__)
 
 
 class PyddlError(Exception):
@@ -45,6 +50,10 @@ class CheckpointError(PyddlError, OSError):
 
 class NotFiniteError(PyddlError, ArithmeticError):
     """Training diverged: a loss, a parameter or a buffer is NaN or infinite."""
+
+
+class StrategyError(PyddlError, RuntimeError):
+    """A strategy does not keep to the rules of its operations."""
 
 
 class CommError(PyddlError, RuntimeError):

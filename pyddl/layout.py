@@ -14,9 +14,12 @@ from itertools import count
 import numpy as np
 
 from pyddl import _check
+from pyddl._names import offers
 from pyddl.errors import ParameterError
 
 __all__ = ["ALIGNMENT", "MERGES", "Layout", "Slice", "staggered"]
+
+__dir__ = offers(__name__)
 
 MERGES = ("mean", "sum", "total", "max", "rows", "equal")
 
@@ -49,14 +52,14 @@ class Slice:
     merge : {"mean", "sum", "total", "max", "rows", "equal"}, default="mean"
         For buffers: how the values of several workers become one.
 
-        mean   their mean, weighted by the rows that each has seen since the last time
-        sum    the last common value, and what each has added to it
-        total  their sum, of which each worker goes on with an equal part: for decayed sums and their counts, whose
-               quotient is then exact, also where workers have unlike numbers of rows
-        max    the largest
-        rows   a table whose first axis is cut among the workers, each of whom owns some: persistent chains
-        equal  they are equal already, since the model moves them by ``batch.sum`` and the parameters only: strategies
-               that have no such sums are refused
+        - ``mean``: their mean, weighted by the rows that each has seen since the last time
+        - ``sum``: the last common value, and what each has added to it
+        - ``total``: their sum, of which each worker goes on with an equal part: for decayed sums and their counts,
+          whose quotient is then exact, also where workers have unlike numbers of rows
+        - ``max``: the largest
+        - ``rows``: a table whose first axis is cut among the workers, each of whom owns some: persistent chains
+        - ``equal``: they are equal already, since the model moves them by ``batch.sum`` and the parameters only:
+          strategies that have no such sums are refused
     first, of : int, optional
         Where this is only a part of a tensor: rows from ``first`` on, out of ``of`` rows in all.
 

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pyddl import _check, names
+from pyddl import _check, _own, names
+from pyddl._names import offers
 from pyddl.errors import ParameterError
 
 __all__ = ["TABLE", "Option", "add", "check_names", "defaults_of", "fitting", "named", "of_model", "of_section",
            "of_strategy", "resolve", "share", "stranger", "with_runs"]
+
+__dir__ = offers(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Option:
     name : str
         Python keyword and TOML key; the flag is ``--name`` with dashes.
     kind : str
-        ``str``, ``int``, ``float``, ``bool``, ``ints`` or ``floats`` (numbers, with commas on the command line), or
-        ``run`` (the path of a finished run, in whose place a model gets a `models.Trained`).
+        ``str``, ``int``, ``float``, ``bool``, ``ints`` or ``floats`` (numbers, with commas on the command line),
+        ``values`` (plain values by name; ``NAME=VALUE`` with commas on the command line), or ``run`` (the path of a
+        finished run, in whose place a model gets a `models.Trained`).
     default : object
         None means that the default depends on another option; the help says how.
     section : str
@@ -36,7 +40,7 @@ class Option:
         What it is, beginning with a noun that makes sense without the name; or, of a switch, what it does.
     unit : str
     choices : tuple of str
-        The values allowed, where there are few.
+        The values allowed, where there are few; ``FILE.py:Class`` stands for any of this form.
     also : tuple of str
         Other spellings of the flag.
     at_least, at_most, above, below : float, optional
@@ -91,9 +95,24 @@ class Option:
             return self._integers(value)
         if self.kind == "floats":
             return self._numbers(value)
+        if self.kind == "values":
+            return self._values(value)
         if not isinstance(value, str) or not value:
             raise ParameterError(f"{self.name} is {value!r}; expected text")
-        return _check.one_of(self.name, value, self.choices) if self.choices else value
+        if not self.choices or (_own.PATTERN in self.choices and _own.is_named(value)):
+            return value
+        return _check.one_of(self.name, value, self.choices)
+
+    def _values(self, value: Any) -> dict[str, Any]:
+        if isinstance(value, str):  # "first=2,by=halves" -> {"first": 2, "by": "halves"}
+            parts = [part.partition("=") for part in value.split(",")]
+            if not all(name.strip() and sign for name, sign, _ in parts):
+                raise ParameterError(f"{self.name} is {value!r}; expected NAME=VALUE with commas, for example "
+                                     "first=2,longest=64")
+            value = {name.strip(): _plain(text.strip()) for name, _, text in parts}
+        if not isinstance(value, Mapping):
+            raise ParameterError(f"{self.name} is {value!r}; expected values by name, for example {{'first': 2}}")
+        return dict(value)
 
     def _numbers(self, value: Any) -> tuple[float, ...]:
         if isinstance(value, str):  # "0.1,0.01" -> (0.1, 0.01)
@@ -120,6 +139,18 @@ class Option:
         return values
 
 
+def _plain(text: str) -> Any:
+    """A number, true or false, or a text, as it is written."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
 _NETWORKS = ("autoencoder", "classifier", "vae")  # models that are made of layers
 _CONVOLUTIONAL = ("autoencoder", "vae")
 _SUPERVISED = ("classifier", "linear")
@@ -127,18 +158,23 @@ _BOLTZMANN = ("rbm",)
 _SPIKES = ("ssrbm",)
 _STACKED = ("rbm", "dbn")  # those that may stand on one another
 _CHAINED = (*_STACKED, *_SPIKES)  # which have chains
-_ADVERSARIAL = ("gan",)
+_PAIRS = ("stacked_gan",)  # of several adversarial pairs
+_SINGLE = ("gan", "dcgan", "wgan")  # the last two are presets of the first
+_ADVERSARIAL = (*_SINGLE, *_PAIRS)
 
 TABLE: list[Option] = [
     # ---- data
     Option("data", "str", "digits", "data",
-           "training data: digits, mnist, cifar10; a .npy, IDX, HDF5, Parquet or CIFAR-10 file, or a folder of such; "
-           "or random:ROWSxCOLS", trainer=False),
+           "training data: digits, mnist, cifar10; a .npy, IDX, HDF5, Parquet, ORC, CSV or CIFAR-10 file, or a folder "
+           "of such; a folder of pictures; an address of one of these; or random:ROWSxCOLS", trainer=False),
     Option("labels", "str", None, "data",
-           "labels of the training rows: as data; for a Parquet file FILE.parquet:COLUMN. A named set brings its own",
-           trainer=False),
+           "labels of the training rows: as data; of a column FILE.csv:COLUMN, or FILE.parquet:COLUMN. Named sets and "
+           "pictures in sub folders bring their own", trainer=False),
     Option("test", "str", None, "data", "test data; a named set brings its own test part", trainer=False),
     Option("test_labels", "str", None, "data", "labels of the rows of test: as labels", trainer=False),
+    Option("image_size", "str", None, "data", "height and width to which pictures are scaled, such as 28x28",
+           trainer=False),
+    Option("grey", "bool", False, "data", "make grey pictures of coloured ones", trainer=False),
     # ---- model
     Option("hidden", "ints", (256, 64), "model",
            "units of the hidden layers; of an autoencoder or a vae those of the encoder, the code last", trainer=False,
@@ -171,8 +207,9 @@ TABLE: list[Option] = [
            trainer=False, of=("autoencoder",)),
     Option("initialiser", "str", "auto", "model", "initialiser of the weights", choices=("auto", *names.INITIALISERS),
            trainer=False, of=(*_NETWORKS, *_ADVERSARIAL)),
-    Option("encoder", "run", None, "model", "path of a finished run whose encoder the rows pass first", trainer=False,
-           of=_SUPERVISED),
+    Option("encoder", "run", None, "model",
+           "path of a finished run whose encoder the rows pass first, or a stacked_gan inverts", trainer=False,
+           of=(*_SUPERVISED, *_PAIRS)),
     Option("frozen_epochs", "int", 0, "model",
            "epochs in which the head alone is trained first; then the encoder moves too", "epochs", at_least=0,
            trainer=False, of=_SUPERVISED),
@@ -200,8 +237,8 @@ TABLE: list[Option] = [
            "kind of the last layer's units: gaussian, a linear code; or bernoulli; by default gaussian where finetune "
            "is autoencoder", choices=("bernoulli", "gaussian"), trainer=False, of=("dbn",)),
     Option("pretrain_epochs", "ints", (10,), "model",
-           "epochs of each Boltzmann machine, or one number for all; where finetune is none the last one has epochs",
-           "epochs", trainer=False, of=("dbn",)),
+           "epochs of each Boltzmann machine or level of a stack, or one number for all; with finetune none the last "
+           "machine has epochs", "epochs", trainer=False, of=("dbn", *_PAIRS)),
     Option("pretrain_learning_rate", "floats", None, "model",
            "step size of each Boltzmann machine, or one for all, which falls to 0 under momentum 0.9; by default 10 / "
            "its hidden units, at most 0.05, or 0.005 where units are gaussian; learning_rate is the network's",
@@ -272,7 +309,8 @@ TABLE: list[Option] = [
            "way in which the generator's pictures grow: by transposed convolutions, or resized and convolved",
            choices=("transposed", "resize"), trainer=False, of=_ADVERSARIAL),
     Option("noise", "int", None, "model",
-           "normal numbers that a sample is made of; by default as many as features, from 2 to 64", at_least=1,
+           "normal numbers that a sample is made of; by default as many as features, from 2 to 64; of each level of a "
+           "stack 16", at_least=1,
            trainer=False, of=_ADVERSARIAL),
     Option("objective", "str", "r3gan", "model",
            "what the two play for: r3gan, relativistic pairs with penalties at rows and samples; non_saturating, with "
@@ -282,9 +320,9 @@ TABLE: list[Option] = [
            "weight of the penalty on the discriminator's slopes; by default 1 in r3gan and wgan_gp, else 0",
            at_least=0, trainer=False, of=_ADVERSARIAL),
     Option("penalty_end", "float", None, "model", "weight to which the penalty falls within penalty_steps", above=0,
-           trainer=False, of=_ADVERSARIAL),
+           trainer=False, of=_SINGLE),
     Option("penalty_steps", "int", None, "model", "steps in which the penalty falls to penalty_end", "steps",
-           at_least=1, trainer=False, of=_ADVERSARIAL),
+           at_least=1, trainer=False, of=_SINGLE),
     Option("clip_weights", "float", None, "model",
            "bound of the discriminator's weights in objective wgan; by default 0.01", above=0, trainer=False,
            of=_ADVERSARIAL),
@@ -294,13 +332,16 @@ TABLE: list[Option] = [
     Option("generator_every", "int", 1, "model",
            "steps between two updates of the generator: the discriminator's own for each of them", "steps",
            also=("--critic-steps",), at_least=1, trainer=False, of=_ADVERSARIAL),
+    Option("packing", "int", 1, "model",
+           "rows, and samples, that the discriminator judges together, so that it sees how varied they are",
+           at_least=1, trainer=False, of=_SINGLE),
     Option("pretrain_steps", "int", 0, "model", "steps at the beginning in which the discriminator alone is trained",
-           "steps", at_least=0, trainer=False, of=_ADVERSARIAL),
+           "steps", at_least=0, trainer=False, of=_SINGLE),
     Option("average", "float", 0.999, "model",
            "share of itself that the averaged generator, which samples are drawn from, keeps in each update; 0: none",
            at_least=0, below=1, trainer=False, of=_ADVERSARIAL),
     Option("conditional", "bool", False, "model", "let both networks see the label of a row; samples are of a class",
-           trainer=False, of=_ADVERSARIAL),
+           trainer=False, of=_SINGLE),
     Option("output", "str", None, "model",
            "activation of the generator's outputs; by default sigmoid for data within [0, 1], else linear",
            choices=("linear", "sigmoid", "tanh"), trainer=False, of=_ADVERSARIAL),
@@ -317,8 +358,15 @@ TABLE: list[Option] = [
            below=1, trainer=False, of=_ADVERSARIAL),
     Option("beta2", "float", 0.99, "model", "decay of the mean of squared gradients in rules adam and adamw",
            at_least=0, below=1, trainer=False, of=_ADVERSARIAL),
+    # ---- stacks of adversarial pairs
+    Option("conditional_weight", "float", 1.0, "model",
+           "weight of the loss that a sample's next level in the encoder is not what the sample was made of",
+           at_least=0, trainer=False, of=_PAIRS),
+    Option("entropy_weight", "float", 1.0, "model",
+           "weight of the loss that the noise cannot be told from a sample", at_least=0, trainer=False, of=_PAIRS),
     # ---- training
-    Option("strategy", "str", "allreduce", "training", "how ranks work together", choices=names.STRATEGIES),
+    Option("strategy", "str", "allreduce", "training", f"how ranks work together; {_own.PATTERN}: one of your own",
+           choices=(*names.STRATEGIES, _own.PATTERN)),
     Option("epochs", "int", 10, "training", "passes over the training data", at_least=1),
     Option("batch_size", "int", 256, "training", "samples per step of all ranks together", "samples", at_least=1),
     Option("optimizer", "str", "adam", "training", "update rule", choices=names.RULES),
@@ -326,7 +374,7 @@ TABLE: list[Option] = [
            above=0),
     Option("schedule", "str", "constant", "training", "schedule of the learning rate", choices=names.SCHEDULES),
     Option("momentum", "float", None, "training",
-           "momentum of the rules momentum, nesterov and rmsprop; with a schedule, the largest", at_least=0, below=1),
+           "momentum of the rules momentum and nesterov; with a schedule, the largest", at_least=0, below=1),
     Option("momentum_schedule", "str", "constant", "training",
            "schedule of the momentum; sutskever: 1/2, 3/4, 5/6, ... for 250 steps each, up to momentum",
            choices=names.MOMENTUM_SCHEDULES),
@@ -381,6 +429,11 @@ TABLE: list[Option] = [
            "minibatches", at_least=1, of=("server",)),
     Option("server_optimizer", "str", None, "training", "update rule on the servers; by default that of the workers",
            choices=names.RULES, of=("server",)),
+    Option("server_rate", "float", None, "training", "learning rate on the servers; by default that of the workers",
+           above=0, of=("server",)),
+    Option("server_momentum", "float", None, "training",
+           "momentum on the servers; by default that of the workers, if they have the same rule", at_least=0, below=1,
+           of=("server",)),
     Option("servers", "int", 1, "training", "ranks that serve a share of the parameters each, and compute nothing",
            at_least=1, of=("server",)),
     Option("backup", "int", 0, "training", "workers whose pushes a step of mode sync does not wait for", "workers",
@@ -398,6 +451,8 @@ TABLE: list[Option] = [
     Option("elastic_momentum", "float", 0.0, "training", "momentum of the workers, as in EAMSGD", at_least=0, below=1,
            of=("elastic",)),
     Option("replicas", "int", 2, "training", "replicas that take turns in each step", at_least=1, of=("sequential",)),
+    Option("strategy_options", "values", None, "training",
+           "arguments of a strategy of your own, for its constructor: NAME=VALUE, with commas", of=(_own.PATTERN,)),
     Option("shard_optimizer", "bool", False, "training",
            "let each rank keep optimizer state for its share of the parameters only, as in ZeRO-1", of=("allreduce",)),
     Option("allow", "str", "synchronous", "training",
@@ -446,6 +501,7 @@ TABLE: list[Option] = [
     Option("checkpoint_every", "int", 1, "output", "epochs between two checkpoints; the best is always kept", "epochs",
            at_least=1),
     Option("quiet", "bool", False, "output", "show no progress and no table"),
+    Option("verbose", "bool", False, "output", "show the line that starts the ranks", trainer=False),
 ]
 """In the order of flags and keys. `add` puts in more."""
 
@@ -527,12 +583,17 @@ def stranger(name: str, *, model: str | None = None, strategy: str | None = None
         return None
     kind = _KINDS.get(option.section)
     here = {"model": model, "strategy": strategy}.get(kind or "")
-    if here is None or not option.of or here in option.of:
+    if here is None or not option.of or _who(here) in option.of:
         return None
     *others, last = option.of
     named = f"{', '.join(others)} and {last}" if others else last
     return (f"{name} is an option of {kind} {named}; the {kind} here is {here}: leave it out, or "
             f"choose {kind} {option.of[0]}")
+
+
+def _who(name: str) -> str:
+    """What stands in an option's ``of`` for a model or strategy of that name."""
+    return _own.PATTERN if _own.is_named(name) else name
 
 
 def resolve(given: Mapping[str, Any], accept: Callable[[Option], bool] = lambda option: True, *, where: str = "",
@@ -573,14 +634,14 @@ def resolve(given: Mapping[str, Any], accept: Callable[[Option], bool] = lambda 
 
 
 def fitting(recorded: Mapping[str, Any], defaults: Mapping[str, Any], *, model: str | None = None,
-            strategy: str | None = None) -> dict[str, Any]:
+            strategy: str | None = None, instead: Iterable[str] = ()) -> dict[str, Any]:
     """Those of ``recorded`` that need not be refused where another model or strategy was chosen than in the record.
 
     A run records every option: those of its own model or strategy that were never changed from ``defaults`` must not
-    stand in the way of the other one.
+    stand in the way of the other one. Nor must options ``instead``, of which the other model has its own defaults.
     """
     return {name: value for name, value in recorded.items()
-            if not stranger(name, model=model, strategy=strategy)
+            if not (name in instead or stranger(name, model=model, strategy=strategy))
             or not _same(value, defaults.get(name, _BY_NAME[name].default))}
 
 
@@ -598,11 +659,14 @@ def check_names(given: Iterable[str], accepted: Iterable[str], *, where: str = "
 
 def defaults_of(strategy: str) -> dict[str, Any]:
     """Defaults of the options that are the strategy's own."""
-    return {option.name: option.default for option in TABLE if option.section == "training" and strategy in option.of}
+    return {option.name: option.default for option in TABLE
+            if option.section == "training" and _who(strategy) in option.of}
 
 
 def of_strategy(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of ``values`` that are options of the strategy's own, for its constructor; it fills in those of None."""
+    if _own.is_named(name):
+        return dict(values.get("strategy_options") or {})
     own = defaults_of(name)
     return {key: value for key, value in values.items() if key in own and value is not None}
 

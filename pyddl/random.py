@@ -24,11 +24,14 @@ References
 .. [1] Salmon, Moraes, Dror, Shaw (2011), Parallel random numbers: as easy as 1, 2, 3, SC'11, article 16.
 """
 
-__all__ = ["CORRUPT", "DATA", "DROPOUT", "GIBBS", "INITIALISE", "LIKELIHOOD", "NOISE", "SEEDS", "SHUFFLE", "STRATEGY",
-           "TEMPERING"]
+__all__ = ["CORRUPT", "DATA", "DROPOUT", "GIBBS", "INITIALISE", "LIKELIHOOD", "NOISE", "SEEDS", "SEED_OF_LEVEL",
+           "SHUFFLE", "STRATEGY", "TEMPERING"]
 
 SEEDS = 1 << 48
 """Seeds are below this number."""
+
+SEED_OF_LEVEL = 1 << 40
+"""Added to a seed for each level of a stack: levels of one shape must neither begin nor be drawn alike."""
 
 SHUFFLE = 1
 """Order of the samples in an epoch."""

@@ -45,18 +45,39 @@ def test_variables_of_ours_are_read_somewhere(page):
         assert subprocess.run(["grep", "-rqw", name, "pyddl", "slurm"], cwd=ROOT).returncode == 0, name
 
 
-def programs():
-    return [pytest.param(text, id=f"{page.stem}{number}") for page in OF_MODELS for number, text in enumerate(
-        re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))]
+def programs_of(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
-@pytest.mark.parametrize("program", programs())
-def test_programs_in_the_pages_of_models_run(program, tmp_path):
-    line = [sys.executable, "-c", program]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+def run(program, folder):
+    """Import it as a module of its own, which may use the examples; what it prints."""
+    (folder / "program.py").write_text(program)
+    done = subprocess.run([sys.executable, "-c", "import program"], cwd=folder, capture_output=True, text=True,
+                          check=False, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "examples")})
     assert done.returncode == 0 and not done.stderr, done.stderr
-    assert "False" not in done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("program", [pytest.param(text, id=f"{page.stem}{number}") for page in OF_MODELS
+                                     for number, text in enumerate(programs_of(page))])
+def test_programs_in_the_pages_of_models_run(program, tmp_path):
+    assert "False" not in run(program, tmp_path)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in OF_MODELS and programs_of(page)],
+                         ids=lambda page: page.stem)
+def test_programs_in_the_other_pages_run_one_after_another(page, tmp_path):
+    run("\n".join(programs_of(page)), tmp_path)
+
+
+def test_the_page_of_own_strategies_shows_the_example_and_what_it_prints(tmp_path):
+    page = ROOT / "docs/own_strategies.md"
+    of_strategy, _, simulated = programs_of(page)
+    begin, end = "class Doubling", "def main("
+    assert of_strategy.partition(begin)[2].strip() == (ROOT / "examples/doubling.py").read_text(
+        encoding="utf-8").partition(begin)[2].partition(end)[0].strip()
+    for line in run(simulated, tmp_path).splitlines():
+        assert f"    {line}\n" in page.read_text(encoding="utf-8")
 
 
 def test_commands_in_the_pages_of_models_are_taken():

@@ -45,12 +45,23 @@ def test_any_number_of_ranks_trains_the_same_layers(world):
 
 
 @pytest.mark.mpi
+def test_the_strategy_of_its_own_learns(world):
+    result = example("doubling").main(epochs=6)
+    assert result.metrics[-1]["train_loss"] < 0.7 * result.metrics[0]["train_loss"]
+    assert result.summary["strategy"] == ("Doubling" if world.size > 1 else "local")
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize("strategy", ["local", "averaging", "server", "elastic", "gossip", "sequential", "split"])
 def test_layers_learn_under_every_strategy(world, strategy):
     if world.size < 2 and strategy != "local":
         pytest.skip("needs two ranks")
     result = example("layers").main(epochs=3, strategy=strategy)
     assert result.metrics[-1]["train_loss"] < 0.8 * result.metrics[0]["train_loss"]
+
+
+def test_the_model_of_its_own_learns_the_digits():
+    assert example("own_model").main().metrics[-1]["test_squared_error"] < 1.8  # the best of its kind: 1.66
 
 
 def test_the_layers_learn_the_digits():

@@ -18,7 +18,8 @@ import pyddl
 
 ROOT = Path(__file__).parent.parent
 COMPILED = {"pyddl._core", "pyddl.comm._mpi"}
-MODULES = sorted({"pyddl", *(found.name for found in pkgutil.walk_packages(pyddl.__path__, "pyddl."))} - COMPILED)
+MODULES = sorted({"pyddl", *(found.name for found in pkgutil.walk_packages(pyddl.__path__, "pyddl.")
+                           if not found.name.endswith("._mpi"))} - COMPILED)
 
 
 def test_the_version_has_one_source():
@@ -26,7 +27,7 @@ def test_the_version_has_one_source():
     assert pyddl.__version__ not in (ROOT / "pyproject.toml").read_text()
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith(("__main__", "_built"))])
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__") and ".for_" not in name])
 def test_every_public_name_is_there(name):
     module = importlib.import_module(name)
     public = module.__all__ if hasattr(module, "__all__") else []
@@ -43,8 +44,33 @@ def test_the_parameter_server_is_still_found_under_its_former_name():
     assert pyddl.server.AdaGradDescent is pyddl.callbacks.AdaGradDescent
 
 
-def test_names_of_the_package_appear_on_first_use():
-    assert not [name for name in dir(pyddl) if not hasattr(pyddl, name)]
+OFFERED = ["models", "models.layers", "train", "data", "optim", "strategies", "estimators", "callbacks", "comm",
+           "comm.operations", "errors", "options"]
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_tab_completion_offers_public_names_and_nothing_else(name):
+    module = importlib.import_module(f"pyddl.{name}")
+    assert set(module.__all__) <= set(dir(module)), "what a table adds is more than that"
+    assert not [each for each in dir(module) if each.startswith("_") or each in ("Any", "annotations")]
+    assert not [each for each in dir(module) if not hasattr(module, each)]
+
+
+def test_the_packages_names_appear_on_first_use():
+    names = ["Autoencoder", "RBM", "ZCA", "load", "errors", "options", "train", "world", "__version__"]
+    assert set(names) <= set(dir(pyddl)) and "Any" not in dir(pyddl) and "import_module" not in dir(pyddl)
+    asked = "; ".join(f"pyddl.{name}" for name in [*dir(pyddl), *OFFERED, "comm.Machine", "train.simulate"])
+    subprocess.run([sys.executable, "-c", f"import pyddl; {asked}"], check=True)
+    for module, wrong in (("pyddl", "Autoencodr"), ("pyddl.models", "RMB"), ("pyddl.train", "Triner")):
+        with pytest.raises(AttributeError, match=f"module '{module}' has no attribute '{wrong}'"):
+            getattr(importlib.import_module(module), wrong)
+
+
+def test_its_help_is_a_page_that_names_what_it_offers():
+    page = pyddl.__doc__
+    assert all(re.search(rf"\b{name}\b", page) for name in dir(pyddl) if name not in ("__version__", "callbacks", "cli",
+                                                                                        "comm", "estimators"))
+    assert all((ROOT / each).exists() for each in re.findall(r"docs/\w+\.md", page))
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
@@ -118,7 +144,8 @@ def test_the_wheel_holds_types_and_no_sources(tmp_path):
     assert done.returncode == 0, done.stderr
     wheel, = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"pyddl/py.typed", "pyddl/_core.pyi", "pyddl/comm/_mpi.pyi", "pyddl/comm/_built.py"} <= set(names)
+    module = "pyddl/comm/for_openmpi/__init__.py"
+    assert {"pyddl/py.typed", "pyddl/_core.pyi", "pyddl/comm/_mpi.pyi", module} <= set(names)
     assert sum(name.startswith("pyddl/_core.") and name.endswith(".so") for name in names) == 1
     assert not [name for name in names if name.endswith((".cpp", ".hpp", ".pyx", ".a")) or name.startswith("tests")]
     described = zipfile.ZipFile(wheel).read(f"pyddl-{pyddl.__version__}.dist-info/METADATA").decode()

@@ -49,7 +49,7 @@ class AdaGradDescent:
     """
 
     def __init__(self, parameters: Callable[[Any], Any], learning_rate: float = 0.01, *, epsilon: float = 1e-10):
-        self.parameters = parameters
+        self.parameters = _check.function("parameters", parameters, "(model)")
         self.learning_rate = _check.number("learning_rate", learning_rate, above=0)
         self.epsilon = _check.number("epsilon", epsilon, at_least=0)
         self.squared_sums: dict[str, np.ndarray] = {}

@@ -10,7 +10,8 @@ from typing import Any
 from pyddl.callbacks.link import Link, Packed, Patience
 from pyddl.callbacks.messages import Acknowledged, Ask, Failed, Hello, ModelSent, Push
 from pyddl.callbacks.served import Replica, Report, Served
-from pyddl.callbacks.work import Job, Unit
+from pyddl.callbacks.units import Unit
+from pyddl.callbacks.work import Job
 from pyddl.errors import CommError, PeerLost
 
 __all__ = ["Serving", "train_alone", "work_on"]
@@ -145,7 +146,7 @@ class Serving:
         for rank, version in list(self.asking.items()):
             units = self.work.claim(rank, self.job.fetch_every)
             if not units:
-                return
+                continue  # another may have more of its own partition
             self.begin = self.begin or perf_counter()
             del self.asking[rank]
             self._answer(rank, version, units)

@@ -88,7 +88,7 @@ class ParameterServer:
     def __init__(self, model: Any, *, parameters: Callable[[Any], Any] | None = None, on_failure: str = "end",
                  timeout: float = 600):
         if parameters is not None:
-            _require_callable("parameters", parameters)
+            _check.function("parameters", parameters, "(model)")
         self.parameters = parameters
         self.on_failure = _check.one_of("on_failure", on_failure, ("end", "continue"))
         self.timeout = _check.number("timeout", timeout, at_least=0)
@@ -130,15 +130,17 @@ class ParameterServer:
 
         Parameters
         ----------
-        data : sequence, ndarray, DataFrame, Series, Source or iterable
+        data : sequence, ndarray, DataFrame, Series, Source, iterable, or DataFrame or RDD of Spark
             The whole, the same on every rank, which reads by itself what it works on. Items of an array are its rows,
             and so ``gradient`` gets an array of some of them; pandas' objects are taken as their ``to_numpy()``. From
             an iterable without length (a generator, a file) the server draws, and sends items; the other ranks' are not
-            touched.
+            touched. Of Spark's data each worker reads the partitions that it works on, in a session of its own, and
+            items are rows of a DataFrame or elements of an RDD; the server has them counted once.
         gradient, descent : callable
         batch_size : int, optional
             Items per minibatch, of all workers together, as everywhere in pyddl: a unit is one worker's part of it,
-            batch_size / workers. By default a unit is a whole partition.
+            batch_size / workers. By default a unit is a whole partition. Of Spark's data, units do not reach beyond a
+            partition, and a worker does all of one before another.
         partitions : int, optional
             Parts that the data is cut into, by default one for each worker; not together with ``batch_size``.
         epochs : int, default=1
@@ -170,10 +172,13 @@ class ParameterServer:
         if self._failed:
             raise CommError("training failed earlier in this with block; begin another")
         try:
-            _require_callable("gradient", gradient)
-            _require_callable("descent", descent)
+            _check.function("gradient", gradient, "(model, items)")
+            _check.function("descent", descent, "(model, update)")
             options = self._options(batch_size, partitions, epochs, fetch_every, shuffle, seed, here.size)
             job = Job(data, gradient, descent, options)
+            if partitions is not None and job.partitions is not None:
+                raise ParameterError(f"partitions is {partitions}, but data has {job.partitions.count} of its own; "
+                                     "leave it out, or give data.repartition(...)")
             if here.rank == SERVER:
                 served = Served(self.model, self.parameters, self.version, self._links or [SERVER])
                 if here.size == 1:
@@ -220,11 +225,3 @@ class ParameterServer:
         for link in self._links.values():
             with contextlib.suppress(PeerLost):
                 link.send(Packed(Failed(str(why)[:1000])))
-
-
-def _require_callable(name: str, value: Any) -> None:
-    if not callable(value):
-        raise ParameterError(f"{name} is {value!r}; expected a function of {SIGNATURES[name]}")
-
-
-SIGNATURES = {"gradient": "(model, items)", "descent": "(model, update)", "parameters": "(model)"}

@@ -12,7 +12,7 @@ import numpy as np
 from pyddl.callbacks import arrays
 from pyddl.callbacks.link import Packed
 from pyddl.callbacks.messages import ModelSent
-from pyddl.callbacks.work import Unit
+from pyddl.callbacks.units import Unit
 from pyddl.errors import ParameterError, ShapeError
 
 __all__ = ["Descent", "Gradient", "Replica", "Report", "Served"]

@@ -1,42 +1,19 @@
-"""Work: the data of a training, cut into units that the server hands out, each to be done once."""
+"""Job: one training as a rank was asked to do it, the data among it."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any
 
 import numpy as np
 
+from pyddl.callbacks.spark import Partitions, PartitionWork, PartUnit
+from pyddl.callbacks.units import Unit, Work
 from pyddl.data.sampler import Sampler
 from pyddl.data.source import Source
 from pyddl.errors import DataError, ParameterError
 
-__all__ = ["Job", "Unit", "Work", "length"]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What one call of ``gradient`` gets: the items at positions [begin, end) of an epoch.
-
-    Attributes
-    ----------
-    items : list or None
-        The items themselves, where the data has no length and only the server reads it.
-    """
-
-    epoch: int
-    begin: int
-    end: int
-    items: list[Any] | None = None
-
-    def __len__(self) -> int:
-        return self.end - self.begin
-
-    def __str__(self) -> str:
-        return f"items {self.begin} to {self.end - 1} of epoch {self.epoch + 1}"
+__all__ = ["Job", "length"]
 
 
 def length(data: Any) -> int | None:
@@ -63,7 +40,7 @@ class Job:
 
     Parameters
     ----------
-    data : sequence, ndarray, DataFrame, Series, Source or iterable
+    data : sequence, ndarray, DataFrame, Series, Source, iterable, or DataFrame or RDD of Spark
     gradient, descent : callable
     options : dict
         ``batch_size``, ``parts`` (units of a step, or of an epoch where there is no batch_size), ``first`` (number of
@@ -76,20 +53,35 @@ class Job:
             data = data.to_numpy()
         self.data, self.gradient, self.descent = data, gradient, descent
         self.options = options
-        self.items = length(data)
+        self.partitions = Partitions.of(data)
+        self.items = length(data) if self.partitions is None else self.partitions.count
         self.fetch_every: int = options["fetch_every"]
         self._sampler = None
-        if self.items is not None:
+        if self.items is not None and self.partitions is None:
             step = options["batch_size"] or self.items
             self._sampler = Sampler(self.items, step, options["seed"], options["shuffle"])
 
     def work(self) -> Work:
         """All units. For the server."""
         options = self.options
+        epochs = range(options["first"], options["first"] + options["epochs"])
+        if self.partitions is not None:
+            return self._of_partitions(self.partitions, epochs)
         if self._sampler is None:
             self._require_drawable()
-        epochs = range(options["first"], options["first"] + options["epochs"])
         return Work(self.data, self._sampler, options["parts"], epochs, options["batch_size"])
+
+    def _of_partitions(self, partitions: Partitions, epochs: range) -> Work:
+        batch_size, parts = self.options["batch_size"], self.options["parts"]
+        share = batch_size and max(1, batch_size // parts)
+        return PartitionWork(partitions.sizes(), epochs, share, self._order)
+
+    def _order(self, epoch: int, what: int, count: int) -> np.ndarray | None:
+        """That of the partitions (``what`` is 0), or of the items of partition ``what`` - 1, in an epoch; None: as they
+        come."""
+        if not self.options["shuffle"]:
+            return None
+        return np.random.default_rng([self.options["seed"], epoch, what]).permutation(count)
 
     def _require_drawable(self) -> None:
         kind = f"data, of type {type(self.data).__name__}, has no length"
@@ -108,12 +100,16 @@ class Job:
                 raise ParameterError(f"{name} is {mine} on rank 0, but {theirs[name]} on rank {rank}; every rank needs "
                                      "the same")
         if self.items is not None and items != self.items:
-            there = "data without length" if items is None else f"{items} items"
-            raise DataError(f"data has {self.items} items on rank 0, but rank {rank} has {there}; every rank needs the "
-                            "whole data, the same everywhere")
+            kind = "items" if self.partitions is None else "partitions"
+            there = "data without length" if items is None else f"{items} {kind}"
+            raise DataError(f"data has {self.items} {kind} on rank 0, but rank {rank} has {there}; every rank needs "
+                            "the whole data, the same everywhere")
 
     def take(self, unit: Unit) -> Any:
         """The items of a unit: rows of an array, else a list."""
+        if self.partitions is not None:
+            assert isinstance(unit, PartUnit)
+            return self.partitions.items(unit, self._order(unit.epoch, unit.partition + 1, unit.size))
         if self._sampler is None:
             return unit.items
         index = self._sampler.index(unit.epoch, unit.begin, unit.end)
@@ -124,75 +120,3 @@ class Job:
         if isinstance(self.data, np.ndarray):
             return self.data[index] if self._sampler.shuffle else self.data[unit.begin : unit.end]
         return [self.data[i] for i in index.tolist()]
-
-
-class Work:
-    """Hands out units; takes back those of a worker that is lost. The server has one.
-
-    Parameters
-    ----------
-    data : iterable
-        What has no length is drawn from.
-    sampler : Sampler or None
-        The steps of data with a length; None for what is drawn from.
-    parts : int
-        Units per step.
-    epochs : range
-    batch_size : int or None
-        Items per step of what is drawn from.
-
-    Attributes
-    ----------
-    returned : deque of Unit
-        Taken from workers that are lost; handed out before all others.
-    """
-
-    def __init__(self, data: Any, sampler: Sampler | None, parts: int, epochs: range, batch_size: int | None):
-        self._data, self._sampler, self._parts, self._batch_size = data, sampler, parts, batch_size
-        self._units = self._cut(epochs)
-        self.returned: deque[Unit] = deque()
-        self._held: dict[int, deque[Unit]] = {}
-
-    def claim(self, worker: int, count: int) -> list[Unit]:
-        """Up to ``count`` units for a worker; none when nothing is left to hand out now."""
-        units: list[Unit] = []
-        while self.returned and len(units) < count:
-            units.append(self.returned.popleft())
-        units += islice(self._units, count - len(units))
-        self._held.setdefault(worker, deque()).extend(units)
-        return units
-
-    def done(self, worker: int) -> Unit:
-        """The oldest unit that a worker holds is done."""
-        return self._held[worker].popleft()
-
-    def held(self) -> dict[int, Unit]:
-        """By worker, the unit it does now."""
-        return {worker: units[0] for worker, units in self._held.items() if units}
-
-    def lose(self, worker: int) -> None:
-        """Let others do what a worker held."""
-        self.returned.extend(self._held.pop(worker, ()))
-
-    def _cut(self, epochs: range) -> Iterator[Unit]:
-        for epoch in epochs:
-            if self._sampler is None:
-                yield from self._drawn(epoch)
-                continue
-            for step in range(self._sampler.steps_per_epoch):
-                for part in range(self._parts):
-                    begin, end = self._sampler.part(step, part, self._parts)
-                    if begin < end:
-                        yield Unit(epoch, begin, end)
-
-    def _drawn(self, epoch: int) -> Iterator[Unit]:
-        position = 0
-        items = iter(self._data)
-        while batch := list(islice(items, self._batch_size)):
-            for part in range(self._parts):
-                begin, end = (len(batch) * each // self._parts for each in (part, part + 1))
-                if begin < end:
-                    yield Unit(epoch, position + begin, position + end, batch[begin:end])
-            position += len(batch)
-        if not position:
-            raise DataError(f"data gave no items in epoch {epoch + 1}; expected at least one")

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import sys
 
+from pyddl._names import offers
+
 __all__ = ["main"]
+
+__dir__ = offers(__name__)
 
 
 def main() -> None:

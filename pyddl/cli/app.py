@@ -15,24 +15,25 @@ import click
 
 from pyddl import __version__, _check
 from pyddl.cli.output import any_characters, give_up
-from pyddl.comm.abort import OnAllRanks
+from pyddl.comm.abort import OnAllRanks, installed
 from pyddl.comm.environment import started
 from pyddl.errors import CommError, DataError, ParameterError, PyddlError, ShapeError
 
-__all__ = ["app", "pictures", "say"]
+__all__ = ["app", "say", "try_to_draw"]
 
 COMMANDS = {
     "train": "Train a model on this process, or on MPI ranks.",
     "evaluate": "Scores of a trained model on data, loss and reconstruction error among them.",
-    "generate": "Write samples of a trained model to a .npy file or a picture.",
-    "encode": "Write the codes of data to a .npy file.",
+    "generate": "Write samples of a trained model to a file or a picture.",
+    "encode": "Write the codes of data to a file.",
+    "reconstruct": "Write what a trained model makes of data, by way of its codes, to a file.",
     "plot": "Draw a run's curves and its reconstructions.",
     "simulate": "Show a strategy at many workers, on a virtual clock.",
     "bench": "Measure how fast pyddl is on this machine, and against whom.",
     "doctor": "Say what this machine offers, and what is wrong with it.",
     "fetch": "Download a data set into the user's cache.",
 }
-OF_ONE = ("encode", "generate", "plot", "simulate", "fetch")  # one process does it all, on any number of ranks
+OF_ONE = ("encode", "reconstruct", "generate", "plot", "simulate", "fetch")  # on any number of ranks one does it all
 BAD_INPUT = 2
 
 
@@ -75,7 +76,7 @@ def _to_stderr(text: str) -> None:
         click.echo(text, err=True)
 
 
-def pictures(draw: Callable[[], list[Path]]) -> list[Path]:
+def try_to_draw(draw: Callable[[], list[Path]]) -> list[Path]:
     """What ``draw`` gives; none, and a line that says why, where it fails: the work is done, and that is to be seen."""
     try:
         return draw()
@@ -117,7 +118,9 @@ def app() -> int:
         say(f"pyddl: {error}")
         return OnAllRanks(BAD_INPUT) if error.on_all_ranks else BAD_INPUT
     except CommError as error:
-        if started() is not None and not error.on_all_ranks:
+        if not error.on_all_ranks and not installed():
+            return _failed(str(error))  # MPI has not come up
+        if not error.on_all_ranks:
             raise  # only some ranks may know: the abort hook ends all
         say(f"pyddl: {error}")
         return OnAllRanks(1) if error.on_all_ranks else 1

@@ -29,7 +29,7 @@ def command(question: str | None, given: tuple[str, ...]) -> int:
     if question is None or question in ("-h", "--help"):
         click.echo("Usage: pyddl bench QUESTION [--size quick|node|cluster] [--out FOLDER] ...\n")
         known["all"] = "What make bench asks, then report."
-        click.echo("\n".join(f"  {name:<16}{text}" for name, text in known.items()))
+        click.echo("\n".join(f"  {name:<19}{text}" for name, text in known.items()))
         click.echo("\npyddl bench QUESTION --help shows what else can be chosen. quick takes seconds, node minutes.")
         return 0
     _check.one_of("QUESTION", question, (*known, "all"))

@@ -130,7 +130,8 @@ def _mpi() -> Iterator[Line]:
         yield _bad("MPI", error, broken=find_spec("mpi4py") is not None)  # without one: one rank works
     else:
         family = library.family
-        yield Line("MPI", f"{library.loaded}, built for {library.built_for}")
+        others = f", not that for {' or '.join(library.others)}" if library.others else ""
+        yield Line("MPI", f"{library.loaded}, by the module for {library.built_for}{others}")
     try:
         found = launcher.find()
     except CommError as error:

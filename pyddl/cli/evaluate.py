@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from pyddl.errors import DataError, ParameterError
 
-__all__ = ["command", "rows_for"]
+__all__ = ["command", "for_pictures", "rows_for"]
+
+
+def for_pictures(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The flags that say what becomes of the pictures of ``--data``, from the table of options."""
+    from pyddl.options import named
+
+    size, grey = named("image_size"), named("grey")
+    command = click.option(grey.flag, is_flag=True, help=f"{grey.help}; by default as the run was trained.")(command)
+    return click.option(size.flag, help=f"{size.help}; by default as the run was trained.")(command)
+
 
 
 @click.command("evaluate")
@@ -29,14 +40,15 @@ __all__ = ["command", "rows_for"]
 @click.option("--modes", type=click.Path(), metavar="FILE.npy",
               help="Centres of the mixture that the rows are of, (modes, features): count modes among samples.")
 @click.option("--deviation", type=float, help="Standard deviation of the rows about a centre of --modes.")
+@for_pictures
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(run: str, data: str | None, labels: str | None, measured: tuple[str, ...], likelihood: bool, quality: bool,
-            classifier: str | None, modes: str | None, deviation: float | None, as_json: bool) -> int:
+            classifier: str | None, modes: str | None, deviation: float | None, as_json: bool, **pictures: Any) -> int:
     """All scores of the model in RUN, loss and reconstruction error among them: means over the rows.
 
     Under mpirun or srun all ranks share the work, with the same result.
     """
-    from pyddl.cli.app import pictures
+    from pyddl.cli.app import try_to_draw
     from pyddl.cli.quality import Judge
     from pyddl.comm.world import world
     from pyddl.train.agreement import agreement
@@ -47,7 +59,7 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
     here = world()
     with agreement(here.transport):
         trained = load_run(run)
-        source = rows_for(trained, data, labels)
+        source = rows_for(trained, data, labels, pictures=pictures)
         check_labels(trained.model, source, "these data")
         measures = [_measure(trained, name) for name in (*measured, *(["likelihood"] if likelihood else []))]
         compares = likelihood and data is None and trained.config.get("data")
@@ -69,7 +81,7 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
     if here.rank > 0:
         return 0
     if judge is not None and quality:
-        pictures(judge.draw)
+        try_to_draw(judge.draw)
     if as_json:
         click.echo(json.dumps({"rows": len(source), **scores}))
     else:
@@ -96,25 +108,32 @@ def _recorded_rows(trained: Any, labels: str | None = None) -> tuple[Any, Any]:
     from pyddl.data.joined import training_and_test
 
     recorded = trained.config
-    source = trained.as_trained(source_of({"data": recorded["data"], "labels": labels}))
+    source = trained.as_trained(source_of({**recorded, "labels": labels}, recorded=True))
     return training_and_test(source, None, recorded.get("validation"), recorded["seed"])
 
 
-def rows_for(trained: Any, data: str | None, labels: str | None = None, *, labelled: bool = True) -> Any:
+def rows_for(trained: Any, data: str | None, labels: str | None = None, *, labelled: bool = True,
+             says: bool = True, pictures: Mapping[str, Any] | None = None) -> Any:
     """The source that ``--data`` names, or the test data that the run recorded; of the model's width and classes.
 
-    Without ``labelled`` files of labels that the run recorded are left alone.
+    Without test data it is the training rows, which a line on standard error ``says``. Without ``labelled`` files of
+    labels that the run recorded are left alone. What is to become of ``pictures`` is as the run recorded it, where it
+    is not given.
     """
+    from pyddl.cli.app import say
     from pyddl.cli.model_command import source_of
     from pyddl.data.joined import rounded_into, with_classes
 
-    source = source_of({"data": data, "labels": labels})
     recorded = trained.config if labelled else {**trained.config, "labels": None, "test_labels": None}
+    asked = {name: value for name, value in (pictures or {}).items() if value}
+    source = source_of({**trained.config, **asked, "data": data, "labels": labels}, recorded=not asked)
     if source is None and recorded.get("test"):
-        source = source_of({"data": recorded["test"], "labels": recorded.get("test_labels")})
+        source = source_of({**recorded, "data": recorded["test"], "labels": recorded.get("test_labels")}, recorded=True)
     if source is None and recorded.get("data"):
         training, tested = _recorded_rows(trained, recorded.get("labels"))
         source = training if tested is None else tested
+        if tested is None and says:
+            say(f"{trained.path} has no test part: taken are the rows that it was trained on (--data names others)")
     if source is None:
         raise DataError(f"{trained.path} does not record its data; name some with --data")
     wanted = getattr(trained.model, "inputs", source.features)

@@ -12,7 +12,11 @@ from pyddl import _check
 from pyddl.errors import DataError, ParameterError
 from pyddl.options import Option, of_section, stranger
 
-__all__ = ["flags", "read_config"]
+__all__ = ["flags", "read_config", "write_in_groups"]
+
+GROUPS = {"data": "Data", "model": "Model", "training": "Training", "own": "Options of single strategies",
+          "machine": "Ranks and machine", "simulation": "Simulated machine", "output": "Output"}
+"""Titles of the groups of flags, in their order: the option table's sections, and what strategies have of their own."""
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -36,7 +40,8 @@ class _Checked(click.ParamType):
 
     def __init__(self, option: Option):
         self.option = option
-        self.name = {"ints": "N,N", "floats": "X,X", "str": "text", "run": "RUN"}.get(option.kind, option.kind)
+        self.name = {"ints": "N,N", "floats": "X,X", "str": "text", "run": "RUN",
+                     "values": "NAME=VALUE,..."}.get(option.kind, option.kind)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
         return "|".join(self.option.choices) if self.option.choices else None
@@ -51,6 +56,30 @@ class _Checked(click.ParamType):
             return self.option.check(value)
         except ParameterError as error:
             self.fail(str(error), param, ctx)
+
+
+class _Flag(click.Option):
+    """The flag of an option. Its help shows the opposite of a switch only where the switch is on by default."""
+
+    def __init__(self, option: Option, *given: Any, **named: Any):
+        super().__init__(*given, **named)
+        self.group = GROUPS["own" if option.section == "training" and option.of else option.section]
+        self._both = option.default is True
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        return record if record is None or self._both else (record[0].split(" / ")[0], record[1])
+
+
+def write_in_groups(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    """Write the help of a command's flags in groups, each under its title."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for param in command.get_params(ctx):
+        if (record := param.get_help_record(ctx)) is not None:
+            groups.setdefault(getattr(param, "group", "Options"), []).append(record)
+    for title in sorted(groups, key=["Options", *GROUPS.values()].index):
+        with formatter.section(title):
+            formatter.write_dl(groups[title])
 
 
 def flags(*sections: str, model: str | None = None, defaults: Mapping[str, Any] | None = None,
@@ -73,9 +102,8 @@ def flags(*sections: str, model: str | None = None, defaults: Mapping[str, Any] 
         hidden = not shown(option) or bool(option.section == "model" and option.of
                                            and (model is None or stranger(option.name, model=model)))
         text = _help(option, (defaults or {}).get(option.name, option.default))
-        flag = option.flag if option.default is not True else f"{option.flag}/--no-{option.flag[2:]}"
-        made.append(click.Option([flag, *option.also, option.name], default=None, help=text, hidden=hidden,
-                                 **extra))
+        flag = f"{option.flag}/--no-{option.flag[2:]}" if option.kind == "bool" else option.flag
+        made.append(_Flag(option, [flag, *option.also, option.name], default=None, help=text, hidden=hidden, **extra))
     return made
 
 

@@ -9,12 +9,19 @@ from typing import Any
 import click
 
 from pyddl import _check, models, options
-from pyddl.cli.flags import flags
+from pyddl.cli.flags import flags, write_in_groups
 from pyddl.data import Source
 from pyddl.errors import ParameterError
 from pyddl.options import Option
 
-__all__ = ["ModelCommand", "for_data", "source_of"]
+__all__ = ["PICTURES", "ModelCommand", "for_data", "source_of"]
+
+PICTURES = ("image_size", "grey")  # options of what becomes of pictures
+
+
+class _OfModel(click.Command):
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        write_in_groups(self, context, formatter)
 
 
 class ModelCommand(click.Group):
@@ -63,7 +70,7 @@ class ModelCommand(click.Group):
             return self._run(name, **{**before, **{key: value for key, value in given.items() if value is not None}})
 
         text = f"{models.TABLE[name].help}\n\n{self.help}"
-        return click.Command(name, callback=run, params=self._flags(name), help=text)
+        return _OfModel(name, callback=run, params=self._flags(name), help=text)
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
         _check.one_of("MODEL", args[0], models.TABLE)
@@ -72,15 +79,23 @@ class ModelCommand(click.Group):
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section(f"Models, of which pyddl {self.name} MODEL --help shows the options"):
             formatter.write_dl([(name, entry.help) for name, entry in models.TABLE.items()])
-        click.Command.format_options(self, context, formatter)
+        write_in_groups(self, context, formatter)
 
 
-def source_of(settings: Mapping[str, Any], data: str = "data", labels: str = "labels") -> Any:
-    """The source that these two options name, or None where the first one names nothing."""
+def source_of(settings: Mapping[str, Any], data: str = "data", labels: str = "labels", *,
+              recorded: bool = False) -> Any:
+    """The source that these two options name, or None where the first one names nothing.
+
+    What the settings say of pictures is for pictures only where they are ``recorded``, those of an earlier run, and for
+    test data; where they are for training data that are none, they are refused.
+    """
     from pyddl.data import load
+    from pyddl.data.spec import of_pictures
 
     given = {} if settings[labels] is None else {"labels": settings[labels]}
     if settings[data] is not None:
+        if (data == "data" and not recorded) or of_pictures(settings[data]):
+            given |= {name: settings[name] for name in PICTURES if settings.get(name)}
         return load(settings[data], **given)
     if given:
         raise ParameterError(f"--{labels.replace('_', '-')} are those of the rows of --{data}, which is not given: "

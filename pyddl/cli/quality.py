@@ -60,6 +60,8 @@ class Judge:
             found |= measures.modes(self.samples, self.centres, self.deviation)
         if run is not None:
             found |= measures.quality(self.samples, self.held_out, self.training, Trained.of(run), crew)
+            if getattr(trained.model, "conditional", False):
+                found["recognised"] = measures.recognised(Trained.of(run), self.samples, trained.model.classes)
             weights = (run.path / "model.safetensors").read_bytes()
             found["classifier"] = f"{run.path}, sha256 {hashlib.sha256(weights).hexdigest()[:16]}"
         return found

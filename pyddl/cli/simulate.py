@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +35,11 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
     --sample-seconds and others describe. Next to the strategy runs allreduce, for comparison. Equal seeds give equal
     results.
     """
-    from pyddl.cli.app import pictures
+    from pyddl.cli.app import try_to_draw
     from pyddl.comm.machine import Machine
     from pyddl.data.joined import training_and_test
     from pyddl.optim.given import optimizer_of
-    from pyddl.strategies import strategy
+    from pyddl.strategies.given import strategy_of
     from pyddl.train.plots import draw_simulations
     from pyddl.train.run import new_folder, written
     from pyddl.train.simulation import check, simulate
@@ -48,9 +50,7 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
                                      settings["seed"])
     machine = Machine(**{field.name: settings[field.name] for field in dataclasses.fields(Machine)})
     steps = settings["epochs"] * -(-len(source) // settings["batch_size"])
-    own = options.of_strategy(settings["strategy"], settings)
-    strategies = [strategy(each, **(own if each == settings["strategy"] else {}))
-                  for each in dict.fromkeys(("allreduce", settings["strategy"]))]
+    strategies = [strategy_of(each, settings) for each in dict.fromkeys(("allreduce", settings["strategy"]))]
     wanted = [(workers, chosen) for workers in settings["workers"] for chosen in strategies]
     rows = min(settings["batch_size"], len(source))
     for workers, chosen in wanted:  # all, before the first has taken its time
@@ -63,11 +63,11 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
                f"{built.layout.count:,} parameters")
     click.echo(HEAD)
     for workers, chosen in wanted:
-        rules = [optimizer_of(rule, settings, steps, getattr(built, "rate_scale", 1.0))
-                 for rule in (settings["optimizer"], chosen.server_optimizer or settings["optimizer"])]
+        rules = [optimizer_of(settings["optimizer"], settings, steps, getattr(built, "rate_scale", 1.0), own)
+                 for own in (None, chosen.server_rule)]
         simulation = simulate(built, source, test or source, chosen, workers, rules[0], epochs=settings["epochs"],
                               batch_size=settings["batch_size"], seed=settings["seed"], machine=machine,
-                              server_optimizer=rules[1])
+                              server_optimizer=rules[1], seen=_Progress(str(chosen), workers))
         simulations.append(simulation)
         click.echo(_line(simulation))
     folder = Path(out or new_folder("simulate"))
@@ -78,9 +78,24 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
                 for point in each.curve:
                     file.write(json.dumps({"strategy": each.strategy, "workers": each.workers, **point}) + "\n")
         (folder / "table.txt").write_text("\n".join([HEAD, *map(_line, simulations)]) + "\n", encoding="utf-8")
-    for path in pictures(lambda: [draw_simulations(folder / "loss.png", simulations)]):
+    for path in try_to_draw(lambda: [draw_simulations(folder / "loss.png", simulations)]):
         click.echo(f"picture {path}")
     return 0
+
+
+class _Progress:
+    """Says on standard error how far a simulation is that takes long, on a terminal and in a pipe."""
+
+    EVERY = 5  # seconds
+
+    def __init__(self, strategy: str, workers: int):
+        self._what, self._said = f"{strategy}, {workers} workers", time.monotonic()
+
+    def __call__(self, point: Mapping[str, Any], end: int) -> None:
+        now = time.monotonic()
+        if now - self._said >= self.EVERY:
+            self._said = now
+            click.echo(f"{self._what}: step {point['step']} of {end}", err=True)
 
 
 def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -91,7 +106,8 @@ def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> t
     elsewhere = {"model", "auto", "rows", *(option.name for option in options.of_section("machine", "output"))}
     from_file = {key: value for key, value in from_file.items() if key not in elsewhere}
     if recorded != name and recorded in models.TABLE:  # a run's record of every option of its own model
-        from_file = options.fitting(from_file, models.TABLE[recorded].defaults, model=name)
+        from_file = options.fitting(from_file, models.TABLE[recorded].defaults, model=name,
+                                    instead=models.TABLE[name].defaults)
     for option in options.TABLE:
         for where, values in (("", given), (f"{config}: ", from_file)):
             if not option.simulated and values.get(option.name, option.default) != option.default:

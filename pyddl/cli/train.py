@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from pyddl import _check, models, options
+from pyddl.cli.app import BAD_INPUT
 from pyddl.cli.flags import read_config
 from pyddl.cli.model_command import ModelCommand, for_data, source_of
 from pyddl.cli.output import GoingOn
@@ -76,7 +77,9 @@ def _for(model: str, strategy: str | None, from_file: dict[str, Any], where: str
     if chosen is not None and strategy == "auto":  # to be chosen again, or found in a checkpoint
         left = {name: value for name, value in left.items() if name not in options.defaults_of(chosen)}
     defaults = models.TABLE[recorded].defaults if recorded in models.TABLE else {}
-    return options.fitting(left, defaults, model=model if recorded not in (None, model) else None, strategy=strategy)
+    if recorded in (None, model):
+        return options.fitting(left, defaults, strategy=strategy)
+    return options.fitting(left, defaults, model=model, strategy=strategy, instead=models.TABLE[model].defaults)
 
 
 def _start(settings: dict[str, Any]) -> int:
@@ -85,9 +88,9 @@ def _start(settings: dict[str, Any]) -> int:
 
     line, environment = launcher.command(settings["ranks"], [sys.executable, *sys.orig_argv[1:]],
                                          threads=settings["threads"], outlive=settings["on_failure"] == "continue")
-    if not settings["quiet"]:
+    if settings["verbose"]:
         click.echo(launcher.shown(line, environment), err=True)
-    return launcher.supervise(line, environment)
+    return launcher.supervise(line, environment, spoken=(BAD_INPUT, STOPPED))
 
 
 def _train(settings: dict[str, Any]) -> int:
@@ -110,8 +113,8 @@ def _train(settings: dict[str, Any]) -> int:
         source = source_of(settings)
         test = source_of(settings, "test", "test_labels")
         source, model = for_data(settings["model"], source, settings)
-    recorded = {option.name: settings[option.name] for option in options.of_section("data", "model")
-                if option.name in settings}
+    recorded = {name: settings[name] for name in ("model", *(
+        option.name for option in options.of_section("data", "model"))) if name in settings}
     out = settings["out"] or here.transport.gather_objects(new_folder(settings["model"]) if here.rank == 0 else "")[0]
     trainer = Trainer(
         model, out=out, progress=_progress(settings["quiet"]), stop=stop, config=recorded,
@@ -126,13 +129,13 @@ def _train(settings: dict[str, Any]) -> int:
         raise
     stopped = result.summary["finished"] is None
     if here.rank == 0 and result.metrics:
-        from pyddl.cli.app import pictures
+        from pyddl.cli.app import try_to_draw
         from pyddl.data.joined import training_and_test
         from pyddl.train.report import draw, table
 
         tested = training_and_test(source, test, settings["validation"], settings["seed"])[1] or source
         vectors = (result.averaged, result.buffers)
-        drawn = [] if stopped else pictures(lambda: draw(out, result.model, *vectors, result.metrics, tested))
+        drawn = [] if stopped else try_to_draw(lambda: draw(out, result.model, *vectors, result.metrics, tested))
         if not settings["quiet"]:
             click.echo("\n".join([table(result.summary), f"written to {out}", *(f"picture {path}" for path in drawn)]))
     if stopped and here.rank == 0:

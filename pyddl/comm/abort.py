@@ -21,7 +21,8 @@ from typing import Any, NoReturn
 
 from pyddl.errors import PeerLost
 
-__all__ = ["LEAVING", "STOPPED", "OnAllRanks", "end_all", "end_without_mpi", "install", "leave", "run_main"]
+__all__ = ["ENDING_ALL", "LEAVING", "STOPPED", "OnAllRanks", "end_all", "end_without_mpi", "install", "installed",
+           "leave", "run_main"]
 
 STOPPED = 75
 """Exit status of a run that was stopped on request and can be resumed: all ranks agree on it, so it is no
@@ -35,6 +36,7 @@ class OnAllRanks(int):
 AFTER_OTHERS = 1.0  # seconds in which the rank that failed first may speak and end the job
 ENDING = 0.5  # seconds in which the other ranks end after MPI has
 PATIENCE = 5  # seconds that MPI has to end the job
+ENDING_ALL = "; ending all ranks"  # ends the line in which a rank says why
 LEAVING = "pyddl leaves"  # what the system calls a process that waits for others at its end
 INTERRUPTED = 130  # as a shell reports SIGINT
 
@@ -69,10 +71,15 @@ def install(abort: Callable[[int], Any], rank: int, size: int) -> None:
     threading.excepthook = thread_failed
 
 
+def installed() -> bool:
+    """Whether a failure of this process is one of a rank among others, who may wait for it."""
+    return _abort is not None
+
+
 def _fail(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if isinstance(error, PeerLost):  # the other rank's own words come first, and matter more than where this one waited
         time.sleep(AFTER_OTHERS)
-        os.write(2, f"{_name}: {error}; ending all ranks\n".encode(errors="backslashreplace"))
+        os.write(2, f"{_name}: {error}{ENDING_ALL}\n".encode(errors="backslashreplace"))
     else:
         report(error, kind, trace)
     _end(INTERRUPTED if issubclass(kind, KeyboardInterrupt) else 1)
@@ -185,7 +192,7 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
         status = 1
     code = status if isinstance(status, int) else 0
     if code not in (0, STOPPED) and not isinstance(status, OnAllRanks) and _abort is not None:
-        os.write(2, f"{_name}: exit status {code}; ending all ranks\n".encode())
+        os.write(2, f"{_name}: exit status {code}{ENDING_ALL}\n".encode())
         _end(code)
     if _others_first is not None:
         _end_now(code)

@@ -33,9 +33,10 @@ from pyddl.comm.operations import (
     Update,
     Version,
 )
+from pyddl.comm.order import Order
 from pyddl.comm.server import ServerLink, ServerPort
 from pyddl.comm.transport import Transport
-from pyddl.errors import InternalError, PeerLost
+from pyddl.errors import PeerLost
 
 __all__ = ["Actor", "Stop", "drive"]
 
@@ -112,6 +113,11 @@ def drive(strategy: Generator[Operation, Any, None], actor: Any, transport: Tran
     Averages and exchanges are carried out by ``groups``, which one worker alone does not need. Each operation is noted
     in ``activity``. Pushes and what belongs to them go through this rank's ``end``. To ``outlive`` a worker, a server
     that learns of its death goes on.
+
+    Raises
+    ------
+    StrategyError
+        It yielded what is no operation, or operations that make no steps: see `Order`.
     """
     shared = (actor, transport, stop or Never(), groups or _Alone(), ordered)
     driver = (WorkerDriver(*shared, end) if isinstance(end, ServerLink) else
@@ -127,12 +133,16 @@ class Driver:
 
     def run(self, strategy: Generator[Operation, Any, None], noted: Activity) -> None:
         carry_out: dict[type, Callable[[Any], Any]] = {}
+        order, self.noted = Order(strategy), noted
+        self.order = order
+        order.limit += noted.number
         advance = strategy.send
         answer = None
         while True:
             try:
                 operation = advance(answer)
             except StopIteration:
+                order.end()
                 return
             kind = type(operation)
             handler = carry_out.get(kind)
@@ -140,21 +150,27 @@ class Driver:
                 handler = carry_out[kind] = self._handler(operation)
             noted.doing = operation
             noted.number += 1
+            if noted.number > order.limit:
+                raise order.too_long()
             answer = handler(operation)
             noted.doing = STRATEGY
 
     def _handler(self, operation: Any) -> Callable[[Any], Any]:
         handler = getattr(self, operation.verb, None) if isinstance(operation, Operation) else None
         if handler is None:
-            raise InternalError(f"the strategy yielded {operation!r}, which is no operation of this driver")
+            raise self.order.no_operation(operation)
         return handler
 
     # ---- a step
 
     def begin_step(self, operation: BeginStep) -> bool:
-        if self.request.agreed:
-            return False
-        return (operation.replica or self.actor).begin_step()
+        self.order.begin(operation, self.noted.number)
+        more = self._more(operation)
+        self.order.began(operation, more)
+        return more
+
+    def _more(self, operation: BeginStep) -> bool:
+        return not self.request.agreed and (operation.replica or self.actor).begin_step()
 
     def compute(self, operation: Compute) -> None:
         (operation.replica or self.actor).compute()
@@ -163,6 +179,7 @@ class Driver:
         (operation.replica or self.actor).update(operation)
 
     def step_done(self, operation: StepDone) -> None:
+        self.order.done(self.noted.number)
         if self.request.requested and self.transport.size == 1:
             self.request.agreed = True
         self.actor.step_done()
@@ -220,12 +237,13 @@ class WorkerDriver(Driver):
         self.link = link
         self.within = False  # an epoch
 
-    def begin_step(self, operation: BeginStep) -> bool:
+    def _more(self, operation: BeginStep) -> bool:
         if self.request.requested:
             self.link.close_tickets()
         return self.actor.begin_step()
 
     def step_done(self, operation: StepDone) -> None:
+        self.order.done(self.noted.number)
         self.actor.step_done()
 
     def push(self, operation: Push) -> None:
@@ -238,6 +256,7 @@ class WorkerDriver(Driver):
         return version
 
     def next_epoch(self, operation: NextEpoch) -> Epoch | None:
+        self.order.next_epoch(self.noted.number)
         if self.within:
             self.link.finish()
         epoch = self.actor.next_epoch()
@@ -259,6 +278,7 @@ class ServerDriver(Driver):
         self.port, self.outlive = port, outlive
 
     def receive(self, operation: Receive) -> Arrived | Left | None:
+        self.order.get_on(self.noted.number)
         if self.request.requested:
             self.port.close_tickets()
         arrived = self.port.receive()
@@ -274,6 +294,7 @@ class ServerDriver(Driver):
         return version
 
     def next_epoch(self, operation: NextEpoch) -> Epoch | None:
+        self.order.next_epoch(self.noted.number)
         return self.actor.next_epoch()
 
     def gather_from_servers(self, operation: GatherFromServers) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-__all__ = ["Started", "live_output", "nodes_of_job", "outlives", "started", "terminal"]
+__all__ = ["Started", "live_output", "outlives", "started", "terminal"]
 
 
 class Started(NamedTuple):
@@ -44,12 +44,6 @@ def started(environ: Mapping[str, str] = os.environ) -> Started | None:
             return Started(by, size, _count(environ.get(number)))
     rank = _count(environ.get("PMIX_RANK"))
     return None if rank is None else Started("PMIX_RANK", None, rank)
-
-
-def nodes_of_job(environ: Mapping[str, str] = os.environ) -> int:
-    """Nodes of the SLURM job around this process; 1 where there is none."""
-    counts = (_count(environ.get(name)) for name in ("SLURM_JOB_NUM_NODES", "SLURM_NNODES"))
-    return next((count for count in counts if count), 1)
 
 
 def _count(text: str | None) -> int | None:

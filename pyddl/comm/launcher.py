@@ -21,13 +21,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
 from pyddl import _check
-from pyddl.comm.environment import nodes_of_job, started, terminal
+from pyddl.comm.environment import started, terminal
+from pyddl.comm.relay import Relay
 from pyddl.comm.threads import cores, quota
 from pyddl.errors import CommError
 
@@ -35,6 +36,13 @@ __all__ = ["Launcher", "command", "configure", "find", "main", "shown", "supervi
 
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+HOST_LISTS = ("SLURM_JOB_NODELIST", "SLURM_NODELIST", "PBS_NODEFILE", "LSB_HOSTS", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE",
+              "HYDRA_HOST_FILE", "COBALT_NODEFILE")
+"""Variables of batch systems and launchers that hold hosts, or name a file of them."""
+
+SCHEDULERS = {"ras": "slurm,tm,pbs,lsf,gridengine,flux", "plm": "slurm,tm,lsf,pals"}
+"""Components of Open MPI that ask a batch system for hosts, and start daemons there."""
 
 
 class Launcher(NamedTuple):
@@ -84,21 +92,19 @@ def _identify(path: str) -> Launcher:
                     "set PYDDL_MPIRUN to the launcher to use, or start the ranks by it yourself")
 
 
-def threads_per_rank(ranks: int, environ: Mapping[str, str] = os.environ) -> int:
-    """Threads for each of ``ranks`` so that together they fill the cores and the quota of this process, at least 1.
-
-    Within a SLURM allocation the ranks are taken as spread evenly over its nodes.
-    """
-    nodes = nodes_of_job(environ)
+def threads_per_rank(ranks: int) -> int:
+    """Threads for each of ``ranks`` so that together they fill the cores and the quota of this process, at least 1."""
     room, limit = len(cores()), quota()
     if limit is not None:
         room = min(room, int(limit))
-    return max(1, room // -(-ranks // nodes))
+    return max(1, room // ranks)
 
 
 def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
             environ: Mapping[str, str] | None = None, outlive: bool = False) -> tuple[list[str], dict[str, str]]:
-    """The line and the environment that run ``argv`` on ``ranks`` ranks.
+    """The line and the environment that run ``argv`` on ``ranks`` ranks of this machine.
+
+    A list of hosts in the environment, as of a batch job, is passed over.
 
     Parameters
     ----------
@@ -134,7 +140,7 @@ def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
         environ["OMP_NUM_THREADS"] = str(_check.integer("threads", threads, at_least=1,
                                                                at_most=_check.MOST_THREADS))
     environ |= _home(environ)
-    environ.setdefault("OMP_NUM_THREADS", str(threads_per_rank(ranks, environ)))
+    environ.setdefault("OMP_NUM_THREADS", str(threads_per_rank(ranks)))
     environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the kernels own the threads; NumPy must not add more
     _describe_terminal(environ)
     launcher = find()
@@ -154,6 +160,10 @@ def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
         environ.setdefault("OMPI_MCA_btl", "^ofi")  # its search for fabrics takes a second; mtl/ofi is left
         line += ["--map-by", ":OVERSUBSCRIBE"] if launcher.major >= 5 else ["--oversubscribe"]
         line += ["--bind-to", "none"]  # its default binds all threads of a rank to one core
+        if _lists_hosts(environ):
+            line += ["--host", f"localhost:{ranks}"]
+            for framework, those in SCHEDULERS.items():
+                environ.setdefault(f"{'PRTE' if launcher.major >= 5 else 'OMPI'}_MCA_{framework}", f"^{those}")
         if launcher.major >= 5 and environ["PYDDL_TERMINAL"] == "1":
             line += ["--stream-buffering", "0"]  # else a progress bar waits in mpirun for the end of its line
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYDDL_TERMINAL"):
@@ -162,7 +172,14 @@ def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
         # Beyond the cores, MPICH's collectives in shared memory spin from the fifth call on: seconds for
         # each.
         environ.setdefault("MPIR_CVAR_POSIX_NUM_COLLS_THRESHOLD", "2000000000")
+        if _lists_hosts(environ):
+            line += ["-launcher", "fork", "-hosts", "localhost"]
     return [*line, *argv], environ
+
+
+def _lists_hosts(environ: Mapping[str, str]) -> bool:
+    """Whether a launcher would find a list of hosts, or a batch system's, in this environment."""
+    return any(name in HOST_LISTS or name.endswith("_default_hostfile") for name in environ)
 
 
 def _home(environ: Mapping[str, str]) -> dict[str, str]:
@@ -192,8 +209,11 @@ def shown(argv: Sequence[str], environ: Mapping[str, str]) -> str:
     return " ".join([*settings, shlex.join(argv)])
 
 
-def supervise(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+def supervise(argv: Sequence[str], environ: Mapping[str, str], spoken: Collection[int] = ()) -> int:
     """Run a line of `command`; return its exit status. SIGUSR1, SIGTERM and Ctrl-C ask the ranks to stop in order.
+
+    What the launcher adds to ranks that have said why they end is left out: those that end all ranks, and those whose
+    status is one of ``spoken``.
 
     The launcher gets a session of its own, so that a terminal's Ctrl-C does not reach it: it would kill the ranks. They
     get SIGUSR1 instead, each by itself, since not every launcher hands signals on. A second Ctrl-C ends the launcher.
@@ -222,9 +242,15 @@ def supervise(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     handlers = {signal.SIGUSR1: ask, signal.SIGTERM: ask, signal.SIGINT: ask, signal.SIGALRM: tell}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        running = subprocess.Popen(argv, env=dict(environ), start_new_session=True,
+        running = subprocess.Popen(argv, env=dict(environ), start_new_session=True, stderr=subprocess.PIPE,
                                    preexec_fn=_ending_with(os.getpid()))
+        assert running.stderr is not None
+        relay = Relay(running.stderr.fileno(), sys.stderr.fileno())
+        relay.start()
         status = running.wait()
+        relay.join(5)  # what a launcher leaves behind may hold its standard error open
+        if status not in spoken and not relay.explained:
+            os.write(sys.stderr.fileno(), relay.held)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():

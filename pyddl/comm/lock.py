@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 
 from pyddl.comm.transport import Transport
-from pyddl.errors import CommError, InternalError
+from pyddl.errors import CommError, StrategyError
 
 __all__ = ["FileLock", "NoLock"]
 
@@ -33,11 +33,11 @@ class NoLock:
 
         Raises
         ------
-        InternalError
+        StrategyError
             This rank holds it already.
         """
         if self.held:
-            raise InternalError("the strategy asks for the lock that it holds already: yield unlock() in between")
+            raise StrategyError("the strategy asks for the lock that it holds already: yield Unlock() in between")
         self._wait()
         self.held = True
 
@@ -46,11 +46,11 @@ class NoLock:
 
         Raises
         ------
-        InternalError
+        StrategyError
             This rank does not hold it.
         """
         if not self.held:
-            raise InternalError("the strategy gives back a lock that it does not hold: yield lock() first")
+            raise StrategyError("the strategy gives back a lock that it does not hold: yield Lock() first")
         self._give_back()
         self.held = False
 

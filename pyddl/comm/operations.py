@@ -13,9 +13,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from pyddl._names import offers
+
 __all__ = ["Arrived", "Average", "BeginStep", "Compute", "Epoch", "Exchange", "Fetch", "Gather", "GatherFromOwners",
            "GatherFromServers", "Left", "Lock", "NextEpoch", "Operation", "Publish", "Push", "Receive", "StepDone",
            "Sum", "SumToOwners", "Unlock", "Update", "Version"]
+
+__dir__ = offers(__name__)
 
 Version = int | tuple[int, ...]
 """How many times a server has published; of each, where there are several."""

@@ -15,6 +15,7 @@ import numpy as np
 from pyddl import _core
 from pyddl.comm.environment import started
 from pyddl.comm.group import Groups
+from pyddl.comm.modules import built, first_line, fitting
 from pyddl.comm.server import ServerPort, serve
 from pyddl.comm.shared import memory_available
 from pyddl.comm.threads import (
@@ -36,6 +37,8 @@ __all__ = ["SUM_FLOATS", "MPILibrary", "RankReport", "add_bandwidth", "mpi_libra
 
 SUM_FLOATS = (1, 250_000, 10_000_000)
 """Lengths whose sums are timed: 4 bytes, 1 MB, 40 MB."""
+
+PATIENCE = 5  # times what a measurement takes, for ranks to begin it together
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -85,7 +88,9 @@ class MPILibrary(NamedTuple):
     loaded: str
     """Name and version, in its own words."""
     built_for: str
-    """Name and version of the MPI that pyddl was built for, of the same family."""
+    """Name and version of the MPI of the same family that the module in use was built for."""
+    others: list[str]
+    """Those that the other modules were built for."""
 
 
 def mpi_library() -> MPILibrary:
@@ -101,10 +106,9 @@ def mpi_library() -> MPILibrary:
 
         mpi4py.rc.initialize = mpi4py.rc.initialize and started() is not None
     mpi = load_module()
-    from pyddl.comm import _built
-
-    loaded = mpi.Get_library_version().replace("\0", "").splitlines()[0].split(", package")[0]
-    return MPILibrary(_built.FAMILY, loaded, f"{_built.FAMILY} {_built.VERSION}")
+    used = fitting(mpi)
+    others = [str(each) for each in built() if each != used]
+    return MPILibrary(used.family, first_line(mpi.Get_library_version()), str(used), others)
 
 
 def probe_rank(world: World, *, seconds: float = 0.4) -> RankReport:
@@ -196,12 +200,23 @@ def operation_seconds(world: World, floats: int, *, ordered: bool = False, secon
             operations["node"] = lambda: groups["node"].average(vector, [vector], [1])
         taken = {}
         for name, operation in operations.items():
+            begin = time.perf_counter()
             once = _slowest(transport, operation, 1)
-            taken[name] = _slowest(transport, operation, int(min(max(seconds / once, 3), 200)), warm=0)
+            runs = _runs(transport, seconds, once, (time.perf_counter() - begin) / 4)
+            taken[name] = _slowest(transport, operation, runs, warm=0)
     if world.size > 1:
+        begin = time.perf_counter()
         once = _served_seconds(world, vector, other, 3)
-        taken["served"] = _served_seconds(world, vector, other, int(min(max(seconds / once, 3), 200)))
+        runs = _runs(transport, seconds, once, (time.perf_counter() - begin) / 3)
+        taken["served"] = _served_seconds(world, vector, other, runs)
     return taken
+
+
+def _runs(transport: Transport, seconds: float, once: float, whole: float) -> int:
+    """How often to measure what takes ``once``, and ``whole`` with the wait for ranks that other work holds up: the
+    same number on all ranks. Collective."""
+    whole = max(transport.gather_objects(whole))
+    return int(max(min(seconds / once, PATIENCE * seconds / whole, 200), 3))
 
 
 def _served_seconds(world: World, vector: np.ndarray, out: np.ndarray, runs: int) -> float:

@@ -34,8 +34,9 @@ from pyddl.comm.operations import (
     Unlock,
     Update,
 )
+from pyddl.comm.order import OF_SERVERS, Order
 from pyddl.comm.simulated_servers import Published, SimulatedServers
-from pyddl.errors import CommError, InternalError
+from pyddl.errors import CommError, StrategyError
 
 __all__ = ["Baton", "Simulation"]
 
@@ -142,12 +143,14 @@ class Simulation:
 
         Raises
         ------
-        InternalError
-            Workers that should act together yielded different operations.
+        StrategyError
+            A strategy yielded what is no operation, or operations that make no steps (see `Order`); or workers that
+            should act together yielded different ones.
         CommError
             The rest of the workers wait for one that has ended.
         """
-        self.actors, self._strategies = actors, strategies
+        self.actors, self._orders = actors, list(map(Order, strategies))
+        self._yielded = [0] * len(strategies)  # operations of each
         count = len(strategies)
         self.now = 0.0
         self.timelines = [Timeline() for _ in range(count)]
@@ -185,22 +188,29 @@ class Simulation:
         return self._numbers[rank] - 1
 
     def _advance(self, rank: int) -> None:
+        order = self._orders[rank]
         try:
-            operation = self._strategies[rank].send(self._answers[rank])
+            operation = order.steps.send(self._answers[rank])
         except StopIteration:
+            order.end()
             return
         handler = self._carry_out_one.get(type(operation))
         if handler is None:
-            handler = self._carry_out_one[type(operation)] = self._handler(operation)
+            handler = self._carry_out_one[type(operation)] = self._handler(operation, order)
+        self._yielded[rank] += 1
+        if rank < self._servers.count:  # servers make no steps
+            order.get_on(self._yielded[rank])
+        elif self._yielded[rank] > order.limit:
+            raise order.too_long()
         handler(rank, operation)
 
-    def _handler(self, operation: Any) -> Callable[[int, Any], None]:
+    def _handler(self, operation: Any, order: Order) -> Callable[[int, Any], None]:
         """Who carries it out: a method of its verb, here or at the servers."""
-        if isinstance(operation, Operation):
+        if isinstance(operation, Operation) and (self._servers.count or not isinstance(operation, OF_SERVERS)):
             for where in (self, self._servers):
                 if (found := getattr(where, operation.verb, None)) is not None:
                     return found
-        raise InternalError(f"the strategy yielded {operation!r}, which is no operation of the simulation")
+        raise order.no_operation(operation)
 
     def _check_end(self) -> None:
         for meeting in self._meetings.values():
@@ -216,7 +226,11 @@ class Simulation:
     # ---- operations of one worker
 
     def begin_step(self, worker: int, operation: BeginStep) -> None:
-        self.go_on(worker, (operation.replica or self.actors[worker]).begin_step())
+        order = self._orders[worker]
+        order.begin(operation, self._yielded[worker])
+        more = (operation.replica or self.actors[worker]).begin_step()
+        order.began(operation, more)
+        self.go_on(worker, more)
 
     def compute(self, worker: int, operation: Compute) -> None:
         actor = operation.replica or self.actors[worker]
@@ -249,10 +263,12 @@ class Simulation:
         self.go_on(rank)
 
     def step_done(self, worker: int, operation: StepDone) -> None:
+        self._orders[worker].done(self._yielded[worker])
         self.actors[worker].step_done()
         self.go_on(worker)
 
     def next_epoch(self, rank: int, operation: NextEpoch) -> None:
+        self._orders[rank].next_epoch(self._yielded[rank])
         if rank >= self._servers.count:
             self._servers.leave(rank)
         self._meet(rank, operation)
@@ -264,7 +280,7 @@ class Simulation:
 
     def unlock(self, worker: int, operation: Unlock) -> None:
         if not self._locked or self._locked.popleft() != worker:
-            raise InternalError(f"worker {worker} yielded Unlock, but does not hold the lock")
+            raise StrategyError(f"worker {worker} yielded Unlock, but does not hold the lock")
         if self._locked:
             self._hand_over(self._locked[0], self.timelines[worker].now)
         self.go_on(worker)
@@ -310,7 +326,7 @@ class Simulation:
         meeting = self._meetings.setdefault(place, _Meeting(type(operation), members))
         if type(operation) is not meeting.kind:
             first = next(iter(meeting.came))
-            raise InternalError(f"worker {worker} yielded {type(operation).__name__}, but worker {first} "
+            raise StrategyError(f"worker {worker} yielded {type(operation).__name__}, but worker {first} "
                                 f"{meeting.kind.__name__}; all workers must yield the same operations")
         meeting.came[worker] = operation
         if len(meeting.came) < len(members):

@@ -13,7 +13,7 @@ import numpy as np
 from pyddl.comm.cut import Cut
 from pyddl.comm.machine import Machine, Timeline
 from pyddl.comm.operations import Arrived, Fetch, GatherFromServers, Left, Publish, Push, Receive, Version
-from pyddl.errors import InternalError
+from pyddl.errors import StrategyError
 
 __all__ = ["Published", "SimulatedServers"]
 
@@ -275,7 +275,7 @@ class SimulatedServers:
 
         def show() -> None:
             if operation.progress < server.published.progress:
-                raise InternalError(f"server {s} published progress {operation.progress} after "
+                raise StrategyError(f"server {s} published progress {operation.progress} after "
                                     f"{server.published.progress}; it may only grow")
             version = server.published.publish(operation.progress)
             self._answer(server)

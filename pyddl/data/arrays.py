@@ -42,36 +42,42 @@ def as_array(given: Any, name: str) -> np.ndarray:
 
 
 def as_numbers(given: Any, name: str) -> np.ndarray:
-    """The same of real numbers: objects, as a DataFrame of several types gives, become float64.
+    """The same of real numbers: objects, as a DataFrame of several types gives, and text in a table become float64.
 
     Raises
     ------
     DataError
-        A value is no number, or is empty, with its place.
+        A value is text, missing or anything else that is no number, with its column and row.
     """
     array = as_array(given, name)
-    if array.dtype.kind != "O":
+    if array.dtype.kind != "O" and not (array.dtype.kind == "U" and array.ndim == 2):
         return array
     try:
         return array.astype(np.float64)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    names = column_names(given)
-    for place in np.ndindex(array.shape):
-        value, why = array[place], ""
-        try:
-            float(value)
-            continue
-        except (TypeError, ValueError, OverflowError) as error:
-            why = str(error)
-        column = repr(names[place[1]]) if names is not None and len(place) == 2 else ", ".join(map(str, place[1:]))
-        where = f"in row {place[0]}" + (f", column {column}" if column else "") if place else "where an array should be"
-        if _is_missing(value):
-            raise _NotANumber(f"{name} has an empty value, {value}, {where} ({why}); expected numbers: fill in "
-                              "(SimpleImputer) or drop such rows")
-        raise _NotANumber(f"{name} has {str(value)[:50]!r} {where} ({why}); expected numbers: encode or drop such "
-                          "columns")
-    raise ShapeError(f"{name} holds objects; expected real numbers")
+    except (TypeError, ValueError, OverflowError) as error:
+        names = getattr(given, "columns", None)
+        for place in np.ndindex(array.shape):
+            _refuse_no_number(array[place], name, place, names)
+        raise ShapeError(f"{name} holds objects that are no numbers: {error}") from None
+
+
+def _refuse_no_number(value: Any, name: str, place: tuple[int, ...], names: Any) -> None:
+    try:
+        float(value)
+        return
+    except (TypeError, ValueError, OverflowError) as error:
+        why = str(error)
+    if not place:
+        raise _NotANumber(f"{name} is {str(value)[:50]!r}; expected an array of numbers ({why})")
+    at = [f"column {(place[1] if names is None else names[place[1]])!r}"] if len(place) > 1 else []
+    where, row = ": ".join([name, *at]), f"in row {place[0]}"
+    if _is_missing(value):
+        raise _NotANumber(f"{where} has no value {row} ({value}); expected numbers: fill in (SimpleImputer) or drop "
+                          f"such rows ({why})")
+    if isinstance(value, str):
+        raise DataError(f"{where} holds text, {value[:50]!r} {row}; expected numbers: leave the column out, or make "
+                        "numbers of it (OneHotEncoder, pandas.get_dummies)")
+    raise _NotANumber(f"{where} holds {str(value)[:50]!r} {row}; expected numbers ({why})")
 
 
 def column_names(given: Any) -> tuple[str, ...] | None:

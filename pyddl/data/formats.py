@@ -23,13 +23,13 @@ class Format:
         ``matches(path) -> bool``: whether a file of this name is of this kind.
     open : callable
         ``open(path, inner, without) -> Source`` with the rows: of what ``inner`` names in the file, or of all but what
-        is named in ``without``. Both are empty for a kind without names.
+        is named in ``without``. A file without rows raises `NoRowsError`. Both are empty for a kind without names.
     labels : callable
         ``labels(path, inner) -> Labels``.
     names : bool, default=False
         Whether ``FILE:NAME`` means a part of the file.
-    addresses : bool, default=False
-        Whether the path may be an address, such as ``s3://...``.
+    rows : callable, optional
+        ``rows(path) -> int``: how many there are. Of tables, whose columns may be joined by others.
     """
 
     endings: str
@@ -37,4 +37,4 @@ class Format:
     open: Callable[[str, str, Sequence[str]], Source]
     labels: Callable[[str, str], Labels]
     names: bool = False
-    addresses: bool = False
+    rows: Callable[[str], int] | None = None

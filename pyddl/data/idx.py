@@ -19,12 +19,13 @@ from typing import BinaryIO
 import numpy as np
 
 from pyddl.data.formats import Format
+from pyddl.data.kept import kept, state_of
 from pyddl.data.labels import as_labels
 from pyddl.data.mapped import mapped
 from pyddl.data.source import ArraySource, Source
 from pyddl.errors import DataError, NoRowsError
 
-__all__ = ["FORMAT", "read_idx"]
+__all__ = ["FORMAT", "read_idx", "read_idx_once"]
 
 NAME = re.compile(r"(\.idx\d?|-ubyte)(\.gz)?$")
 UINT8 = 8
@@ -60,6 +61,11 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
         return mapped(path, np.uint8, shape, at)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def read_idx_once(path: Path) -> np.ndarray:
+    """As `read_idx`, but one process of a node unpacks a gzip file, and all map what it has unpacked."""
+    return kept(path, state_of(path), lambda: iter([read_idx(path)])) if path.suffix == ".gz" else read_idx(path)
 
 
 def _read_gzip(path: Path, file: BinaryIO) -> np.ndarray:
@@ -124,7 +130,7 @@ def _check_size(path: Path, shape: tuple[int, ...], at: int, found: int) -> None
 
 
 def _open(path: str, *_: object) -> Source:
-    array = read_idx(path)
+    array = read_idx_once(Path(path))
     if array.ndim < 2:
         raise DataError(f"{path} has 1 dimension (offset 3), like a file of labels; expected rows of values")
     return ArraySource(array, scale=1 / 255, name=Path(path).name, origin=path)

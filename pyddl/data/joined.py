@@ -45,7 +45,7 @@ class JoinedSource(Source):
     def __init__(self, sources: Sequence[Source], *, name: str, origin: str,
                  test: Callable[[], Source | None] | None = None):
         first = sources[0]
-        blocks = [source for source in sources if isinstance(source, BlockSource)]
+        blocks = [whole for whole in map(_whole, sources) if isinstance(whole, BlockSource)]
         for block in blocks[1:]:  # memory does not grow with their number
             block.cache = blocks[0].cache
         for other in sources[1:]:
@@ -376,6 +376,13 @@ def rounded_into(source: Source, low: float, high: float) -> Source:
     if (source.minimum >= low and source.maximum <= high) or reaches_beyond(source, low, high):
         return source
     return ClippedSource(source, low, high)
+
+
+def _whole(source: Source) -> Source:
+    """What a source that changes another one is made of."""
+    while hasattr(source, "_whole"):
+        source = source._whole
+    return source
 
 
 def _some(names: Sequence[str]) -> str:

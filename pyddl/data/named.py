@@ -11,9 +11,9 @@ import numpy as np
 
 from pyddl.data.cifar import open_cifar10
 from pyddl.data.download import Files, existing, locate, places
+from pyddl.data.idx import read_idx_once
 from pyddl.data.joined import JoinedSource
 from pyddl.data.source import ArraySource, Source
-from pyddl.data.unpacked import read_idx_unpacked
 from pyddl.errors import DataError
 
 __all__ = ["NAMED", "NamedSet", "missing"]
@@ -99,7 +99,7 @@ def _idx_file(folder: Path, file: str, dimensions: int) -> np.ndarray:
     path = existing(folder, file)
     if path is None:
         raise DataError(f"{folder / file} is missing; fetch mnist again")
-    array = read_idx_unpacked(path)
+    array = read_idx_once(path)
     if array.ndim != dimensions:
         raise DataError(f"{path} has {array.ndim} dimensions (offset 3); expected {dimensions}")
     return array

@@ -97,7 +97,7 @@ class Loader:
         self.waited = 0.0
         self._step = _check.integer("first_step", first_step, at_least=0)
         self._last = None if steps is None else self._step + _check.integer("steps", steps, at_least=0)
-        most = -(-min(sampler.batch_size, sampler.rows) // workers)  # rows of one worker in one step
+        most = sampler.most(workers)
         self._steps_per_block = max(1, min(MOST_STEPS, buffer_bytes // (4 * source.features * most)))
         self._batches: Iterator[Batch] = iter(())
         self._block: _Block | None = None  # the one whose batches `next` gives

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,11 +42,15 @@ class Source(ABC):
         those of some rows without that.
     classes : tuple of str or None
         Where the labels were text: its values in sorted order, which the labels number from 0.
+    spec : dict of str
+        What `pyddl.data.load` was asked for: ``data``, and ``labels`` where these were named too. Empty where it was
+        not asked by a name.
     minimum, maximum : float
         Of all values as `read` gives them; see the subclasses for what they cost.
     """
 
     name: str
+    spec: Mapping[str, str] = MappingProxyType({})
     shape: tuple[int, int]
     image_shape: tuple[int, ...] | None = None
     columns: tuple[str, ...] | None = None

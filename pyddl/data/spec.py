@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,23 +11,28 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pyddl import _check
-from pyddl.data import cifar, hdf5, idx, npy, parquet
+from pyddl.data import cifar, delimited, hdf5, idx, npy, orc, parquet
 from pyddl.data.download import TIMEOUT, Progress, download
+from pyddl.data.folders import Part, WithColumns, kind_of, left_to_files, partition_number, parts_of
 from pyddl.data.formats import Format
-from pyddl.data.joined import JoinedSource, LabelledSource
+from pyddl.data.joined import JoinedSource, LabelledSource, in_order_of
 from pyddl.data.labels import Labels, as_labels
 from pyddl.data.named import NAMED, missing
+from pyddl.data.pictures import ENDINGS, are_pictures, open_pictures, picture_labels
+from pyddl.data.remote import is_address, local_copy
 from pyddl.data.source import ArraySource, RandomSource, Source
 from pyddl.errors import DataError, NoRowsError, ParameterError
 
-__all__ = ["FORMATS", "fetch", "find", "load"]
+__all__ = ["FORMATS", "fetch", "find", "load", "of_pictures"]
 
 T = TypeVar("T")
 PARTS = ("train", "test")
-FORMATS: tuple[Format, ...] = (npy.FORMAT, idx.FORMAT, hdf5.FORMAT, parquet.FORMAT, cifar.FORMAT)
+FORMATS: tuple[Format, ...] = (npy.FORMAT, idx.FORMAT, hdf5.FORMAT, parquet.FORMAT, orc.FORMAT, delimited.FORMAT,
+                              cifar.FORMAT)
 
 
-def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
+def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: str | Sequence[int] | None = None,
+         grey: bool = False) -> Source:
     """Open a data set.
 
     Parameters
@@ -36,10 +40,13 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
     spec : str, path, array or Source
         A name (``digits``, ``mnist``, ``cifar10``), also with ``:train`` or ``:test``; the path of a file: ``.npy``,
         IDX (``.idx``, ``-ubyte``, plain or ``.gz``; values / 255), a binary batch of CIFAR-10 (``data_batch_N.bin``),
-        HDF5 (``.h5``, ``.hdf5``; ``FILE:DATASET`` where it has several) or Parquet (``FILE:COLUMN,COLUMN`` for some
-        columns; also an address that fsspec knows, such as ``s3://...``); a folder of files of one of these
-        kinds, whose rows are joined in the order of the names, and columns by theirs; or ``random:ROWSxFEATURES``. An
-        array becomes an `ArraySource`, a source is returned as it is.
+        HDF5 (``.h5``, ``.hdf5``; ``FILE:DATASET`` where it has several), or a table: Parquet, ORC or text of numbers
+        (``.csv``, ``.tsv``, ``.txt``, with a header or without, plain or packed), of which ``FILE:COLUMN,COLUMN`` are
+        some columns, and ``FILE:-COLUMN`` all but one; a folder of files of one of these kinds, whose rows are joined
+        in the order of the names, and columns by theirs, sub folders ``COLUMN=VALUE`` being columns too; a folder of
+        pictures (``.png``, ``.jpg``), whose sub folders are classes; or ``random:ROWSxFEATURES``. An address
+        (``s3://...``, ``gs://...``, ``hdfs://...``, ``https://...``, or another that fsspec knows) is one of a file or
+        folder of these. An array becomes an `ArraySource`, a source is returned as it is.
     part : {"train", "test"}, optional
         Of a named set; "train" by default, whose ``test`` is the other.
     labels : str, path, array or Source, optional
@@ -48,6 +55,10 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
         text, which becomes classes. Of a named set its own labels are taken; it needs none to be given. Columns that
         are labels are no features where ``spec`` is the same file and names no columns. Files are mapped where the rows
         would be, those of a folder joined in memory.
+    image_size : str or sequence of int, optional
+        Height and width to which pictures are scaled, such as ``"28x28"``; without it all must have one size.
+    grey : bool, default=False
+        Whether coloured pictures become grey ones.
 
     Returns
     -------
@@ -56,10 +67,11 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
     Raises
     ------
     ParameterError
-        The part is unknown or given twice.
+        The part is unknown or given twice. ``image_size`` or ``grey`` are given for what is no folder of pictures.
     DataError
         Nothing of that name, or the file is damaged. A named set that is not on this machine is fetched into
-        the user cache; without a network the message lists every place that was tried. A label is missing, NaN or
+        the user cache; without a network the message lists every place that was tried. What an address leads to cannot
+        be had. A label is missing, NaN or
         infinite.
     ShapeError
         There are more labels than rows, or fewer.
@@ -71,18 +83,67 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None) -> Source:
     >>> load([[0.1], [0.2], [0.3]], labels=["no", "yes", "no"]).labels
     array([0, 1, 0])
     """
+    rows, row_copy = _here(spec)
+    names, label_copy = _here(labels)
+    try:
+        source = _with_labels(rows, part, names, image_size, grey)
+    except DataError as error:
+        text = str(error)
+        for copy, address in filter(None, (row_copy, label_copy)):  # the address is what the user knows
+            text = text.replace(copy, address)
+        raise type(error)(text) from error
+    if row_copy is not None and hasattr(source, "origin"):
+        source.origin = source.origin.replace(*row_copy)
+    return source
+
+
+def _here(spec: Any) -> tuple[Any, tuple[str, str] | None]:
+    """A specification in which the copy of an address stands for it; and both."""
+    if not isinstance(spec, str) or not is_address(spec):
+        return spec, None
+    address, inner = _address(spec)
+    copy = str(local_copy(address))
+    return f"{copy}:{inner}" if inner else copy, (copy, address)
+
+
+def _address(text: str) -> tuple[str, str]:
+    """``s3://bucket/x.csv:name?options`` -> (``s3://bucket/x.csv?options``, ``name``)."""
+    base, mark, options = text.partition("?")
+    path, _, inner = base.rpartition(":")
+    if "://" not in path or "/" in inner or "/" not in path.split("://", 1)[1]:
+        return text, ""
+    return path + mark + options, inner
+
+
+def _with_labels(spec: Any, part: str | None, labels: Any, image_size: str | Sequence[int] | None,
+                 grey: bool) -> Source:
+    pictured = _pictured(spec)
+    if (image_size is not None or grey) and not pictured:
+        raise ParameterError(f"image_size and grey are for pictures, and data {spec!r} are none: leave them out")
+    without = [] if labels is None else _columns_of(labels, spec)
+    source = open_pictures(Path(spec), image_size, grey) if pictured else _load(spec, part, without)
     if labels is None:
-        return _load(spec, part, ())
-    without = _columns_of(labels, spec)
-    source = _load(spec, part, without)
+        return source
     if isinstance(labels, str | os.PathLike):
         origin = os.fspath(labels)
         found = _labels(origin)
     else:
         origin, found = "memory", _labels_of(labels) if isinstance(labels, Source) else as_labels(labels, source.name)
+    named = isinstance(labels, str | os.PathLike)
     if without:
         origin += f" (left out of the features: {', '.join(without)})"
-    return LabelledSource(source, found, origin=origin)
+    labelled = LabelledSource(source, found, origin=origin)
+    labelled.spec = {**source.spec, "labels": os.fspath(labels)} if named and source.spec else source.spec
+    return labelled
+
+
+def of_pictures(spec: Any) -> bool:
+    """Whether these data are a picture or a folder of pictures."""
+    return _pictured(_here(spec)[0])
+
+
+def _pictured(spec: Any) -> bool:
+    return isinstance(spec, str | os.PathLike) and os.path.exists(spec) and are_pictures(Path(spec))
 
 
 def _load(spec: Any, part: str | None, without: Sequence[str]) -> Source:
@@ -94,13 +155,19 @@ def _load(spec: Any, part: str | None, without: Sequence[str]) -> Source:
     name, colon, suffix = text.partition(":")
     if name == "random" and colon:
         _no_part(text, part)
-        return _random(text, suffix)
+        return _called(text, _random(text, suffix))
     if name in NAMED:
         if colon and part not in (None, suffix):
             raise ParameterError(f"data is {text!r} and part is {part!r}; give one of the two")
-        return _named(name, _check.one_of("part", suffix if colon else part or "train", PARTS))
+        chosen = _check.one_of("part", suffix if colon else part or "train", PARTS)
+        return _called(f"{name}:{chosen}" if colon or part else name, _named(name, chosen))
     _no_part(text, part)
-    return _file(text, without)
+    return _called(text, _file(text, without))
+
+
+def _called(text: str, source: Source) -> Source:
+    source.spec = {"data": text}
+    return source
 
 
 def _labels(text: str) -> Labels:
@@ -109,17 +176,29 @@ def _labels(text: str) -> Labels:
     if name in NAMED or (name == "random" and colon):
         return _labels_of(_load(text, None, ()))
     path, inner = _inner(text)
-    if "://" in path:
-        return _format(path, inner).labels(path, inner)
-    kind = _kind(path)
+    if _pictured(path):
+        return picture_labels(Path(path))
+    kind = kind_of(path)
     if kind == "folder":
-        parts = _parts(_files(Path(path), inner), lambda file, form: form.labels(file, inner))
-        return parts[0] if len(parts) == 1 else _joined(parts, path)
+        found = _with_rows(_parts_of(Path(path), inner), lambda part, form: _part_labels(part, form, inner))
+        return found[0] if len(found) == 1 else _joined(found, path)
     if kind != "file":
         raise DataError(f"labels {_check.shown(text)!r} are neither a known data set nor a file; expected "
                         f"{', '.join(sorted(NAMED))}, or the path of a file or folder of "
                         f"labels{_check.nearest(name, NAMED)}")
     return _format(path, inner).labels(path, inner)
+
+
+def _part_labels(part: Part, form: Format, inner: str) -> Labels:
+    """The labels of a file of a folder: what its sub folders say of it, or what is in it."""
+    if inner not in part.values:
+        return form.labels(str(part.path), inner)
+    rows = len(form.open(str(part.path), "", ())) if form.rows is None else form.rows(str(part.path))
+    if not rows:
+        raise NoRowsError(f"{part.path} has no rows; expected at least one")
+    value = part.values[inner]
+    number = int(value) if re.fullmatch(r"-?\d{1,18}", value) else value
+    return as_labels(np.full(rows, number), str(part.path))
 
 
 def _labels_of(source: Source) -> Labels:
@@ -144,7 +223,7 @@ def _columns_of(labels: Any, spec: Any) -> list[str]:
         return []
     (path, inner), (rows, features) = _inner(os.fspath(labels)), _inner(os.fspath(spec))
     same = path == rows or (os.path.exists(path) and os.path.exists(rows) and os.path.samefile(path, rows))
-    return inner.split(",") if same and inner and not features else []
+    return inner.split(",") if same and inner and (not features or features.startswith("-")) else []
 
 
 def find(name: str) -> Path | None:
@@ -191,13 +270,10 @@ def _random(text: str, sizes: str) -> Source:
 
 def _file(text: str, without: Sequence[str]) -> Source:
     text, inner = _inner(text)
-    if "://" in text:
-        return _format(text, inner).open(text, inner, without)
     path = Path(text)
-    kind = _kind(text)
+    kind = kind_of(text)
     if kind == "folder":
-        return JoinedSource(_parts(_files(path, inner), lambda file, form: form.open(file, inner, without)),
-                            name=path.name or str(path), origin=str(path))
+        return _folder(path, inner, without)
     if kind != "file":
         raise DataError(f"data {_check.shown(text)!r} is neither a known data set nor a file; expected "
                         f"{', '.join(sorted(NAMED))} (with :train or :test), random:ROWSxFEATURES, or the path of a "
@@ -206,17 +282,25 @@ def _file(text: str, without: Sequence[str]) -> Source:
     return _format(text, inner).open(text, inner, without)
 
 
-def _kind(path: str) -> str:
-    """What is there: "file", "folder" or ""."""
-    try:
-        mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        if os.path.islink(path):
-            raise DataError(f"{path} is a link to {os.readlink(path)}, which is not there") from None
-        return ""
-    except (OSError, ValueError) as error:
-        raise DataError(f"{_check.shown(path)} cannot be read: {getattr(error, 'strerror', error)}") from None
-    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else ""
+def _folder(folder: Path, inner: str, without: Sequence[str]) -> Source:
+    """The rows of all files of a folder."""
+    parts = _parts_of(folder, inner)
+    keys = list(parts[0][0].values)
+    within, chosen = left_to_files(inner, without, keys)
+
+    def opened(part: Part, form: Format) -> Source:
+        try:
+            source = form.open(str(part.path), within, [name for name in without if name not in keys])
+        except DataError as error:  # columns of all parts are chosen together
+            raise type(error)(str(error).replace(f" {part.path.name}:", f" {folder.name}:")) from error
+        if chosen and (form.rows is None or source.inner):
+            raise DataError(f"{folder}: {part.path.name} is no table of numbers, to which {chosen[0]}, of the sub "
+                            f"folders, could be a column; leave it out: {folder.name}:-{chosen[0]}")
+        return WithColumns(source, {key: partition_number(part, key, folder) for key in chosen}) if chosen else source
+
+    source = JoinedSource(_with_rows(parts, opened), name=folder.name or str(folder), origin=str(folder))
+    named = inner.split(",")
+    return in_order_of(source, named, None, inner) if chosen and set(named) == set(source.columns or ()) else source
 
 
 def _inner(text: str) -> tuple[str, str]:
@@ -228,59 +312,43 @@ def _inner(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def _files(folder: Path, inner: str) -> list[tuple[Path, Format]]:
-    """The files of a folder, all of one kind. Names that begin with a dot or underscore are marks of other programs."""
-    try:
-        there = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
-        whole = [path.is_file() for path in there]
-    except OSError as error:
-        raise DataError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from error
-    files = [path for path, is_file in zip(there, whole, strict=True) if is_file]
-    if not all(whole):
-        strange = there[whole.index(False)]
-        what = (f"link to {os.readlink(strange)}, which is not there" if strange.is_symlink() and not strange.exists()
-                else "folder" if strange.is_dir() else "device or socket")
-        beside = "and has no files" if not files else "beside files, whose rows would be left out"
-        raise DataError(f"{folder} holds {strange.name}, a {what}, {beside}; expected files of data, all of one kind, "
-                        "and nothing else: move it away, or begin its name with a dot or underscore")
-    if not files:
-        raise DataError(f"{folder} is a folder without files; expected files of data, all of one kind")
-    found = [(file, _format(str(file), inner)) for file in files]
-    for file, form in found:
+def _parts_of(folder: Path, inner: str) -> list[tuple[Part, Format]]:
+    """The files of a folder, all of one kind."""
+    parts = parts_of(folder)
+    keys = parts[0].values
+    inner = ",".join(name for name in inner.split(",") if name.lstrip("-") not in keys)
+    found = [(part, _format(str(part.path), inner)) for part in parts]
+    for part, form in found:
         if form is not found[0][1]:
-            raise DataError(f"{folder} is a folder of several kinds of files: {files[0].name} and {file.name}; "
-                            "expected one kind")
+            raise DataError(f"{folder} is a folder of several kinds of files: {parts[0].path.relative_to(folder)} and "
+                            f"{part.path.relative_to(folder)}; expected one kind")
     return found
 
 
-def _parts(files: Sequence[tuple[Path, Format]], read: Callable[[str, Format], T]) -> list[T]:
+def _with_rows(parts: Sequence[tuple[Part, Format]], read: Callable[[Part, Format], T]) -> list[T]:
     """What ``read`` makes of each file of a folder; of those without rows nothing, unless all are."""
-    parts: list[T] = []
+    found: list[T] = []
     none: NoRowsError | None = None
-    for file, form in files:
+    for part, form in parts:
         try:
-            parts.append(read(str(file), form))
+            found.append(read(part, form))
         except NoRowsError as error:
             none = error
-    if none is not None and not parts:
+    if none is not None and not found:
         raise none
-    return parts
+    return found
 
 
 def _format(path: str, inner: str) -> Format:
     """The kind that a file of this name is of."""
-    remote = "://" in path
     for form in FORMATS:
-        if form.matches(path) and (form.addresses or not remote):
+        if form.matches(path):
             if inner and not form.names:
-                raise DataError(f"{path} has no parts with names, such as {inner!r}; only HDF5 and Parquet files have: "
-                                f"leave out :{inner}")
+                raise DataError(f"{path} has no parts with names, such as {inner!r}; only HDF5 files and tables "
+                                f"(Parquet, ORC, CSV) have: leave out :{inner}")
             return form
-    if remote:
-        raise DataError(f"{path} is of no supported kind; expected an address that ends in "
-                        f"{', '.join(form.endings for form in FORMATS if form.addresses)}")
     raise DataError(f"{path} is of no supported kind; expected a name that ends in "
-                    f"{', '.join(form.endings for form in FORMATS)}")
+                    f"{', '.join(form.endings for form in FORMATS)}, {ENDINGS}")
 
 
 def _no_part(text: str, part: str | None) -> None:

@@ -68,7 +68,14 @@ class Statistics:
     def __init__(self, source: Source, rank: int = 0, size: int = 1,
                  gather: Callable[[Any], list[Any]] = lambda value: [value]):
         self._source, self._rank, self._size, self._gather = source, rank, size, gather
+        self._function: Callable[[np.ndarray], np.ndarray] | None = None
         self.count, self.features, self.image_shape = len(source), source.features, source.image_shape
+
+    def through(self, function: Callable[[np.ndarray], np.ndarray], features: int) -> Statistics:
+        """The same of ``function(rows)``, which turns rows (n, features) into (n, ``features``)."""
+        other = Statistics(self._source, self._rank, self._size, self._gather)
+        other._function, other.features, other.image_shape = function, features, None
+        return other
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -106,7 +113,7 @@ class Statistics:
             end = min(begin + each, self.count)
             for at in range(begin, end, len(rows)):
                 piece, off = rows[: end - at], values[: end - at]
-                self._source.read(np.arange(at, at + len(piece), dtype=np.int64), piece)
+                self._read(at, piece)
                 np.subtract(piece, mean, out=off)
                 most = max(most, float(np.einsum("ij,ij->i", off, off).max()))
         return math.sqrt(max(self._gather(most)))
@@ -132,9 +139,19 @@ class Statistics:
                                      for at in range(begin, end, len(rows))))
 
     def _of_piece(self, begin: int, rows: np.ndarray, values: np.ndarray) -> _Sums:
-        self._source.read(np.arange(begin, begin + len(rows), dtype=np.int64), rows)
+        self._read(begin, rows)
         values[:] = rows
         mean = values.mean(axis=0)
         norm = float(np.einsum("ij,ij->i", values, values).max())
         values -= mean  # before squaring, so that a large offset costs no digits
         return _Sums(len(rows), mean, np.einsum("ij,ij->j", values, values), rows.min(axis=0), rows.max(axis=0), norm)
+
+    def _read(self, begin: int, out: np.ndarray) -> None:
+        """Rows from ``begin`` on."""
+        index = np.arange(begin, begin + len(out), dtype=np.int64)
+        if self._function is None:
+            self._source.read(index, out)
+            return
+        rows = np.empty((len(out), self._source.features), dtype=np.float32)
+        self._source.read(index, rows)
+        out[:] = self._function(rows)

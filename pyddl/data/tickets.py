@@ -61,9 +61,7 @@ class Tickets:
     def part(self, ticket: int) -> tuple[int, int]:
         """Begin and end of a ticket's positions in the epoch; none at all is legal."""
         begin, end = self.sampler.rows_of(self.step(ticket))
-        begin = max(begin, self.row)
-        rows, place = end - begin, ticket % self.slices
-        return begin + rows * place // self.slices, begin + rows * (place + 1) // self.slices
+        return self.sampler.cut(max(begin, self.row), end, ticket % self.slices, self.slices)
 
     def done(self, claimed: int) -> int:
         """The first position that is still to be done when so many tickets were handed out."""
@@ -93,7 +91,7 @@ class TicketLoader(AbstractContextManager["TicketLoader"]):
     def __init__(self, source: Source, sampler: Sampler, slices: int, claim: Callable[[], int | None]):
         self.source, self.sampler, self.slices, self._claim = source, sampler, slices, claim
         self.waited = 0.0
-        most = -(-min(sampler.batch_size, sampler.rows) // slices)
+        most = sampler.most(slices)
         self._rows = np.empty((most, source.features), dtype=np.float32)
         self._places, self._index = np.arange(most), np.empty(most, dtype=np.int64)
         self._labels = label_buffer(source, most)

@@ -5,18 +5,19 @@ They follow scikit-learn's conventions without inheriting from it, and import it
 
 from typing import Any
 
-from pyddl.estimators.table import OTHERS, TABLE, named
+from pyddl._names import lazily, offers
+from pyddl.estimators.table import OTHERS, TABLE
 
 __all__ = ["OTHERS", "TABLE", "ZCA", "Autoencoder", "Classifies", "Encodes", "Estimator", "Regresses", "Scores",
            "Transformer", "load"]
 
 
 def __getattr__(name: str) -> Any:  # each loads when it is first named
-    for place in (*TABLE.values(), *([OTHERS[name]] if name in OTHERS else [])):
-        if place[1] == name:
-            return named(place)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return lazily(__name__, name, _homes())
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *OTHERS, *(member for _, member in TABLE.values())})
+def _homes() -> dict[str, str]:
+    return {member: module for module, member in (*TABLE.values(), *OTHERS.values())}
+
+
+__dir__ = offers(__name__, _homes)

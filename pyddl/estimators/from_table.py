@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from pyddl import models, options
+from pyddl import _check, models, options
 
 __all__ = ["from_table"]
 
-KINDS = {"ints": "sequence of int", "floats": "sequence of float", "run": "str"}  # in words, of the table's
+KINDS = {"ints": "sequence of int", "floats": "sequence of float", "run": "str",  # in words, of the table's
+         "values": "dict"}
 
 
 def from_table(model: str, **defaults: Any) -> Callable[[type], type]:
@@ -50,9 +51,9 @@ def from_table(model: str, **defaults: Any) -> Callable[[type], type]:
 
         def __init__(self: Any, **params: Any) -> None:
             for name in params:
-                if name not in signature.parameters and (why := options.stranger(name, model=model)):
-                    raise TypeError(why)
-            signature.bind(**params)  # a TypeError, as of any function, for an unknown name
+                if name not in signature.parameters:
+                    raise TypeError(options.stranger(name, model=model) or f"{cls.__name__} has no parameter {name!r}"
+                                    f"{_check.nearest(name, signature.parameters)}")
             for parameter in parameters:
                 setattr(self, parameter.name, params.get(parameter.name, parameter.default))
 

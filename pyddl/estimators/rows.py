@@ -42,13 +42,14 @@ def check_rows(X: Any) -> tuple[np.ndarray | Source, np.ndarray | None]:
     if array.ndim != 2:
         raise ShapeError(f"Expected 2D array, got {array.ndim}D array instead: X has shape {array.shape}. Reshape your "
                          "data: X.reshape(-1, 1) for one feature, X.reshape(1, -1) for one row, X.reshape(len(X), -1) "
-                         "for images")
+                         "for images" + (f", whose shape convolutions are told by image_shape={array.shape[1:]}"
+                                         if array.ndim in (3, 4) else ""))
     rows, features = array.shape
     if rows == 0 or features == 0:
         what = "sample" if rows == 0 else "feature"
         raise ShapeError(f"X has 0 {what}(s) (shape={array.shape}) while a minimum of 1 is required.")
     if array.dtype.kind == "f":
-        _refuse_not_finite(array)
+        _refuse_not_finite(array, names)
     return array, names
 
 
@@ -63,14 +64,15 @@ def _names(X: Any) -> np.ndarray | None:
     return np.asarray(list(columns), dtype=object) if kinds == {True} else None
 
 
-def _refuse_not_finite(array: np.ndarray) -> None:
+def _refuse_not_finite(array: np.ndarray, names: np.ndarray | None) -> None:
     limit = float(np.finfo(np.float32).max)
     if max(abs(float(array.min())), abs(float(array.max()))) <= limit:  # false for NaN
         return
     row, column = np.argwhere(~(np.abs(array) <= limit))[0]
     value = array[row, column]
     what = "NaN" if np.isnan(value) else "infinity" if np.isinf(value) else f"{value}, infinity for a float32"
-    raise DataError(f"X has {what} in row {row}, column {column}; expected finite numbers: fill in (SimpleImputer) or "
+    where = column if names is None else repr(names[column])
+    raise DataError(f"X has {what} in row {row}, column {where}; expected finite numbers: fill in (SimpleImputer) or "
                     "drop such rows")
 
 

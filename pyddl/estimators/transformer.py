@@ -66,6 +66,12 @@ class Conventions(ABC):
                    if not same(getattr(self, name), default))
         return f"{type(self).__name__}({', '.join(changed)})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: scikit-learn's diagram."""
+        from sklearn.utils import estimator_html_repr
+
+        return estimator_html_repr(self)
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "n_features_in_")
 

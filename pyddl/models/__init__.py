@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyddl._names import lazily, offers
 from pyddl.models.protocol import Model
 from pyddl.models.stages import Phase, Stage
-from pyddl.models.table import NAMES, TABLE, Entry, Trained, class_of, create, for_data
+from pyddl.models.table import NAMES, TABLE, Entry, Trained, class_of, create, for_data, preset
 
 __all__ = ["NAMES", "TABLE", "Autoencoder", "Entry", "Model", "Network", "Phase", "Stage", "Trained", "class_of",
-           "create", "for_data", "layers"]
+           "create", "for_data", "layers", "preset"]
 
 
 def __getattr__(name: str) -> Any:  # models load the compute module, so each loads when it is first named
-    for public, entry in TABLE.items():
-        if entry.member == name:
-            return class_of(public)
-    if name == "Network":
-        from pyddl.models.network import Network
+    return lazily(__name__, name, _homes())
 
-        return Network
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def _homes() -> dict[str, str]:
+    return {**{entry.member: entry.module for entry in TABLE.values()}, "Network": "pyddl.models.network",
+            "layers": "pyddl.models.layers"}
+
+
+__dir__ = offers(__name__, _homes)

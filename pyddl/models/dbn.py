@@ -37,7 +37,6 @@ MOMENTUM, DECAY = 0.9, 1e-4  # of all levels
 FRESH = 1.0  # of a random start, added to the autoencoder's weights: see `DBN._unroll`
 SHOWN = 50  # filters and samples in a picture
 SUBSTEP = 3  # of the first random numbers on the way down: those before are the last machine's
-SEED_OF_LEVEL = 1 << 40  # levels of one shape must not begin alike
 
 
 Tensors = tuple[np.ndarray, np.ndarray]
@@ -251,7 +250,7 @@ class DBN:
         machines are centered, and matter there only."""
         below = self.levels[k - 1].buffers.views(self._own(k - 1, parameters, buffers)[1])
         means: Any = _Means(below.get("hidden_offsets"))
-        self.levels[k].initialise(*self._own(k, parameters, buffers), seed + k * SEED_OF_LEVEL, means)
+        self.levels[k].initialise(*self._own(k, parameters, buffers), seed + k * random.SEED_OF_LEVEL, means)
 
     def _unroll(self, parameters: np.ndarray, buffers: np.ndarray, seed: int, data: Statistics) -> None:
         """The network begins as the stack: layers up as hidden units given visible ones, layers down the other way.
@@ -373,13 +372,18 @@ class DBN:
         return len(self.hidden) + bool(self.corrupt)
 
     def as_network(self, parameters: np.ndarray, buffers: np.ndarray) -> Trained:
-        """Its encoder as a model of layers, for `pyddl.models.on_encoder`."""
-        names = [f"{ENCODER}.{k}" for k in range(len(self.hidden))]
-        encoder = NetworkModel(Network(self._layers(), self.inputs, names=names))
-        encoder.encodes = len(names)
+        """Its encoder as a model of layers, for `pyddl.models.on_encoder`; a classifier with its head."""
+        names, layers, tensors = [f"{ENCODER}.{k}" for k in range(len(self.hidden))], self._layers(), self._encoder(
+            parameters)
+        if self.classes is not None and self.unrolled(parameters):
+            own = self.layout.views(parameters)
+            names, layers = [*names, HEAD], [*layers, Dense(self.classes)]
+            tensors = [*tensors, (own[f"{HEAD}.weight"], own[f"{HEAD}.bias"])]
+        encoder = NetworkModel(Network(layers, self.inputs, names=names), "softmax" if HEAD in names else "mse")
+        encoder.encodes = len(self.hidden)
         vector = encoder.layout.zeros()
         views = encoder.layout.views(vector)
-        for name, (weight, bias) in zip(names, self._encoder(parameters), strict=True):
+        for name, (weight, bias) in zip(names, tensors, strict=True):
             views[f"{name}.weight"][:], views[f"{name}.bias"][:] = weight, bias
         return Trained(encoder, vector, encoder.buffers.zeros())
 

@@ -39,11 +39,12 @@ def picture_of(shape: Sequence[int], channels: Sequence[int], inputs: int) -> Pi
 
 
 def discriminator_of(picture: Picture, channels: Sequence[int], hidden: Sequence[int], *, outputs: int, bias: bool,
-                     activation: str, initialiser: str) -> list[Layer]:
-    """From a row to ``outputs`` numbers: a convolution for each of ``channels``, dense layers for ``hidden``."""
+                     activation: str, initialiser: str, packing: int = 1) -> list[Layer]:
+    """From a row, or ``packing`` rows one after another, whose channels are put together, to ``outputs`` numbers: a
+    convolution for each of ``channels``, dense layers for ``hidden``."""
     down = [Conv(each, KERNEL, 2, activation=activation, initialiser=initialiser) for each in channels]
     dense = [Dense(units, activation, initialiser=initialiser) for units in hidden]
-    return [Reshape(picture.shape, planes=picture.planes), *down, Flatten(), *dense,
+    return [*_pictures(picture, packing), *down, Flatten(), *dense,
             Dense(outputs, bias=bias, initialiser=initialiser)]
 
 
@@ -68,3 +69,12 @@ def generator_of(picture: Picture, channels: Sequence[int], hidden: Sequence[int
     for count in channels[-2::-1]:
         layers += [*up(count, inner), *norm]
     return [*layers, *up(picture.channels, output), Flatten(planes=picture.planes)]
+
+
+def _pictures(picture: Picture, packing: int) -> list[Layer]:
+    """So many pictures, one after another, as one, with the channels of all."""
+    height, width, channels = picture.shape
+    together = (height, width, packing * channels)
+    if packing == 1 or picture.planes or channels == 1:
+        return [Reshape(together, planes=picture.planes or packing > 1)]
+    return [Reshape((height, width * channels, packing), planes=True), Reshape(together)]

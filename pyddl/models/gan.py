@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from pyddl.models.layers import Dense, Layer, as_plain, from_plain
 from pyddl.models.likelihood import Measure
 from pyddl.models.network import Network
 from pyddl.models.objectives import OBJECTIVES
+from pyddl.models.packing import Packs
 from pyddl.models.stages import Phase, Stage
 from pyddl.names import ACTIVATIONS, INITIALISERS, RULES
 
@@ -87,6 +88,8 @@ class GAN:
         In non_saturating and minimax: rows count as real with 1 minus so much only.
     generator_every : int, default=1
         Steps between two updates of the generator; the discriminator has one in each, on other rows.
+    packing : int, default=1
+        Rows that the discriminator judges together, and samples, one beside the other [2]_.
     pretrain_steps : int, default=0
         Steps at the beginning in which the discriminator alone is trained.
     average : float, default=0.999
@@ -94,7 +97,7 @@ class GAN:
         at first: see `Phase`); 0: there is none.
     conditional : bool, default=False
         Samples are of a class that is asked for: the generator sees the row's label, and the discriminator has an
-        output for each class, of which the label's counts [2]_.
+        output for each class, of which the label's counts [3]_.
     classes : int or sequence of str, optional
         Of the labels, where conditional.
     activation : str, default="leaky_relu"
@@ -125,33 +128,37 @@ class GAN:
     ----------
     .. [1] Radford, Metz, Chintala (2016), Unsupervised representation learning with deep convolutional generative
        adversarial networks, ICLR.
-    .. [2] Mescheder, Geiger, Nowozin (2018), Which training methods for GANs do actually converge?, ICML.
+    .. [2] Lin, Khetan, Fanti, Oh (2018), PacGAN: The power of two samples in generative adversarial networks, NeurIPS.
+    .. [3] Mescheder, Geiger, Nowozin (2018), Which training methods for GANs do actually converge?, ICML.
     """
 
     name = "gan"
+    outputs: ClassVar[tuple[str, ...]] = OUTPUTS
+    ending = ""  # of the names of networks, groups and phases: a stack has several pairs
 
     def __init__(self, inputs: int, generator: Layers | None = None, discriminator: Layers | None = None, *,
                  channels: Sequence[int] | None = None, image_shape: Sequence[int] | None = None,
                  upsample: str = "transposed", batch_norm: str = "none", noise: int | None = None,
-                 objective: str = "r3gan", penalty: float | None = None,
-                 penalty_end: float | None = None, penalty_steps: int | None = None, clip_weights: float | None = None,
-                 label_smoothing: float = 0.0, generator_every: int = 1, pretrain_steps: int = 0,
-                 average: float = 0.999, conditional: bool = False, classes: int | Sequence[str] | None = None,
-                 activation: str = "leaky_relu", output: str = "linear", generator_optimizer: str | None = None,
-                 discriminator_optimizer: str | None = None, generator_rate: float | None = None,
-                 discriminator_rate: float | None = None, beta1: float = 0.0, beta2: float = 0.99,
-                 initialiser: str = "auto", dtype: str = "float32"):
+                 objective: str = "r3gan", penalty: float | None = None, penalty_end: float | None = None,
+                 penalty_steps: int | None = None, clip_weights: float | None = None,
+                 label_smoothing: float = 0.0, generator_every: int = 1, packing: int = 1,
+                 pretrain_steps: int = 0, average: float = 0.999, conditional: bool = False,
+                 classes: int | Sequence[str] | None = None, activation: str = "leaky_relu", output: str = "linear",
+                 generator_optimizer: str | None = None, discriminator_optimizer: str | None = None,
+                 generator_rate: float | None = None, discriminator_rate: float | None = None, beta1: float = 0.0,
+                 beta2: float = 0.99, initialiser: str = "auto", dtype: str = "float32"):
         self.inputs = _check.integer("inputs", inputs, at_least=1)
         self.noise = (min(max(self.inputs, 2), MOST_NOISE) if noise is None else
                       _check.integer("noise", noise, at_least=1))
         self.activation = _check.one_of("activation", activation, ACTIVATIONS)
-        self.output = _check.one_of("output", output, OUTPUTS)
+        self.output = _check.one_of("output", output, self.outputs)
         self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))
         self.label_smoothing = _check.number("label_smoothing", label_smoothing, at_least=0, below=1)
         self.objective = OBJECTIVES[_check.one_of("objective", objective, OBJECTIVES)](self.label_smoothing)
         self._set_penalty(penalty, penalty_end, penalty_steps, clip_weights)
         self._set_classes(conditional, classes)
         self.generator_every = _check.integer("generator_every", generator_every, at_least=1)
+        self.packing = self.rows_together = self._packing(packing)
         self.pretrain_steps = _check.integer("pretrain_steps", pretrain_steps, at_least=0)
         self.average = _check.number("average", average, at_least=0, below=1)
         self.rules = {"generator_optimizer": generator_optimizer, "discriminator_optimizer": discriminator_optimizer,
@@ -162,21 +169,16 @@ class GAN:
         self._given: dict[str, list[Any]] = {}
         first = self._layers("generator", generator)
         second = self._layers("discriminator", discriminator)
-        self.generator = Network(first, self.noise + self.classes, name="generator", group="generator", dtype=dtype)
-        self.discriminator = Network(second, self.inputs, name="discriminator", group="discriminator", dtype=dtype,
+        names = [f"{network}{self.ending}" for network in ("generator", "discriminator")]
+        self.generator = Network(first, self.noise + self.beside, name=names[0], group=names[0], dtype=dtype)
+        self.discriminator = Network(second, self.packing * self.inputs, name=names[1], group=names[1], dtype=dtype,
                                      number=len(first))
         self._check_networks()
         self.dtype = self.generator.dtype
-        self.layout = Layout([*self.generator.slices, *self.discriminator.slices,
-                              Slice("rows.centre", (self.inputs,), "rows", decay=False),
-                              Slice("rows.scale", (1,), "rows", decay=False)])
-        self._place, self._place_of_scale = (self.layout[f"rows.{name}"].begin for name in ("centre", "scale"))
-        self.buffers = Layout([*self.generator.buffers, *self.discriminator.buffers])
-        for network in (self.generator, self.discriminator):
-            network.compile(self.layout, self.buffers)
+        self.compile(Layout(self.slices), Layout([*self.generator.buffers, *self.discriminator.buffers]))
         self.stages = self._stages()
         self.needs_labels = self.conditional
-        self.flops = self.generator.flops + self.discriminator.flops
+        self.flops = self.generator.flops + self.discriminator.flops // self.packing
         self.measures: dict[str, Measure] = {"energy_distance": partial(energy_distance, self)}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -185,12 +187,10 @@ class GAN:
     @classmethod
     def for_data(cls, data: Source, conditional: bool = False, output: str | None = None, **options: Any) -> GAN:
         """The model for these rows: with their classes where conditional, outputs of their range, and their shape."""
-        if output is None:
-            output = "sigmoid" if not reaches_beyond(data, 0, 1) else "linear"
         if options.get("channels") and options.get("image_shape") is None and data.image_shape is not None:
             options["image_shape"] = tuple(data.image_shape)
         return cls(data.features, conditional=conditional, classes=classes_of(data) if conditional else None,
-                   output=output, **options)
+                   output=output_for(data) if output is None else output, **options)
 
     def options(self) -> dict[str, Any]:
         """Plain values that make the same model again: ``GAN(**options)``."""
@@ -203,12 +203,28 @@ class GAN:
                 "penalty": self.penalty if self.objective.penalised else None, "penalty_end": self.penalty_end,
                 "penalty_steps": self.penalty_steps, "clip_weights": self.clip_weights,
                 "label_smoothing": self.label_smoothing, "generator_every": self.generator_every,
-                "pretrain_steps": self.pretrain_steps, "average": self.average, "conditional": self.conditional,
+                "packing": self.packing, "pretrain_steps": self.pretrain_steps, "average": self.average,
+                "conditional": self.conditional,
                 "classes": list(self.class_names) if self.class_names else self.classes or None,
                 "activation": self.activation, "output": self.output, **self.rules, "initialiser": self.initialiser,
                 "dtype": self.dtype}
 
     # ---- how it is made
+
+    @property
+    def slices(self) -> list[Slice]:
+        """To make a layout of."""
+        own = f"rows{self.ending}"
+        return [*self.generator.slices, *self.discriminator.slices,
+                Slice(f"{own}.centre", (self.inputs,), "rows", decay=False),
+                Slice(f"{own}.scale", (1,), "rows", decay=False)]
+
+    def compile(self, layout: Layout, buffers: Layout) -> None:
+        """Make it work on vectors of these layouts, which have its slices among others."""
+        self.layout, self.buffers = layout, buffers
+        self._place, self._place_of_scale = (layout[f"rows{self.ending}.{name}"].begin for name in ("centre", "scale"))
+        for network in (self.generator, self.discriminator):
+            network.compile(layout, buffers)
 
     def _set_penalty(self, weight: float | None, end: float | None, steps: int | None, clip: float | None) -> None:
         name, kind = self.objective.name, self.objective
@@ -234,6 +250,7 @@ class GAN:
 
     def _set_classes(self, conditional: bool, classes: int | Sequence[str] | None) -> None:
         self.conditional = bool(conditional)
+        self.beside = 0  # numbers that the generator sees beside the noise
         self.class_names = None if classes is None or isinstance(classes, int | np.integer) else tuple(classes)
         if not self.conditional:
             self.classes = 0
@@ -241,7 +258,14 @@ class GAN:
         count = classes if self.class_names is None else len(self.class_names)
         if count is None:
             raise ParameterError("conditional needs classes: how many the labels are of, or their names")
-        self.classes = _check.integer("classes", count, at_least=2)
+        self.classes = self.beside = _check.integer("classes", count, at_least=2)
+
+    def _packing(self, together: int) -> int:
+        found = _check.integer("packing", together, at_least=1)
+        if found > 1 and self.conditional:
+            raise ParameterError(f"packing is {found}, and conditional: the rows of a pack are of several classes, of "
+                                 "which the discriminator is asked for one; leave one of the two out")
+        return found
 
     def _set_picture(self, channels: Sequence[int] | None, shape: Sequence[int] | None, upsample: str,
                      batch_norm: str) -> None:
@@ -271,7 +295,7 @@ class GAN:
             return [*inner, Dense(self.inputs, self.output, initialiser=self.initialiser)]
         last: dict[str, Any] = {"outputs": self.classes or 1, "bias": not self.objective.of_differences}
         if self.channels:
-            return discriminator_of(self.picture, self.channels, units, **last, **shared)
+            return discriminator_of(self.picture, self.channels, units, packing=self.packing, **last, **shared)
         return [*inner, Dense(**last, initialiser=self.initialiser)]
 
     def _layers(self, name: str, given: Layers | None) -> list[Layer]:
@@ -326,8 +350,9 @@ class GAN:
             return {**usual, **{name: value for name, value in named.items() if value is not None}}
 
         clipped = {} if self.clip_weights is None else {"bound": self.clip_weights}
-        critic = Phase("discriminator", ("discriminator",), optimizer={**rule("discriminator"), **clipped})
-        maker = Phase("generator", ("generator",), every=self.generator_every, optimizer=rule("generator"),
+        names = self.discriminator.name, self.generator.name
+        critic = Phase(names[0], names[:1], optimizer={**rule("discriminator"), **clipped})
+        maker = Phase(names[1], names[1:], every=self.generator_every, optimizer=rule("generator"),
                       average=self.average or None)
         alone = (Stage((critic,), steps=self.pretrain_steps),) if self.pretrain_steps else ()
         return (*alone, Stage((critic, maker)))
@@ -359,9 +384,9 @@ class GAN:
         views = self.layout.views(parameters)
         for network in (self.generator, self.discriminator):
             network.initialise(parameters, seed)
-        views["rows.centre"][:] = data.mean
+        views[f"rows{self.ending}.centre"][:] = data.mean
         scale = float(np.sqrt(np.mean(data.variance))) or 1.0
-        views["rows.scale"][:] = scale
+        views[f"rows{self.ending}.scale"][:] = scale
         reach = float(np.max(data.maximum.astype(np.float64) - data.minimum)) / 2 / scale
         for number, (network, width) in enumerate(((self.generator, NOISE_KINKS), (self.discriminator, reach))):
             weight, bias = (views.get(f"{network.names[0]}.{tensor}") for tensor in ("weight", "bias"))
@@ -381,77 +406,94 @@ class GAN:
             right: ``real_right`` and ``fake_right``, or ``pairs_right`` where a row is compared with its own sample. In
             the generator's ``loss``.
         """
-        turn = self._of_generator if batch.phase == "generator" else self._of_discriminator
-        return turn(parameters, gradients, buffers, batch)
+        if batch.phase != "generator":
+            seen = self.seen(parameters, buffers, batch)
+            return self.of_discriminator(parameters, gradients, buffers, batch, seen)
+        seen = self.seen(parameters, buffers, batch, slot=0, rows=self.objective.paired)
+        found, slopes = self.of_samples(parameters, buffers, batch, seen)
+        self.of_generator(parameters, gradients, buffers, batch, slopes)
+        return {"loss": found}
 
-    def _of_discriminator(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
-                          batch: Batch) -> dict[str, float]:
-        objective, critic, count = self.objective, self.discriminator, len(batch)
-        seen = self._seen(parameters, buffers, batch)
+    def of_discriminator(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch,
+                         seen: np.ndarray) -> dict[str, float]:
+        """The discriminator's turn, given what it sees (`seen`)."""
+        objective, critic, packs = self.objective, self.discriminator, Packs(len(batch), self.packing)
+        seen = packs.of(seen)
         places = self._places(batch, 2)
         judged = self._judged(parameters, buffers, batch, seen, places, slot=0)
-        r, f = judged[:count], judged[count:]
+        r, f = judged[: packs.count], judged[packs.count :]
         losses, of_r, of_f = objective.of_discriminator(r, f)
-        slopes = np.concatenate([of_r, of_f])
-        found = {"loss": _sum(losses), **objective.right(r, f)}
-        weight = self.weight_at(batch.step)
+        slopes, weights = np.concatenate([of_r, of_f]), np.tile(packs.weights, 2)
+        found = self._found(packs, losses, r, f)
         if not self.penalised:
-            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes, places), slot=0)
+            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes * weights, places), slot=0)
             return found
         if objective.penalised == "between":
-            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes, places), slot=0, final=False)
-            points, places = self._between(seen, batch), self._places(batch)
+            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes * weights, places), slot=0,
+                            final=False)
+            points, places = self._between(seen, batch, packs), self._places(batch)
             self._judged(parameters, buffers, batch, points, places, slot=1)
-            slopes, penalised, slot = np.ones(count, dtype=np.float32), count, 1
+            slopes, weights, penalised, slot = np.ones_like(packs.weights), packs.weights, packs.count, 1
             g = np.empty_like(points)
-            critic.backward(parameters, None, buffers, batch, self._deltas(slopes, places), slot=1, below=g)
+            critic.backward(parameters, None, buffers, batch, self._deltas(weights, places), slot=1, below=g)
         else:
             # One backward pass serves loss and penalty: its gradients with respect to the rows are g times the loss's
             # slopes, and the derivative along u / slope of what it went backward from is that along u of D.
             slopes = np.where(np.abs(slopes) < LEAST_SLOPE, LEAST_SLOPE, slopes)
-            penalised, slot = len(seen) if objective.penalised == "both" else count, 0
+            penalised, slot = len(seen) if objective.penalised == "both" else packs.count, 0
             g = np.empty_like(seen)
-            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes, places), slot=0, below=g,
-                            final=False)
-            g /= slopes[:, None]
-        penalties, along = objective.at_slopes(g[:penalised], weight)
+            critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes * weights, places), slot=0,
+                            below=g, final=False)
+        g /= (slopes * weights)[:, None]
+        penalties, along = objective.at_slopes(g[:penalised], self.weight_at(batch.step))
         directions = np.empty_like(g)
         directions[penalised:] = 0
         np.divide(along, slopes[:penalised, None], out=directions[:penalised])
         critic.tangent(parameters, gradients, buffers, batch, directions, slot=slot, add=True)
-        found["penalty"] = _sum(penalties)
+        found["penalty"] = float((weights[:penalised] * penalties).sum(dtype=np.float64))
         found["loss"] += found["penalty"]
         return found
 
-    def _of_generator(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
-                      batch: Batch) -> dict[str, float]:
-        objective, critic, count = self.objective, self.discriminator, len(batch)
-        seen = self._seen(parameters, buffers, batch, slot=0, rows=objective.paired)
+    def of_samples(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch,
+                   seen: np.ndarray) -> tuple[float, np.ndarray]:
+        """The sum of the generator's losses, and their slopes with respect to the samples that are ``seen``."""
+        objective, critic, packs = self.objective, self.discriminator, Packs(len(batch), self.packing)
+        seen = packs.of(seen)
         places = self._places(batch)
-        f = self._judged(parameters, buffers, batch, seen[count:], places, slot=0)
-        r = self._judged(parameters, buffers, batch, seen[:count], places) if objective.paired else f
+        f = self._judged(parameters, buffers, batch, seen[packs.count :], places, slot=0)
+        r = self._judged(parameters, buffers, batch, seen[: packs.count], places) if objective.paired else f
         losses, slopes = objective.of_generator(r, f)
-        below = np.empty((count, self.inputs), dtype=np.float32)
-        critic.backward(parameters, None, buffers, batch, self._deltas(slopes, places), slot=0, below=below)
-        if self.output != "linear":
-            below /= self._scale(parameters)
-        self.generator.backward(parameters, gradients, buffers, batch, below, slot=0)
-        return {"loss": _sum(losses)}
+        below = np.empty_like(seen[packs.count :])
+        critic.backward(parameters, None, buffers, batch, self._deltas(slopes * packs.weights, places), slot=0,
+                        below=below)
+        return packs.sum(losses), packs.back(below)
 
-    def _seen(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch, *, slot: int | None = None,
+    def of_generator(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray, batch: Batch,
+                     slopes: np.ndarray, below: np.ndarray | None = None) -> None:
+        """The generator's turn, given a loss's ``slopes`` with respect to the samples that `seen` has kept in slot 0;
+        ``below`` receives those with respect to what the generator saw."""
+        if self.output != "linear":
+            slopes /= self._scale(parameters)
+        self.generator.backward(parameters, gradients, buffers, batch, slopes, slot=0, below=below)
+
+    def seen(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch, *, slot: int | None = None,
               rows: bool = True) -> np.ndarray:
         """What the discriminator sees of a turn: the batch's rows, if wanted, over as many samples (2 B, ...)."""
         count = len(batch)
         seen = np.empty((2 * count, self.inputs), dtype=np.float32)
         if rows:
             self._standardised(parameters, batch.rows, seen[:count])
-        noise = np.empty((count, self.noise), dtype=np.float32)
-        _core.normal(noise, batch.index, batch.seed % random.SEEDS, random.NOISE, batch.step, batch.turn)
-        given = self._with(noise, batch.labels)
+        given = self._with(self.noise_of(batch), batch.labels)
         self.generator.forward(parameters, buffers, batch, given, seen[count:], slot=slot)
         if self.output != "linear":
             self._standardised(parameters, seen[count:], seen[count:])
         return seen
+
+    def noise_of(self, batch: Batch) -> np.ndarray:
+        """The numbers that the samples of a turn are made of, (B, noise)."""
+        noise = np.empty((len(batch), self.noise), dtype=np.float32)
+        _core.normal(noise, batch.index, batch.seed % random.SEEDS, random.NOISE, batch.step, batch.turn)
+        return noise
 
     def _places(self, batch: Batch, times: int = 1) -> np.ndarray | None:
         """Which output of the discriminator counts for each row, and for so many samples of each; None where it has
@@ -475,12 +517,17 @@ class GAN:
         np.put_along_axis(out, places, slopes[:, None], axis=1)
         return out
 
-    def _between(self, seen: np.ndarray, batch: Batch) -> np.ndarray:
-        """A point between each row and its sample, at a place that is drawn."""
-        count = len(batch)
-        places = np.empty((count, 1), dtype=np.float32)
-        _core.uniform(places, batch.index, batch.seed % random.SEEDS, random.NOISE, batch.step, BETWEEN + batch.turn)
-        return places * seen[:count] + (1 - places) * seen[count:]
+    def _between(self, seen: np.ndarray, batch: Batch, packs: Packs) -> np.ndarray:
+        """A point between each row, or pack, and its sample, at a place that is drawn."""
+        places = np.empty((packs.count, 1), dtype=np.float32)
+        _core.uniform(places, batch.index[packs.first], batch.seed % random.SEEDS, random.NOISE, batch.step,
+                      BETWEEN + batch.turn)
+        return places * seen[: packs.count] + (1 - places) * seen[packs.count :]
+
+    def _found(self, packs: Packs, losses: np.ndarray, r: np.ndarray, f: np.ndarray) -> dict[str, float]:
+        """Sums over the rows: the loss, and what the discriminator gets right."""
+        right = self.objective.right(r, f)
+        return {"loss": packs.sum(losses), **{name: packs.sum(hits) for name, hits in right.items()}}
 
     def _standardised(self, parameters: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
         np.subtract(rows, self._centre(parameters), out=out)
@@ -494,12 +541,7 @@ class GAN:
 
     def _with(self, noise: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         """What the generator sees: noise, and where conditional a 1 at the place of the label among zeros."""
-        if not self.classes:
-            return noise
-        out = np.zeros((len(noise), self.noise + self.classes), dtype=np.float32)
-        out[:, : self.noise] = noise
-        out[np.arange(len(noise)), self.noise + np.asarray(labels, dtype=np.int64).reshape(len(noise))] = 1
-        return out
+        return np.concatenate([noise, one_hot(labels, self.classes)], axis=1) if self.classes else noise
 
     # ---- what a trained pair says
 
@@ -514,11 +556,16 @@ class GAN:
             What the discriminator gets right.
         """
         own = Batch(batch.rows, batch.index, labels=batch.labels)  # the noise of a row is always the same
-        count = len(own)
-        judged = self._judged(parameters, buffers, own, self._seen(parameters, buffers, own), self._places(own, 2))
-        r, f = judged[:count], judged[count:]
-        return {"loss": _sum(self.objective.of_generator(r, f)[0]),
-                "loss_discriminator": _sum(self.objective.of_discriminator(r, f)[0]), **self.objective.right(r, f)}
+        return self.scores(parameters, buffers, own, self.seen(parameters, buffers, own))
+
+    def scores(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch, seen: np.ndarray) -> dict[str, float]:
+        """Those of `evaluate`, given what the discriminator sees."""
+        packs = Packs(len(batch), self.packing)
+        judged = self._judged(parameters, buffers, batch, packs.of(seen), self._places(batch, 2))
+        r, f = judged[: packs.count], judged[packs.count :]
+        found = self._found(packs, self.objective.of_discriminator(r, f)[0], r, f)
+        return {"loss": packs.sum(self.objective.of_generator(r, f)[0]), "loss_discriminator": found.pop("loss"),
+                **found}
 
     def generate(self, parameters: np.ndarray, buffers: np.ndarray, noise: np.ndarray,
                  labels: np.ndarray | None = None) -> np.ndarray:
@@ -549,18 +596,34 @@ class GAN:
 
     def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any]) -> list[str]:
         """A discriminator that is always right, and samples that are all alike."""
-        texts = []
-        right = [] if "train_loss_generator" not in line else [  # else the discriminator is trained alone
-            line[f"train_{name}"] for name in ("pairs_right", "real_right", "fake_right") if f"train_{name}" in line]
-        if right and min(right) > SURE:
-            texts.append("the discriminator gets all rows and samples right, and teaches the generator little: raise "
-                         "penalty, lower discriminator_rate, or give the generator more units or generator_every 1")
-        spread = self.shown(parameters, buffers).var(axis=0).mean() / self._scale(parameters) ** 2
-        if spread < ALIKE:
-            texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): raise penalty, lower "
-                         "generator_rate, or choose objective r3gan")
-        return texts
+        trained = "train_loss_generator" in line  # else the discriminator is trained alone
+        return signs_of_collapse(line if trained else {}, self.shown(parameters, buffers), self._scale(parameters))
 
 
-def _sum(values: np.ndarray) -> float:
-    return float(values.sum(dtype=np.float64))
+def signs_of_collapse(line: Mapping[str, Any], samples: np.ndarray, scale: np.float32) -> list[str]:
+    """What the line of an epoch in which both networks were trained, and samples after it, warn of; ``scale`` is the
+    rows'."""
+    texts = []
+    right = [line[f"train_{name}"] for name in ("pairs_right", "real_right", "fake_right") if f"train_{name}" in line]
+    if right and min(right) > SURE:
+        texts.append("the discriminator gets all rows and samples right, and teaches the generator little: raise "
+                     "penalty, lower discriminator_rate, or give the generator more units or generator_every 1")
+    spread = samples.var(axis=0).mean() / scale**2
+    if spread < ALIKE:
+        texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): raise penalty, lower "
+                     "generator_rate, or choose objective r3gan")
+    return texts
+
+
+def output_for(data: Source) -> str:
+    """The activation of a generator's outputs that has the range of these rows."""
+    return "linear" if reaches_beyond(data, 0, 1) else "sigmoid"
+
+
+def one_hot(labels: Any, classes: int) -> np.ndarray:
+    """A 1 at the place of each label among zeros, (n, classes)."""
+    places = np.asarray(labels, dtype=np.int64).reshape(-1)
+    out = np.zeros((len(places), classes), dtype=np.float32)
+    out[np.arange(len(places)), places] = 1
+    return out
+

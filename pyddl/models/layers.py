@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from pyddl import _check, random
+from pyddl._names import offers
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import Layout, Slice
 from pyddl.models.initialisers import initialiser
@@ -23,6 +24,8 @@ from pyddl.names import ACTIVATIONS, INITIALISERS
 __all__ = ["KINDS", "WHOLE", "BatchNorm", "Conv", "ConvTranspose", "Corrupt", "Dense", "Dropout", "Flatten", "Gaussian",
            "Layer", "LayerNorm", "Part", "Pool", "Reshape", "Resize", "Shape", "Sparsity", "Transposed", "as_plain",
            "from_plain"]
+
+__dir__ = offers(__name__)
 
 PIECEWISE_LINEAR = ("linear", "relu", "leaky_relu")
 

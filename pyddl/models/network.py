@@ -55,9 +55,9 @@ class Network:
     number : int, default=0
         Of the first layer among all of the model: two layers of one number would begin alike.
     winograd : bool, default=True
-        In float32, convolutions with kernels of 3 and stride 1 take Winograd's algorithm where it is faster, which the
-        shapes and the number of rows decide: up to twice as fast, with an error of 1e-6 to 4e-6 of a result's size
-        (root mean square) where others have 3e-7.
+        In float32, convolutions with kernels of 3 and stride 1, or of 4 and stride 2, take Winograd's algorithm where
+        it is faster, which the shapes and the number of rows decide: up to twice as fast, with an error of 1e-6 to 4e-6
+        of a result's size (root mean square) where others have 3e-7.
 
     Attributes
     ----------

@@ -59,9 +59,9 @@ class Objective(ABC):
     def of_generator(self, r: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Losses (B,) that the generator lowers, and their slopes with respect to f. Unless paired, r is not read."""
 
-    def right(self, r: np.ndarray, f: np.ndarray) -> dict[str, float]:
-        """How many the discriminator gets right: of pairs, where only differences mean anything."""
-        return {"pairs_right": float(np.count_nonzero(r > f))}
+    def right(self, r: np.ndarray, f: np.ndarray) -> dict[str, np.ndarray]:
+        """Which the discriminator gets right: of pairs, where only differences mean anything."""
+        return {"pairs_right": r > f}
 
     def at_slopes(self, g: np.ndarray, weight: float) -> tuple[np.ndarray, np.ndarray]:
         """The penalty of slopes g (B, I) for each row, and its own slopes with respect to g."""
@@ -89,8 +89,8 @@ class NonSaturating(Objective):
     def of_generator(self, r: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return _softplus(-f), -_sigmoid(-f)
 
-    def right(self, r: np.ndarray, f: np.ndarray) -> dict[str, float]:
-        return {"real_right": float(np.count_nonzero(r > 0)), "fake_right": float(np.count_nonzero(f < 0))}
+    def right(self, r: np.ndarray, f: np.ndarray) -> dict[str, np.ndarray]:
+        return {"real_right": r > 0, "fake_right": f < 0}
 
 
 class Minimax(NonSaturating):

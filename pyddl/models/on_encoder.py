@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from pyddl.models.protocol import name_of
 from pyddl.models.stages import Phase, Stage
 from pyddl.models.table import Trained
 
-__all__ = ["OnEncoder"]
+__all__ = ["ENCODER", "Encoder", "OnEncoder", "TakenOver", "taken_over"]
 
 ENCODER, HEAD = "encoder", "head"
 Encoder = Trained | Sequence[Mapping[str, Any]] | None
@@ -55,7 +56,8 @@ class OnEncoder(NetworkModel):
         self.inputs = _check.integer("inputs", inputs, at_least=1)
         self.frozen_epochs = _check.integer("frozen_epochs", frozen_epochs, at_least=0)
         self.freeze = bool(freeze)
-        below, self._values, self._kept = _taken_over(encoder, self.inputs)
+        self._taken = taken_over(encoder, self.inputs)
+        below = self._taken.layers
         if not below and (self.frozen_epochs or self.freeze):
             given = "freeze" if self.freeze else f"frozen_epochs is {frozen_epochs}"
             raise ParameterError(f"{given}, and there is no encoder that could be frozen: name a run with encoder, or "
@@ -82,8 +84,7 @@ class OnEncoder(NetworkModel):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are made again from the options, and begin with the same encoder."""
-        return partial(type(self), **self.options()), (), {"_values": self._values,
-                                                                     "_kept": self._kept}
+        return partial(type(self), **self.options()), (), {"_taken": self._taken}
 
     def first(self, batch: Batch) -> int:
         return len(self.encoder_layers) if batch.phase == HEAD else 0
@@ -91,14 +92,7 @@ class OnEncoder(NetworkModel):
     def initialise_part(self, layout: Layout, parameters: np.ndarray, buffer_layout: Layout,
                         buffers: np.ndarray | None) -> None:
         """The encoder's weights are those that it was trained to, and its running statistics those of then."""
-        views = layout.views(parameters)
-        for name, values in self._values.items():
-            first = layout[name].first
-            views[name][...] = values[first : first + len(views[name])]
-        if buffers is not None:
-            kept = buffer_layout.views(buffers)
-            for name, values in self._kept.items():
-                kept[name][...] = values
+        self._taken.put(layout, parameters, buffer_layout, buffers)
 
     def encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """What enters the last layer, for ``rows`` (n, inputs) -> (n, its inputs).
@@ -118,15 +112,56 @@ class OnEncoder(NetworkModel):
         return {"weights": self.filters(parameters)}
 
 
-def _taken_over(encoder: Encoder, inputs: int) -> tuple[list[Layer], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Layers of an encoder, from rows to flat codes, and their parameters and buffers by the names that they get here;
-    none of these where only layers are known. What was there for the encoder's own training, noise and a penalty, is
-    left behind."""
+@dataclass(frozen=True)
+class TakenOver:
+    """Layers of an encoder, from rows to flat codes, and what they were trained to.
+
+    Attributes
+    ----------
+    layers : list of Layer
+        Named ``encoder.0``, ... here.
+    values, kept : dict of str to ndarray
+        Their parameters and buffers by the names that they get here; none where only layers are known.
+    classes : int or sequence of str, optional
+        Of a softmax, where its logits are the last layer.
+    """
+
+    layers: list[Layer]
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    kept: Mapping[str, np.ndarray] = field(default_factory=dict)
+    classes: int | Sequence[str] | None = None
+
+    def put(self, layout: Layout, parameters: np.ndarray, buffer_layout: Layout, buffers: np.ndarray | None) -> None:
+        """Into vectors of layouts that may hold some rows of each tensor only."""
+        views = layout.views(parameters)
+        for name, values in self.values.items():
+            first = layout[name].first
+            views[name][...] = values[first : first + len(views[name])]
+        if buffers is not None:
+            kept = buffer_layout.views(buffers)
+            for name, values in self.kept.items():
+                kept[name][...] = values
+
+
+def taken_over(encoder: Encoder, inputs: int, *, head: bool = False) -> TakenOver:
+    """Layers of an encoder; what was there for the encoder's own training, noise and a penalty, is left behind.
+
+    Parameters
+    ----------
+    head : bool, default=False
+        The logits of a classifier are taken too.
+
+    Raises
+    ------
+    ParameterError, ShapeError
+        The model has no encoder of layers, or is for rows of another width than ``inputs``.
+    """
     if encoder is None:
-        return [], {}, {}
+        return TakenOver([])
     if not isinstance(encoder, Trained):
-        return [from_plain(values) for values in encoder], {}, {}
+        return TakenOver([from_plain(values) for values in encoder])
     convert: Callable[..., Trained] | None = getattr(encoder.model, "as_network", None)
+    named: Any = encoder.model
     if convert is not None:
         encoder = convert(encoder.parameters, encoder.buffers)
     model: Any = encoder.model
@@ -140,15 +175,17 @@ def _taken_over(encoder: Encoder, inputs: int) -> tuple[list[Layer], dict[str, n
     network = model.network
     layers: list[Layer] = [Reshape(network.shapes[0])] if len(network.shapes[0]) > 1 else []
     names: dict[str, str] = {}
+    head = head and model.loss == "softmax"
     # With fewer outputs than trained, where others of a layer are no codes: the first rows of its tensors are taken.
-    for name, layer in zip(network.names[:count], getattr(model, "code_layers", network.layers), strict=False):
+    for name, layer in zip(network.names[: count + head], getattr(model, "code_layers", network.layers), strict=False):
         if not isinstance(layer, Corrupt | Sparsity):
             names[name] = f"{ENCODER}.{len(layers)}"
             layers.append(layer)
     if len(network.shapes[count]) > 1:
         layers.append(Flatten())
-    return (layers, _renamed(model.layout.views(encoder.parameters), names),
-            _renamed(model.buffers.views(encoder.buffers), names))
+    return TakenOver(layers, _renamed(model.layout.views(encoder.parameters), names),
+                     _renamed(model.buffers.views(encoder.buffers), names),
+                     (named.class_names or named.classes) if head else None)
 
 
 def _renamed(views: Mapping[str, np.ndarray], names: Mapping[str, str]) -> dict[str, np.ndarray]:

@@ -46,6 +46,7 @@ class Model(Protocol):
         ``crew.part(n)`` is this rank's range of ``n`` pieces of work, ``crew.gather(array)`` all ranks' arrays in their
         order.
     ``encode(parameters, buffers, rows) -> ndarray``, ``reconstruct(parameters, buffers, rows) -> ndarray``
+        The codes of rows ``(rows, inputs)``, and the rows as their codes give them back.
     ``sample(parameters, buffers, count, seed) -> ndarray``
         New rows ``(count, inputs)``, for ``pyddl generate``.
     ``pictures(parameters, buffers, rows) -> dict``
@@ -72,6 +73,9 @@ class Model(Protocol):
         says by ``first`` and ``of`` which rows of which tensors it has, under the same names, and whose ``whole`` is
         the model. Its gradient and evaluation speak to the other parts by ``batch.group``, and the losses of all parts
         add up to the loss. What a part holds whole, all parts must move alike.
+    ``rows_together`` : int
+        Neighbours in a step, by default 1, that one worker has, for they are looked at together: parts of a step are
+        cut between such groups, counted from its beginning, and the rest of a step is in the last part.
     ``takes_rounded`` : bool
         `gradient` makes use of ``batch.rounded``.
     ``rate_scale`` : float

@@ -40,7 +40,7 @@ class RBM:
         bernoulli   E(v, h) = -v'Wh - b'v - c'h
         gaussian    E(v, h) = sum_i (v_i - b_i)^2 / (2 s_i^2) - u'Wh - c'h      u_i = v_i / s_i^2
 
-    Hidden units may be a Gaussian code: then |h - c|^2 / 2 stands for -c'h [1]_.
+    Hidden units may be a Gaussian code: then ``|h - c|^2 / 2`` stands for ``-c'h`` [1]_.
 
     Parameters
     ----------

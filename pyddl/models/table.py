@@ -6,7 +6,7 @@ A new model is a file, a row here, and its options in `pyddl.options.TABLE`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from pyddl import _check, options
 from pyddl.data.source import Source
 from pyddl.models.protocol import Model
 
-__all__ = ["NAMES", "TABLE", "Entry", "Trained", "class_of", "create", "for_data"]
+__all__ = ["NAMES", "TABLE", "Entry", "Trained", "class_of", "create", "for_data", "preset"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Entry:
         Defaults of options where they differ from those in `pyddl.options.TABLE`; also of training options.
     simulated : mapping, default={}
         The same for `pyddl simulate`, which may hold hundreds of replicas in one process.
+    of : str, default=""
+        Where it is a `preset`: the model that it is one of, by whose name files of a run know it.
     """
 
     module: str
@@ -40,6 +42,7 @@ class Entry:
     help: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     simulated: Mapping[str, Any] = field(default_factory=dict)
+    of: str = ""
 
 
 TABLE: dict[str, Entry] = {
@@ -70,6 +73,30 @@ TABLE: dict[str, Entry] = {
                  "Adversarial pair: a generator of new rows, and a discriminator that it learns from.",
                  {"activation": "leaky_relu", "schedule": "cosine"},
                  simulated={"generator": (16,), "discriminator": (16,)}),
+    "stacked_gan": Entry("pyddl.models.stacked_gan", "StackedGAN",
+                         "Adversarial pairs that invert an encoder's levels one by one, then jointly.",
+                         {"activation": "leaky_relu", "schedule": "cosine"},
+                         simulated={"generator": (16,), "discriminator": (16,), "pretrain_epochs": (2,)}),
+}
+
+
+def preset(of: str, help: str, defaults: Mapping[str, Any], simulated: Mapping[str, Any] = {}) -> Entry:
+    """The same model under a name of its own, with other defaults: what is not given is as in the model ``of``.
+
+    Its options are that model's: `pyddl.options.share` gives a preset of one's own them by their names.
+    """
+    base = TABLE[of]
+    return replace(base, help=help, of=of, defaults={**base.defaults, **defaults},
+                   simulated={**base.simulated, **simulated})
+
+
+TABLE |= {
+    "dcgan": preset("gan", "The same for pictures: convolutions of stride 2, and their mirror.",
+                    {"channels": (32, 64)},
+                    simulated={"channels": (4, 8), "generator": None, "discriminator": None}),
+    "wgan": preset("gan", "The same by the distance of Wasserstein: a critic of clipped weights, five steps ahead.",
+                   {"objective": "wgan", "generator_every": 5, "optimizer": "rmsprop", "learning_rate": 1e-3,
+                    "batch_size": 64}),
 }
 """The models by their public names. A row may be added at any time: ``pyddl.models.TABLE["mine"] = Entry(...)``."""
 
@@ -92,7 +119,7 @@ class Trained(NamedTuple):
 
 
 def class_of(name: str) -> type:
-    """The class of the model of that public name.
+    """The class of the model, or of what it is a preset of.
 
     Raises
     ------
@@ -126,6 +153,8 @@ def for_data(name: str, data: Source, /, **given: Any) -> Model:
     254
     """
     cls: Any = class_of(name)
-    own = {option.name: given[option.name] for option in options.of_model(name)
-           if given.get(option.name) is not None}
+    usual = TABLE[name].defaults if TABLE[name].of else {}  # a preset's class has others
+    own = {option.name: given[option.name] if given.get(option.name) is not None else usual[option.name]
+           for option in options.of_model(name)
+           if given.get(option.name) is not None or usual.get(option.name) is not None}
     return cls.for_data(data, **own) if hasattr(cls, "for_data") else cls(inputs=data.features, **own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyddl import _check, names
+from pyddl._names import offers
 from pyddl.optim.adadelta import AdaDelta
 from pyddl.optim.adagrad import AdaGrad
 from pyddl.optim.adam import Adam, AdamW
@@ -34,6 +35,8 @@ __all__ = [
     "optimizer",
     "schedule",
 ]
+
+__dir__ = offers(__name__)
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     algorithm.name: algorithm

@@ -13,7 +13,9 @@ __all__ = ["AdaDelta"]
 
 
 class AdaDelta(Optimizer):
-    """AdaDelta [1]_, algorithm 1::
+    """AdaDelta [1]_, algorithm 1.
+
+    An update by a gradient g::
 
         s = decay * s + (1 - decay) * g ** 2
         change = g * sqrt(c + epsilon) / sqrt(s + epsilon)
@@ -25,7 +27,7 @@ class AdaDelta(Optimizer):
     learning_rate : float or Schedule, default=1.0
         1 is the paper's algorithm.
     decay : float, default=0.95
-        From 0 to below 1.
+        As in the paper (PyTorch: ``rho=0.9``); from 0 to below 1.
     epsilon : float, default=1e-6
         Inside both roots, as in the paper and in PyTorch; above 0, for it starts the motion.
     weight_decay, clip_norm, bound
@@ -47,5 +49,5 @@ class AdaDelta(Optimizer):
         self.decay = decay
         self.epsilon = epsilon
 
-    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def rule(self, step: int, clock: int, reached: int) -> tuple[Callable[..., None], tuple[float, ...]]:
         return _core.adadelta, (self.decay, self.epsilon)

@@ -36,5 +36,5 @@ class AdaGrad(Optimizer):
         _check.number("epsilon", epsilon, at_least=0)
         self.epsilon = epsilon
 
-    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def rule(self, step: int, clock: int, reached: int) -> tuple[Callable[..., None], tuple[float, ...]]:
         return _core.adagrad, (self.epsilon,)

@@ -13,7 +13,9 @@ __all__ = ["Adam", "AdamW"]
 
 
 class Adam(Optimizer):
-    """Adam [1]_, algorithm 1, with t = step + 1::
+    """Adam [1]_, algorithm 1.
+
+    An update by a gradient g, with t = step + 1::
 
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g ** 2
@@ -49,7 +51,7 @@ class Adam(Optimizer):
         self.beta2 = beta2
         self.epsilon = epsilon
 
-    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def rule(self, step: int, clock: int, reached: int) -> tuple[Callable[..., None], tuple[float, ...]]:
         return _core.adam, (self.beta1, self.beta2, self.epsilon, step)
 
 
@@ -57,7 +59,7 @@ class AdamW(Adam):
     """Adam with decoupled weight decay [1]_: ``p *= 1 - learning_rate * weight_decay``, then Adam's step.
 
     The decay is multiplied by the learning rate, schedule included, as in PyTorch; the paper multiplies it by
-    the schedule alone.
+    the schedule alone. The factor is a float32: where learning_rate * weight_decay is below 6e-8 it is 1.
 
     Parameters
     ----------
@@ -75,5 +77,5 @@ class AdamW(Adam):
     def __init__(self, learning_rate: float | Schedule = 0.001, *, weight_decay: float = 0.01, **shared: Any):
         super().__init__(learning_rate, weight_decay=weight_decay, **shared)
 
-    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def rule(self, step: int, clock: int, reached: int) -> tuple[Callable[..., None], tuple[float, ...]]:
         return _core.adamw, (self.beta1, self.beta2, self.epsilon, step)

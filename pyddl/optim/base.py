@@ -88,8 +88,9 @@ class Optimizer(ABC):
         self._ranges = _core.Ranges([])
 
     @abstractmethod
-    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
-        """The kernel, and its own arguments after ``step`` updates, with schedules at ``clock``."""
+    def rule(self, step: int, clock: int, reached: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+        """The kernel, and its own arguments after ``step`` updates, with schedules at ``clock``; the update before
+        looked ahead to the clock ``reached``."""
 
     def options(self) -> dict[str, Any]:
         """Arguments as plain values, as they go into ``config.toml``; those that are None are left out."""
@@ -103,7 +104,8 @@ class Optimizer(ABC):
 
     def update(self, parameters: np.ndarray, gradients: np.ndarray, state: Sequence[np.ndarray],
                ranges: Sequence[Range], *, scale: float, step: int, squared_norm: float | None = None,
-               clock: int | None = None, rate: float = 1.0, rounded: np.ndarray | None = None) -> None:
+               clock: int | None = None, reached: int | None = None, rate: float = 1.0,
+               rounded: np.ndarray | None = None) -> None:
         """Move ``parameters`` by one step, in place.
 
         Parameters
@@ -125,6 +127,8 @@ class Optimizer(ABC):
             `clip_norm` where ``ranges`` are only a shard; taken over ``ranges`` by default.
         clock : int, optional
             Where schedules are: ``step`` by default. A server that updates with each push counts steps otherwise.
+        reached : int, optional
+            The clock after that of the update before: ``clock`` by default. Pushes of one step share a clock.
         rate : float, default=1
             Factor of the learning rate.
         rounded : ndarray of shape (size,), uint16, optional
@@ -146,7 +150,7 @@ class Optimizer(ABC):
             self._seen = list(ranges)
         clock = step if clock is None else clock
         bound = math.inf if self.bound is None else self.bound
-        kernel, own = self.rule(step, clock)
+        kernel, own = self.rule(step, clock, clock if reached is None else reached)
         try:
             kernel(parameters, gradients, *state, self._ranges, rate * at(self.learning_rate, clock), scale, bound,
                    *own, rounded)

@@ -18,6 +18,7 @@ class RMSProp(Optimizer):
     Parameters
     ----------
     learning_rate : float or Schedule, default=0.001
+        PyTorch has 0.01.
     decay : float, default=0.9
         As in the lecture (PyTorch: ``alpha=0.99``); from 0 to below 1.
     epsilon : float, default=1e-8
@@ -41,5 +42,5 @@ class RMSProp(Optimizer):
         self.decay = decay
         self.epsilon = epsilon
 
-    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def rule(self, step: int, clock: int, reached: int) -> tuple[Callable[..., None], tuple[float, ...]]:
         return _core.rmsprop, (self.decay, self.epsilon)

@@ -68,13 +68,13 @@ class StepDecay(Schedule):
         At step 0; at least 0.
     every : int
         Steps between two falls.
-    factor : float, default=0.1
+    factor : float, default=0.5
         In (0, 1].
     """
 
     name = "step"
 
-    def __init__(self, value: float, every: int, factor: float = 0.1):
+    def __init__(self, value: float, every: int, factor: float = 0.5):
         self.value = _check.number("value", value, at_least=0)
         self.every = _check.integer("every", every, at_least=1)
         self.factor = _check.number("factor", factor, above=0, at_most=1)
@@ -202,7 +202,7 @@ class MomentumSchedule(Schedule):
 
 
 def schedule(name: str, learning_rate: float, *, warmup_steps: int = 0, total_steps: int | None = None,
-             step_every: int | None = None, step_factor: float = 0.1, minimum: float = 0.0) -> Schedule:
+             step_every: int | None = None, step_factor: float = 0.5, minimum: float = 0.0) -> Schedule:
     """A schedule for the learning rate by name, as the command line chooses it.
 
     Parameters
@@ -216,7 +216,7 @@ def schedule(name: str, learning_rate: float, *, warmup_steps: int = 0, total_st
         All steps of the training, the rise included; ``cosine`` and ``linear`` need it and reach ``minimum`` there.
     step_every : int, optional
         ``step`` needs it: steps between two falls.
-    step_factor : float, default=0.1
+    step_factor : float, default=0.5
         Of ``step``.
     minimum : float, default=0.0
         Of ``cosine`` and ``linear``.

@@ -29,7 +29,7 @@ class SGD(Optimizer):
     def __init__(self, learning_rate: float | Schedule = 0.01, **shared: Any):
         super().__init__(learning_rate, **shared)
 
-    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def rule(self, step: int, clock: int, reached: int) -> tuple[Callable[..., None], tuple[float, ...]]:
         return _core.sgd, ()
 
 
@@ -66,7 +66,7 @@ class Momentum(Optimizer):
         super().__init__(learning_rate, **shared)
         self.momentum = value_or_schedule("momentum", momentum, at_least=0, below=1)
 
-    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+    def rule(self, step: int, clock: int, reached: int) -> tuple[Callable[..., None], tuple[float, ...]]:
         return _core.momentum, (at(self.momentum, clock),)
 
 
@@ -84,8 +84,9 @@ class Nesterov(Momentum):
         v' = momentum[t] * v - learning_rate * g(p)
         p' = p + momentum[t + 1] * v' - learning_rate * g(p)
 
-    These are the paper's steps exactly, also while momentum changes. PyTorch's ``nesterov=True`` is the same
-    for a constant learning rate and momentum (v = -learning_rate * b).
+    These are the paper's steps exactly, also while momentum changes; where updates share a step, or skip some, t is
+    that which the update before looked ahead to. PyTorch's ``nesterov=True`` is the same for a constant learning rate
+    and momentum (v = -learning_rate * b).
 
     Parameters
     ----------
@@ -100,5 +101,5 @@ class Nesterov(Momentum):
 
     name = "nesterov"
 
-    def rule(self, step: int, clock: int) -> tuple[Callable[..., None], tuple[float, ...]]:
-        return _core.nesterov, (at(self.momentum, clock), at(self.momentum, clock + 1))
+    def rule(self, step: int, clock: int, reached: int) -> tuple[Callable[..., None], tuple[float, ...]]:
+        return _core.nesterov, (at(self.momentum, reached), at(self.momentum, clock + 1))

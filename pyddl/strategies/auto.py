@@ -22,6 +22,7 @@ from pyddl.strategies.split import Split
 __all__ = ["ALLOWED", "Auto", "Candidate", "Choice", "candidates"]
 
 ALLOWED = ("synchronous", "any")
+DISTURBED = 0.1  # other work's share of the time that is worth a word
 CLOSE = 0.02  # so much slower than the fastest counts as equally fast; then the first in the table wins
 
 
@@ -142,7 +143,8 @@ class Auto(Strategy):
     process: `allreduce`, with or without ``shard_optimizer``, and `server` in mode sync. One rank trains by `local`.
     `split`, which leaves each rank with a part of the model, is predicted but not chosen.
 
-    Differences below 2 % are taken as none: then the simpler strategy wins.
+    Differences below 2 %, or below what could be measured where other work disturbed it, are taken as none: then the
+    simpler strategy wins.
 
     Parameters
     ----------
@@ -165,16 +167,21 @@ class Auto(Strategy):
         eligible = [(taken, each) for taken, each in zip(seconds, offered, strict=True)
                     if not each.strategy.one_group
                     and (each.as_one or (self.allow == "any" and each.strategy.joint))]
-        least = min(taken for taken, _ in eligible)
-        predicted, best = next(pair for pair in eligible if pair[0] <= least * (1 + CLOSE))
+        least, alike = min(taken for taken, _ in eligible), 1 + max(CLOSE, figures.unsure)
+        predicted, best = next(pair for pair in eligible if pair[0] <= least * alike)
         others = [pair for pair in eligible if pair[1] is not best]
         batch = figures.ranks * figures.rows
         reason = f"{best} is the fastest{'' if self.allow == 'any' else ' that gives the result of one process'}"
         if others:
             taken, second = min(others, key=lambda pair: pair[0])
-            close = taken <= predicted * (1 + CLOSE)
-            reason += f"; {second} would take {'as long' if close else f'{taken / predicted:.2f} times as long'}"
+            longer = "as long" if taken <= predicted * alike else f"{taken / predicted:.2f} times as long"
+            reason += f"; {second} would take {longer}"
         reason += f"; expected is {figures.alone(batch) / predicted:.2f} times the speed of one rank alone"
+        if figures.unsure > CLOSE:
+            reason += f"; steps are measured to {figures.unsure:.0%}, and what is closer counts as equally fast"
+        if figures.disturbed > DISTURBED:
+            reason += (f"; other work on the machine had the cores for {figures.disturbed:.0%} of the time, which is "
+                       "taken off here, but slows training while it lasts")
         table = [{"strategy": str(each), "milliseconds": 1e3 * taken, "samples_per_second": batch / taken,
                   "meaning": each.meaning} for taken, each in zip(seconds, offered, strict=True)]
         return Choice(best.name, best.options, reason, figures.ranks, predicted, table, figures.record())

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from pyddl.comm.operations import Arrived, Average, Operation
-from pyddl.errors import ParameterError
+from pyddl.errors import ParameterError, StrategyError
 from pyddl.layout import Layout
 from pyddl.strategies.figures import Figures
 
-__all__ = ["Me", "Served", "Steps", "Strategy", "Turn", "average"]
+__all__ = ["Me", "Served", "Steps", "Strategy", "Turn", "average", "signature"]
 
 Steps = Generator[Operation, Any, None]
 
@@ -146,13 +148,13 @@ class Served(Protocol):
 class Strategy:
     """Base of all strategies: a name, a generator for the worker's side, and perhaps one for the server's.
 
-    A strategy's constructor takes its own options. One object serves every worker of a simulation: what belongs to a
-    worker is in ``me``.
+    A strategy's constructor takes its own options, plain values, which are recorded with the run. One object serves
+    every worker of a simulation: what belongs to a worker is in ``me``. docs/own_strategies.md shows a whole one.
 
     Attributes
     ----------
     name : str
-        Public name.
+        Public name; by default that of the class.
     synchronous : bool
         Whether all workers are in the same step at the same time, so that statistics of the whole batch have a meaning.
     together : bool
@@ -189,8 +191,8 @@ class Strategy:
         `slices`, and goes to whichever worker is free. Otherwise worker w has slice w of each step.
     optimizes : bool
         Whether workers yield `Update`.
-    server_optimizer : str or None
-        The rule that servers update by; None: the workers'.
+    server_rule : dict
+        What the rule that servers update by has otherwise than the workers': ``optimizer``, its name, and options.
     """
 
     name: ClassVar[str]
@@ -210,7 +212,30 @@ class Strategy:
     servers: int = 0
     tickets: bool = False
     optimizes: bool = True
-    server_optimizer: str | None = None
+    server_rule: Mapping[str, Any] = MappingProxyType({})
+    _given: dict[str, Any]
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__
+
+    def __new__(cls, *given: Any, **named: Any) -> Strategy:
+        self = super().__new__(cls)
+        try:
+            bound = signature(cls).bind(*given, **named)
+        except TypeError:  # the constructor says it better; and copies are made without arguments
+            return self
+        bound.apply_defaults()
+        self._given = dict(bound.arguments)
+        return self
+
+    def __init__(self) -> None:
+        """Without options."""
+
+    def options(self) -> dict[str, Any]:
+        """What its constructor was given, by name, and the defaults of what was not: makes the same strategy again."""
+        return dict(self._given)
 
     def __str__(self) -> str:
         """The name, and the mode where there are several."""
@@ -243,11 +268,13 @@ class Strategy:
     def worker(self, me: Me) -> Steps:
         """What one worker does in a stage, as operations: `BeginStep`, then for each of ``me.turns()`` `Compute` and
         what makes an `Update` of it, then `StepDone`."""
-        raise TypeError(f"{type(self).__name__} lacks its worker side")
+        raise StrategyError(f"{type(self).__name__} lacks its worker side: a method worker(self, me) that yields "
+                            "operations (docs/own_strategies.md shows one)")
 
     def server(self, me: Served) -> Steps:
         """What one server does in a stage, as operations."""
-        raise TypeError(f"{type(self).__name__} lacks its server side")
+        raise StrategyError(f"{type(self).__name__} has servers and lacks their side: a method server(self, me) that "
+                            "yields operations")
 
     def settle(self, me: Me) -> Steps:
         """Operations that give ``me.parameters`` and buffers the values that training stands for: to evaluate, where a
@@ -258,9 +285,18 @@ class Strategy:
         yield from me.merge_buffers()
 
 
+def signature(cls: Any) -> inspect.Signature:
+    """What the constructor of a strategy takes."""
+    whole = inspect.signature(cls.__init__)
+    return whole.replace(parameters=list(whole.parameters.values())[1:])
+
+
 def average(me: Me, out: np.ndarray, vectors: Sequence[np.ndarray], weights: Sequence[int], level: str = "world"
             ) -> Generator[Operation, Any, int]:
-    """`Average` of whole vectors, but what nobody trains, which would move by rounding. The sum of the weights."""
+    """`Average` of whole vectors, but what nobody trains, which would move by rounding. The sum of the weights.
+
+    A part of a strategy: ``weight = yield from average(me, me.parameters, [me.parameters], [samples])``.
+    """
     total = 0
     for place in me.trained:
         mine = out[place]  # one object where it is the vector itself: a group may then work in place

@@ -56,6 +56,11 @@ class Figures:
         owners and a gather from them; ``exchange``, of
         pairs; ``pass``, one vector in memory added to another; ``served``, a push to rank 0 and a fetch of what it then
         publishes, of all others at once; and, where there are several nodes, ``node``, an average within each.
+    unsure : float
+        By what share steps may be measured wrongly: how far apart the two shortest measurements of one kind are.
+    disturbed : float
+        Share of the time of measuring in which ranks waited for cores that other work had; what they measured is
+        without it.
     """
 
     ranks: int
@@ -70,6 +75,8 @@ class Figures:
     hidden: float
     split: float
     links: Mapping[str, Link]
+    unsure: float = 0.0
+    disturbed: float = 0.0
 
     def link(self, name: str) -> float:
         """Seconds of an operation on a vector of the parameters' size."""

@@ -85,7 +85,8 @@ def partner(number: int, count: int, seed: int, step: int) -> int | None:
     >>> [partner(worker, 5, seed=1, step=0) for worker in range(5)]
     [2, None, 0, 4, 3]
     """
-    keys = np.random.Philox(key=STRATEGY * SEEDS + seed % SEEDS, counter=step).random_raw(count)
+    # The counter's lowest word counts the blocks of four keys: the step is in the next, or steps would share keys.
+    keys = np.random.Philox(key=STRATEGY * SEEDS + seed % SEEDS, counter=step << 64).random_raw(count)
     shuffled = np.argsort(keys).tolist()
     place = shuffled.index(number) ^ 1
     return shuffled[place] if place < count else None

@@ -77,7 +77,10 @@ class Server(Strategy):
     push_every, fetch_every : int, default=1
         Minibatches between two; for ssp and async.
     server_optimizer : str, optional
-        The rule on the servers; by default the same as the workers', which is used between two fetches only.
+        The rule on the servers; by default the same as the workers', which is used between two fetches only. Of the
+        workers' options it takes the learning rate, decay and clipping, and their momentum if it is the same rule.
+    server_rate, server_momentum : float, optional
+        Learning rate and momentum on the servers, where they differ from the workers'.
     servers : int, default=1
     backup : int, default=0
         For sync, with one server.
@@ -100,12 +103,13 @@ class Server(Strategy):
 
     def __init__(self, mode: str = "sync", bound: int | None = None, push_every: int = 1, fetch_every: int = 1,
                  server_optimizer: str | None = None, servers: int = 1, backup: int = 0, solo_steps: int = 0,
-                 staleness: str = "scaled"):
+                 staleness: str = "scaled", server_rate: float | None = None, server_momentum: float | None = None):
         self.mode = _check.one_of("mode", mode, MODES)
         self.bound = 3 if bound is None else _check.integer("bound", bound, at_least=0)
         self.push_every = _check.integer("push_every", push_every, at_least=1)
         self.fetch_every = _check.integer("fetch_every", fetch_every, at_least=1)
-        self.server_optimizer = server_optimizer
+        own = {"optimizer": server_optimizer, "learning_rate": server_rate, "momentum": server_momentum}
+        self.server_rule = {name: value for name, value in own.items() if value is not None}
         self.servers = _check.integer("servers", servers, at_least=1)
         self.backup = _check.integer("backup", backup, at_least=0)
         self.solo_steps = _check.integer("solo_steps", solo_steps, at_least=0)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Result", "Run", "StopRequest", "Trainer", "evaluate", "load_run"]
+from pyddl._names import lazily, offers
+
+__all__ = ["Result", "Run", "StopRequest", "Trainer", "evaluate", "load_run", "simulate"]
 
 _HOMES = {
-    "Result": "result",
-    "Trainer": "trainer",
-    "Run": "run",
-    "load_run": "run",
-    "StopRequest": "stop",
-    "evaluate": "evaluation",
+    "Result": "pyddl.train.result",
+    "Trainer": "pyddl.train.trainer",
+    "Run": "pyddl.train.run",
+    "load_run": "pyddl.train.run",
+    "StopRequest": "pyddl.train.stop",
+    "evaluate": "pyddl.train.evaluation",
+    "simulate": "pyddl.train.simulation",
 }
 
 
 def __getattr__(name: str) -> Any:  # the trainer loads the compute module: only when it is used
-    if name in _HOMES:
-        from importlib import import_module
+    return lazily(__name__, name, _HOMES)
 
-        return getattr(import_module(f"pyddl.train.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+__dir__ = offers(__name__)

@@ -256,7 +256,8 @@ class Checkpoints:
             if name == "tensors":
                 raise DataError(f"{path} is of another model: {_unlike_tensor(mine, theirs or {})}; resume with the "
                                 "same, or choose another run directory")
-            raise DataError(f"checkpoint {path} is of a run with {name} {theirs!r}, this one has {mine!r}; "
+            old, new = ("none" if each is None else repr(each) for each in (theirs, mine))
+            raise DataError(f"checkpoint {path} is of a run with {name} {old}, this one has {new}; "
                             f"resume with the same{' strategy and ranks' if name == 'replicas' else ''}, or choose "
                             "another run directory")
 

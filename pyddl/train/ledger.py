@@ -43,6 +43,8 @@ class Ledger:
     metrics : list of dict
     seconds_before : dict of float
         Of earlier sessions of this run, mean over the ranks.
+    per_rank_before : list of dict of float
+        The same of each rank, by its number.
     patience : EarlyStopping
         Of this stage.
     deaths : list of dict
@@ -57,6 +59,7 @@ class Ledger:
         self.begun = False
         self.metrics: list[dict[str, Any]] = []
         self.seconds_before = dict.fromkeys(PARTS, 0.0)
+        self.per_rank_before: list[Mapping[str, float]] = []
         self.patience = EarlyStopping(plan.options["patience"])
         self.deaths: list[dict[str, Any]] = []
         self.directory: RunDirectory | None = None
@@ -130,13 +133,15 @@ class Ledger:
         self.row = books["row"] if self.plan.strategy.servers else 0  # where steps are whole, they say it all
         self.stage, self.begun = books["stage"], books["begun"]
         self.metrics, self.seconds_before = books["metrics"], books["seconds"]
+        self.per_rank_before = books.get("seconds_per_rank", [])  # earlier versions kept the mean only
         self._see_again()
         if self.directory is not None:
             self.directory.rewrite_metrics(self.metrics)
 
-    def go_on(self, metrics: list[dict[str, Any]], seconds: Mapping[str, float]) -> None:
+    def go_on(self, metrics: list[dict[str, Any]], summary: Mapping[str, Any]) -> None:
         """Be where an earlier training in this process ended."""
-        self.metrics, self.seconds_before = list(metrics), dict(seconds)
+        self.metrics, self.seconds_before = list(metrics), dict(summary["time"])
+        self.per_rank_before = list(summary["time_per_rank"])
         epochs = [line["epoch"] for line in metrics]
         self.rows = sum(self.plan.calendar.rows_of(epoch - 1) for epoch in epochs)
         self.step = max(epochs, default=0) * self.plan.sampler.steps_per_epoch

@@ -64,6 +64,7 @@ class PhaseState:
         self.state = [layout.zeros()[self.place][self.share] for _ in self.names]
         self.moments = self.state[: len(optimizer.state_names)]
         self.updates = 0
+        self._reached: int | None = None  # the clock after the last update's
         self.clips = optimizer.clip_norm is not None
         self.turns = {last: Turn(phase.name, self.place, last) for last in (False, True)}
         self.ranges = _within([(begin - self.begin, end - self.begin, decay)
@@ -102,10 +103,13 @@ class PhaseState:
 
         ``clock`` is where schedules are: steps since the stage began. ``rounded`` receives the same in bfloat16.
         """
+        reached = self._reached
+        if reached is None:  # in a new session
+            reached = max(0, clock + 1 - self.phase.every)
         self.optimizer.update(parameters, gradients, self.moments, self.ranges, scale=operation.scale,
-                              step=self.updates, clock=clock, squared_norm=operation.squared_norm,
-                              rate=operation.rate, rounded=rounded)
-        self.updates += 1
+                              step=self.updates, clock=clock, reached=reached,
+                              squared_norm=operation.squared_norm, rate=operation.rate, rounded=rounded)
+        self.updates, self._reached = self.updates + 1, clock + 1
         if self.phase.average is not None:
             keep = min(self.phase.average, self.updates / (self.updates + 9))
             self.average[:] += np.float32(1 - keep) * (parameters - self.average)

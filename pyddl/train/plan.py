@@ -22,6 +22,8 @@ from pyddl.optim import Optimizer
 from pyddl.optim.given import optimizer_of
 from pyddl.strategies import Strategy
 from pyddl.strategies.auto import Choice
+from pyddl.strategies.given import check_recordable
+from pyddl.strategies.given import described as strategy_described
 from pyddl.train.calendar import Calendar, Span
 from pyddl.train.division import Division
 from pyddl.train.evaluation import check_labels
@@ -96,7 +98,8 @@ class Plan:
 
     @cached_property
     def sampler(self) -> Sampler:
-        return Sampler(len(self.data), self.options["batch_size"], self.options["seed"])
+        return Sampler(len(self.data), self.options["batch_size"], self.options["seed"],
+                       together=getattr(self.whole_model, "rows_together", 1))
 
     @cached_property
     def calendar(self) -> Calendar:
@@ -119,9 +122,9 @@ class Plan:
 
     def rule(self, span: Span, phase: Phase, *, served: bool = False) -> Optimizer:
         """A new optimizer for a phase, of workers or of servers."""
-        given = self.strategy.server_optimizer or self.given_optimizer if served else self.given_optimizer
-        return optimizer_of(given, self.options, span.end - span.first, getattr(self.model, "rate_scale", 1.0),
-                            phase.optimizer)
+        own = {**self.strategy.server_rule, **phase.optimizer} if served else phase.optimizer
+        return optimizer_of(self.given_optimizer, self.options, span.end - span.first,
+                            getattr(self.model, "rate_scale", 1.0), own)
 
     def rules(self, span: Span, *, served: bool = False) -> Callable[[Phase], Optimizer]:
         """The same for all phases of a stage."""
@@ -137,7 +140,7 @@ class Plan:
     def server_optimizer(self) -> Optimizer:
         """The servers'."""
         last = self.calendar.spans[-1]
-        return optimizer_of(self.strategy.server_optimizer or self.given_optimizer, self.options, last.end - last.first)
+        return optimizer_of(self.given_optimizer, self.options, last.end - last.first, own=self.strategy.server_rule)
 
     def statistics(self) -> Statistics:
         """Of the training rows; all ranks share the work."""
@@ -149,6 +152,7 @@ class Plan:
                 **{name: self.options[name] for name in ("batch_size", "seed", "reproducible")},
                 "fingerprint of the data": self.data.fingerprint(), "fingerprint of the labels": self._of_labels(),
                 "optimizer": (self.server_optimizer if self.strategy.servers else self.optimizer).name,
+                "own strategy": strategy_described(self.strategy),
                 "replicas": 1 if self.strategy.replicated else self.division.count}
 
     def _of_labels(self) -> int | None:
@@ -181,6 +185,7 @@ class Plan:
 
     def _check_model(self) -> None:
         checked_buffers(self.model.buffers, self.strategy, self.workers, reproducible=self.options["reproducible"])
+        check_recordable(self.strategy)
         self.strategy.check_stages([len(span.stage.phases) for span in self.calendar.spans])
 
     def _check_rule(self, optimizer: Optimizer) -> None:
@@ -207,10 +212,12 @@ class Plan:
             strategy.check(self.division.count, min(options["batch_size"], len(self.data)))
         workers = self.workers
         who = "ranks" if self.division.parts == 1 else f"groups of {self.division.parts} ranks"
-        if options["batch_size"] < workers:
+        least = workers * self.sampler.together
+        if options["batch_size"] < least:
+            apart = "" if least == workers else f", of which {self.sampler.together} stay together"
             raise ParameterError(
-                f"batch_size is {options['batch_size']}, the samples of a step of all ranks together; "
-                f"{workers} {who} would not all have work: give at least {workers}, or use fewer ranks")
+                f"batch_size is {options['batch_size']}, the samples of a step of all ranks together{apart}; "
+                f"{workers} {who} would not all have work: give at least {least}, or use fewer ranks")
         if len(self.data) < workers:
             raise DataError(f"the training data have {len(self.data)} rows for {workers} {who}; expected at least one "
                             "for each: use fewer ranks")

@@ -14,6 +14,7 @@ from pyddl import _core
 from pyddl.comm import threads
 from pyddl.comm.transport import Transport
 from pyddl.models.protocol import name_of
+from pyddl.strategies import given as strategies
 from pyddl.strategies.auto import Choice
 from pyddl.train.calendar import Span
 from pyddl.train.ledger import Ledger
@@ -21,8 +22,10 @@ from pyddl.train.plan import Plan
 from pyddl.train.run import ROWS
 from pyddl.train.timing import PARTS
 
-__all__ = ["Spent", "config", "stage", "summary", "title"]
+__all__ = ["Spent", "by_part", "config", "stage", "summary", "title"]
 
+NOT_RECORDED = ("overwrite", "resume", "quiet",  # of no concern to who makes the run again or goes on with it
+                "strategy_options")  # as the strategy itself says
 PEAK_SECONDS = 0.2  # how long the machine's own matrix-product peak is measured at the end
 
 
@@ -35,7 +38,9 @@ class Spent:
     seconds : dict of float
         Of the whole run in parts, mean over the ranks.
     per_rank : list of ndarray
-        Of this session, for each rank, in the order of `PARTS`.
+        Of the whole run, for each rank, in the order of `PARTS`: of the sessions that had a rank of its number.
+    taken : float
+        Of this session, mean over the ranks.
     steps, samples : int
         Of this session.
     bytes_sent : int
@@ -44,9 +49,15 @@ class Spent:
 
     seconds: Mapping[str, float]
     per_rank: Sequence[np.ndarray]
+    taken: float
     steps: int
     samples: int
     bytes_sent: int
+
+
+def by_part(per_rank: Sequence[np.ndarray]) -> list[dict[str, float]]:
+    """Each rank's seconds under the names of `PARTS`."""
+    return [dict(zip(PARTS, each.tolist(), strict=True)) for each in per_rank]
 
 
 def title(plan: Plan, ledger: Ledger, choice: Choice | None, placements: list[threads.Placement]) -> str:
@@ -123,11 +134,12 @@ def _servers(plan: Plan) -> str:
 def config(plan: Plan, choice: Choice | None) -> dict[str, Any]:
     """What ``config.toml`` holds: with it, the same run can be made again."""
     rows = {"columns": plan.data.columns, "image_shape": plan.data.image_shape}
-    whole = {"model": name_of(plan.model), **plan.config, "strategy": plan.strategy.name, "ranks": plan.world.size,
-             "optimizer": plan.optimizer.name, **plan.options, "threads": _core.threads(),
-             ROWS: {name: list(value) for name, value in rows.items() if value} or None,
+    whole = {"model": name_of(plan.model), **plan.config, **strategies.recorded(plan.strategy),
+             "ranks": plan.world.size, "optimizer": plan.optimizer.name,
+             **{name: value for name, value in plan.options.items() if name not in NOT_RECORDED},
+             "threads": _core.threads(), ROWS: {name: list(value) for name, value in rows.items() if value} or None,
              "auto": choice and choice.record()}
-    return {name: value for name, value in whole.items() if name not in ("overwrite", "resume")}
+    return whole
 
 
 def _one_gradient(plan: Plan) -> bool:
@@ -149,7 +161,6 @@ def summary(plan: Plan, ledger: Ledger, spent: Spent, transport: Transport, *, c
         peak = float(sum(x[0] for x in transport.gather(
             np.array([_core.product_peak(getattr(model, "dtype", "float32"), PEAK_SECONDS)]))))
         reached = model.flops * samples_per_second / 1e9  # type: ignore[attr-defined]
-    taken = float(np.mean(np.sum(spent.per_rank, axis=1)))
     figures = {name: value for name, value in last.items() if name.startswith(("train_", "test_"))}
     return {
         "model": name_of(model), "strategy": plan.strategy.name, "ranks": plan.world.size,
@@ -157,8 +168,8 @@ def summary(plan: Plan, ledger: Ledger, spent: Spent, transport: Transport, *, c
         "threads": _core.threads(), "parameters": plan.whole_model.layout.count, "epochs": len(ledger.metrics),
         **{"train_loss": None, "test_loss": None, "test_squared_error": None, **figures},
         "samples_per_second": samples_per_second, "time": spent.seconds, "bytes_per_step": sent,
-        "auto": choice and choice.beside(taken, spent.samples, plan.world.size),
-        "time_per_rank": [dict(zip(PARTS, each.tolist(), strict=True)) for each in spent.per_rank],
+        "auto": choice and choice.beside(spent.taken, spent.samples, plan.world.size),
+        "time_per_rank": by_part(spent.per_rank),
         "gflops": reached, "peak_gflops": peak, "machine": platform.node(), "server": server, "deaths": ledger.deaths,
         "simd_level": _core.simd_level(), "onednn": _core.onednn_version(), "stopped_early": ledger.patience.over,
         "finished": None if stopped else datetime.now(timezone.utc).isoformat(timespec="seconds"),

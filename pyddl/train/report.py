@@ -19,8 +19,8 @@ NOTES = {"test_squared_error": "  (sum over features, mean over rows)"}
 
 
 def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndarray, metrics: list[dict[str, Any]],
-         source: Source) -> list[Path]:
-    """Draw the run's pictures into its ``plots`` folder; return their paths.
+         source: Source | None) -> list[Path]:
+    """Draw the run's pictures into its ``plots`` folder; return their paths. Without rows these are its curves.
 
     Raises
     ------
@@ -40,6 +40,8 @@ def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndar
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         drawn = [draw_curves(folder / "curves.png", metrics)]
+        if source is None:
+            return drawn
         if hasattr(model, "reconstruct"):
             drawn.append(draw_reconstructions(folder / "reconstructions.png", model, parameters, buffers, source))
         if source.label_type is not None and getattr(model, "encodes", hasattr(model, "encode")):

@@ -13,13 +13,15 @@ from pyddl.comm.cut import Cut
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import world
 from pyddl.layout import Layout
-from pyddl.models.protocol import Model
+from pyddl.models.protocol import Model, name_of
 from pyddl.models.stages import Phase, stages_of
 
 __all__ = ["Result"]
 
+LINES = 3  # of epochs that print, at the beginning and at the end
 
-@dataclass
+
+@dataclass(repr=False)
 class Result:
     """What training left: the same on every rank when the strategy keeps replicas equal.
 
@@ -57,6 +59,23 @@ class Result:
     def __post_init__(self) -> None:
         if self.averaged is None:
             self.averaged = self.parameters
+
+    def __repr__(self) -> str:
+        """A line about the training, and a line for each of its first and last epochs."""
+        said = self.summary
+        by = f": {said['strategy']} on {said['ranks']} rank{'s' * (said['ranks'] > 1)}" if "strategy" in said else ""
+        lines = [f"{name_of(self.model)} of {self.model.layout.count:,} parameters{by}, {len(self.metrics)} "
+                 f"epoch{'s' * (len(self.metrics) != 1)}"]
+        names = [name for name in (self.metrics[-1] if self.metrics else {}) if name.startswith(("train_", "test_"))]
+        names = ["epoch", *names, "samples_per_second"]
+        widths = [max(len(name), 8) for name in names]
+        for number, line in enumerate([dict(zip(names, names, strict=True)), *self.metrics]):
+            if LINES < number <= len(self.metrics) - LINES:
+                lines += [f"{'...':>{widths[0]}}"] * (number == LINES + 1)
+                continue
+            cells = (_cell(line.get(name)) for name in names)
+            lines.append("  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+        return "\n".join(lines if self.metrics else lines[:1])
 
     def whole(self) -> Result:
         """The same with the whole model and whole vectors, on every rank: those of the first that hold it together.
@@ -110,6 +129,13 @@ class Result:
     def _phases(self) -> dict[str, Phase]:
         """The phases of the last stage that was trained, by name."""
         return {phase.name: phase for phase in stages_of(self.model)[self.summary.get("stage", -1)].phases}
+
+
+def _cell(value: Any) -> str:
+    """A figure of a line of metrics, for people."""
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return "" if value is None else str(value)
 
 
 def _of_shares(mine: np.ndarray, begin: int, end: int, transport: Transport) -> np.ndarray:

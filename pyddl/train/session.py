@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import zip_longest
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pyddl.comm import abort, threads
 from pyddl.comm.activity import Activity
 from pyddl.comm.driver import drive
 from pyddl.comm.transport import Transport
-from pyddl.errors import NotFiniteError
+from pyddl.errors import NotFiniteError, StrategyError
 from pyddl.strategies import Steps
 from pyddl.strategies.auto import Choice
 from pyddl.train import records
@@ -107,7 +108,9 @@ class Session:
         stopped = ledger.step < plan.end and not ledger.patience.over
         if self.goes_on:
             self.whole.settle()
-            return self._result({"time": self.seconds()[0], "split": 1, "stage": ledger.stage}, self.whole.state())
+            seconds, per_rank, _ = self.seconds()
+            return self._result({"time": seconds, "time_per_rank": records.by_part(per_rank), "split": 1,
+                                 "stage": ledger.stage}, self.whole.state())
         if stopped:
             self.save()
         self.whole.settle()
@@ -115,8 +118,7 @@ class Session:
         averaged, buffers = self.whole.averaged(), self.replica.buffers_as_one()
         self.activity.begin("the summary")
         server = self.fence.summary()
-        seconds, per_rank = self.seconds()
-        spent = records.Spent(seconds, per_rank, ledger.step - first_step, ledger.samples - first_samples,
+        spent = records.Spent(*self.seconds(), ledger.step - first_step, ledger.samples - first_samples,
                               self.clock.bytes_sent)
         summary = records.summary(plan, ledger, spent, connection.transport, choice=self.choice, stopped=stopped,
                                   server=server)
@@ -262,6 +264,14 @@ class Session:
                   ordered=self.plan.options["reproducible"], activity=self.activity, end=fence.end,
                   outlive=self.plan.continues)
             self.clock.pause()
+        self._check_end()
+
+    def _check_end(self) -> None:
+        """Refuse a strategy that has ended before the stage has, which nobody stopped."""
+        step, end = self.ledger.step, min(self.span.end, self.plan.end)
+        if step < end and not (self.plan.strategy.servers or self.connection.stop.agreed or self.connection.smaller):
+            raise StrategyError(f"strategy {self.plan.strategy.name} has ended after step {step} of {end}: its worker "
+                                "must go on until BeginStep answers False")
 
     # ---- where it starts
 
@@ -283,7 +293,7 @@ class Session:
             self._enter(0)
             initialise(plan, self.connection, replica)
             return
-        ledger.go_on(start.metrics, start.summary["time"])
+        ledger.go_on(start.metrics, start.summary)
         self._renew()
         go_on(plan, replica, start, ledger.begun)
 
@@ -403,13 +413,15 @@ class Session:
         if self.ledger.checkpoints is None:
             return
         replica, between, whole = self.replica, self.connection.between, self.whole
+        seconds, per_rank, _ = self.seconds()
         with self.activity.files("writing a checkpoint"), whole.as_saved():
             tensors = (Gathered(replica, whole.gather_from_owners) if whole.in_shares
                        else replica.tensors(whole.state()))
             self.ledger.save(Saved(tensors, {
                 "updates": between.gather_objects([[phase.updates for phase in each.phases] for each in replica.rows]),
                 "counters": between.gather_objects(replica.counters), "losses": self._all_losses(),
-                "seconds": self.seconds()[0], "auto": self.choice and self.choice.record()}, whole.slices()),
+                "seconds": seconds, "seconds_per_rank": records.by_part(per_rank),
+                "auto": self.choice and self.choice.record()}, whole.slices()),
                 self.connection.transport, best=best)
 
     def _all_losses(self) -> list[dict[str, list[float]]]:
@@ -451,8 +463,12 @@ class Session:
 
     # ---- time
 
-    def seconds(self) -> tuple[dict[str, float], list[np.ndarray]]:
-        """Seconds of the whole run in parts, mean over the ranks; and those of this session for each. Collective."""
-        per_rank = self.connection.transport.gather(np.array([self.clock.seconds[part] for part in PARTS]))
-        mean = np.mean(per_rank, axis=0)
-        return {part: self.ledger.seconds_before[part] + float(mean[i]) for i, part in enumerate(PARTS)}, per_rank
+    def seconds(self) -> tuple[dict[str, float], list[np.ndarray], float]:
+        """Seconds of the whole run in parts, mean over the ranks; those of each rank; the mean of this session alone.
+        Collective."""
+        here = self.connection.transport.gather(np.array([self.clock.seconds[part] for part in PARTS]))
+        mean = np.mean(here, axis=0)
+        before = [np.array([each[part] for part in PARTS]) for each in self.ledger.per_rank_before]
+        per_rank = [now + then for now, then in zip_longest(here, before, fillvalue=np.zeros(len(PARTS)))]
+        whole = {part: self.ledger.seconds_before[part] + float(mean[i]) for i, part in enumerate(PARTS)}
+        return whole, per_rank, float(mean.sum())

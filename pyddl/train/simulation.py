@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from pyddl import _check
 from pyddl.comm.cut import Cut
 from pyddl.comm.machine import Machine, Timeline
 from pyddl.comm.operations import Epoch
 from pyddl.comm.simulated import Baton, Simulation
 from pyddl.comm.simulated_servers import Published
-from pyddl.data import Source
+from pyddl.data import Source, load
 from pyddl.data.batch import Batch
 from pyddl.data.prefetch import Loader, label_buffer
 from pyddl.data.sampler import Sampler
 from pyddl.data.statistics import Statistics
 from pyddl.data.tickets import SliceLoader, TicketLoader, Tickets
-from pyddl.errors import ParameterError
+from pyddl.errors import ParameterError, StrategyError
 from pyddl.models.protocol import Model
 from pyddl.models.stages import stages_of
 from pyddl.optim import Optimizer
 from pyddl.optim.given import optimizer_of
 from pyddl.strategies import Steps, Strategy
+from pyddl.strategies.given import strategy_of
 from pyddl.train.calendar import Calendar, Span
 from pyddl.train.evaluation import evaluate
 from pyddl.train.replica import Replica, chains_of, checked_buffers
@@ -93,32 +95,72 @@ class Simulated:
         return self.timelines[len(self.timelines) - self.workers :]
 
 
-def simulate(model: Model, data: Source, test: Source, strategy: Strategy, workers: int, optimizer: Optimizer, *,
+def simulate(model: Model, data: Source | np.ndarray, test: Source | np.ndarray | None = None,
+             strategy: str | Strategy = "allreduce", workers: int = 4, optimizer: str | Optimizer = "adam", *,
              epochs: int = 1, batch_size: int = 256, seed: int = 0, machine: Machine | None = None,
-             server_optimizer: Optimizer | None = None, points: int = POINTS) -> Simulated:
-    """Train ``model`` with as many workers as wanted in this process.
+             server_optimizer: str | Optimizer | None = None, points: int = POINTS,
+             seen: Callable[[dict[str, Any], int], None] = lambda point, end: None) -> Simulated:
+    """Train ``model`` with as many workers as wanted in this process, on a virtual clock.
 
-    Rows, batches, seeds and results are those of so many MPI ranks; times are the machine's.
+    Rows, batches, seeds and results are those of so many MPI ranks; times are the machine's. ``pyddl simulate`` does
+    this for several strategies and numbers of workers, and draws it.
 
     Parameters
     ----------
-    workers : int
+    model : Model
+    data : Source or ndarray of shape (rows, features)
+        What to train on.
+    test : Source or ndarray, optional
+        What the curve is measured on; by default the training rows.
+    strategy : str or Strategy, default="allreduce"
+        A name stands for its defaults; an object brings its own options, as `pyddl.strategies.strategy` makes it. One
+        of your own may be simulated as any other.
+    workers : int, default=4
         Servers, where the strategy has any, are besides. With 512 workers 512 copies of all vectors are kept: take a
         small model.
-    batch_size : int
+    optimizer : str or Optimizer, default="adam"
+        A name stands for the rule with its default learning rate.
+    epochs : int, default=1
+    batch_size : int, default=256
         Samples per step of all workers together.
-    server_optimizer : Optimizer, optional
-        What servers update by; the workers' by default.
+    seed : int, default=0
+    machine : Machine, optional
+        How long computes and messages take: `pyddl.comm.machine.Machine`, of which each figure has a default.
+    server_optimizer : str or Optimizer, optional
+        What servers update by; by default the strategy's own choice, else as the workers do.
     points : int, default=16
         Of the curve, at the least.
+    seen : callable
+        Called with each point of the curve as soon as it is known, and with the number of all steps.
+
+    Returns
+    -------
+    Simulated
 
     Raises
     ------
     ParameterError
         The strategy refuses so many workers, or makes one of all.
+    StrategyError
+        It does not keep to the rules of its operations.
+
+    Examples
+    --------
+    >>> import pyddl
+    >>> digits = pyddl.data.load("digits")
+    >>> model = pyddl.models.Autoencoder(digits.features, hidden=(16, 4))
+    >>> gossip = simulate(model, digits, strategy="gossip", workers=16, epochs=2)
+    >>> gossip.curve[-1]["test_loss"] < gossip.curve[0]["test_loss"]
+    True
+    >>> 0 < gossip.share("compute") < 1
+    True
     """
+    data = load(data)
+    test = data if test is None else load(test)
+    strategy = strategy_of(strategy, {})
+    _check.name_or_object("optimizer", optimizer, Optimizer)
     check(strategy, workers, batch_size, data)
-    sampler = Sampler(len(data), batch_size, seed)
+    sampler = Sampler(len(data), batch_size, seed, together=getattr(model, "rows_together", 1))
     calendar = Calendar(sampler, stages_of(model), epochs)
     checked_buffers(model.buffers, strategy, workers)
     strategy.check_stages([len(span.stage.phases) for span in calendar.spans])
@@ -126,7 +168,7 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
     statistics = Statistics(data)
     batons = [Baton() for _ in range(workers)] if strategy.synchronous and _asks_for_sums(model, data) else []
     everyone = _Everyone.cast(model, strategy, sampler, workers, seed, batons)
-    snapshots = _Snapshots(model, test, everyone, max(1, calendar.end // points), calendar, simulation)
+    snapshots = _Snapshots(model, test, everyone, max(1, calendar.end // points), calendar, simulation, seen)
     fences = _Fences(everyone, calendar)
     for each in everyone:
         each.on_epoch = partial(fences.pass_one, each)
@@ -136,7 +178,7 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
         worker.on_step = partial(snapshots.see, worker)
     timelines: list[Timeline] = []
     for span in calendar.spans:
-        everyone.enter(span, optimizer, server_optimizer or optimizer, getattr(model, "rate_scale", 1.0))
+        everyone.enter(span, optimizer, server_optimizer, getattr(model, "rate_scale", 1.0))
         if span.number == 0:
             for each in everyone:
                 model.initialise(each.whole, each.buffers, seed, statistics)
@@ -146,6 +188,7 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
         snapshots.begin(span.first, max((timeline.now for timeline in timelines), default=0.0))
         fences.begin(span)
         simulation.run(everyone.roles(), list(everyone), everyone.serve(span), everyone.cut, batons)
+        everyone.check_end(span)
         timelines = _added(timelines, simulation.timelines)
         if span is not calendar.spans[-1]:
             everyone.settle()
@@ -161,6 +204,7 @@ def simulate(model: Model, data: Source, test: Source, strategy: Strategy, worke
 
 def check(strategy: Strategy, workers: int, batch_size: int, data: Source) -> None:
     """Raise `ParameterError` where the strategy cannot be simulated with so many workers."""
+    _check.integer("workers", workers, at_least=1)
     if strategy.one_group:
         raise ParameterError(f"strategy {strategy.name} makes all ranks one worker; each simulated one has a model")
     strategy.check(strategy.servers + workers, min(batch_size, len(data)))
@@ -197,12 +241,15 @@ class _Everyone:
     def __iter__(self) -> Iterator[Any]:
         return iter([*self.servers, *self.workers])
 
-    def enter(self, span: Span, rule: Optimizer, server_rule: Optimizer, rate_scale: float) -> None:
+    def enter(self, span: Span, rule: str | Optimizer, server_rule: str | Optimizer | None,
+              rate_scale: float) -> None:
         """All begin a stage."""
         for each in self:
-            given = server_rule if isinstance(each, Server) else rule
-            each.enter(span.stage, lambda phase, given=given: optimizer_of(given, {}, span.end - span.first, rate_scale,
-                                                                           phase.optimizer))
+            given, own = rule, {}
+            if isinstance(each, Server):
+                given, own = server_rule or rule, {} if server_rule else dict(self.strategy.server_rule)
+            each.enter(span.stage, lambda phase, given=given, own=own: optimizer_of(
+                given, {}, span.end - span.first, rate_scale, {**own, **phase.optimizer}))
 
     def begin(self, span: Span, seed: int, statistics: Statistics) -> None:
         """Let the model do what it does at the stage's start."""
@@ -226,6 +273,13 @@ class _Everyone:
                         background=False)
             if self.servers:
                 worker.take(SliceLoader(cast(Loader, worker.loader), fences.claim), span.first)
+
+    def check_end(self, span: Span) -> None:
+        """Refuse a strategy that has ended before the stage has."""
+        ended = min((worker.step for worker in self.workers), default=0)
+        if not self.servers and ended < span.end - span.first:
+            raise StrategyError(f"strategy {self.strategy.name} has ended after step {span.first + ended} of "
+                                f"{span.end}: its worker must go on until BeginStep answers False")
 
     def roles(self) -> list[Steps]:
         """What each does."""
@@ -322,9 +376,9 @@ class _Snapshots:
     """
 
     def __init__(self, model: Model, test: Source, everyone: _Everyone, every: int, calendar: Calendar,
-                 simulation: Simulation):
+                 simulation: Simulation, seen: Callable[[dict[str, Any], int], None]):
         self.model, self.test, self.everyone, self.every, self.calendar = model, test, everyone, every, calendar
-        self.simulation = simulation
+        self.simulation, self.seen = simulation, seen
         self.curve: list[dict[str, Any]] = []
         self.first, self.seconds = 0, 0.0  # when the stage began
         self._waiting: dict[int, list[tuple[float, Worker]]] = {}
@@ -363,6 +417,7 @@ class _Snapshots:
         scores = evaluate(self.model, twins.averaged(), first.buffers_as_one(), self.test)
         self.curve.append({"step": step, "seconds": seconds, "samples": self.calendar.rows_before(step),
                            **{f"test_{name}": value for name, value in scores.items()}})
+        self.seen(self.curve[-1], self.calendar.end)
 
 
 def _copy(replica: R) -> R:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyddl import _core, options
+from pyddl import _check, _core, options
 from pyddl.comm import threads
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import World, world
@@ -19,13 +19,15 @@ from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.models.protocol import Model, check_model, described, name_of, options_of
 from pyddl.models.stages import stages_of
 from pyddl.optim import Optimizer
-from pyddl.strategies import Auto, Strategy, strategy
+from pyddl.strategies import Auto, Strategy
 from pyddl.strategies.auto import Choice
+from pyddl.strategies.given import described as strategy_described
+from pyddl.strategies.given import strategy_of
 from pyddl.train.agreement import agreement, require_same, require_same_options
 from pyddl.train.auto import choose, recorded
 from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.plan import Plan
-from pyddl.train.progress import Progress
+from pyddl.train.progress import PlainProgress, Progress
 from pyddl.train.result import Result
 from pyddl.train.run import as_recorded, recorded_config
 from pyddl.train.session import Session
@@ -44,16 +46,21 @@ class Trainer:
     model : Model
         One of `pyddl.models`, or any object with the members of `pyddl.models.Model`.
     strategy : str or Strategy, default="allreduce"
+        One of `pyddl.strategies.NAMES`; ``FILE.py:Class`` or an object for one of your own (docs/own_strategies.md). An
+        object brings its own options.
     optimizer : str or Optimizer, default="adam"
         An object brings its own learning rate, schedule, weight decay and clipping.
     out : str, optional
         Run directory, written by rank 0; none by default.
+    verbose : bool, default=False
+        Whether rank 0 prints how training begins, and a line per epoch.
     progress : Progress, optional
-        Shows how training goes, on rank 0.
+        Shows how training goes, on rank 0, in the place of ``verbose``.
     stop : StopRequest, optional
         Ends training at a step boundary when it is asked to: from a signal, or by ``stop.requested = True``.
     config : dict, optional
-        What ``config.toml`` records besides the trainer's own options: the data and the model.
+        What ``config.toml`` records besides the trainer's own options: the data and the model. By default the data that
+        `fit` gets, where `pyddl.data.load` opened them by a name.
     **given
         The other training options of `pyddl.options.TABLE`: ``epochs``, ``batch_size``, ``learning_rate``, ``seed``,
         ``reproducible``, ...
@@ -74,12 +81,17 @@ class Trainer:
     """
 
     def __init__(self, model: Model, *, strategy: str | Strategy = "allreduce", optimizer: str | Optimizer = "adam",
-                 out: str | None = None, progress: Progress | None = None, stop: StopRequest | None = None,
-                 config: dict[str, Any] | None = None, **given: Any):
+                 out: str | None = None, verbose: bool = False, progress: Progress | None = None,
+                 stop: StopRequest | None = None, config: dict[str, Any] | None = None, **given: Any):
         check_model(model)
+        _check.name_or_object("strategy", strategy, Strategy)
+        _check.name_or_object("optimizer", optimizer, Optimizer)
+        _check.no_class("progress", progress)
+        _check.no_class("stop", stop)
         self.model = model
         self.strategy, self.optimizer = strategy, optimizer
-        self.out, self.progress, self.config = out, progress or Progress(), config or {}
+        self.out, self.config = out, config or {}
+        self.progress = progress or (PlainProgress() if verbose else Progress())
         self.stop = stop
         own = ("strategy", "optimizer", "out")
         name = strategy if isinstance(strategy, str) else "an object, which brings its own options"
@@ -120,14 +132,15 @@ class Trainer:
             The loss became NaN or infinite.
         """
         here = world()
-        source, tested = self._sources(here, data, test)
+        source, tested, named = self._sources(here, data, test)
+        config = {**named, **self.config}
 
         def planned(chosen: Strategy, choice: Choice | None = None, here: World = here) -> Plan:
             given = self.options
             if choice is not None:  # what was chosen is as if it had been given
                 own = options.defaults_of(choice.strategy) | choice.options
                 given = {name: value for name, value in given.items() if name not in options.defaults_of("auto")} | own
-            return Plan(self.model, chosen, self.optimizer, given, here, source, tested, self.config, self.out, passes,
+            return Plan(self.model, chosen, self.optimizer, given, here, source, tested, config, self.out, passes,
                         choice)
 
         with agreement(here.transport):
@@ -147,8 +160,9 @@ class Trainer:
             return self._run(session, lambda smaller: planned(chosen, choice, smaller))
 
     def _sources(self, here: World, data: Source | np.ndarray, test: Source | np.ndarray | None
-                 ) -> tuple[Source, Source | None]:
-        """What to train and test on, the same on all ranks; this rank's threads are set. Collective."""
+                 ) -> tuple[Source, Source | None, dict[str, str]]:
+        """What to train and test on, the same on all ranks, and by which names; this rank's threads are set.
+        Collective."""
         masks = here.transport.gather_objects((here.node, threads.cores()))
         with agreement(here.transport):  # nothing collective inside: a rank may leave it at any line
             flops = getattr(self.model, "flops", None)
@@ -157,14 +171,14 @@ class Trainer:
                 work=flops and flops * self._rows_at_once(here.size), quota=threads.quota()))
             if here.size > 1:
                 threads.limit_numpy()
-            source, tested = training_and_test(self._as_before(load(data)), None if test is None else load(test),
-                                               self.options["validation"], self.options["seed"])
+            given, given_test = self._as_before(load(data)), None if test is None else load(test)
+            source, tested = training_and_test(given, given_test, self.options["validation"], self.options["seed"])
             if self.options["labelled"] is not None:
                 source = self._labelled(source)
             if limits := getattr(self.model, "input_range", None):
                 source, tested = rounded_into(source, *limits), tested and rounded_into(tested, *limits)
         self._compare(here.transport, source, tested)
-        return source, tested
+        return source, tested, {**given.spec, **_of_test(given_test)}
 
     def _as_before(self, source: Source) -> Source:
         """The rows as they were in the run that this one goes on with."""
@@ -196,9 +210,7 @@ class Trainer:
         return self.options["batch_size"] / (given or ranks)
 
     def _strategy(self) -> Strategy:
-        if isinstance(self.strategy, Strategy):
-            return self.strategy
-        named = strategy(self.strategy, **options.of_strategy(self.strategy, self.options))
+        named = strategy_of(self.strategy, self.options)
         if isinstance(named, Auto) and self.options["split"] > 1:
             raise ParameterError("strategy auto does not measure split models: name a strategy, or leave out split")
         return named
@@ -216,7 +228,8 @@ class Trainer:
         for name, source in sources.items():  # first of all, for models are made for the data's width
             shape = None if source is None else source.shape
             require_same(transport, f"shapes of the {name} data", shape, error=ShapeError, cure=cure)
-        named = self.strategy if isinstance(self.strategy, str) else type(self.strategy).__name__
+        named = self.strategy if isinstance(self.strategy, str) else (
+            strategy_described(self.strategy) or f"{self.strategy.name} {self.strategy.options()}")
         with agreement(transport):
             stages = [stage.described() for stage in stages_of(self.model)]
         require_same_options(transport, {
@@ -233,3 +246,9 @@ class Trainer:
             require_same(transport, what, few, error=DataError, cure=cure)
             if None not in transport.gather_objects(whole):  # a rank may have them in memory that others have mapped
                 require_same(transport, what, whole, error=DataError, cure=cure)
+
+
+def _of_test(test: Source | None) -> dict[str, str]:
+    """How test data are named, as options."""
+    names = {"data": "test", "labels": "test_labels"}
+    return {} if test is None else {names[key]: spec for key, spec in test.spec.items()}

@@ -19,7 +19,7 @@ from pyddl.data.prefetch import Loader
 from pyddl.data.sampler import Sampler
 from pyddl.data.source import Source
 from pyddl.data.tickets import SliceLoader, TicketLoader
-from pyddl.errors import NotFiniteError, ParameterError
+from pyddl.errors import NotFiniteError, ParameterError, StrategyError
 from pyddl.models.protocol import Model
 from pyddl.models.stages import Stage
 from pyddl.strategies import Turn
@@ -98,7 +98,8 @@ class Worker(Replica):
         self.announces: list[Ready | None] = []
         self._first_step = 0
         self._batch = Batch(np.empty((0, 0), dtype=np.float32))
-        self._phase: PhaseState
+        self._computed = True  # whether the rows of the step have had their gradient
+        self._phase: PhaseState | None = None  # whose turn it is
         self.last_fetched: Version = ()
         self.spreads: Counter[int] = Counter()
 
@@ -181,6 +182,7 @@ class Worker(Replica):
             self._before[:] = self.buffers
         self.seen += self.samples
         self._batch = batch
+        self._computed = self.samples == 0
         return True
 
     def take_back(self) -> None:
@@ -194,19 +196,31 @@ class Worker(Replica):
         batch = self._batch
         step = batch.step - self._first_step
         due = [each for each in self.phases if each.is_due(step)]
-        for each in due:
-            self._phase = each
-            batch.phase, batch.turn, batch.ready = each.name, each.number, self.announces[each.number]
-            self.parameters, self.gradients = self._of_phases[each.number]
-            yield each.turns[each is due[-1]]
-        self.parameters, self.gradients = self.whole, self.whole_gradients
+        try:
+            for each in due:
+                self._phase = each
+                batch.phase, batch.turn, batch.ready = each.name, each.number, self.announces[each.number]
+                self.parameters, self.gradients = self._of_phases[each.number]
+                yield each.turns[each is due[-1]]
+        finally:  # also where the loop's body has left it
+            self._phase = None
+            self.parameters, self.gradients = self.whole, self.whole_gradients
+
+    def _in_turn(self, what: str) -> PhaseState:
+        """The phase whose turn it is."""
+        if self._phase is None:
+            raise StrategyError(f"the strategy asked for {what} outside a turn: it belongs into the loop "
+                                "for turn in me.turns():")
+        return self._phase
 
     @property
     def clips(self) -> bool:
-        return self._phase.clips
+        return self._in_turn("clips").clips
 
     def compute(self) -> None:
         """The gradient of the turn's phase, of this worker's rows."""
+        self._in_turn("Compute")
+        self._computed = True
         begin = self._clock()
         batch = self._batch
         self.rows_seen[batch.phase] += self.samples
@@ -220,7 +234,7 @@ class Worker(Replica):
     def update(self, operation: Update) -> None:
         """Move this worker's share of the phase's parameters by the optimizer's rule."""
         begin = self._clock()
-        phase = self._phase
+        phase = self._in_turn("Update")
         if phase.clips and self.group is not None:
             norm = operation.squared_norm
             operation.squared_norm = self.group.total(self.squared_norm() if norm is None else norm)
@@ -230,7 +244,8 @@ class Worker(Replica):
 
     def squared_norm(self) -> float:
         """Sum of squares of this one's share of the phase's gradients."""
-        return self._phase.squared_norm(self.whole_gradients[self._phase.place])
+        phase = self._in_turn("squared_norm")
+        return phase.squared_norm(self.whole_gradients[phase.place])
 
     def _clock(self) -> float:
         """Seconds, without those of communication within a gradient or an update: a model group's, a batch sum's."""
@@ -255,6 +270,10 @@ class Worker(Replica):
             self.spreads[max(version) - min(version)] += 1
 
     def step_done(self) -> None:
+        for each in self.rows:
+            if not each._computed and any(phase.is_due(self.step) for phase in each.phases):
+                raise StrategyError("the strategy yielded StepDone in a step without Compute: in each of me.turns() it "
+                                    "belongs before what makes an Update of the gradient")
         self.step += 1
         self.on_step()
 

@@ -1,11 +1,14 @@
 """Each benchmark at its smallest size, against references of our own, and the page that is made of their results."""
 
+import itertools
 import math
 
 import pytest
 
 from benchmarks import (
     adversarial,
+    adversarial_ranks,
+    adversarial_step,
     asynchronous,
     auto,
     convergence,
@@ -23,6 +26,7 @@ from benchmarks import (
     server_latency,
     spike_slab,
     split,
+    stacked,
     start,
     step,
     straggler,
@@ -126,11 +130,29 @@ def test_bounds_of_variational_autoencoders(out):
 
 
 def test_adversarial_pairs_learn_known_distributions(out):
-    line, = adversarial.main([*SMALL, "--part", "quality", "--out", str(out)]).lines
+    line, = adversarial.main([*SMALL, "--out", str(out)]).lines
     assert line["name"] == "N(4, 0.5)" and 2 < line["mean"] < 6 and 0.05 < line["deviation"] < 2
     rows = adversarial.rows_of("25 Gaussians", 2500, 0)
     found = modes(rows, adversarial.MIXTURES["25 Gaussians"], adversarial.DEVIATION)
     assert found["modes"] == found["modes_of_20"] == 25 and found["high_quality"] == pytest.approx(0.989, abs=0.01)
+
+
+@needs_mpi
+def test_as_many_simulated_ranks_as_real_ones_come_as_near(out):
+    record = adversarial_ranks.main([*SMALL, "--out", str(out)])
+    found = {(line["side"], line["name"], line["ranks"]): [distance for _, distance in line["curve"]]
+             for line in record.lines}
+    for name in ("allreduce", "averaging, period 16"):
+        assert found["simulated", name, 2][-1] == pytest.approx(found["real", name, 2][-1], rel=0.02)
+    assert found["real", "allreduce", 2] == pytest.approx(found["real", "allreduce", 1], rel=0.02)
+    assert all(a < b for line in record.lines for (a, _), (b, _) in itertools.pairwise(line["curve"]))
+    assert picture(record)
+
+
+def test_steps_of_adversarial_pairs_are_timed_beside_those_without_penalty(out):
+    line, = adversarial_step.main([*SMALL, "--peer", "none", "--out", str(out)]).lines
+    assert line["case"] == "dense-r3gan-64" and positive(line["seconds"]) and line["times_plain"]["float32"] > 0
+    assert "| dense | r3gan | 64 | float32 |" in "\n".join(adversarial_step.section([line]))
 
 
 def test_a_ladder_reaches_what_persistent_chains_do_not(out):
@@ -162,6 +184,12 @@ def test_pretraining_is_compared_with_a_random_start(out):
     assert [(line["labels"], line["start"]) for line in record.lines] == [
         (100, "pretrained"), (100, "random"), (1000, "pretrained"), (1000, "random")]
     assert all(line["accuracy"] > 65 for line in record.lines)
+
+
+def test_a_stack_is_compared_with_a_pair(out):
+    record = stacked.main([*SMALL, "--out", str(out)])
+    assert [line["name"] for line in record.lines] == ["stacked_gan", "gan"]
+    assert all(line["recognised"] > 0.3 and line["training_seconds"] > 0 for line in record.lines)
 
 
 def test_asynchronous_training_is_simulated_with_and_without_a_straggler(out):
@@ -220,6 +248,7 @@ def test_sum_is_right_before_it_is_timed(out):
     assert [line["bytes"] for line in record.lines] == [4, 4004]
     assert all(positive(line["seconds"]) and line["limit"] > 0 for line in record.lines)
     assert sum.limit_of(2, 1000, [1e9]) == 16e-6
+    assert [harness.microseconds(seconds) for seconds in (4.7e-9, 16e-6)] == ["0.0047 us", "16.0 us"]
     assert picture(record)
 
 

@@ -11,7 +11,7 @@ from support import assert_on_all_ranks
 
 import pyddl
 from pyddl.callbacks.served import Replica, Served
-from pyddl.callbacks.work import Unit
+from pyddl.callbacks.units import Unit
 from pyddl.errors import DataError, NotFiniteError, ParameterError, ShapeError
 
 ITEMS = 103

@@ -39,7 +39,7 @@ TRAIN = ("train", "autoencoder", "--data", "digits", "--hidden", "16,4", "--epoc
 def run(tmp_path_factory):
     """A finished run on 2 ranks, started by --ranks, and what it printed."""
     folder = tmp_path_factory.mktemp("run")
-    out, err = pyddl(*TRAIN, "--ranks", "2", "--out", "ae", cwd=folder)
+    out, err = pyddl(*TRAIN, "--ranks", "2", "--verbose", "--out", "ae", cwd=folder)
     return folder / "ae", out, err
 
 
@@ -234,7 +234,7 @@ def test_version_help_and_doctor(tmp_path):
     (("train", "--config", "no.toml"), "no.toml: no such file"),
     (("evaluate", "no-run"), "no-run is no finished run"),
     (("encode", "no-run"), "no-run is no finished run"),
-    (("encode", "no-run", "--out", "codes.csv"), "--out is codes.csv; codes are written as NumPy's .npy"),
+    (("encode", "no-run", "--out", "codes.txt"), "out is codes.txt, and nothing is written as .txt here"),
     (("plot", "no-run"), "no-run is no finished run"),
     (("fetch", "mnits"), "mnist"),
 ])
@@ -258,6 +258,12 @@ def test_a_faulty_config_file_is_named(text, message, tmp_path):
     (tmp_path / "c.toml").write_text(text)
     _, err = pyddl("train", "--config", "c.toml", cwd=tmp_path, check=2)
     assert message in err
+
+
+def test_a_fault_is_said_in_one_line_without_the_launcher_s(tmp_path):
+    _, err = pyddl("train", "autoencoder", "--data", "nope.npy", "--ranks", "2", cwd=tmp_path, check=2)
+    said = [line for line in err.splitlines() if "PMIX ERROR" not in line]  # noise that Open MPI may add
+    assert len(said) == 1 and said[0].startswith("pyddl: data 'nope.npy' is neither"), err
 
 
 def test_a_fault_that_all_ranks_find_is_said_once(tmp_path):

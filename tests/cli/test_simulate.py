@@ -37,6 +37,14 @@ def test_it_shows_each_strategy_at_each_number_of_workers(simulate):
     assert (out / "loss.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_it_says_how_far_it_is_where_that_takes_long(simulate, monkeypatch):
+    monkeypatch.setattr("pyddl.cli.simulate._Progress.EVERY", 0)
+    done, _ = simulate("--workers", "3")
+    assert "allreduce, 3 workers: step 4 of 8\n" in done.output
+    monkeypatch.undo()
+    assert "step" not in simulate("--workers", "3")[0].output.splitlines()[2]
+
+
 def test_it_knows_servers(simulate):
     done, out = simulate("--strategy", "server", "--mode", "ssp", "--bound", "1", "--servers", "2", "--workers", "3",
                          "--straggler", "4", "--server-optimizer", "adagrad")

@@ -8,6 +8,7 @@ import sys
 import tempfile
 
 import pytest
+from support import run_ranks
 
 from pyddl.comm import launcher
 from pyddl.errors import CommError, ParameterError
@@ -80,11 +81,7 @@ def test_threads_share_the_cores_unless_given(monkeypatch, tmp_path):
     assert threads(10 * cores) == 1
     assert threads(2, threads=3) == 3
     assert threads(2, {**PLAIN, "OMP_NUM_THREADS": "5"}) == 5
-    assert threads(2 * cores, {**PLAIN, "SLURM_JOB_NUM_NODES": "2"}) == 1
-    assert threads(2, {**PLAIN, "SLURM_JOB_NUM_NODES": "2"}) == cores
-    assert threads(2, {**PLAIN, "SLURM_JOB_NUM_NODES": "", "SLURM_NNODES": "2"}) == cores
-    for nonsense in ("", "0", "2(x3),1", "\u00b2", "-1"):
-        assert threads(2, {**PLAIN, "SLURM_JOB_NUM_NODES": nonsense}) == threads(2, PLAIN)
+    assert threads(1, {**PLAIN, "SLURM_JOB_NUM_NODES": "2"}) == cores, "all ranks are here"
 
 
 @pytest.mark.parametrize(("said", "can"), [("mpirun (Open MPI) 5.0.11", True), ("mpirun (Open MPI) 4.1.4", False),
@@ -195,3 +192,23 @@ def test_an_ordinary_user_can_start_ranks(mpirun):
                           env={"PATH": os.environ["PATH"], "HOME": "/tmp"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(pwd.getpwnam(user).pw_uid), "2"] * 2
+
+
+@pytest.mark.parametrize("host_list", [{"PRTE_MCA_prte_default_hostfile": "hosts", "SLURM_JOB_NODELIST": "a,b"},
+                                       {"OMPI_MCA_orte_default_hostfile": "hosts"}, {"PBS_NODEFILE": "hosts"},
+                                       {"SLURM_JOB_NODELIST": "nowhere,elsewhere", "SLURM_JOB_NUM_NODES": "2"}])
+def test_ranks_are_of_this_machine_where_a_list_of_hosts_stands_in_the_environment(monkeypatch, tmp_path, host_list):
+    fake(monkeypatch, tmp_path, "mpirun (Open MPI) 5.0.11")
+    assert "--host" not in launcher.command(3, ["x"], environ=PLAIN)[0]
+    argv, environ = launcher.command(3, ["x"], environ={**PLAIN, **host_list})
+    assert "--host localhost:3" in " ".join(argv) and "slurm" in environ["PRTE_MCA_ras"]
+    fake(monkeypatch, tmp_path / "..", "HYDRA build details:\n  Version: 5.0.2")
+    assert "-hosts localhost" in " ".join(launcher.command(3, ["x"], environ={**PLAIN, **host_list})[0])
+
+
+def test_the_launcher_at_hand_passes_over_hosts_that_are_not_there(tmp_path):
+    (tmp_path / "hosts").write_text("nowhere slots=4\n")
+    lists = {name: str(tmp_path / "hosts") for name in ("PRTE_MCA_prte_default_hostfile", "PBS_NODEFILE",
+                                                        "OMPI_MCA_orte_default_hostfile", "HYDRA_HOST_FILE")}
+    done = run_ranks(2, [sys.executable, "-c", "print('here')"], environ={**lists, "PBS_JOBID": "1"}, timeout=30)
+    assert done.code == 0 and done.out.split() == ["here", "here"], done.err

@@ -25,7 +25,7 @@ from pyddl.comm.operations import (
 )
 from pyddl.comm.simulated import Simulation
 from pyddl.comm.simulated_servers import Published
-from pyddl.errors import CommError, InternalError, ParameterError
+from pyddl.errors import CommError, ParameterError, StrategyError
 from pyddl.strategies import strategy
 
 EXACT = Machine(sample_seconds=1.0, step_seconds=10.0, jitter=0, latency=0.5, bandwidth=8.0, node_latency=0.25,
@@ -97,6 +97,7 @@ def test_who_is_faster_goes_first():
         while (yield BeginStep()):
             yield Compute()
             order.append(number)
+            yield StepDone()
 
     run(EXACT, [Actor(*[10] * 2), Actor(*[1] * 3)], program)
     assert order == [1, 0, 1, 1, 0]
@@ -153,6 +154,7 @@ def push_and_fetch(number):
         yield Push(vector, 10, version)
         version = yield Fetch(out)
         vector += out
+        yield StepDone()
     yield NextEpoch()
 
 
@@ -206,7 +208,7 @@ def test_progress_may_only_grow():
         yield Publish(5)
         yield Publish(4)
 
-    with pytest.raises(InternalError, match="published progress 4 after 5"):
+    with pytest.raises(StrategyError, match="published progress 4 after 5"):
         serve(LINKED, [], shrinks, push_and_fetch)
 
 
@@ -244,7 +246,7 @@ def test_workers_that_do_not_do_the_same_are_named():
     def program(number, answers):
         yield Sum(np.zeros(1, dtype=np.float32)) if number else Average(np.zeros(1, dtype=np.float32), [], [])
 
-    with pytest.raises(InternalError, match="worker 1 yielded Sum, but worker 0 Average"):
+    with pytest.raises(StrategyError, match="worker 1 yielded Sum, but worker 0 Average"):
         run(EXACT, [Actor(), Actor()], program)
 
 
@@ -261,7 +263,7 @@ def test_an_unknown_operation_is_named():
     def program(number, answers):
         yield "guess"
 
-    with pytest.raises(InternalError, match="'guess', which is no operation"):
+    with pytest.raises(StrategyError, match="'guess', which is no operation"):
         run(EXACT, [Actor()], program)
 
 

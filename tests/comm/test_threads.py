@@ -45,7 +45,7 @@ def test_ranks_share_their_control_groups_quota(ranks, quota, expected, monkeypa
     assert default_threads([range(8)] * ranks, 0, quota=quota) == expected
     monkeypatch.setattr(launcher, "cores", lambda: range(8))
     monkeypatch.setattr(launcher, "quota", lambda: quota)
-    assert launcher.threads_per_rank(ranks, {}) == expected
+    assert launcher.threads_per_rank(ranks) == expected
 
 
 @pytest.mark.parametrize(("mine", "files", "expected"), [

@@ -127,15 +127,20 @@ def test_children_of_a_rank_are_worlds_of_their_own(mpirun):
 
 def test_another_mpi_than_built_for_is_refused_with_both_names(mpirun):
     done = mpirun(2, """
-        import sys, types
-        other = types.SimpleNamespace(FAMILY="Other MPI", VERSION="9.1", COMPILER="occ")
-        sys.modules["pyddl.comm._built"] = other
+        import sys
         import pyddl
+        from pyddl.comm import modules
+        modules.built = lambda: [modules.Built("for_other", "Other MPI", "9.1", "occ")]
         try: pyddl.world()
         except pyddl.errors.CommError as error: print(error)
         print("module loaded:", "pyddl.comm._mpi" in sys.modules)
+        from pyddl.cli.app import app
+        sys.argv = ["pyddl", "train", "autoencoder", "--data", "digits"]
+        print("status", app())
     """)
     assert done.code == 0, done.err
+    assert done.out.count("status 1") == 2 and "pyddl: rank 1: pyddl was built for Other MPI" in done.err
+    assert "Traceback" not in done.err
     assert "built for Other MPI 9.1" in done.out
     assert "mpi4py loads" in done.out
     assert "module loaded: False" in done.out

@@ -29,14 +29,15 @@ def test_frames_of_numbers_are_rows(frame):
 
 
 @pytest.mark.parametrize(("given", "message"), [
-    (EMPTY, "an empty value, <NA>, in row 5, column 'b' "),
-    (FRAME.assign(c=pandas.array([True, None] * 4, "boolean")), "an empty value, <NA>, in row 1, column 'c' "),
-    (FRAME.astype("float64[pyarrow]").where(X[2, 0] != FRAME), "an empty value, <NA>, in row 2, column 'a' "),
-    (FRAME.assign(c=pandas.Categorical(["x", "y"] * 4)), "'x' in row 0, column 'c' (could not convert string"),
-    (FRAME.assign(c=pandas.date_range("2020", periods=8)), "'2020-01-01 00:00:00' in row 0, column 'c' "),
-    (np.array([[1, None]]), "in row 0, column 1"), (np.array([[1, "x"]], dtype=object), "'x' in row 0, column 1 "),
-    ([[10**400, 1]], "in row 0, column 0 (int too la"),
-    ([[1, 2], [1]], "has rows of unlike lengths"), ({"a": 1}, "where an array should be"),
+    (EMPTY, "column 'b' has no value in row 5 (<NA>)"),
+    (FRAME.assign(c=pandas.array([True, None] * 4, "boolean")), "column 'c' has no value in row 1 (<NA>)"),
+    (FRAME.astype("float64[pyarrow]").where(X[2, 0] != FRAME), "column 'a' has no value in row 2 (<NA>)"),
+    (FRAME.assign(c=pandas.Categorical(["x", "y"] * 4)), "column 'c' holds text, 'x' in row 0; expected"),
+    (FRAME.assign(c=pandas.date_range("2020", periods=8)), "column 'c' holds '2020-01-01 00:00:00' in row 0"),
+    (np.array([[1, None]]), "in row 0, column 1"),
+    (np.array([[1, "x"]], dtype=object), "column 1 holds text, 'x' in row 0"),
+    ([[10**400, 1]], "in row 0; expected numbers (int too la"),
+    ([[1, 2], [1]], "has rows of unlike lengths"), ({"a": 1}, "expected an array of numbers"),
     (np.ma.array(X, mask=X[4, 2] == X), "masked in row 4, column 2"),
 ])
 def test_what_is_no_number_is_named(given, message):

@@ -53,7 +53,8 @@ def test_shards_of_unequal_width_are_refused_with_both_names(shards):
     ("d.npy", b"no array", r"d.npy starts with b'no arr' at offset 0"),
     ("d.npy", b"", r"d.npy starts with b'' at offset 0"),
     ("d-ubyte", b"", r"folder of several kinds of files: a.npy and d-ubyte"),
-    ("README.txt", b"rows", r"README.txt is of no supported kind"),
+    ("README.txt", b"rows", r"folder of several kinds of files: README.txt and a.npy"),
+    ("README", b"rows", r"README is of no supported kind"),
 ])
 def test_a_bad_shard_is_named(shards, name, content, message):
     (shards / name).write_bytes(content)
@@ -131,9 +132,10 @@ def test_what_lies_beside_parts_is_named(shards):
     assert len(load(shards)) == 14
     link = shards / "e.npy"
     link.symlink_to("gone.npy")
-    with pytest.raises(DataError, match=r"holds e.npy, a link to gone.npy, which is not there, beside files, whose"):
+    with pytest.raises(DataError, match=r"holds e.npy, a link to gone.npy, which is not there; expected files of data"):
         load(shards)
     link.unlink()
     (shards / "more").mkdir()
+    np.save(shards / "more/a.npy", np.zeros((2, 3)))
     with pytest.raises(DataError, match=r"holds more, a folder, beside files, whose rows would be left out"):
         load(shards)

@@ -64,21 +64,6 @@ def test_columns_can_be_chosen(tmp_path):
         load(path + ":nam")
 
 
-def test_addresses_are_opened_by_fsspec(tmp_path, monkeypatch):
-    pytest.importorskip("fsspec")
-    path = write(tmp_path / "x.parquet", columns(ROWS))
-    np.testing.assert_allclose(np.asarray(load(f"file://{path}:a,b")), ROWS[:, :2], rtol=1e-6)
-    with pytest.raises(DataError, match=r"y.parquet"):
-        load(f"file://{tmp_path}/y.parquet")
-    with pytest.raises(DataError, match=r"nofs://x.parquet cannot be read as Parquet: Protocol not known: nofs"):
-        load("nofs://x.parquet")
-    with pytest.raises(DataError, match=r"expected an address that ends in .parquet"):
-        load(f"file://{tmp_path}/x.npy")
-    monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(DataError, match=r"needs fsspec: pip install 'pyddl\[parquet\]'"):
-        load(f"file://{path}")
-
-
 @pytest.mark.parametrize(("table", "message"), [
     ({"a": [1.0, None]}, "column a has 1 empty values in row group 0"),
     ({"a": [[1.0, 2.0], None]}, "column a has 1 empty values in row group 0"),

@@ -9,15 +9,19 @@ from pyddl.data import Sampler
 from pyddl.errors import ParameterError
 
 
-@given(rows=st.integers(1, 300), batch_size=st.integers(1, 400), workers=st.integers(1, 20))
+@given(rows=st.integers(1, 300), batch_size=st.integers(1, 400), workers=st.integers(1, 20),
+       together=st.one_of(st.just(1), st.integers(2, 9)))
 @settings(max_examples=50)
-def test_parts_cover_an_epoch_exactly_once(rows, batch_size, workers):
-    sampler = Sampler(rows, batch_size)
+def test_parts_cover_an_epoch_exactly_once(rows, batch_size, workers, together):
+    sampler = Sampler(rows, batch_size, together=together)
     covered = []
     for step in range(sampler.steps_per_epoch):
         parts = [sampler.part(step, worker, workers) for worker in range(workers)]
         sizes = [end - begin for begin, end in parts]
-        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) - min(sizes) <= (1 if together == 1 else 2 * together - 1)
+        assert max(sizes) <= sampler.most(workers)
+        begins = [begin - parts[0][0] for begin, _ in parts]
+        assert not any(begin % together for begin in begins), "no cut within those that are together"
         assert (parts[0][0], parts[-1][1]) == sampler.rows_of(step)
         covered += [p for begin, end in parts for p in range(begin, end)]
     assert covered == list(range(rows))
@@ -34,8 +38,9 @@ def test_1001_rows_on_7_workers_lose_and_double_nothing():
 
 
 @pytest.mark.parametrize("rows", [1, 5, 8, 23, 64])
-def test_eight_micro_shards_are_never_cut(rows):
-    sampler = Sampler(1000, rows)
+@pytest.mark.parametrize("together", [1, 3])
+def test_eight_micro_shards_are_never_cut(rows, together):
+    sampler = Sampler(1000, rows, together=together)
     shards = [sampler.part(0, shard, 8) for shard in range(8)]
     for workers in (1, 2, 4, 8):
         for worker in range(workers):

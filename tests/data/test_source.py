@@ -3,8 +3,10 @@
 import threading
 
 import numpy as np
+import pandas
 import pytest
 
+import pyddl
 from pyddl.data import ArraySource, RandomSource
 from pyddl.errors import DataError, ShapeError
 
@@ -63,11 +65,26 @@ def test_arrays_of_any_layout(x):
     (np.zeros((0, 3)), r"shape \(0, 3\); expected at least one row"),
     (np.zeros((3, 0)), r"shape \(3, 0\)"),
     (np.zeros((3, 2), dtype=complex), "complex128"),
-    (np.array([["a", "b"]]), "<U1"),
 ])
 def test_what_is_no_matrix_of_real_numbers_is_refused(x, message):
     with pytest.raises(ShapeError, match=message):
         ArraySource(x)
+
+
+def test_a_column_of_a_frame_that_holds_no_numbers_is_named():
+    frame = pandas.DataFrame({"age": [31.0, 40.0], "name": ["x", "y"], "old": [True, False]})
+    for read in (ArraySource, pyddl.Autoencoder(hidden=(2,)).fit):
+        with pytest.raises(DataError, match=r"column 'name' holds text, 'x' in row 0; expected numbers: leave the"):
+            read(frame)
+    frame["name"] = pandas.array([3, None], dtype="Int64")
+    with pytest.raises(DataError, match=r"column 'name' has no value in row 1; expected numbers"):
+        ArraySource(frame)
+    with pytest.raises(DataError, match=r"X has NaN in row 1, column 'age'"):
+        pyddl.ZCA().fit(pandas.DataFrame({"x": [1, 2], "age": [3, np.nan]}))
+    with pytest.raises(DataError, match=r"column 1 holds text, 'b' in row 0"):
+        ArraySource(np.array([[1, "b"]], dtype=object))
+    mixed = ArraySource(frame[["age", "old"]])  # numbers and booleans are an array of objects
+    np.testing.assert_array_equal(rows_of(mixed, [0, 1]), [[31, 1], [40, 0]])
 
 
 @pytest.mark.parametrize(("dtype", "value"), [(np.float32, np.nan), (np.float32, np.inf),

@@ -106,6 +106,14 @@ def test_it_prints_what_differs_from_the_defaults():
     assert repr(pyddl.ZCA(epsilon=0.1)) == "ZCA(epsilon=0.1)"
 
 
+def test_notebooks_show_it_as_scikit_learns_own():
+    for estimator in (pyddl.Autoencoder(hidden=(3,), epochs=1), pyddl.ZCA()):
+        page = estimator._repr_html_()
+        assert "Not fitted" in page and type(estimator).__name__ in page
+        assert "Not fitted" not in estimator.fit(np.random.default_rng(0).random((20, 4)))._repr_html_()
+        assert type(estimator).__name__ in make_pipeline(MinMaxScaler(), estimator)._repr_html_()
+
+
 # ---- fitting -----------------------------------------------------------------------------------------------------
 
 def test_it_trains_as_the_trainer_does():

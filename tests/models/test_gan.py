@@ -11,12 +11,16 @@ from pyddl import _core, random
 from pyddl.data import ArraySource
 from pyddl.data.batch import Batch
 from pyddl.data.labels import Labels
+from pyddl.data.picture import Picture
 from pyddl.data.statistics import Statistics
 from pyddl.errors import DataError, ParameterError, ShapeError
+from pyddl.layout import Layout
 from pyddl.models import GAN, Model, create, for_data
+from pyddl.models.dcgan import discriminator_of
 from pyddl.models.distance import energy_distance
 from pyddl.models.gan import BETWEEN
 from pyddl.models.layers import BatchNorm, Dense, LayerNorm, Reshape
+from pyddl.models.network import Network
 from pyddl.models.objectives import OBJECTIVES
 from pyddl.models.stages import stages_of
 from pyddl.optim.given import optimizer_of
@@ -35,6 +39,9 @@ CASES = {
     "wgan_gp": {"penalty": 3.0},
     "wgan_gp, sigmoid, conditional": {"objective": "wgan_gp", "output": "sigmoid", "conditional": True, "classes": 4},
     "wgan_gp, tanh": {"objective": "wgan_gp", "output": "tanh"},
+    "r3gan, packs of 2 and a rest": {"objective": "r3gan", "packing": 2, "penalty": 0.7},
+    "wgan_gp, packs of 3": {"objective": "wgan_gp", "packing": 3, "output": "tanh"},
+    "non_saturating, R1, a pack of 11": {"objective": "non_saturating", "packing": 11, "penalty": 2.0},
 }
 
 
@@ -86,9 +93,15 @@ class Plain:
         seen = self.standard(p, self.batch.rows.astype(float))
         fake, _ = self.network(p, model.generator, np.concatenate([self.noise, self.labels], axis=1))
         fake = fake if model.output == "linear" else self.standard(p, fake)
+        begins, m = range(0, 9, model.packing), model.packing
+        packs = [[(min(begin, 9 - m) + j) % 9 for j in range(m)] for begin in begins]
+        weights = np.array([min(m, 9 - begin) for begin in begins])
+        seen, fake = ([np.concatenate([each[i] for i in pack]) for pack in packs] for each in (seen, fake))
+        seen, fake, places = np.array(seen), np.array(fake), self.places[[pack[0] for pack in packs]]
         r, of_r = self.judged(p, seen)
         f, of_f = self.judged(p, fake)
-        return self.game(r, f, of_r, of_f, self.judged(p, self.places * seen + (1 - self.places) * fake)[1], phase)
+        middle = self.judged(p, places * seen + (1 - places) * fake)[1]
+        return (weights * self.game(r, f, of_r, of_f, middle, phase)).sum()
 
     def judged(self, p, x):
         """The discriminator's numbers of the rows' classes, and their slopes with respect to x."""
@@ -104,19 +117,19 @@ class Plain:
         weight = model.penalty
         if model.penalty_end is not None:
             weight *= (model.penalty_end / model.penalty) ** (self.batch.step / model.penalty_steps)
-        norms = [np.square(g[:, : model.inputs]).sum(axis=1) for g in (of_r, of_f, of_middle)]
+        norms = [np.square(g).sum(axis=1) for g in (of_r, of_f, of_middle)]
 
         def plus(x):
             return np.logaddexp(0, x)
 
         if phase == "generator":
             return {"r3gan": plus(r - f), "non_saturating": plus(-f), "minimax": -plus(f), "wgan": -f,
-                    "wgan_gp": -f}[kind].sum()
+                    "wgan_gp": -f}[kind]
         s = model.label_smoothing
-        told = ((1 - s) * plus(-r) + s * plus(r) + plus(f)).sum()
-        return {"r3gan": plus(f - r).sum() + weight / 2 * (norms[0] + norms[1]).sum(),
-                "non_saturating": told + weight / 2 * norms[0].sum(), "minimax": told, "wgan": (f - r).sum(),
-                "wgan_gp": (f - r).sum() + weight * ((np.sqrt(norms[2]) - 1) ** 2).sum()}[kind]
+        told = (1 - s) * plus(-r) + s * plus(r) + plus(f)
+        return {"r3gan": plus(f - r) + weight / 2 * (norms[0] + norms[1]),
+                "non_saturating": told + weight / 2 * norms[0], "minimax": told, "wgan": f - r,
+                "wgan_gp": f - r + weight * (np.sqrt(norms[2]) - 1) ** 2}[kind]
 
 
 def model_views(model, parameters):
@@ -167,7 +180,8 @@ def test_it_has_the_protocol_s_members(case):
     assert not np.array_equal(samples, model.sample(parameters, buffers, 6, 2))
 
 
-@pytest.mark.parametrize("case", ["r3gan", "wgan_gp", "non_saturating, R1, smoothed"])
+@pytest.mark.parametrize("case", ["r3gan", "wgan_gp", "non_saturating, R1, smoothed", "r3gan, packs of 2 and a rest",
+                                  "wgan_gp, packs of 3"])
 @pytest.mark.parametrize("phase", ["discriminator", "generator"])
 def test_a_batch_is_its_parts_added_up(case, phase):
     """So pairs, noise and points between belong to rows, and not to who holds them."""
@@ -176,7 +190,8 @@ def test_a_batch_is_its_parts_added_up(case, phase):
     whole, sums = model.layout.zeros(), np.zeros(model.layout.size)
     losses = model.gradient(parameters, whole, buffers, batch)
     found = dict.fromkeys(losses, 0.0)
-    for begin, end in ((0, 1), (1, 1), (1, 6), (6, 9)):
+    first = 2 if model.packing == 2 else 3  # cut between packs
+    for begin, end in ((0, first), (first, first), (first, 6), (6, 9)):
         part = model.layout.zeros()
         for name, value in model.gradient(parameters, part, buffers, batch.part(begin, end)).items():
             found[name] += value
@@ -191,7 +206,7 @@ def test_a_turn_has_noise_of_its_own():
     seen = []
     for step, turn in ((4, 0), (4, 1), (5, 0), (4, 0)):
         batch.step, batch.turn = step, turn
-        seen.append(model._seen(parameters, buffers, batch)[9:])
+        seen.append(model.seen(parameters, buffers, batch)[9:])
     assert np.array_equal(seen[0], seen[3])
     assert not any(np.array_equal(seen[0], other) for other in seen[1:3])
 
@@ -249,6 +264,8 @@ PICTURES = {
     "normalised": ((8, 8), {"batch_norm": "own", "activation": "relu"}),
     "dense layers besides": ((8, 8), {"generator": (9,), "discriminator": (10,)}),
     "classes": ((8, 8), {"conditional": True, "classes": 4}),
+    "packs": ((8, 8), {"packing": 2}),
+    "packs of colours": ((4, 4, 3), {"packing": 3}),
 }
 
 
@@ -288,6 +305,20 @@ def test_planes_of_colour_stay_planes():
     assert model.generator.layers[-1].planes and model.discriminator.layers[0].planes
 
 
+@pytest.mark.parametrize("shape", [(6, 7), (6, 7, 3), (3, 6, 7)])
+def test_packed_pictures_lie_over_one_another(shape):
+    """Each channel of what the first convolution sees is a channel of one of the pictures."""
+    picture, rows = Picture.of(shape), np.arange(5 * np.prod(shape), dtype=np.float32).reshape(5, -1)
+    reshapes = [each for each in discriminator_of(picture, (), (), outputs=1, bias=True, activation="relu",
+                                                  initialiser="auto", packing=5) if isinstance(each, Reshape)]
+    network = Network(reshapes, rows.size)
+    network.compile(Layout([]), Layout([]))
+    seen = network.outputs(np.empty(0, np.float32), None, rows.reshape(1, -1)).reshape(6, 7, -1)
+    alone = [row.reshape(3, 6, 7).transpose(1, 2, 0) if picture.planes else row.reshape(6, 7, -1) for row in rows]
+    expected = {channel.tobytes() for each in alone for channel in each.transpose(2, 0, 1)}
+    assert {channel.tobytes() for channel in seen.transpose(2, 0, 1)} == expected
+
+
 def test_phases_have_their_own_rules():
     model = GAN(3, objective="wgan", generator_rate=0.1, discriminator_optimizer="rmsprop", generator_every=5,
                 pretrain_steps=7, average=0)
@@ -319,6 +350,8 @@ def test_phases_have_their_own_rules():
     ({"objective": "minimax", "penalty_end": 0.1, "penalty_steps": 3}, ParameterError, "no penalty that could fall"),
     ({"label_smoothing": 0.1}, ParameterError, "objective r3gan has no labels to smooth"),
     ({"conditional": True}, ParameterError, "conditional needs classes"),
+    ({"packing": 0}, ParameterError, "packing is 0; expected a whole number at least 1"),
+    ({"packing": 2, "conditional": True, "classes": 2}, ParameterError, "the rows of a pack are of several classes"),
     ({"generator": 8}, ParameterError, "expected units of hidden layers"),
     ({"generator": (8, Dense(3))}, ParameterError, "mixes numbers and layers"),
     ({"channels": (4,)}, ParameterError, "the rows do not say the shape of a picture"),

@@ -108,7 +108,9 @@ def test_follows_the_paper(name):
 
 
 @pytest.mark.parametrize("momentum", [0.9, MomentumSchedule(0.99, every=3)], ids=["constant", "schedule"])
-def test_nesterov_takes_the_steps_of_sutskever(momentum):
+@pytest.mark.parametrize("clocks", [range(12), [0, 0, 1, 1, 1, 2, 3, 3, 4, 5, 5, 6], range(4, 60, 5)],
+                         ids=["one by one", "shared", "some"])
+def test_nesterov_takes_the_steps_of_sutskever(momentum, clocks):
     """Equations 3 and 4 on theta; our parameters are the look-ahead point theta + momentum * v."""
     start, target = (v.astype(float) for v in vectors(29, 2))
     curvature = np.linspace(0.1, 2, 29)
@@ -117,13 +119,15 @@ def test_nesterov_takes_the_steps_of_sutskever(momentum):
     rule = optimizer("nesterov", learning_rate=0.1, momentum=momentum)
     p = start.astype(np.float32)
     state = [np.zeros_like(p)]
-    for step in range(12):
-        ahead = theta + at(step) * v
+    reached = 0
+    for step, clock in enumerate(clocks):
+        ahead = theta + at(reached) * v
         np.testing.assert_allclose(p, ahead, rtol=1e-5, atol=1e-5)
-        v = at(step) * v - 0.1 * curvature * (ahead - target)
+        v = at(reached) * v - 0.1 * curvature * (ahead - target)
         theta = theta + v
         g = (curvature * (p - target)).astype(np.float32)
-        rule.update(p, g, state, [(0, 29, True)], scale=1.0, step=step)
+        rule.update(p, g, state, [(0, 29, True)], scale=1.0, step=step, clock=clock, reached=reached)
+        reached = clock + 1
         np.testing.assert_allclose(state[0], v, rtol=1e-5, atol=1e-5)
 
 

@@ -19,7 +19,7 @@ from golden import (
 from pyddl.comm.driver import drive
 from pyddl.comm.operations import BeginStep, Sum
 from pyddl.comm.transport import Alone
-from pyddl.errors import InternalError
+from pyddl.errors import StrategyError
 from pyddl.strategies import Allreduce, Local, strategy
 
 
@@ -98,7 +98,7 @@ def test_an_unknown_operation_is_named():
     def guessing():
         yield "guess"
 
-    with pytest.raises(InternalError, match="'guess', which is no operation"):
+    with pytest.raises(StrategyError, match="'guess', which is no operation"):
         drive(guessing(), Worker(0, 1, Local()), Alone())
 
 

@@ -166,3 +166,14 @@ def test_bad_options_are_refused():
         Auto(allow="all")
     with pytest.raises(ParameterError, match="name the strategy itself, for example allreduce"):
         Auto().check(4, 256)
+
+
+def test_what_is_closer_than_could_be_measured_counts_as_equally_fast():
+    near = replace(FIGURES, apart=9.5e-3, together=12e-3, update=1e-3)  # sharding the optimizer saves 5 %
+    sure = Auto().choose(near, candidates(1))
+    assert sure.options == {"shard_optimizer": True} and "measured to" not in sure.reason
+    unsure = Auto().choose(replace(near, unsure=0.2, disturbed=0.4), candidates(1))
+    assert (unsure.strategy, unsure.options) == ("allreduce", {})
+    assert "shard_optimizer would take as long" in unsure.reason
+    assert "steps are measured to 20%, and what is closer counts as equally fast" in unsure.reason
+    assert "other work on the machine had the cores for 40% of the time" in unsure.reason

@@ -64,3 +64,10 @@ def test_every_pair_comes_equally_often():
             met[i, partner(i, 6, 3, step)] += 1
     of_others = met[~np.eye(6, dtype=bool)]
     assert np.all(np.abs(of_others / 600 - 1) < 0.15) and not met.diagonal().any()
+
+
+def test_successive_pairings_do_not_depend_on_each_other():
+    steps = 4000
+    met = np.array([[partner(4, 8, 3, step) == 5, partner(0, 8, 3, step) == 1] for step in range(steps)])
+    both = np.mean(met[:-1, 0] & met[1:, 1])
+    assert abs(both - 1 / 49) < 4 * np.sqrt(1 / 49 / steps)  # 0.056 where one step takes the next one's keys

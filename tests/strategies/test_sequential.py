@@ -22,7 +22,7 @@ from golden import (
 from pyddl.comm.group import Groups
 from pyddl.comm.lock import NoLock
 from pyddl.comm.operations import BeginStep, Compute, Lock, Unlock, Update
-from pyddl.errors import CommError, InternalError, ParameterError
+from pyddl.errors import CommError, ParameterError, StrategyError
 from pyddl.strategies import strategy
 
 
@@ -92,10 +92,10 @@ def test_only_one_rank_at_a_time_holds_the_lock(world, tmp_path):
 
 def test_a_lock_is_held_once_and_given_back_once():
     lock = NoLock()
-    with pytest.raises(InternalError, match=r"does not hold: yield lock\(\) first"):
+    with pytest.raises(StrategyError, match=r"does not hold: yield Lock\(\) first"):
         lock.release()
     lock.acquire()
-    with pytest.raises(InternalError, match="asks for the lock that it holds already"):
+    with pytest.raises(StrategyError, match="asks for the lock that it holds already"):
         lock.acquire()
 
 

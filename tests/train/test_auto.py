@@ -55,7 +55,7 @@ def measured(monkeypatch):
 
         def fixed(*given, **named):
             figures = rehearse(*given, **named)
-            return replace(figures, **changes, links={**figures.links, **links})
+            return replace(figures, **{"unsure": 0.0, **changes}, links={**figures.links, **links})
 
         monkeypatch.setattr(auto, "rehearse", fixed)
 
@@ -221,3 +221,24 @@ def test_an_estimator_takes_auto(world):
     assert estimator.result_.summary["auto"]["ranks"] == world.size
     estimator.partial_fit(ROWS)
     assert len(estimator.metrics_) == 2
+
+
+def test_rounds_go_on_until_the_least_is_confirmed():
+    rounds = rehearsal.Rounds()
+    for seconds in (3.0, 1.0, 2.0):  # the least stands alone
+        assert not rounds.enough(["step"], 0.0)
+        rounds.enter("step", seconds)
+    assert rounds.unsure(["step"]) == pytest.approx(1.0) and not rounds.enough(["step"], 0.0)
+    assert rounds.enough(["step"], rehearsal.BUDGET)
+    rounds.enter("step", 1.04)
+    assert rounds.least == {"step": 1.0} and rounds.enough(["step"], 0.0)
+    assert rounds.unsure(["step"]) == pytest.approx(0.04)
+
+
+def test_time_that_other_work_had_is_taken_off(world, monkeypatch):
+    figures = rehearse(planned(world, Autoencoder(20, hidden=(8, 3)), Adam()), world)
+    clock = iter(np.arange(1e6))  # each reading a second later: no step takes as long
+    monkeypatch.setattr(rehearsal, "_delay", lambda here: float(next(clock)))
+    disturbed = rehearse(planned(world, Autoencoder(20, hidden=(8, 3)), Adam()), world)
+    assert disturbed.disturbed == pytest.approx(1.0) and figures.disturbed < 1.0
+    assert disturbed.apart < figures.apart

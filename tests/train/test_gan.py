@@ -28,6 +28,7 @@ KINDS = {
                        "generator_rate": 0.05},
     "wgan": {"objective": "wgan", "generator_every": 3},
     "wgan_gp": {"objective": "wgan_gp", "generator_every": 2},
+    "packs": {"packing": 3},
 }
 STRATEGIES = {
     "averaging": {"period": 3},
@@ -136,8 +137,9 @@ def test_a_normalised_generator_of_pictures_is_one_on_all_ranks(world, monkeypat
 
 
 @pytest.mark.mpi(min_size=2)
-def test_a_pair_is_reproducible_bit_for_bit(world, monkeypatch):
-    together, one = assert_reproducible(world, monkeypatch, lambda: train("wgan_gp", reproducible=True))
+@pytest.mark.parametrize("kind", ["wgan_gp", "packs"])
+def test_a_pair_is_reproducible_bit_for_bit(world, monkeypatch, kind):
+    together, one = assert_reproducible(world, monkeypatch, lambda: train(kind, reproducible=True))
     assert [line["train_pairs_right"] for line in one.metrics] == [
         line["train_pairs_right"] for line in together.metrics]
 

@@ -1,11 +1,14 @@
 """Figures of samples: against closed forms and plain loops, and the same on any number of ranks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from pyddl.data import ArraySource
+from pyddl.train import quality as measures
 from pyddl.train.crew import Crew
-from pyddl.train.quality import coverage, frechet, kernel_distance, modes, nearest
+from pyddl.train.quality import coverage, frechet, kernel_distance, modes, nearest, quality
 
 DRAW = np.random.default_rng(0)
 REAL, SAMPLES = DRAW.normal(0, 1, (1203, 4)), DRAW.normal(0.3, 1.5, (1100, 4))
@@ -52,6 +55,21 @@ def test_figures_do_not_depend_on_the_ranks(world):
     crew = Crew(world.transport)
     assert kernel_distance(REAL, SAMPLES, crew) == kernel_distance(REAL, SAMPLES)
     assert coverage(REAL, SAMPLES, crew) == coverage(REAL, SAMPLES)
+
+
+def test_rows_that_have_an_order_are_judged_as_a_whole(monkeypatch):
+    """All held-out rows of one class come before those of another; samples do so in no order."""
+    monkeypatch.setattr(measures, "MOST", 100)
+    model = SimpleNamespace(features=lambda p, b, rows: rows)
+    as_they_are = SimpleNamespace(parameters=None, buffers=None, model=model)
+    draw = np.random.default_rng(3)
+    rows = draw.normal(size=(300, 2)).astype(np.float32)
+    rows[150:] += 8
+    samples = draw.permutation(rows)
+    figures = quality(samples, ArraySource(rows), ArraySource(samples), as_they_are)
+    for ending in ("", "_of_rows"):
+        assert abs(figures[f"kernel_distance{ending}"]) < 1e4  # of the first hundred alone: 8e4
+        assert figures[f"coverage{ending}"] > 0.8
 
 
 def test_modes_and_good_samples():

@@ -10,15 +10,16 @@ from small_runs import ROWS, TEST, Buffered, StopAfter, entered, same_everywhere
 
 import pyddl
 from pyddl.comm import use
-from pyddl.comm.operations import Arrived, BeginStep, Compute, NextEpoch, Update
+from pyddl.comm.operations import Arrived, BeginStep, Compute, NextEpoch, StepDone, Update
 from pyddl.comm.simulated_servers import Published
 from pyddl.data.batch import Batch
 from pyddl.data.sampler import Sampler
 from pyddl.errors import CommError, NotFiniteError, ParameterError
 from pyddl.estimators import Autoencoder as Estimator
 from pyddl.models import Autoencoder
-from pyddl.optim import optimizer, schedule
-from pyddl.strategies import Server
+from pyddl.optim import AdaGrad, Constant, Momentum, Nesterov, optimizer, schedule
+from pyddl.optim.given import optimizer_of
+from pyddl.strategies import Server, strategy
 from pyddl.train import StopRequest
 from pyddl.train import server as trained_server
 from pyddl.train.progress import Progress
@@ -310,6 +311,7 @@ class Silent(Server):
             while (yield BeginStep()):
                 for _ in me.turns():
                     yield Compute()
+                yield StepDone()
 
 
 @pytest.mark.mpi(min_size=2)
@@ -340,6 +342,8 @@ def test_the_run_directory_tells_who_served(world, shared):
     ({"mode": "sync"}, "server in mode sync on {} ranks, batches of 50, adam\n"),
     ({"mode": "async", "server_optimizer": "adagrad"}, "async on {} ranks, batches of 50, adagrad on the server\n"),
     ({"mode": "ssp", "server_optimizer": "sgd", "fetch_every": 2}, "sgd on the server, adam between fetches\n"),
+    ({"mode": "async", "optimizer": "momentum", "momentum": 0.95, "fetch_every": 2, "server_optimizer": "adagrad"},
+     "adagrad on the server, momentum between fetches\n"),
     ({"strategy": "elastic", "mode": "async"}, "elastic in mode async on {} ranks, batches of 50, adam\n"),
 ], ids=str)
 def test_the_first_lines_tell_who_does_what(world, options, said):
@@ -371,6 +375,7 @@ def test_the_last_lines_tell_of_pushes_and_of_what_was_dropped(world, name):
     ({"servers": 9}, r"servers is 9 on \d ranks, which leaves no worker; expected at most"),
     ({"backup": 4}, r"backup is 4 with \d workers?; expected fewer backup workers than workers"),
     ({"reproducible": True}, "reproducible has no meaning with strategy server"),
+    ({"server_optimizer": "adagrad", "server_momentum": 0.9}, "'adagrad' has no option 'momentum'"),
 ])
 def test_what_these_ranks_cannot_do_is_named(world, options, message):
     with pytest.raises(ParameterError, match=message):
@@ -415,3 +420,18 @@ def test_an_estimator_goes_on_where_it_ended(world, options):
     if options["mode"] == "sync":
         np.testing.assert_allclose(passes.result_.parameters, whole.result_.parameters, rtol=1e-3, atol=2e-5)
     assert np.isfinite(passes.transform(ROWS)).all()
+
+
+@pytest.mark.parametrize(("own", "rule"), [
+    ({"server_rate": 0.2}, Momentum(0.2, momentum=0.95, weight_decay=0.01)),
+    ({"server_momentum": 0.5}, Momentum(0.1, momentum=0.5, weight_decay=0.01)),
+    ({"server_optimizer": "adagrad"}, AdaGrad(0.1, weight_decay=0.01)),
+    ({"server_optimizer": "nesterov", "server_rate": 0.2, "server_momentum": 0.5},
+     Nesterov(0.2, momentum=0.5, weight_decay=0.01)),
+], ids=str)
+def test_the_servers_rule_takes_from_the_workers_what_it_has(own, rule):
+    given = {"learning_rate": 0.1, "momentum": 0.95, "weight_decay": 0.01}
+    chosen = strategy("server", mode="async", **own)
+    made = optimizer_of("momentum", given, 100, own=chosen.server_rule)
+    expected = {**rule.options(), "learning_rate": Constant(rule.learning_rate).options()}
+    assert (type(made), made.options()) == (type(rule), expected)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -264,3 +265,20 @@ def test_a_run_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ParameterError, match="cannot write to the run directory"):
         train(out=str(tmp_path / "file/run"))
+
+
+def test_a_result_prints_as_a_short_table():
+    result = train(test=ROWS, strategy="local", epochs=9)
+    lines = repr(result).splitlines()
+    assert lines[0] == "autoencoder of 407 parameters: local on 1 rank, 9 epochs"
+    assert lines[1].split() == ["epoch", "train_loss", "test_loss", "test_squared_error", "samples_per_second"]
+    assert [line.split()[0] for line in lines[2:]] == ["1", "2", "3", "...", "7", "8", "9"]
+    assert f"{result.metrics[-1]['test_loss']:.4f}" in lines[-1] and max(map(len, lines)) < 100
+    result.metrics.clear()
+    assert repr(result) == "autoencoder of 407 parameters: local on 1 rank, 0 epochs"
+
+
+def test_a_trainer_says_how_it_goes_where_that_is_wanted(capsys):
+    for verbose, lines in ((False, []), (True, ["1", "2", "3"])):
+        train(strategy="local", verbose=verbose)
+        assert re.findall(r"^epoch (\d)/3  train_loss ", capsys.readouterr().out, re.M) == lines

@@ -190,14 +190,17 @@ def test_debug_mode_finds_nothing_wrong_with_a_whole_run(world, tmp_path, option
             yield StepDone()""",
      "ranks 0, 2: sum of 64 float32 (operation 2); rank 1: sum of 32 float32 (operation 2)"),
     ("""yield BeginStep()
-        if rank != 1:
-            yield BeginStep()
-        yield Sum(me.gradients, 1)""",
+        for _ in me.turns():
+            if rank != 1:
+                yield Compute()
+            yield Sum(me.gradients, 1)""",
      "ranks 0, 2: sum of 464 float32 (operation 3); rank 1: sum of 464 float32 (operation 2)"),
-    ("""yield BeginStep()
-        if rank == 1:
-            return
-        yield Sum(me.gradients, 1)""", "rank 1: gather"),
+    ("""while (yield BeginStep()):
+            for _ in me.turns():
+                yield Compute()
+                if rank != 1:
+                    yield Sum(me.gradients, 1)
+            yield StepDone()""", "rank 1: gather"),
     ("""yield BeginStep()
         if rank == 1:
             yield Average(np.zeros(6, np.float32), [np.zeros(6, np.float32)], [1])

@@ -1,0 +1,102 @@
+"""Classes of one's own, by name: FILE.py:Class."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pyddl import _check
+from pyddl.errors import ParameterError
+
+__all__ = ["PATTERN", "class_named", "is_named", "name_of"]
+
+PATTERN = "FILE.py:Class"
+"""How such a class is named."""
+
+_NAME = re.compile(r"(.+\.py)(?::(\w*))?")
+
+
+def is_named(name: Any) -> bool:
+    """Whether it names a Python file, or a class in one."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def class_named(what: str, name: str, base: type) -> type:
+    """The class of that name, which derives from ``base``; its file is run once in a process.
+
+    Parameters
+    ----------
+    what : str
+        What it is to be, for messages: ``strategy``.
+
+    Raises
+    ------
+    ParameterError
+        There is no such file, or no such class in it (the nearest one is offered); or the file raises.
+    """
+    found = _NAME.fullmatch(name)
+    assert found is not None
+    path, member = found.groups()
+    module = _module(what, name, Path(path))
+    offered = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)
+               and value.__module__ == module.__name__]
+    has = f"{path} has {', '.join(offered)}" if offered else f"{path} has none"
+    if not member:
+        raise ParameterError(f"{what} is {name!r}; expected {PATTERN}: {has}")
+    value = getattr(module, member, None)
+    if isinstance(value, type) and issubclass(value, base):
+        return value
+    wanted = f"expected a class that derives from {base.__module__.rpartition('.')[0]}.{base.__name__}, of which {has}"
+    if value is None:
+        raise ParameterError(f"{what} is {name!r}, and {path} has no {member}; {wanted}"
+                             f"{_check.nearest(member, offered)}")
+    raise ParameterError(f"{what} is {name!r}, and {member} is none; {wanted}")
+
+
+def _module(what: str, name: str, path: Path) -> ModuleType:
+    """What the file defines."""
+    key = str(path.resolve())
+    if key in sys.modules:
+        return sys.modules[key]
+    if not path.is_file():
+        near = [each.name for each in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise ParameterError(f"{what} is {name!r}, and there is no file {path}{_check.nearest(path.name, near)}")
+    spec = importlib.util.spec_from_file_location(key, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module  # dataclasses look there
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # for what lies beside it
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[key]
+        raise ParameterError(f"{what} is {name!r}, and {path} cannot be run: {said(error, path)}") from error
+    return module
+
+
+def said(error: BaseException, path: Path | str) -> str:
+    """An exception in one line, with the line of the file that it comes from."""
+    here = os.path.abspath(path)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+             if os.path.abspath(frame.filename) == here]
+    if isinstance(error, SyntaxError) and os.path.abspath(error.filename or "") == here:
+        lines.append(error.lineno)
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    first = text.splitlines()[0] if text else ""
+    return f"{type(error).__name__}{first and ': '}{first}{f', in line {lines[-1]}' if lines else ''}"
+
+
+def name_of(cls: type) -> str | None:
+    """``FILE.py:Class`` of a class, as seen from here; None where no file has it, as in a notebook."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    if file is None or "." in cls.__qualname__ or not file.endswith(".py"):
+        return None
+    near = os.path.relpath(file)
+    return f"{os.path.abspath(file) if near.startswith('..') else near}:{cls.__name__}"
