@@ -28,13 +28,17 @@ def check_sources(dataset: Any, name: str, seen: frozenset[tuple[str, str]] = fr
     Raises
     ------
     DataError
-        A file is missing, or ends too early; or a data set in it is missing, or smaller than it should be.
+        A file is missing, or ends too early; a data set in it is missing, or smaller than it should be; or nothing was
+        ever written.
     """
     place = (dataset.file.filename, dataset.name)
     if place in seen:
         return
     _check_raw(dataset, name)
     if not dataset.is_virtual:
+        if not dataset.external and dataset.size and not dataset.id.get_storage_size():
+            raise DataError(f"{name} was made, and no values were written to it: HDF5 would give {dataset.fillvalue} "
+                            "for each. Write it again")
         return
     for source in dataset.virtual_sources():
         _check_virtual(dataset, name, source, seen | {place})

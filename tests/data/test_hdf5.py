@@ -248,6 +248,14 @@ def test_a_virtual_data_set_needs_all_of_its_files(tmp_path):
             load(each)
 
 
+@pytest.mark.parametrize("options", [{}, {"chunks": (7, 6)}])
+def test_a_data_set_to_which_nothing_was_written_is_refused(tmp_path, options):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", (50, 6), "f4", **options)
+    with pytest.raises(DataError, match=r"x.h5:x was made, and no values were written to it"):
+        load(tmp_path / "x.h5")
+
+
 def test_raw_files_must_be_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with h5py.File("x.h5", "w") as file:
