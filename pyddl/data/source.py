@@ -43,14 +43,14 @@ class Source(ABC):
     classes : tuple of str or None
         Where the labels were text: its values in sorted order, which the labels number from 0.
     spec : dict of str
-        What `pyddl.data.load` was asked for: ``data``, and ``labels`` where these were named too. Empty where it was
-        not asked by a name.
+        What `pyddl.data.load` was asked for: ``data``, and ``labels``, ``image_size`` and ``grey`` where these were
+        given too. Empty where it was not asked by a name.
     minimum, maximum : float
         Of all values as `read` gives them; see the subclasses for what they cost.
     """
 
     name: str
-    spec: Mapping[str, str] = MappingProxyType({})
+    spec: Mapping[str, Any] = MappingProxyType({})
     shape: tuple[int, int]
     image_shape: tuple[int, ...] | None = None
     columns: tuple[str, ...] | None = None

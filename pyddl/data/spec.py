@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from pyddl.data.formats import Format
 from pyddl.data.joined import JoinedSource, LabelledSource, in_order_of
 from pyddl.data.labels import Labels, as_labels
 from pyddl.data.named import NAMED, missing
-from pyddl.data.pictures import ENDINGS, are_pictures, open_pictures, picture_labels
+from pyddl.data.pictures import ENDINGS, are_pictures, asked_of_pictures, open_pictures, picture_labels
 from pyddl.data.remote import is_address, local_copy
 from pyddl.data.source import ArraySource, RandomSource, Source
 from pyddl.errors import DataError, NoRowsError, ParameterError
@@ -71,8 +72,7 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
     DataError
         Nothing of that name, or the file is damaged. A named set that is not on this machine is fetched into
         the user cache; without a network the message lists every place that was tried. What an address leads to cannot
-        be had. A label is missing, NaN or
-        infinite.
+        be had. A label is missing, NaN or infinite.
     ShapeError
         There are more labels than rows, or fewer.
 
@@ -83,27 +83,62 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
     >>> load([[0.1], [0.2], [0.3]], labels=["no", "yes", "no"]).labels
     array([0, 1, 0])
     """
-    rows, row_copy = _here(spec)
-    names, label_copy = _here(labels)
+    rows, names = _here(spec), _here(labels)
+    addresses = {_inner(here)[0]: _address(given)[0] for given, here in ((spec, rows), (labels, names))
+                 if here is not given}
+    with _errors_with(addresses):
+        pictured = _pictured(rows)
+        if (image_size is not None or grey) and not pictured:
+            raise ParameterError(f"image_size and grey are for pictures, and data {spec!r} are none: leave them out")
+        without = [] if labels is None else _columns_of(names, rows)
+        source = open_pictures(Path(rows), image_size, grey) if pictured else _load(rows, part, without)
+        if pictured or rows is not spec:
+            source.spec = {"data": os.fspath(spec), **asked_of_pictures(image_size, grey)}
+        if addresses and hasattr(source, "origin"):
+            source.origin = _told(source.origin, addresses)
+        return source if labels is None else _labelled(source, names, labels, without, addresses)
+
+
+def _labelled(source: Source, labels: Any, given: Any, without: Sequence[str], addresses: Mapping[str, str]) -> Source:
+    """The rows with labels from elsewhere, which were ``given`` by this name."""
+    if not isinstance(labels, str | os.PathLike):
+        found = _labels_of(labels) if isinstance(labels, Source) else as_labels(labels, source.name)
+        labelled = LabelledSource(source, found, origin="memory")
+        labelled.spec = source.spec
+        return labelled
+    origin = _told(os.fspath(labels), addresses)
+    if without:
+        origin += f" (left out of the features: {', '.join(without)})"
+    labelled = LabelledSource(source, _labels(os.fspath(labels)), origin=origin)
+    labelled.spec = {**source.spec, "labels": os.fspath(given)} if source.spec else source.spec
+    return labelled
+
+
+@contextlib.contextmanager
+def _errors_with(addresses: Mapping[str, str]) -> Iterator[None]:
+    """Let errors name addresses in the place of their copies."""
     try:
-        source = _with_labels(rows, part, names, image_size, grey)
+        yield
     except DataError as error:
-        text = str(error)
-        for copy, address in filter(None, (row_copy, label_copy)):  # the address is what the user knows
-            text = text.replace(copy, address)
-        raise type(error)(text) from error
-    if row_copy is not None and hasattr(source, "origin"):
-        source.origin = source.origin.replace(*row_copy)
-    return source
+        if not addresses:
+            raise
+        raise type(error)(_told(str(error), addresses)) from error
 
 
-def _here(spec: Any) -> tuple[Any, tuple[str, str] | None]:
-    """A specification in which the copy of an address stands for it; and both."""
+def _told(text: str, addresses: Mapping[str, str]) -> str:
+    """What a user reads, who knows addresses and not where copies are."""
+    for copy, address in addresses.items():
+        text = text.replace(copy, address)
+    return text
+
+
+def _here(spec: Any) -> Any:
+    """A specification in which the copy of what is at an address stands for it; others as they are."""
     if not isinstance(spec, str) or not is_address(spec):
-        return spec, None
+        return spec
     address, inner = _address(spec)
     copy = str(local_copy(address))
-    return f"{copy}:{inner}" if inner else copy, (copy, address)
+    return f"{copy}:{inner}" if inner else copy
 
 
 def _address(text: str) -> tuple[str, str]:
@@ -115,31 +150,9 @@ def _address(text: str) -> tuple[str, str]:
     return path + mark + options, inner
 
 
-def _with_labels(spec: Any, part: str | None, labels: Any, image_size: str | Sequence[int] | None,
-                 grey: bool) -> Source:
-    pictured = _pictured(spec)
-    if (image_size is not None or grey) and not pictured:
-        raise ParameterError(f"image_size and grey are for pictures, and data {spec!r} are none: leave them out")
-    without = [] if labels is None else _columns_of(labels, spec)
-    source = open_pictures(Path(spec), image_size, grey) if pictured else _load(spec, part, without)
-    if labels is None:
-        return source
-    if isinstance(labels, str | os.PathLike):
-        origin = os.fspath(labels)
-        found = _labels(origin)
-    else:
-        origin, found = "memory", _labels_of(labels) if isinstance(labels, Source) else as_labels(labels, source.name)
-    named = isinstance(labels, str | os.PathLike)
-    if without:
-        origin += f" (left out of the features: {', '.join(without)})"
-    labelled = LabelledSource(source, found, origin=origin)
-    labelled.spec = {**source.spec, "labels": os.fspath(labels)} if named and source.spec else source.spec
-    return labelled
-
-
 def of_pictures(spec: Any) -> bool:
     """Whether these data are a picture or a folder of pictures."""
-    return _pictured(_here(spec)[0])
+    return _pictured(_here(spec))
 
 
 def _pictured(spec: Any) -> bool:

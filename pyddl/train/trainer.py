@@ -249,6 +249,6 @@ class Trainer:
 
 
 def _of_test(test: Source | None) -> dict[str, str]:
-    """How test data are named, as options."""
+    """How test data are named, as options; what was asked of pictures is that of the training data."""
     names = {"data": "test", "labels": "test_labels"}
-    return {} if test is None else {names[key]: spec for key, spec in test.spec.items()}
+    return {} if test is None else {names[key]: spec for key, spec in test.spec.items() if key in names}
