@@ -213,6 +213,16 @@ def no_generator(self, me):
     return None
 
 
+def only_ends(self, me):
+    while True:
+        yield StepDone()
+
+
+def raises(self, me):
+    yield BeginStep()
+    me.paramters[:] = 0
+
+
 def nothing(self, me):
     return
     yield
@@ -226,6 +236,8 @@ MISTAKES = [
     (asks_for_ever, r"yielded BeginStep after the end of the data.*while \(yield BeginStep\(\)\)"),
     (one_step, "strategy Mistaken has ended after step 1 of 10: its worker must go on until BeginStep answers False"),
     (nothing, "strategy Mistaken has ended after step 0 of 10"),
+    (only_ends, "yielded StepDone without BeginStep"),
+    (raises, r"raises in .*test_own.py raised AttributeError: .* no attribute 'paramters', in line \d+$"),
     (no_generator, "returned None; expected a generator"),
     (no_gradient, "yielded StepDone in a step without Compute"),
     (outside_a_turn(Compute()), "asked for Compute outside a turn: it belongs into the loop for turn in me.turns"),
