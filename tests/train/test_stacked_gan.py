@@ -5,7 +5,7 @@ import pytest
 from small_runs import STRATEGIES, options_of, same_everywhere
 from support import assert_reproducible, from_here_on_alone
 
-from pyddl.data import ArraySource, load
+from pyddl.data import ArraySource, find, load
 from pyddl.data.batch import Batch
 from pyddl.data.statistics import Statistics
 from pyddl.models import Classifier, StackedGAN, Trained, for_data
@@ -122,6 +122,20 @@ def test_a_simulation_gives_what_as_many_ranks_give(world, name):
                    optimizer("sgd", learning_rate=0.005), epochs=2, batch_size=50, seed=4)
     real = train(model=model, **STRATEGIES[name])
     np.testing.assert_allclose(run.parameters, real.parameters, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(find("mnist") is None, reason="no MNIST")
+def test_a_stack_of_mnist(capsys):
+    """Two epochs of each pair; by a classifier that is not the encoder."""
+    from benchmarks import stacked
+
+    data = load("mnist")
+    figures = stacked.compared(data, stacked.judge_of(data, "node"), 0, "node")
+    with capsys.disabled():
+        print(f"\n{figures}")
+    assert figures["stacked_gan"]["recognised"] > 0.92 and figures["stacked_gan"]["frechet_distance"] < 6
 
 
 def right(judge, model, result, count):
