@@ -60,7 +60,8 @@ def test_figures_do_not_depend_on_the_ranks(world):
 def test_rows_that_have_an_order_are_judged_as_a_whole(monkeypatch):
     """All held-out rows of one class come before those of another; samples do so in no order."""
     monkeypatch.setattr(measures, "MOST", 100)
-    as_they_are = SimpleNamespace(parameters=None, buffers=None, model=SimpleNamespace(features=lambda p, b, rows: rows))
+    model = SimpleNamespace(features=lambda parameters, buffers, rows: rows)
+    as_they_are = SimpleNamespace(parameters=None, buffers=None, model=model)
     draw = np.random.default_rng(3)
     rows = draw.normal(size=(300, 2)).astype(np.float32)
     rows[150:] += 8
