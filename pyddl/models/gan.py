@@ -101,7 +101,10 @@ class GAN:
     classes : int or sequence of str, optional
         Of the labels, where conditional.
     activation : str, default="leaky_relu"
-        Of dense hidden layers that are given by their units.
+        Of dense hidden layers that are given by their units, and of convolutions.
+    generator_activation : str, optional
+        The generator's, by default the same. With relu it has places where its samples do not move, and so leaves
+        fewer between the modes of the data.
     output : {"linear", "sigmoid", "tanh"}, default="linear"
         Of a generator given by its units: `for_data` chooses sigmoid for rows within [0, 1].
     generator_optimizer, discriminator_optimizer : str, optional
@@ -143,7 +146,8 @@ class GAN:
                  penalty_steps: int | None = None, clip_weights: float | None = None,
                  label_smoothing: float = 0.0, generator_every: int = 1, packing: int = 1,
                  pretrain_steps: int = 0, average: float = 0.999, conditional: bool = False,
-                 classes: int | Sequence[str] | None = None, activation: str = "leaky_relu", output: str = "linear",
+                 classes: int | Sequence[str] | None = None, activation: str = "leaky_relu",
+                 generator_activation: str | None = None, output: str = "linear",
                  generator_optimizer: str | None = None, discriminator_optimizer: str | None = None,
                  generator_rate: float | None = None, discriminator_rate: float | None = None, beta1: float = 0.0,
                  beta2: float = 0.99, initialiser: str = "auto", dtype: str = "float32"):
@@ -151,6 +155,9 @@ class GAN:
         self.noise = (min(max(self.inputs, 2), MOST_NOISE) if noise is None else
                       _check.integer("noise", noise, at_least=1))
         self.activation = _check.one_of("activation", activation, ACTIVATIONS)
+        if generator_activation is not None:
+            _check.one_of("generator_activation", generator_activation, ACTIVATIONS)
+        self.generator_activation = generator_activation
         self.output = _check.one_of("output", output, self.outputs)
         self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))
         self.label_smoothing = _check.number("label_smoothing", label_smoothing, at_least=0, below=1)
@@ -206,8 +213,8 @@ class GAN:
                 "packing": self.packing, "pretrain_steps": self.pretrain_steps, "average": self.average,
                 "conditional": self.conditional,
                 "classes": list(self.class_names) if self.class_names else self.classes or None,
-                "activation": self.activation, "output": self.output, **self.rules, "initialiser": self.initialiser,
-                "dtype": self.dtype}
+                "activation": self.activation, "generator_activation": self.generator_activation,
+                "output": self.output, **self.rules, "initialiser": self.initialiser, "dtype": self.dtype}
 
     # ---- how it is made
 
@@ -286,7 +293,8 @@ class GAN:
 
     def _made(self, name: str, units: Sequence[int]) -> list[Layer]:
         """The layers of a network from its units."""
-        shared: dict[str, Any] = {"activation": self.activation, "initialiser": self.initialiser}
+        activation = (self.generator_activation or self.activation) if name == "generator" else self.activation
+        shared: dict[str, Any] = {"activation": activation, "initialiser": self.initialiser}
         inner: list[Layer] = [Dense(each, **shared) for each in units]
         if name == "generator":
             if self.channels:
