@@ -17,7 +17,7 @@ from pyddl import _check, _core, random
 from pyddl.data.batch import Batch
 from pyddl.data.source import Source
 from pyddl.data.statistics import Statistics
-from pyddl.errors import ParameterError, ShapeError
+from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.layout import Layout, Slice
 from pyddl.models.classifier import check_classes, classes_of
 from pyddl.models.dcgan import discriminator_of, generator_of, picture_of
@@ -380,6 +380,10 @@ class GAN:
         Biases of the discriminator's first layer, if it is dense, spread its kinks over the data, and those of the
         generator's over the noise: a network whose kinks all lie at 0 is linear where the data are.
         """
+        if data.count > 1 and not data.variance.any():
+            raise DataError(f"all {data.count} rows are the same, and so would all samples be: there is nothing to "
+                            "learn; values that differ by less than a 1e-7th of themselves are equal in float32 "
+                            "(subtract what they have in common first)")
         views = self.layout.views(parameters)
         for network in (self.generator, self.discriminator):
             network.initialise(parameters, seed)
@@ -593,24 +597,26 @@ class GAN:
         """Samples of one noise (n, inputs)."""
         return self.sample(parameters, buffers, SHOWN if self.inputs > 2 else POINTS, 0)
 
-    def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any]) -> list[str]:
+    def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any],
+                 shown: np.ndarray) -> list[str]:
         """A discriminator that is always right, and samples that are all alike."""
         trained = "train_loss_generator" in line  # else the discriminator is trained alone
-        return signs_of_collapse(line if trained else {}, self.shown(parameters, buffers), self._scale(parameters))
+        return signs_of_collapse(line if trained else {}, shown, self._scale(parameters), self.objective.name)
 
 
-def signs_of_collapse(line: Mapping[str, Any], samples: np.ndarray, scale: np.float32) -> list[str]:
+def signs_of_collapse(line: Mapping[str, Any], samples: np.ndarray, scale: np.float32, objective: str) -> list[str]:
     """What the line of an epoch in which both networks were trained, and samples after it, warn of; ``scale`` is the
     rows'."""
-    texts = []
+    texts, held = [], "lower clip_weights" if objective == "wgan" else "raise penalty"
     right = [line[f"train_{name}"] for name in ("pairs_right", "real_right", "fake_right") if f"train_{name}" in line]
     if right and min(right) > SURE:
-        texts.append("the discriminator gets all rows and samples right, and teaches the generator little: raise "
-                     "penalty, lower discriminator_rate, or give the generator more units or generator_every 1")
-    spread = samples.var(axis=0).mean() / scale**2
+        texts.append(f"the discriminator gets all rows and samples right, and teaches the generator little: {held}, "
+                     "lower discriminator_rate, or give the generator more units or generator_every 1")
+    spread = (samples / np.float64(scale)).var(axis=0).mean()
     if spread < ALIKE:
-        texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): raise penalty, lower "
-                     "generator_rate, or choose objective r3gan")
+        another = "lower generator_rate" if objective == "r3gan" else "lower generator_rate, or choose objective r3gan"
+        texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): {held}, "
+                     f"{another}")
     return texts
 
 

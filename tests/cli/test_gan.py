@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import said_by_pyddl as pyddl
 
 
@@ -26,9 +27,11 @@ def test_books_and_pictures(folder):
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4], "the first of the discriminator alone"
     assert {"train_loss_discriminator", "train_loss_generator", "train_penalty", "train_pairs_right",
             "test_loss_discriminator", "test_pairs_right"} <= set(lines[-1])
-    for picture in ("samples", "shown", "curves"):
-        assert (folder / f"gan/plots/{picture}.png").stat().st_size > 1000
-        assert (folder / f"points/plots/{picture}.png").stat().st_size > 1000
+    for picture in ("samples.png", "shown.png", "curves.png", "shown.gif"):
+        assert (folder / f"gan/plots/{picture}").stat().st_size > 1000
+        assert (folder / f"points/plots/{picture}").stat().st_size > 1000
+    with Image.open(folder / "gan/plots/shown.gif") as animated:
+        assert animated.n_frames == 4, "one for each epoch"
     shown = np.load(folder / "gan/shown.npy")
     assert shown.shape == (4, 50, 64) and shown.min() >= 0 and shown.max() <= 1, "as the data are"
     assert not np.array_equal(shown[0], shown[1])
@@ -42,8 +45,8 @@ def test_samples_and_scores(folder):
     assert "7 samples of 64 float32" in said and np.load(folder / "s.npy").shape == (7, 64)
     seven = np.load(folder / "s.npy")
     assert seven.min() >= 0 and seven.max() <= 1
-    pyddl("generate", "points", "--count", "30", "--out", "s.png", cwd=folder)
-    assert (folder / "s.png").read_bytes()[:4] == b"\x89PNG"
+    pyddl("generate", "points", "--count", "30", "--out", "new/folder/s.png", cwd=folder)
+    assert (folder / "new/folder/s.png").read_bytes()[:4] == b"\x89PNG"
     pyddl("generate", "gan", "--count", "7", "--label", "3", "--out", "threes.npy", cwd=folder)
     same = np.load(folder / "threes.npy") == np.load(folder / "s.npy")[:7]
     assert same.all(axis=1).tolist() == [False] * 3 + [True] + [False] * 3, "the fourth of all in turn"
