@@ -63,13 +63,19 @@ def test_quality_is_in_the_features_of_a_classifier(folder, monkeypatch):
     assert "there is no classifier of digits, in whose features samples are compared" in refused
     assert f"pyddl train classifier --data digits --hidden 256,64 --epochs 4 --batch-size 200 --lr 0.002 --schedule " \
         f"cosine --out {folder / 'data/digits/classifier'}" in refused
-    pyddl("train", "classifier", "--data", "digits", "--hidden", "16", "--epochs", "3", "--out",
-          folder / "data/digits/classifier", cwd=folder)
+    train = ("train", "classifier", "--data", "digits", "--hidden", "16", "--epochs", "3", "--lr")
+    pyddl(*train, "1e-9", "--out", "worthless", cwd=folder)
+    refused = pyddl("evaluate", "gan", "--quality", "--classifier", "worthless", cwd=folder, check=2)
+    assert "the classifier in worthless gets" in refused and "of the rows right, where one answer for all" in refused
+    pyddl(*train, "0.01", "--out", folder / "data/digits/classifier", cwd=folder)
     found = json.loads(pyddl("evaluate", "gan", "--quality", "--json", cwd=folder))
     assert found["frechet_distance"] > found["frechet_distance_of_rows"] > 0
     assert 0 <= found["coverage"] < found["coverage_of_rows"] <= 1 and "sha256" in found["classifier"]
+    assert found["classifier_accuracy"] > 0.5
     assert (folder / "gan/plots/nearest.png").stat().st_size > 1000
     assert "expected a classifier" in pyddl("evaluate", "gan", "--quality", "--classifier", "gan", cwd=folder, check=2)
+    refused = pyddl("evaluate", "points", "--data", "points.npy", "--quality", cwd=folder, check=2)
+    assert "These rows have no labels to train one on" in refused and "--measure energy_distance" in refused
     np.save(folder / "centres.npy", np.array([[4.0, 4.0], [9.0, 9.0]]))
     modes = ("evaluate", "points", "--data", "points.npy", "--modes", "centres.npy")
     found = json.loads(pyddl(*modes, "--deviation", "0.5", "--json", cwd=folder))
