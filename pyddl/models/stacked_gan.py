@@ -474,6 +474,9 @@ def _add(found: dict[str, float], more: Mapping[str, float], levels: int = 1) ->
 
 
 def _plain(numbers: Sequence[int] | None) -> list[int] | None:
+    if isinstance(numbers, str):
+        raise ParameterError(f"the layers {numbers!r} are a text; a stack's networks are given by units of hidden "
+                             "layers, for example 128,128, and channels for pictures")
     return None if numbers is None else list(numbers)
 
 

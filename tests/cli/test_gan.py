@@ -1,11 +1,14 @@
 """Adversarial pairs on the command line: train, generate, go on elsewhere, simulate, and what is refused."""
 
 import json
+import tomllib
 
 import numpy as np
 import pytest
 from PIL import Image
 from support import said_by_pyddl as pyddl
+
+from pyddl.train.run import load_run
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +20,7 @@ def folder(tmp_path_factory):
     pyddl(*line, "--epochs", "2", "--ranks", "2", "--out", "gan", cwd=path)
     pyddl("train", "--resume", "--epochs", "3", "--out", "gan", cwd=path)
     np.save(path / "points.npy", np.random.default_rng(0).normal(4, 0.5, (300, 2)).astype(np.float32))
+    np.save(path / "same.npy", np.full((30, 2), 7, np.float32))
     pyddl("train", "gan", "--data", "points.npy", "--objective", "wgan", "--generator", "8", "--discriminator", "8",
           "--epochs", "2", "--optimizer", "rmsprop", "--out", "points", cwd=path)
     return path
@@ -89,10 +93,49 @@ def test_a_simulation(folder):
     assert "149 parameters" in said and "allreduce" in said
 
 
+@pytest.mark.parametrize(("name", "data", "recorded"), [
+    ("dcgan", "digits", {"channels": [32, 64]}), ("wgan", "points.npy", {"objective": "wgan", "generator_every": 5})])
+def test_a_preset_is_a_gan_with_other_defaults(folder, name, data, recorded):
+    line = ("train", name, "--data", data, "--epochs", "1", "--batch-size", "256", "--out", name)
+    said = pyddl(*line, cwd=folder)
+    assert said.startswith("gan, ") and f"written to {name}" in said
+    config = tomllib.loads((folder / name / "config.toml").read_text())
+    assert config["model"] == name and recorded.items() <= config.items() and config["batch_size"] == 256
+    assert "nothing left to do" in (again := pyddl(*line, "--resume", cwd=folder)) or "samples/s" in again
+    pyddl("generate", name, "--count", "3", "--out", "three.npy", cwd=folder)
+    assert np.load(folder / "three.npy").shape == (3, 64 if data == "digits" else 2)
+    assert "allreduce" in pyddl("simulate", name, "--data", data, "--epochs", "1", "--workers", "2", "--out",
+                                f"simulated-{name}", cwd=folder)
+    pyddl("train", name, "--config", "points/config.toml", "--data", data, "--epochs", "1", "--optimizer", "adam",
+          "--out", f"{name}-of-points", cwd=folder)
+    assert tomllib.loads((folder / f"{name}-of-points/config.toml").read_text())["optimizer"] == "adam"
+
+
+def test_networks_as_texts(folder):
+    pyddl("train", "gan", "--data", "digits", "--generator", "dense16,reshape4x4,up1", "--discriminator",
+          "conv4k4s2,dense8", "--epochs", "1", "--out", "texts", cwd=folder)
+    assert 'discriminator = "conv4k4s2,dense8"' in (folder / "texts/config.toml").read_text()
+    assert list(model_of(folder / "texts").generator.shapes[1:]) == [(16,), (4, 4, 1), (8, 8, 1), (64,)]
+
+
+def model_of(run):
+    return load_run(run).model
+
+
 @pytest.mark.parametrize(("flags", "message"), [
     (("--noise", "0"), "noise is 0; expected a whole number at least 1"),
     (("--generator-every", "0"), "generator_every is 0; expected a whole number at least 1"),
     (("--objective", "wgan_gp", "--clip-weights", "0.1"), "weights are clipped in objective wgan only"),
+    (("--generator", "128,resize"), "generator is '128,resize'; at character 5 is 'resize'; expected resize2"),
+    (("--generator", "8,reshape2x4,up1"), "it ends with pictures of 4 by 8, and rows are 2 values"),
+    (("--objective", "wgan", "--penalty", "1"), "objective wgan has no penalty, which clipping stands for"),
+    (("--critic-steps", "0"), "generator_every is 0; expected a whole number at least 1"),
+    (("--packing", "0"), "packing is 0; expected a whole number at least 1"),
+    (("--packing", "300", "--batch-size", "256"), "of which 300 stay together"),
+    (("--label-smoothing", "0.1"), "objective r3gan has no labels to smooth"),
+    (("--objective", "hinge"), "objective is 'hinge'; expected one of r3gan"),
+    (("--channels", "4"), "the rows do not say the shape of a picture"),
+    (("--data", "same.npy"), "all 30 rows are the same"),
     (("--activation", "tanh"), "needs a piecewise linear discriminator"),
     (("--hidden", "4"), "hidden is an option of model autoencoder"),
     (("--conditional",), "has no labels"),
