@@ -30,8 +30,8 @@ class Option:
         Python keyword and TOML key; the flag is ``--name`` with dashes.
     kind : str
         ``str``, ``int``, ``float``, ``bool``, ``ints`` or ``floats`` (numbers, with commas on the command line),
-        ``values`` (plain values by name; ``NAME=VALUE`` with commas on the command line), or ``run`` (the path of a
-        finished run, in whose place a model gets a `models.Trained`).
+        ``layers`` (``ints``, or a text of layers), ``values`` (plain values by name; ``NAME=VALUE`` with commas on the
+        command line), or ``run`` (the path of a finished run, in whose place a model gets a `models.Trained`).
     default : object
         None means that the default depends on another option; the help says how.
     section : str
@@ -91,7 +91,9 @@ class Option:
         if self.kind == "float":
             return _check.number(self.name, value, above=self.above, at_least=self.at_least, at_most=self.at_most,
                                  below=self.below)
-        if self.kind == "ints":
+        if self.kind == "layers" and isinstance(value, str) and any(map(str.isalpha, value)) and value != "none":
+            return value
+        if self.kind in ("ints", "layers"):
             return self._integers(value)
         if self.kind == "floats":
             return self._numbers(value)
@@ -296,11 +298,13 @@ TABLE: list[Option] = [
            "code of a row; probability: of each spike; input: of which that is the sigmoid, better for a linear "
            "classifier", choices=("probability", "input"), trainer=False, of=_SPIKES),
     # ---- adversarial pairs
-    Option("generator", "ints", None, "model",
-           "units of the generator's dense hidden layers; by default 128,128,128, or with channels none", trainer=False,
-           of=_ADVERSARIAL, empty=True),
-    Option("discriminator", "ints", None, "model",
-           "units of the discriminator's dense hidden layers; by default 128,128, or with channels none",
+    Option("generator", "layers", None, "model",
+           "units of the generator's dense hidden layers, by default 128,128,128, or with channels none; or its layers "
+           "as a text such as 3136,reshape7x7x64,norm,up32,up1: upN: transposed convolution; resizeN; norm: batch "
+           "norm; others as in the discriminator", trainer=False, of=_ADVERSARIAL, empty=True),
+    Option("discriminator", "layers", None, "model",
+           "units of the discriminator's dense hidden layers, by default 128,128, or with channels none; or its layers "
+           "as a text such as conv32k4s2,conv64k4s2,dropout0.2,128, with words as in --conv of an autoencoder",
            trainer=False, of=_ADVERSARIAL, empty=True),
     Option("channels", "ints", None, "model",
            "channels of convolutions of stride 2 at the discriminator's beginning, which the generator mirrors: "

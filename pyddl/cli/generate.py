@@ -42,6 +42,8 @@ def command(run: str, count: int, seed: int, out: str | None, label: str | None)
         source = rows_for(trained, None, labelled=False, says=False)
     except DataError:  # the data are not here: curves, and columns without names
         source = None
+    with written(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".png":
         with written(target):
             draw_pictures(target, "samples", samples, source and source.image_shape)

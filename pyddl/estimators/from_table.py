@@ -11,7 +11,7 @@ from pyddl import _check, models, options
 __all__ = ["from_table"]
 
 KINDS = {"ints": "sequence of int", "floats": "sequence of float", "run": "str",  # in words, of the table's
-         "values": "dict"}
+         "values": "dict", "layers": "sequence of int, or str"}
 
 
 def from_table(model: str, **defaults: Any) -> Callable[[type], type]:

@@ -457,11 +457,12 @@ discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initi
         """Samples of one noise (n, inputs)."""
         return self.sample(parameters, buffers, SHOWN if self.inputs > 2 else POINTS, 0)
 
-    def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any]) -> list[str]:
+    def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any],
+                 shown: np.ndarray) -> list[str]:
         """Once all are trained together: discriminators that are always right, and samples that are all alike."""
         if f"train_loss_{MAKER}s" not in line:
             return []
-        return signs_of_collapse(line, self.shown(parameters, buffers), self.levels[0].scale(parameters))
+        return signs_of_collapse(line, shown, self.levels[0].scale(parameters), self.levels[0].objective.name)
 
 
 def _levels_of(layers: Sequence[Layer], head: bool) -> list[int]:
@@ -488,6 +489,9 @@ def _add(found: dict[str, float], more: Mapping[str, float], levels: int = 1) ->
 
 
 def _plain(numbers: Sequence[int] | None) -> list[int] | None:
+    if isinstance(numbers, str):
+        raise ParameterError(f"the layers {numbers!r} are a text; a stack's networks are given by units of hidden "
+                             "layers, for example 128,128, and channels for pictures")
     return None if numbers is None else list(numbers)
 
 

@@ -15,12 +15,13 @@ from pyddl.data.picture import Picture
 from pyddl.models.protocol import Model
 from pyddl.train.simulation import Simulated
 
-__all__ = ["draw_codes", "draw_curves", "draw_lines", "draw_pictures", "draw_reconstructions", "draw_shown",
+__all__ = ["animate_shown", "draw_codes", "draw_curves", "draw_lines", "draw_pictures", "draw_reconstructions", "draw_shown",
            "draw_simulations", "first_rows"]
 
 P = ParamSpec("P")
 MOST_PICTURES = 50
 MOST_PANELS = 6  # side by side
+MOST_FRAMES = 50  # of an animation
 MOST_POINTS = 2000  # of a map of codes
 MOST_COLOURS = 20  # labels of more values have a scale in the place of a legend
 
@@ -199,14 +200,58 @@ def draw_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | Non
     return path
 
 
+def animate_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | None, columns: int = 10) -> Path:
+    """The same as an animated picture, a frame for each epoch, of at most `MOST_FRAMES` epochs: images side by side, a
+    histogram, points, or the first rows as curves."""
+    plt = _pyplot()
+    from matplotlib.animation import FuncAnimation, PillowWriter
+
+    epochs = np.unique(np.linspace(0, len(shown) - 1, min(MOST_FRAMES, len(shown))).round().astype(int))
+    low, high = float(shown[-1].min()), float(shown[-1].max())
+    high = high if high > low else low + 1
+    edge = 0.05 * (high - low)
+    figure, axis = plt.subplots(figsize=(4, 4), layout="constrained")
+
+    def draw(epoch: int) -> None:
+        axis.clear()
+        rows = np.asarray(shown[epoch])
+        if image_shape is not None:
+            _show(axis, _side_by_side([_image(row, image_shape) for row in rows], columns), None, (min(low, 0.0), high))
+        elif rows.shape[1] == 1:
+            axis.hist(rows[:, 0], bins=np.linspace(low - edge, high + edge, 31))
+        elif rows.shape[1] == 2:
+            axis.scatter(*rows.T, s=3, linewidths=0)
+            axis.set(xlim=(low - edge, high + edge), ylim=(low - edge, high + edge), aspect="equal")
+        else:
+            axis.plot(rows[:columns].T, linewidth=0.6)
+            axis.set_ylim(low - edge, high + edge)
+        axis.set_title(f"epoch {epoch + 1}", fontsize=8)
+
+    FuncAnimation(figure, draw, frames=epochs, init_func=lambda: None).save(path, PillowWriter(fps=5), dpi=90)
+    plt.close(figure)
+    return path
+
+
+def _side_by_side(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Images of one shape as one, a line of so many under another."""
+    height, width = images[0].shape[:2]
+    lines = -(-len(images) // columns)
+    whole = np.zeros((lines * (height + 1) - 1, columns * (width + 1) - 1, *images[0].shape[2:]), images[0].dtype)
+    for number, image in enumerate(images):
+        top, left = number // columns * (height + 1), number % columns * (width + 1)
+        whole[top : top + height, left : left + width] = image
+    return whole
+
+
 def _show(axis: Any, row: np.ndarray, image_shape: tuple[int, ...] | None, limits: tuple[float, float]) -> None:
-    """One row as an image, dark where it is largest; red above and blue below 0 where there is such; or as a curve."""
+    """One row, or an image itself, as an image, dark where it is largest; red above and blue below 0 where there is
+    such; or as a curve."""
     low, high = limits
-    if image_shape is None:
+    if image_shape is None and row.ndim == 1:
         axis.plot(row, linewidth=0.6)
         axis.set_ylim(low, high)
     else:
-        image = _image(row, image_shape)
+        image = row if image_shape is None else _image(row, image_shape)
         if image.ndim == 3:
             image = ((image - low) / (high - low)).clip(0, 1)
         axis.imshow(image, cmap="gray_r" if low == 0 else "RdBu_r", vmin=low, vmax=high)

@@ -28,6 +28,7 @@ def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndar
         They cannot be written.
     """
     from pyddl.train.plots import (
+        animate_shown,
         draw_codes,
         draw_curves,
         draw_pictures,
@@ -51,7 +52,9 @@ def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndar
             drawn += [draw_pictures(folder / f"{name}.png", name, rows, source.image_shape)
                       for name, rows in pictures.items()]
         if (path := Path(out) / SHOWN).exists():
-            drawn.append(draw_shown(folder / "shown.png", np.load(path, mmap_mode="r"), source.image_shape))
+            shown = np.load(path, mmap_mode="r")
+            drawn += [draw_shown(folder / "shown.png", shown, source.image_shape),
+                      animate_shown(folder / "shown.gif", shown, source.image_shape)]
     return drawn
 
 

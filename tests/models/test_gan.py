@@ -231,7 +231,9 @@ def test_rows_are_standardised_and_kinks_lie_among_them():
     reach = (ROWS.max(axis=0) - ROWS.min(axis=0)).max() / 2 / views["rows.scale"][0]
     assert np.abs(places).max() < reach and places.std() == pytest.approx(reach / np.sqrt(3), rel=0.1)
     constant = model.layout.zeros()
-    model.initialise(constant, model.buffers.zeros(), 0, Statistics(ArraySource(np.ones((5, 3), np.float32))))
+    with pytest.raises(DataError, match="all 5 rows are the same"):
+        model.initialise(constant, model.buffers.zeros(), 0, Statistics(ArraySource(np.ones((5, 3), np.float32))))
+    model.initialise(constant, model.buffers.zeros(), 0, Statistics(ArraySource(np.ones((1, 3), np.float32))))
     assert np.isfinite(constant).all() and model.layout.views(constant)["rows.scale"][0] == 1
 
 
