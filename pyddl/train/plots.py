@@ -15,8 +15,8 @@ from pyddl.data.picture import Picture
 from pyddl.models.protocol import Model
 from pyddl.train.simulation import Simulated
 
-__all__ = ["animate_shown", "draw_codes", "draw_curves", "draw_lines", "draw_pictures", "draw_reconstructions", "draw_shown",
-           "draw_simulations", "first_rows"]
+__all__ = ["animate_shown", "draw_codes", "draw_curves", "draw_lines", "draw_pictures", "draw_reconstructions",
+           "draw_shown", "draw_simulations", "first_rows"]
 
 P = ParamSpec("P")
 MOST_PICTURES = 50
@@ -200,17 +200,18 @@ def draw_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | Non
     return path
 
 
+@_own_settings
 def animate_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | None, columns: int = 10) -> Path:
     """The same as an animated picture, a frame for each epoch, of at most `MOST_FRAMES` epochs: images side by side, a
     histogram, points, or the first rows as curves."""
-    plt = _pyplot()
     from matplotlib.animation import FuncAnimation, PillowWriter
 
     epochs = np.unique(np.linspace(0, len(shown) - 1, min(MOST_FRAMES, len(shown))).round().astype(int))
     low, high = float(shown[-1].min()), float(shown[-1].max())
     high = high if high > low else low + 1
     edge = 0.05 * (high - low)
-    figure, axis = plt.subplots(figsize=(4, 4), layout="constrained")
+    figure, axes = _subplots(1, 1, (4, 4))
+    axis = axes[0, 0]
 
     def draw(epoch: int) -> None:
         axis.clear()
@@ -228,7 +229,6 @@ def animate_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | 
         axis.set_title(f"epoch {epoch + 1}", fontsize=8)
 
     FuncAnimation(figure, draw, frames=epochs, init_func=lambda: None).save(path, PillowWriter(fps=5), dpi=90)
-    plt.close(figure)
     return path
 
 

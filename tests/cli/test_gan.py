@@ -1,10 +1,10 @@
 """Adversarial pairs on the command line: train, generate, go on elsewhere, simulate, and what is refused."""
 
 import json
-import tomllib
 
 import numpy as np
 import pytest
+import tomllib
 from PIL import Image
 from support import said_by_pyddl as pyddl
 
