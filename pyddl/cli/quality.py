@@ -139,8 +139,8 @@ class Judge:
             found = run.summary.get("test_accuracy")
         if found is not None and found < least + WORTH * (1 - least):
             raise ParameterError(f"the classifier in {run.path} gets {found:.1%} of the rows right, where one answer "
-                                 f"for all would get {least:.1%}: its features say nothing of such rows; train it longer "
-                                 f"({TO_TRAIN}), or name another one with --classifier")
+                                 f"for all would get {least:.1%}: its features say nothing of such rows; train it "
+                                 f"longer ({TO_TRAIN}), or name another one with --classifier")
         return found
 
 
