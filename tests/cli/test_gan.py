@@ -133,7 +133,7 @@ def model_of(run):
     (("--packing", "0"), "packing is 0; expected a whole number at least 1"),
     (("--packing", "300", "--batch-size", "256"), "of which 300 stay together"),
     (("--label-smoothing", "0.1"), "objective r3gan has no labels to smooth"),
-    (("--objective", "hinge"), "objective is 'hinge'; expected one of r3gan"),
+    (("--objective", "hinge"), "objective is 'hinge'; expected one of minimax"),
     (("--channels", "4"), "the rows do not say the shape of a picture"),
     (("--data", "same.npy"), "all 30 rows are the same"),
     (("--activation", "tanh"), "needs a piecewise linear discriminator"),
