@@ -50,10 +50,7 @@ def kept(place: Path, state: object, blocks: Callable[[], Iterator[np.ndarray]],
     ndarray
         Read-only where it is mapped. Of no blocks: of shape (0, 0).
     """
-    try:
-        folder = cache_folder("unpacked")
-    except RuntimeError:  # no home
-        return _together(list(blocks()))
+    folder = cache_folder("unpacked")
     of_place = f"{place.name[:100]}-{_digest(place.resolve(), how)}"
     copy = folder / f"{of_place}-{_digest(state, MADE_AS)}.npy"
     with contextlib.suppress(DataError):  # none yet, or damaged
