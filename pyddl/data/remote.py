@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from pyddl import _check
 from pyddl.data.download import cache_folder
-from pyddl.data.kept import one_at_a_time
+from pyddl.data.kept import begun, one_at_a_time
 from pyddl.errors import DataError
 
 __all__ = ["is_address", "local_copy"]
@@ -143,7 +143,7 @@ def _copy(address: str, place: Place, files: list[File], copy: Path, name: str, 
     if wanted > free:
         raise DataError(f"{address} has {wanted} bytes, and {copy.parent} has room for {free}; XDG_CACHE_HOME names "
                         "another folder")
-    hidden = copy.with_name(f".{copy.name}.{os.uname().nodename}.{os.getpid()}.part")
+    hidden = begun(copy)
     try:
         for file in files:
             path = PurePosixPath(file.path)
