@@ -198,11 +198,8 @@ class GAN:
     @classmethod
     def for_data(cls, data: Source, conditional: bool = False, output: str | None = None, **options: Any) -> GAN:
         """The model for these rows: with their classes where conditional, outputs of their range, and their shape."""
-        pictured = options.get("channels") or any(isinstance(options.get(name), str) for name in UNITS)
-        if pictured and options.get("image_shape") is None and data.image_shape is not None:
-            options["image_shape"] = tuple(data.image_shape)
         return cls(data.features, conditional=conditional, classes=classes_of(data) if conditional else None,
-                   output=output_for(data) if output is None else output, **options)
+                   output=output_for(data) if output is None else output, **with_shape(options, data))
 
     def options(self) -> dict[str, Any]:
         """Plain values that make the same model again: ``GAN(**options)``."""
@@ -659,6 +656,14 @@ def signs_of_collapse(line: Mapping[str, Any], samples: np.ndarray, scale: np.fl
         texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): {held}, "
                      f"{another}")
     return texts
+
+
+def with_shape(options: dict[str, Any], data: Source) -> dict[str, Any]:
+    """Options of a pair, with the shape of the rows as pictures where its networks see such."""
+    pictured = options.get("channels") or any(isinstance(options.get(name), str) for name in UNITS)
+    if pictured and options.get("image_shape") is None and data.image_shape is not None:
+        return {**options, "image_shape": tuple(data.image_shape)}
+    return options
 
 
 def output_for(data: Source) -> str:
