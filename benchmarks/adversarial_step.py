@@ -221,6 +221,7 @@ def measure(theirs: Peer | None, record: Record, name: str, dtypes: Sequence[str
 
 def section(lines: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     """Of the page of results."""
+    yield "\n### Steps of adversarial pairs on one thread\n"
     rows = []
     for line in lines:
         for dtype, times in line["times_plain"].items():
