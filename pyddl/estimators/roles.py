@@ -54,7 +54,7 @@ class Encodes(Estimator, Transformer):
         out = np.empty((codes.shape[0], self.n_features_in_), dtype=np.float32)
         for place, part in chunks(codes):
             out[place] = self.model_.decode(self.result_.averaged, self.result_.buffers, part)
-        return out
+        return self._unscaled(out)
 
     def _learned(self) -> None:
         super()._learned()
