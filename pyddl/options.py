@@ -100,7 +100,8 @@ class Option:
         if self.kind == "values":
             return self._values(value)
         if not isinstance(value, str) or not value:
-            raise ParameterError(f"{self.name} is {value!r}; expected text")
+            what = "the path of a run, or in Python a fitted estimator" if self.kind == "run" else "text"
+            raise ParameterError(f"{self.name} is {value!r}; expected {what}")
         if not self.choices or (_own.PATTERN in self.choices and _own.is_named(value)):
             return value
         return _check.one_of(self.name, value, self.choices)

@@ -65,6 +65,11 @@ class Encodes(Estimator, Transformer):
 class Scores(Estimator):
     """How near reconstructions are."""
 
+    def reconstruct(self, X: Any) -> np.ndarray:
+        """What the model makes of X by way of its codes, (rows, features) -> (rows, features), float32. Local."""
+        self._check_fitted()
+        return self._unscaled(self._apply(self._rows(X), self.model_.reconstruct))
+
     def score(self, X: Any, y: Any = None) -> float:
         """Minus the reconstruction error of X: squared, summed over features, mean over rows. Local.
 
