@@ -100,7 +100,8 @@ class Option:
         if self.kind == "values":
             return self._values(value)
         if not isinstance(value, str) or not value:
-            raise ParameterError(f"{self.name} is {value!r}; expected text")
+            what = "the path of a run, or in Python a fitted estimator" if self.kind == "run" else "text"
+            raise ParameterError(f"{self.name} is {value!r}; expected {what}")
         if not self.choices or (_own.PATTERN in self.choices and _own.is_named(value)):
             return value
         return _check.one_of(self.name, value, self.choices)
@@ -177,6 +178,11 @@ TABLE: list[Option] = [
     Option("image_size", "str", None, "data", "height and width to which pictures are scaled, such as 28x28",
            trainer=False),
     Option("grey", "bool", False, "data", "make grey pictures of coloured ones", trainer=False),
+    Option("scale", "str", None, "data",
+           "scale of the data's columns, learned from the training rows and kept by the run; minmax: from 0 to 1; "
+           "standard: mean 0, deviation 1; pixels: values of 0 to 255 divided by 255. Pictures have one for all "
+           "pixels. Codes and errors are those of scaled rows; reconstructions and samples are scaled back",
+           choices=names.SCALES, trainer=False),
     # ---- model
     Option("hidden", "ints", (256, 64), "model",
            "units of the hidden layers; of an autoencoder or a vae those of the encoder, the code last", trainer=False,

@@ -16,13 +16,15 @@ from pyddl.data import cifar, delimited, hdf5, idx, npy, orc, parquet
 from pyddl.data.download import TIMEOUT, Progress, download
 from pyddl.data.folders import Part, WithColumns, kind_of, left_to_files, partition_number, parts_of
 from pyddl.data.formats import Format
-from pyddl.data.joined import JoinedSource, LabelledSource, in_order_of
+from pyddl.data.joined import JoinedSource, LabelledSource, ScaledSource, in_order_of, scaled
 from pyddl.data.labels import Labels, as_labels
 from pyddl.data.named import NAMED, missing
 from pyddl.data.pictures import ENDINGS, are_pictures, asked_of_pictures, open_pictures, picture_labels
 from pyddl.data.remote import is_address, local_copy
+from pyddl.data.scaled import learned
 from pyddl.data.source import ArraySource, RandomSource, Source
 from pyddl.errors import DataError, NoRowsError, ParameterError
+from pyddl.names import SCALES
 
 __all__ = ["FORMATS", "fetch", "find", "load", "of_pictures"]
 
@@ -33,7 +35,7 @@ FORMATS: tuple[Format, ...] = (npy.FORMAT, idx.FORMAT, hdf5.FORMAT, parquet.FORM
 
 
 def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: str | Sequence[int] | None = None,
-         grey: bool = False) -> Source:
+         grey: bool = False, scale: str | Source | None = None) -> Source:
     """Open a data set.
 
     Parameters
@@ -60,6 +62,10 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
         Height and width to which pictures are scaled, such as ``"28x28"``; without it all must have one size.
     grey : bool, default=False
         Whether coloured pictures become grey ones.
+    scale : {"minmax", "standard", "pixels"} or Source, optional
+        Bring columns to one scale, which these rows give: to [0, 1], or to mean 0 and deviation 1; or divide values of
+        0 to 255 by 255. Pictures have one scale for all pixels. Of a scaled source its own is taken: test rows need
+        that of the training rows, which the trainer gives to those without one.
 
     Returns
     -------
@@ -72,7 +78,7 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
     DataError
         Nothing of that name, or the file is damaged. A named set that is not on this machine is fetched into
         the user cache; without a network the message lists every place that was tried. What an address leads to cannot
-        be had. A label is missing, NaN or infinite.
+        be had. A label is missing, NaN or infinite. A column that is to be scaled has one value in all rows.
     ShapeError
         There are more labels than rows, or fewer.
 
@@ -82,6 +88,8 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
     (1000000, 784)
     >>> load([[0.1], [0.2], [0.3]], labels=["no", "yes", "no"]).labels
     array([0, 1, 0])
+    >>> np.asarray(load([[10, 0.1], [20, 0.2], [40, 0.4]], scale="minmax"))[1].round(2)
+    array([0.33, 0.33], dtype=float32)
     """
     rows, names = _here(spec), _here(labels)
     addresses = {_inner(here)[0]: _address(given)[0] for given, here in ((spec, rows), (labels, names))
@@ -92,11 +100,14 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
             raise ParameterError(f"image_size and grey are for pictures, and data {spec!r} are none: leave them out")
         without = [] if labels is None else _columns_of(names, rows)
         source = open_pictures(Path(rows), image_size, grey) if pictured else _load(rows, part, without)
-        if pictured or rows is not spec:
-            source.spec = {"data": os.fspath(spec), **asked_of_pictures(image_size, grey)}
+        if isinstance(spec, str | os.PathLike):
+            source.spec = {"data": os.fspath(spec) + (f":{part}" if part else ""),
+                           **asked_of_pictures(image_size, grey)}
         if addresses and hasattr(source, "origin"):
             source.origin = _told(source.origin, addresses)
-        return source if labels is None else _labelled(source, names, labels, without, addresses)
+        if labels is not None:
+            source = _labelled(source, names, labels, without, addresses)
+        return source if scale is None else _scaled(source, scale)
 
 
 def _labelled(source: Source, labels: Any, given: Any, without: Sequence[str], addresses: Mapping[str, str]) -> Source:
@@ -123,6 +134,16 @@ def _errors_with(addresses: Mapping[str, str]) -> Iterator[None]:
         if not addresses:
             raise
         raise type(error)(_told(str(error), addresses)) from error
+
+
+def _scaled(source: Source, scale: str | Source) -> Source:
+    if isinstance(scale, str):
+        return ScaledSource(source, learned(scale, source))
+    if scale.scaling is None:
+        raise ParameterError(f"scale is {scale.name}, which is not scaled; expected one of {', '.join(SCALES)}, or a "
+                             "source that was scaled so")
+    alike: Source = scaled(source, scale.scaling)
+    return alike
 
 
 def _told(text: str, addresses: Mapping[str, str]) -> str:
@@ -168,19 +189,13 @@ def _load(spec: Any, part: str | None, without: Sequence[str]) -> Source:
     name, colon, suffix = text.partition(":")
     if name == "random" and colon:
         _no_part(text, part)
-        return _called(text, _random(text, suffix))
+        return _random(text, suffix)
     if name in NAMED:
         if colon and part not in (None, suffix):
             raise ParameterError(f"data is {text!r} and part is {part!r}; give one of the two")
-        chosen = _check.one_of("part", suffix if colon else part or "train", PARTS)
-        return _called(f"{name}:{chosen}" if colon or part else name, _named(name, chosen))
+        return _named(name, _check.one_of("part", suffix if colon else part or "train", PARTS))
     _no_part(text, part)
-    return _called(text, _file(text, without))
-
-
-def _called(text: str, source: Source) -> Source:
-    source.spec = {"data": text}
-    return source
+    return _file(text, without)
 
 
 def _labels(text: str) -> Labels:

@@ -23,6 +23,7 @@ MOST_PICTURES = 50
 MOST_PANELS = 6  # side by side
 MOST_FRAMES = 50  # of an animation
 MOST_POINTS = 2000  # of a map of codes
+MOST_NAMES = 30  # of columns, below their curve
 MOST_COLOURS = 20  # labels of more values have a scale in the place of a legend
 
 
@@ -65,11 +66,15 @@ def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffe
     shown is made of them.
     """
     rows = first_rows(source, columns)
+    scaling = source.scaling if source.image_shape else None  # columns of a table stay comparable
     spoiled = model.corrupted(rows) if hasattr(model, "corrupted") else None
     entered = rows if spoiled is None else spoiled
     shown = {"original": rows, **({} if spoiled is None else {"corrupted": spoiled}),
              "reconstruction": model.reconstruct(parameters, buffers, entered)}  # type: ignore[attr-defined]
     errors, count = ((rows - shown["reconstruction"]) ** 2).sum(axis=1), len(rows)
+    if scaling is not None:
+        shown = {title: scaling.undo(images) for title, images in shown.items()}
+        rows = shown["original"]
     low, high = float(rows.min()), float(rows.max()) or 1.0
     limits = (min(low, 0.0), max(high, 1.0)) if source.image_shape else (low, high)
     figure, axes = _subplots(len(shown), count, (0.9 * count + 0.5, 0.9 * len(shown) + 0.5))
@@ -77,6 +82,8 @@ def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffe
         for axis, image in zip(line, images, strict=True):
             _show(axis, image, source.image_shape, limits)
         line[0].set_ylabel(title, fontsize=8)
+    if source.columns and source.features <= MOST_NAMES:
+        axes[-1][0].set_xticks(range(source.features), source.columns, rotation=90, fontsize=5)
     for axis, error in zip(axes[-1], errors, strict=True):
         axis.set_xlabel(f"{error:.2f}", fontsize=8)
     figure.supxlabel("squared error of each row", fontsize=8)
@@ -100,12 +107,12 @@ def draw_lines(path: Path, lines: Mapping[str, np.ndarray], image_shape: tuple[i
 
 @_own_settings
 def draw_codes(path: Path, model: Model, parameters: np.ndarray, buffers: np.ndarray, source: Source) -> Path:
-    """Codes of the first rows of ``source``, at most `MOST_POINTS`, as points coloured by their labels.
+    """Codes of the first rows of ``source``, at most `MOST_POINTS`, as points, coloured by their labels if it has some.
 
     Codes of more than two values are shown by their first two principal components (scikit-learn's).
     """
     rows = first_rows(source, MOST_POINTS)
-    labels = np.asarray(source.labels)[: len(rows)].reshape(len(rows), -1)[:, 0]
+    labels = None if source.labels is None else np.asarray(source.labels)[: len(rows)].reshape(len(rows), -1)[:, 0]
     codes = model.encode(parameters, buffers, rows)  # type: ignore[attr-defined]
     points, axes_are = codes, "code"
     if codes.shape[1] == 1:
@@ -117,8 +124,10 @@ def draw_codes(path: Path, model: Model, parameters: np.ndarray, buffers: np.nda
         points = pca.transform(codes)
         axes_are = f"principal component of {codes.shape[1]} code values"
     figure, ((axis,),) = _subplots(1, 1, (5.5, 4.5))
-    values = np.unique(labels)
-    if len(values) <= MOST_COLOURS:
+    values = np.unique([] if labels is None else labels)
+    if labels is None:
+        axis.scatter(points[:, 0], points[:, 1], s=5, linewidths=0)
+    elif len(values) <= MOST_COLOURS:
         import matplotlib
 
         colours = matplotlib.colormaps["tab10" if len(values) <= 10 else "tab20"]

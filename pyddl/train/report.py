@@ -45,7 +45,8 @@ def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndar
             return drawn
         if hasattr(model, "reconstruct"):
             drawn.append(draw_reconstructions(folder / "reconstructions.png", model, parameters, buffers, source))
-        if source.label_type is not None and getattr(model, "encodes", hasattr(model, "encode")):
+        if getattr(model, "encodes", hasattr(model, "encode")) and (
+                source.label_type is not None or _few_codes(model, parameters, buffers, source)):
             drawn.append(draw_codes(folder / "codes.png", model, parameters, buffers, source))
         if hasattr(model, "pictures"):
             pictures = model.pictures(parameters, buffers, first_rows(source))
@@ -56,6 +57,13 @@ def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndar
             drawn += [draw_shown(folder / "shown.png", shown, source.image_shape),
                       animate_shown(folder / "shown.gif", shown, source.image_shape)]
     return drawn
+
+
+def _few_codes(model: Any, parameters: np.ndarray, buffers: np.ndarray, source: Source) -> bool:
+    """Whether codes are points of a plane."""
+    from pyddl.train.plots import first_rows
+
+    return bool(model.encode(parameters, buffers, first_rows(source, 1)).shape[1] <= 2)
 
 
 def table(summary: dict[str, Any]) -> str:
