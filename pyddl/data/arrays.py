@@ -72,7 +72,7 @@ def _refuse_no_number(value: Any, name: str, place: tuple[int, ...], names: Any)
     at = [f"column {(place[1] if names is None else names[place[1]])!r}"] if len(place) > 1 else []
     where, row = ": ".join([name, *at]), f"in row {place[0]}"
     if _is_missing(value):
-        raise _NotANumber(f"{where} has no value {row} ({value}); expected numbers: fill in (SimpleImputer) or drop "
+        raise _NotANumber(f"{where} has no value {row}; expected numbers: fill in (SimpleImputer) or drop "
                           f"such rows ({why})")
     if isinstance(value, str):
         raise DataError(f"{where} holds text, {value[:50]!r} {row}; expected numbers: leave the column out, or make "

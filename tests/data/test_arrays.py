@@ -29,9 +29,9 @@ def test_frames_of_numbers_are_rows(frame):
 
 
 @pytest.mark.parametrize(("given", "message"), [
-    (EMPTY, "column 'b' has no value in row 5 (<NA>)"),
-    (FRAME.assign(c=pandas.array([True, None] * 4, "boolean")), "column 'c' has no value in row 1 (<NA>)"),
-    (FRAME.astype("float64[pyarrow]").where(X[2, 0] != FRAME), "column 'a' has no value in row 2 (<NA>)"),
+    (EMPTY, "column 'b' has no value in row 5; expected numbers"),
+    (FRAME.assign(c=pandas.array([True, None] * 4, "boolean")), "column 'c' has no value in row 1; expected numbers"),
+    (FRAME.astype("float64[pyarrow]").where(X[2, 0] != FRAME), "column 'a' has no value in row 2; expected numbers"),
     (FRAME.assign(c=pandas.Categorical(["x", "y"] * 4)), "column 'c' holds text, 'x' in row 0; expected"),
     (FRAME.assign(c=pandas.date_range("2020", periods=8)), "column 'c' holds '2020-01-01 00:00:00' in row 0"),
     (np.array([[1, None]]), "in row 0, column 1"),
