@@ -101,14 +101,14 @@ def test_a_preset_is_a_gan_with_other_defaults(folder, name, data, recorded):
     assert said.startswith("gan, ") and f"written to {name}" in said
     config = tomllib.loads((folder / name / "config.toml").read_text())
     assert config["model"] == name and recorded.items() <= config.items() and config["batch_size"] == 256
-    assert "nothing left to do" in (again := pyddl(*line, "--resume", cwd=folder)) or "samples/s" in again
-    pyddl("generate", name, "--count", "3", "--out", "three.npy", cwd=folder)
-    assert np.load(folder / "three.npy").shape == (3, 64 if data == "digits" else 2)
     assert "allreduce" in pyddl("simulate", name, "--data", data, "--epochs", "1", "--workers", "2", "--out",
                                 f"simulated-{name}", cwd=folder)
-    pyddl("train", name, "--config", "points/config.toml", "--data", data, "--epochs", "1", "--optimizer", "adam",
-          "--out", f"{name}-of-points", cwd=folder)
-    assert tomllib.loads((folder / f"{name}-of-points/config.toml").read_text())["optimizer"] == "adam"
+    if name == "dcgan":
+        return
+    assert "going on after step" in pyddl(*line, "--epochs", "2", "--resume", cwd=folder), "the same line goes on"
+    pyddl("train", name, "--config", "gan/config.toml", "--epochs", "1", "--out", "another", cwd=folder)
+    other = tomllib.loads((folder / "another/config.toml").read_text())
+    assert (other["objective"], other["generator_every"], other["noise"]) == ("wgan", 2, 3), "what was never chosen"
 
 
 def test_networks_as_texts(folder):
@@ -128,12 +128,7 @@ def model_of(run):
     (("--objective", "wgan_gp", "--clip-weights", "0.1"), "weights are clipped in objective wgan only"),
     (("--generator", "128,resize"), "generator is '128,resize'; at character 5 is 'resize'; expected resize2"),
     (("--generator", "8,reshape2x4,up1"), "it ends with pictures of 4 by 8, and rows are 2 values"),
-    (("--objective", "wgan", "--penalty", "1"), "objective wgan has no penalty, which clipping stands for"),
-    (("--critic-steps", "0"), "generator_every is 0; expected a whole number at least 1"),
-    (("--packing", "0"), "packing is 0; expected a whole number at least 1"),
     (("--packing", "300", "--batch-size", "256"), "of which 300 stay together"),
-    (("--label-smoothing", "0.1"), "objective r3gan has no labels to smooth"),
-    (("--objective", "hinge"), "objective is 'hinge'; expected one of minimax"),
     (("--channels", "4"), "the rows do not say the shape of a picture"),
     (("--data", "same.npy"), "all 30 rows are the same"),
     (("--activation", "tanh"), "needs a piecewise linear discriminator"),
