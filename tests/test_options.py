@@ -72,7 +72,7 @@ def test_defaults_pass_their_own_checks():
     ({"workers": ""}, "workers is ''; expected whole numbers with commas"),
     ({"workers": ()}, "workers is empty; expected at least one"),
     ({"labels": 3}, "labels is 3; expected text"),
-    ({"encoder": ""}, "encoder is ''; expected text"),
+    ({"encoder": ""}, "encoder is ''; expected the path of a run"),
     ({"reproducible": "yes"}, "expected true or false"),
     ({"data": 3}, "expected text"),
 ])
