@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import heapq
 import math
-import statistics
 from collections.abc import Hashable, Iterable
 from time import perf_counter
 from typing import Any
@@ -186,7 +185,7 @@ def _rehearse(plan: Plan, here: World, division: Division | None, between: Trans
     short, long = ({name[0]: taken for name, taken in rounds.least.items() if name[1:] == (n,)}
                    for n in (SHORT, floats))
     links = {name: Link.through((4 * SHORT, short[name]), (4 * floats, long[name])) for name in long}
-    update = max(transport.gather_objects(_update_seconds(worker)))
+    update = max(transport.gather_objects(_update_seconds(worker, here)))
     per_row = max(twice - apart, 0.0) / (more - rows) if more > rows else apart / rows
     together = max(apart, rounds.least["together"] - links["sum"].latency)
     left = (rounds.least["summed"] - together) / long["sum"] if "summed" in measured else 1.0
@@ -224,12 +223,12 @@ def _delay(here: World) -> float:
         return 0.0
 
 
-def _update_seconds(worker: Worker, runs: int = 5) -> float:
-    """Of one update of all parameters: the median."""
+def _update_seconds(worker: Worker, here: World, runs: int = 9) -> float:
+    """Of one update of all parameters: the least, as of a step."""
     taken = []
     for _ in range(runs):
-        before = worker.compute_seconds
+        before, delay = worker.compute_seconds, _delay(here)
         for _ in worker.turns():
             worker.update(Update(1.0))
-        taken.append(worker.compute_seconds - before)
-    return statistics.median(taken)
+        taken.append(max(worker.compute_seconds - before - (_delay(here) - delay), 1e-9))
+    return min(taken)
