@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import (
+    adversarial_step,
     auto,
     convolution,
     harness,
@@ -22,7 +23,8 @@ from benchmarks import (
 def main() -> None:
     options = harness.arguments(__doc__)
     shared = ["--size", options.size, "--out", str(options.out)]
-    for question in (start, overhead, sum, server_latency, server, auto, split, ranks, threads, step, convolution):
+    for question in (start, overhead, sum, server_latency, server, auto, split, ranks, threads, step, convolution,
+                     adversarial_step):
         question.main(shared)
     report.main(shared)
 

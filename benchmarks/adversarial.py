@@ -50,7 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # of models, and of training; a penalty 
     "8 Gaussians": {"rows": 20_000, "batch": 256, "steps": 4000, "rate": 2e-3, "noise": 2, "penalty": 0.5,
                     "penalty_end": 2e-3, "generator": (128,) * 3},
     "25 Gaussians": {"rows": 20_000, "batch": 128, "steps": 32_000, "rate": 2e-3, "noise": 2, "penalty": 1.0,
-                     "penalty_end": 3e-4, "generator": (128,) * 4, "activation": "relu"},
+                     "penalty_end": 3e-4, "generator": (128,) * 4},
 }
 DIGITS: dict[str, dict[str, Any]] = {
     "all digits": {"batch": 128, "steps": 1876, "rate": 4e-3, "noise": 32, "penalty": 10.0, "generator": (128,) * 3,

@@ -71,6 +71,9 @@ RECIPES = {
     "gan": Recipe("energy_distance", "energy_distance", {
         "generator": (64, 64), "discriminator": (64,), "noise": 16, "average": 0.99, "epochs": 60, "batch_size": 60,
         "learning_rate": 0.008}),
+    "stacked_gan": Recipe("energy_distance", "energy_distance", {  # --encoder RUN besides
+        "generator": (32,), "discriminator": (32,), "noise": 4, "penalty": 0.3, "average": 0.98,
+        "pretrain_epochs": (15,), "epochs": 20, "batch_size": 60, "learning_rate": 0.006}),
     "dbn": Recipe("test_squared_error", options={
         "hidden": (64, 16), "finetune": "autoencoder", "pretrain_epochs": (5,), "epochs": 20, "batch_size": 40,
         "optimizer": "momentum", "learning_rate": 0.005}),

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks import convolution, harness, likelihood, readme, split, tempering
+from benchmarks import adversarial_step, convolution, harness, likelihood, readme, split, tempering
 from benchmarks.auto import NEAR
 from benchmarks.ranks import rates
 from benchmarks.server import AIM as SERVER_AIM
@@ -21,7 +21,7 @@ __all__ = ["Aim", "aims", "main", "write"]
 
 Lines = list[dict[str, Any]]
 QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "server", "auto", "split", "threads",
-             "convolution", "rbm", "likelihood", "tempering")
+             "convolution", "adversarial_step", "rbm", "likelihood", "tempering")
 LIKELIHOODS = {"784-16, thresholded": -140.0, "784-500, thresholded": -80.0, "784-500, drawn": -91.0}
 RANKS = {"pyddl": "allreduce", "pyddl sharded": "allreduce with --shard-optimizer"}
 
@@ -175,6 +175,14 @@ def aims(lines: dict[str, Lines]) -> list[Aim]:
                 found.append(Aim(f"convolutions, {line['case']}, {dtype}: against the best of PyTorch", wanted,
                                  line["speed_up"][dtype],
                                  why=f"{share['useful']:.0%} of the peak without padding; of the step {kinds}"))
+    for line in lines["adversarial_step"]:
+        for dtype, wanted in adversarial_step.AIMS.get(line["case"], {}).items():
+            if dtype in line["speed_up"]:
+                found.append(Aim(f"adversarial step, {line['case']}, {dtype}: against the best of PyTorch", wanted,
+                                 line["speed_up"][dtype]))
+        if line["objective"] == "wgan_gp":
+            found += [Aim(f"adversarial step, {line['case']}, {dtype}: of one without penalty", adversarial_step.MOST,
+                          times, most=True) for dtype, times in line["times_plain"].items()]
     for line in lines["rbm"]:
         wanted = {10: 3.0, 100: 2.0}.get(line["batch"])
         if wanted is not None:
@@ -438,6 +446,7 @@ def write(path: Path, lines: dict[str, Lines]) -> None:
         ("threads", threads_section),
         ("server", asynchronous_section),
         ("convolution", convolution.section),
+        ("adversarial_step", adversarial_step.section),
         ("rbm", rbm_section),
         ("likelihood", likelihood_section),
         ("tempering", tempering_section),

@@ -51,28 +51,38 @@ def judged(run: Trained, judge: Trained, data: Source, seed: int) -> dict[str, f
             "recognised": recognised(judge, samples, model.classes)}
 
 
+def compared(data: Source, judge: Trained, seed: int, size: str) -> dict[str, dict[str, float]]:
+    """Figures of a stack, and of a pair."""
+    _, classifying, each, epochs, _ = SETTINGS[size]
+    encoder, taken = trained("classifier", data, seed, {**OF_CLASSIFIER, "epochs": classifying}, hidden=(256,))
+    stack, more = trained("stacked_gan", data, seed, {**RECIPE, "epochs": each}, encoder=encoder,
+                          pretrain_epochs=(each,), **SHARED)
+    pair, alone = trained("gan", data, seed, {**RECIPE, "epochs": epochs}, conditional=True, noise=32, **SHARED)
+    return {"stacked_gan": {"training_seconds": taken + more, **judged(stack, judge, data, seed)},
+            "gan": {"training_seconds": alone, **judged(pair, judge, data, seed)}}
+
+
+def judge_of(data: Source, size: str) -> Trained:
+    """A classifier that no stack stands on."""
+    return trained("classifier", data, 1000, {**OF_CLASSIFIER, "epochs": SETTINGS[size][1]}, hidden=(256, 64))[0]
+
+
 def main(given: Sequence[str] | None = None) -> Record:
     options = harness.arguments(__doc__, given)
-    name, classifying, each, epochs, seeds = SETTINGS[options.size]
+    name, *epochs, seeds = SETTINGS[options.size]
     if name == "mnist" and find("mnist") is None:
         raise SystemExit("this needs MNIST: pyddl fetch mnist, or --size quick")
     data, before = load(name), _core.threads()
     _core.set_threads(1)
     try:
-        record = Record("stacked", options.size, options.out, data=name, epochs=(each, epochs), recipe=RECIPE,
-                        threads=1, clock="cpu")
-        classifiers = {**OF_CLASSIFIER, "epochs": classifying}
-        judge = trained("classifier", data, 1000, classifiers, hidden=(256, 64))[0]
+        record = Record("stacked", options.size, options.out, data=name, epochs=epochs, recipe=RECIPE, threads=1,
+                        clock="cpu")
+        judge = judge_of(data, options.size)
         for seed in range(seeds):
-            encoder, taken = trained("classifier", data, seed, classifiers, hidden=(256,))
-            stack, more = trained("stacked_gan", data, seed, {**RECIPE, "epochs": each}, encoder=encoder,
-                                  pretrain_epochs=(each,), **SHARED)
-            pair, alone = trained("gan", data, seed, {**RECIPE, "epochs": epochs}, conditional=True, noise=32, **SHARED)
-            for kind, run, seconds in (("stacked_gan", stack, taken + more), ("gan", pair, alone)):
-                record.add(name=kind, seed=seed, training_seconds=seconds, **judged(run, judge, data, seed))
-                line = record.lines[-1]
-                harness.show(f"{kind}, seed {seed}: {', '.join(f'{key} {line[key]:.4g}' for key in FIGURES)}; of rows "
-                             f"{line['frechet_distance_of_rows']:.3g}")
+            for kind, figures in compared(data, judge, seed, options.size).items():
+                record.add(name=kind, seed=seed, **figures)
+                harness.show(f"{kind}, seed {seed}: {', '.join(f'{key} {figures[key]:.4g}' for key in FIGURES)}; of "
+                             f"rows {figures['frechet_distance_of_rows']:.3g}")
     finally:
         _core.set_threads(before)
     rows = []

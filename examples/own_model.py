@@ -45,7 +45,7 @@ def main():
         model, strategy="allreduce", optimizer="adam", learning_rate=0.01, batch_size=64, epochs=30
     )
     result = trainer.fit(digits)
-    if pyddl.comm.world().rank == 0:
+    if pyddl.world().rank == 0:
         print(f"test squared error {result.metrics[-1]['test_squared_error']:.3f} on {result.summary['ranks']} ranks")
     return result
 

@@ -91,10 +91,11 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def similarities(model):
-    """Cosines of all pairs of the most frequent words."""
-    unit = model.wv.vectors[:FREQUENT] / np.linalg.norm(model.wv.vectors[:FREQUENT], axis=1, keepdims=True)
-    return (unit @ unit.T)[np.triu_indices(FREQUENT, 1)]
+def similarities(model, words):
+    """Cosines of all pairs of these words."""
+    vectors = model.wv[words]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (unit @ unit.T)[np.triu_indices(len(words), 1)]
 
 
 def rank_correlation(a, b):
@@ -105,7 +106,8 @@ def rank_correlation(a, b):
 def quality(model, reference):
     """Agreement with another model, and with people: WordSim-353, of whose 353 pairs this corpus knows 60."""
     people = model.wv.evaluate_word_pairs(datapath("wordsim353.tsv"))[1][0]
-    return rank_correlation(similarities(model), similarities(reference)), people
+    words = reference.wv.index_to_key[:FREQUENT]
+    return rank_correlation(similarities(model, words), similarities(reference, words)), people
 
 
 def compare(model, report, processors, stories, epochs):

@@ -547,6 +547,9 @@ def add(into: np.ndarray, x: np.ndarray) -> None:
 def add_scaled(into: np.ndarray, x: np.ndarray, scale: float) -> None:
     """into += scale * x"""
 
+def approach(into: np.ndarray, x: np.ndarray, weight: float) -> None:
+    """into += weight * (x - into)"""
+
 def scale(x: np.ndarray, factor: float) -> None:
     """x *= factor"""
 
@@ -558,6 +561,7 @@ def first_not_finite(x: np.ndarray) -> int:
 
 reference_add = add
 reference_add_scaled = add_scaled
+reference_approach = approach
 reference_scale = scale
 reference_sum_of_squares = sum_of_squares
 reference_first_not_finite = first_not_finite

@@ -14,7 +14,7 @@ from typing import Any
 from pyddl import _check
 from pyddl.errors import ParameterError
 
-__all__ = ["PATTERN", "class_named", "is_named", "name_of"]
+__all__ = ["PATTERN", "class_named", "is_named", "name_of", "said"]
 
 PATTERN = "FILE.py:Class"
 """How such a class is named."""

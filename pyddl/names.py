@@ -1,7 +1,7 @@
 """The vocabularies: what may be chosen by name, as plain tuples. Models have a table of their own, `models.TABLE`."""
 
 __all__ = ["ACTIVATIONS", "ALSO_CALLED", "DTYPES", "INITIALISERS", "LOSSES", "MOMENTUM_SCHEDULES", "OBJECTIVES",
-           "RULES", "SCHEDULES", "STRATEGIES"]
+           "RULES", "SCALES", "SCHEDULES", "STRATEGIES"]
 
 ACTIVATIONS = ("linear", "sigmoid", "relu", "leaky_relu", "tanh", "softplus")
 
@@ -27,6 +27,9 @@ OBJECTIVES = ("r3gan", "non_saturating", "minimax", "wgan", "wgan_gp")
 
 RULES = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw")
 """Update rules of optimizers."""
+
+SCALES = ("minmax", "standard", "pixels")
+"""Of the data's columns."""
 
 SCHEDULES = ("constant", "step", "cosine", "linear")
 """Of the learning rate."""

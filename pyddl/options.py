@@ -30,8 +30,8 @@ class Option:
         Python keyword and TOML key; the flag is ``--name`` with dashes.
     kind : str
         ``str``, ``int``, ``float``, ``bool``, ``ints`` or ``floats`` (numbers, with commas on the command line),
-        ``values`` (plain values by name; ``NAME=VALUE`` with commas on the command line), or ``run`` (the path of a
-        finished run, in whose place a model gets a `models.Trained`).
+        ``layers`` (``ints``, or a text of layers), ``values`` (plain values by name; ``NAME=VALUE`` with commas on the
+        command line), or ``run`` (the path of a finished run, in whose place a model gets a `models.Trained`).
     default : object
         None means that the default depends on another option; the help says how.
     section : str
@@ -91,14 +91,17 @@ class Option:
         if self.kind == "float":
             return _check.number(self.name, value, above=self.above, at_least=self.at_least, at_most=self.at_most,
                                  below=self.below)
-        if self.kind == "ints":
+        if self.kind == "layers" and isinstance(value, str) and any(map(str.isalpha, value)) and value != "none":
+            return value
+        if self.kind in ("ints", "layers"):
             return self._integers(value)
         if self.kind == "floats":
             return self._numbers(value)
         if self.kind == "values":
             return self._values(value)
         if not isinstance(value, str) or not value:
-            raise ParameterError(f"{self.name} is {value!r}; expected text")
+            what = "the path of a run, or in Python a fitted estimator" if self.kind == "run" else "text"
+            raise ParameterError(f"{self.name} is {value!r}; expected {what}")
         if not self.choices or (_own.PATTERN in self.choices and _own.is_named(value)):
             return value
         return _check.one_of(self.name, value, self.choices)
@@ -175,6 +178,11 @@ TABLE: list[Option] = [
     Option("image_size", "str", None, "data", "height and width to which pictures are scaled, such as 28x28",
            trainer=False),
     Option("grey", "bool", False, "data", "make grey pictures of coloured ones", trainer=False),
+    Option("scale", "str", None, "data",
+           "scale of the data's columns, learned from the training rows and kept by the run; minmax: from 0 to 1; "
+           "standard: mean 0, deviation 1; pixels: values of 0 to 255 divided by 255. Pictures have one for all "
+           "pixels. Codes and errors are those of scaled rows; reconstructions and samples are scaled back",
+           choices=names.SCALES, trainer=False),
     # ---- model
     Option("hidden", "ints", (256, 64), "model",
            "units of the hidden layers; of an autoencoder or a vae those of the encoder, the code last", trainer=False,
@@ -296,11 +304,13 @@ TABLE: list[Option] = [
            "code of a row; probability: of each spike; input: of which that is the sigmoid, better for a linear "
            "classifier", choices=("probability", "input"), trainer=False, of=_SPIKES),
     # ---- adversarial pairs
-    Option("generator", "ints", None, "model",
-           "units of the generator's dense hidden layers; by default 128,128,128, or with channels none", trainer=False,
-           of=_ADVERSARIAL, empty=True),
-    Option("discriminator", "ints", None, "model",
-           "units of the discriminator's dense hidden layers; by default 128,128, or with channels none",
+    Option("generator", "layers", None, "model",
+           "units of the generator's dense hidden layers, by default 128,128,128, or with channels none; or its layers "
+           "as a text such as 3136,reshape7x7x64,norm,up32,up1: upN: transposed convolution; resizeN; norm: batch "
+           "norm; others as in the discriminator", trainer=False, of=_ADVERSARIAL, empty=True),
+    Option("discriminator", "layers", None, "model",
+           "units of the discriminator's dense hidden layers, by default 128,128, or with channels none; or its layers "
+           "as a text such as conv32k4s2,conv64k4s2,dropout0.2,128, with words as in --conv of an autoencoder",
            trainer=False, of=_ADVERSARIAL, empty=True),
     Option("channels", "ints", None, "model",
            "channels of convolutions of stride 2 at the discriminator's beginning, which the generator mirrors: "
@@ -342,6 +352,9 @@ TABLE: list[Option] = [
            at_least=0, below=1, trainer=False, of=_ADVERSARIAL),
     Option("conditional", "bool", False, "model", "let both networks see the label of a row; samples are of a class",
            trainer=False, of=_SINGLE),
+    Option("generator_activation", "str", None, "model",
+           "activation of the generator's layers but its output; by default that of activation",
+           choices=names.ACTIVATIONS, trainer=False, of=_SINGLE),
     Option("output", "str", None, "model",
            "activation of the generator's outputs; by default sigmoid for data within [0, 1], else linear",
            choices=("linear", "sigmoid", "tanh"), trainer=False, of=_ADVERSARIAL),

@@ -8,6 +8,7 @@ where every rank runs the tests marked ``mpi``. A test that fails on one rank en
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import textwrap
 
@@ -103,3 +104,25 @@ def mpirun(tmp_path):
 def shared(world, tmp_path):
     """A folder of this test that all ranks share."""
     return world.transport.gather_objects(tmp_path)[0]
+
+
+@pytest.fixture
+def pyddl_here(monkeypatch, capsys, tmp_path):
+    """``pyddl_here(*arguments, check=0)`` is the command line in this process and in ``tmp_path``: what it printed, as
+    (stdout, stderr)."""
+    from pyddl.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*arguments, check=0):
+        monkeypatch.setattr(sys, "argv", ["pyddl", *map(str, arguments)])
+        status = app()
+        out, err = capsys.readouterr()
+        assert status == check, f"exit {status}\n{out}\n{err}"
+        return out, err
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
+    yield call
+    for number, handler in before.items():  # those of training stay for the rest of a process
+        signal.signal(number, handler)

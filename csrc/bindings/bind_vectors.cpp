@@ -1,3 +1,5 @@
+#include <tuple>
+
 #include "bindings/views.hpp"
 #include "kernels/reference/vectors.hpp"
 #include "kernels/simd.hpp"
@@ -25,15 +27,17 @@ void define_all(py::module_& m, const std::string& prefix, const VectorTable& f)
               f(out.data(), in.data(), std::ssize(out));
           },
           py::arg("into").noconvert(), py::arg("x").noconvert());
-    m.def((prefix + "add_scaled").c_str(),
-          [f = f.add_scaled](Vector& into, const Vector& x, float scale) {
-              const auto out = out_vector(into, "into");
-              const auto in = vector(x, "x");
-              check_same_size(out, in);
-              py::gil_scoped_release no_gil;
-              f(out.data(), in.data(), std::ssize(out), scale);
-          },
-          py::arg("into").noconvert(), py::arg("x").noconvert(), py::arg("scale"));
+    for (const auto& [name, run, factor] :
+         {std::tuple("add_scaled", f.add_scaled, "scale"), std::tuple("approach", f.approach, "weight")})
+        m.def((prefix + name).c_str(),
+              [run](Vector& into, const Vector& x, float by) {
+                  const auto out = out_vector(into, "into");
+                  const auto in = vector(x, "x");
+                  check_same_size(out, in);
+                  py::gil_scoped_release no_gil;
+                  run(out.data(), in.data(), std::ssize(out), by);
+              },
+              py::arg("into").noconvert(), py::arg("x").noconvert(), py::arg(factor));
     m.def((prefix + "scale").c_str(),
           [f = f.scale](Vector& x, float factor) {
               const auto out = out_vector(x, "x");

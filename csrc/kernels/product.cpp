@@ -59,15 +59,16 @@ memory::desc matrix(std::int64_t rows, std::int64_t columns, Element e, std::int
 
 }  // namespace
 
-bool has_bfloat16() {
-    static const bool has = [] {
-        // What oneDNN will use, which ONEDNN_MAX_CPU_ISA caps. Its numbers are sets of bits that grow.
-        const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
-        constexpr auto bfloat16 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
-        return (isa & bfloat16) == bfloat16;
-    }();
-    return has;
+/// Whether oneDNN will use an instruction set, which ONEDNN_MAX_CPU_ISA caps. Its numbers are sets of bits that grow.
+static bool has(dnnl::cpu_isa wanted) {
+    static const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+    const auto bits = static_cast<unsigned>(wanted);
+    return (isa & bits) == bits;
 }
+
+bool has_bfloat16() { return has(dnnl::cpu_isa::avx512_core_bf16); }
+
+bool has_tiles() { return has(dnnl::cpu_isa::avx512_core_amx); }
 
 std::string onednn_version() {
     const dnnl_version_t* v = dnnl_version();

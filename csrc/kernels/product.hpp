@@ -16,6 +16,9 @@ namespace pyddl::kernels {
 /// use it.
 bool has_bfloat16();
 
+/// Whether it multiplies tiles of them (AMX), as far as oneDNN may.
+bool has_tiles();
+
 /// Version of the oneDNN library in use, for example "3.2.0".
 std::string onednn_version();
 

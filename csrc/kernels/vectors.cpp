@@ -31,6 +31,10 @@ void add_scaled(float* into, const float* x, std::int64_t n, float scale) {
     for_each(n, [=](std::int64_t i) { into[i] += scale * x[i]; });
 }
 
+void approach(float* into, const float* x, std::int64_t n, float weight) {
+    for_each(n, [=](std::int64_t i) { into[i] += weight * (x[i] - into[i]); });
+}
+
 void scale(float* x, std::int64_t n, float factor) {
     for_each(n, [=](std::int64_t i) { x[i] *= factor; });
 }
@@ -116,7 +120,7 @@ std::int64_t first_not_finite(const float* x, std::int64_t n) {
 
 template <>
 const VectorTable& table<PYDDL_LEVEL, VectorTable>() {
-    static constexpr VectorTable t{add, add_scaled, scale, sum_of_squares, first_not_finite};
+    static constexpr VectorTable t{add, add_scaled, approach, scale, sum_of_squares, first_not_finite};
     return t;
 }
 

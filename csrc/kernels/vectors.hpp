@@ -15,6 +15,9 @@ struct VectorTable {
     /// into += scale x
     void (*add_scaled)(float* into, const float* x, std::int64_t n, float scale);
 
+    /// into += weight (x - into)
+    void (*approach)(float* into, const float* x, std::int64_t n, float weight);
+
     /// x *= factor
     void (*scale)(float* x, std::int64_t n, float factor);
 

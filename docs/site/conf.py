@@ -55,7 +55,8 @@ def add_contents(app, name, source):
         source[0] += contents("Pages", [*pages, "benchmarks/RESULTS", "CHANGELOG"]) + contents("Reference", [
             *(f"docs/site/made/{module}" for module in MODULES), "docs/site/made/options", "docs/site/made/examples"])
     elif name == "docs/models":
-        source[0] += contents("Models", [f"models/{model}" for model in pyddl.models.NAMES])
+        linked = re.findall(r"\]\((models/\w+)\.md\)", source[0])
+        source[0] += contents("Models", list(dict.fromkeys(linked)))
 
 
 def contents(caption, pages):

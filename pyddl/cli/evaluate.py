@@ -65,6 +65,9 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
         compares = likelihood and data is None and trained.config.get("data")
         training = _recorded_rows(trained)[0] if compares else None
         judge = None
+        if modes is not None and trained.scaling is not None:
+            raise ParameterError(f"--modes are centres of rows as they are, and {run} was trained on scaled ones: "
+                                 "train without --scale to count modes")
         if quality or modes is not None:
             seen = _recorded_rows(trained)[0] if trained.config.get("data") else None
             judge = Judge(trained, source, seen, data, quality=quality, classifier=classifier, modes=modes,

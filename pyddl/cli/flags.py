@@ -40,7 +40,7 @@ class _Checked(click.ParamType):
 
     def __init__(self, option: Option):
         self.option = option
-        self.name = {"ints": "N,N", "floats": "X,X", "str": "text", "run": "RUN",
+        self.name = {"ints": "N,N", "floats": "X,X", "layers": "N,N|text", "str": "text", "run": "RUN",
                      "values": "NAME=VALUE,..."}.get(option.kind, option.kind)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:

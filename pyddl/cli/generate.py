@@ -37,11 +37,13 @@ def command(run: str, count: int, seed: int, out: str | None, label: str | None)
         raise DataError(f"the model in {run}, {trained.summary['model']}, generates nothing; these do: "
                         f"{', '.join(able)}")
     given = {} if label is None else {"labels": np.full(count, _place(trained.model, label))}
-    samples = trained.model.sample(trained.averaged, trained.buffers, count, seed, **given)
+    samples = trained.unscaled(trained.model.sample(trained.averaged, trained.buffers, count, seed, **given))
     try:
         source = rows_for(trained, None, labelled=False, says=False)
     except DataError:  # the data are not here: curves, and columns without names
         source = None
+    with written(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".png":
         with written(target):
             draw_pictures(target, "samples", samples, source and source.image_shape)

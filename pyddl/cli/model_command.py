@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,10 @@ from pyddl.data import Source
 from pyddl.errors import ParameterError
 from pyddl.options import Option
 
-__all__ = ["PICTURES", "ModelCommand", "for_data", "source_of"]
+if TYPE_CHECKING:
+    from pyddl.comm.world import World
+
+__all__ = ["PICTURES", "ModelCommand", "for_data", "scaled_as", "source_of"]
 
 PICTURES = ("image_size", "grey")  # options of what becomes of pictures
 
@@ -101,6 +104,24 @@ def source_of(settings: Mapping[str, Any], data: str = "data", labels: str = "la
         raise ParameterError(f"--{labels.replace('_', '-')} are those of the rows of --{data}, which is not given: "
                              "give it too, or leave them out")
     return None
+
+
+def scaled_as(source: Source, settings: Mapping[str, Any], here: World) -> Source:
+    """``source`` scaled as the settings say, by the rows to train on; the ranks share the work. Collective."""
+    from pyddl.data.joined import ScaledSource, split
+    from pyddl.data.scaled import learned
+    from pyddl.data.statistics import Statistics
+    from pyddl.train.agreement import agreement
+
+    if settings["scale"] is None:
+        return source
+    validation = settings["validation"]
+    with agreement(here.transport):
+        learns = source if validation is None else split(source, validation, settings["seed"])[0]
+    statistics = Statistics(learns, here.rank, here.size, here.transport.gather_objects)
+    _ = statistics.mean  # while all ranks are here
+    with agreement(here.transport):
+        return ScaledSource(source, learned(settings["scale"], learns, statistics))
 
 
 def for_data(name: str, source: Source, settings: Mapping[str, Any]) -> tuple[Source, models.Model]:

@@ -12,14 +12,17 @@ from pyddl import _check
 from pyddl.data.download import places
 from pyddl.data.named import NAMED
 from pyddl.errors import DataError, ParameterError, ShapeError
+from pyddl.models.classifier import check_classes
 from pyddl.models.protocol import name_of
 from pyddl.models.table import Trained
 from pyddl.train.crew import Crew
+from pyddl.train.evaluation import evaluate
 
 __all__ = ["Judge"]
 
 SEED = 0  # of the samples
 NEXT_TO = 10  # samples in the picture
+WORTH = 1 / 3  # of what one answer for all rows gets wrong, a classifier of some use gets right
 TO_TRAIN = "--hidden 256,64 --epochs 4 --batch-size 200 --lr 0.002 --schedule cosine"
 
 
@@ -40,6 +43,7 @@ class Judge:
                             "samples to judge")
         self.trained, self.held_out, self.training, self.given = trained, held_out, training, classifier
         self.data = data or trained.config.get("data") or held_out.name
+        self.accuracy: float | None = None
         self.classifier = self._classifier() if quality else None
         self.samples = np.empty((0, held_out.features), dtype=np.float32)
         self.centres, self.deviation = None, deviation
@@ -63,6 +67,8 @@ class Judge:
             if getattr(trained.model, "conditional", False):
                 found["recognised"] = measures.recognised(Trained.of(run), self.samples, trained.model.classes)
             weights = (run.path / "model.safetensors").read_bytes()
+            if self.accuracy is not None:
+                found["classifier_accuracy"] = self.accuracy
             found["classifier"] = f"{run.path}, sha256 {hashlib.sha256(weights).hexdigest()[:16]}"
         return found
 
@@ -89,9 +95,15 @@ class Judge:
             beside = [beside[0], *beside[2:]]  # not in the folder of all sets
         path = self.given or next((each for each in beside if (each / "summary.json").exists()), None)
         if path is None:
-            raise DataError(f"there is no classifier of {name}, in whose features samples are compared: looked for "
-                            f"{', '.join(map(str, beside))}. Train one, pyddl train classifier --data {self.data} "
-                            f"{TO_TRAIN} --out {beside[0]}, or name one with --classifier")
+            looked = (f"there is no classifier of {name}, in whose features samples are compared: looked for "
+                      f"{', '.join(map(str, beside))}. ")
+            if self.held_out.label_type is None:
+                raise DataError(f"{looked}These rows have no labels to train one on: name a classifier of such rows "
+                                "with --classifier, give --labels, or leave --quality out and compare rows as they are "
+                                "(--measure energy_distance) or count modes of a known mixture (--modes, --deviation)")
+            labels = f" --labels {self.trained.config['labels']}" if self.trained.config.get("labels") else ""
+            raise DataError(f"{looked}Train one, pyddl train classifier --data {self.data}{labels} {TO_TRAIN} --out "
+                            f"{beside[0]}, or name one with --classifier")
         run: Any = load_run(path)
         if not hasattr(run.model, "features"):
             raise ParameterError(f"the model in {path} is {name_of(run.model)}; expected a classifier")
@@ -101,7 +113,35 @@ class Judge:
         if run.as_trained(self.held_out) is not self.held_out:
             raise DataError(f"the classifier in {path} was trained on the same columns in another order; expected "
                             f"{', '.join(self.held_out.columns)}: train it again on {self.data}")
+        self.accuracy = self._accuracy(run)
         return run
+
+    def _accuracy(self, run: Any) -> float | None:
+        """The share of held-out rows that a classifier gets right, or, where they have no labels of its classes, what
+        its own run found; None where neither is known.
+
+        Raises
+        ------
+        ParameterError
+            It gets hardly more right than it would with one answer for all, so that its features say nothing.
+        """
+        model, least = run.model, 1 / run.model.classes
+        try:
+            check_classes(self.held_out, model.classes, model.class_names)
+            known = self.held_out.label_type is not None
+        except DataError:
+            known = False
+        if known:
+            found = evaluate(model, run.averaged, run.buffers, self.held_out)["accuracy"]
+            counts = np.bincount(np.asarray(self.held_out.labels, dtype=np.int64).ravel())
+            least = counts.max() / counts.sum()
+        else:
+            found = run.summary.get("test_accuracy")
+        if found is not None and found < least + WORTH * (1 - least):
+            raise ParameterError(f"the classifier in {run.path} gets {found:.1%} of the rows right, where one answer "
+                                 f"for all would get {least:.1%}: its features say nothing of such rows; train it "
+                                 f"longer ({TO_TRAIN}), or name another one with --classifier")
+        return found
 
 
 def _centres(file: str, features: int) -> np.ndarray:

@@ -35,6 +35,6 @@ def command(run: str, data: str | None, out: str | None, **pictures: Any) -> int
         raise DataError(f"the model in {run}, {trained.summary['model']}, reconstructs nothing; these do: "
                         f"{', '.join(able)}")
     source, rows = of_all_rows(trained, data, trained.model.reconstruct, pictures)
-    write_rows(target, np.asarray(rows, dtype=np.float32), names_of(source, rows))
+    write_rows(target, trained.unscaled(np.asarray(rows, dtype=np.float32)), names_of(source, rows))
     click.echo(f"{target}: {rows.shape[0]} reconstructions of {rows.shape[1]} float32, of {source.describe()}")
     return 0

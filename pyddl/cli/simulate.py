@@ -13,7 +13,7 @@ import click
 
 from pyddl import _check, models, options
 from pyddl.cli.flags import read_config
-from pyddl.cli.model_command import ModelCommand, for_data, source_of
+from pyddl.cli.model_command import ModelCommand, for_data, scaled_as, source_of
 from pyddl.errors import ParameterError
 
 __all__ = ["DEFAULTS", "command"]
@@ -37,6 +37,7 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
     """
     from pyddl.cli.app import try_to_draw
     from pyddl.comm.machine import Machine
+    from pyddl.comm.world import world
     from pyddl.data.joined import training_and_test
     from pyddl.optim.given import optimizer_of
     from pyddl.strategies.given import strategy_of
@@ -45,7 +46,7 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
     from pyddl.train.simulation import check, simulate
 
     name, settings = _settings(model, config, {name: value for name, value in given.items() if value is not None})
-    source, built = for_data(name, source_of(settings), settings)
+    source, built = for_data(name, scaled_as(source_of(settings), settings, world()), settings)
     source, test = training_and_test(source, source_of(settings, "test", "test_labels"), settings["validation"],
                                      settings["seed"])
     machine = Machine(**{field.name: settings[field.name] for field in dataclasses.fields(Machine)})

@@ -13,7 +13,7 @@ import click
 from pyddl import _check, models, options
 from pyddl.cli.app import BAD_INPUT
 from pyddl.cli.flags import read_config
-from pyddl.cli.model_command import ModelCommand, for_data, source_of
+from pyddl.cli.model_command import ModelCommand, for_data, scaled_as, source_of
 from pyddl.cli.output import GoingOn
 from pyddl.comm.abort import STOPPED
 from pyddl.errors import ParameterError
@@ -112,6 +112,8 @@ def _train(settings: dict[str, Any]) -> int:
     with agreement(here.transport):  # a file that only one rank lacks ends all of them with one message
         source = source_of(settings)
         test = source_of(settings, "test", "test_labels")
+    source = scaled_as(source, settings, here)
+    with agreement(here.transport):
         source, model = for_data(settings["model"], source, settings)
     recorded = {name: settings[name] for name in ("model", *(
         option.name for option in options.of_section("data", "model"))) if name in settings}

@@ -144,6 +144,9 @@ class Driver:
             except StopIteration:
                 order.end()
                 return
+            except Exception as error:
+                order.explain(error)
+                raise
             kind = type(operation)
             handler = carry_out.get(kind)
             if handler is None:

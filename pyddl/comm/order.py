@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
+from pyddl._own import said
 from pyddl.comm.operations import (
     BeginStep,
     Fetch,
@@ -15,11 +18,12 @@ from pyddl.comm.operations import (
     Push,
     Receive,
 )
-from pyddl.errors import StrategyError
+from pyddl.errors import PyddlError, StrategyError
 
 __all__ = ["OF_SERVERS", "Order"]
 
 MOST = 10_000  # operations of a step
+PYDDL = str(Path(__file__).parents[1])
 OF_SERVERS = (Fetch, GatherFromServers, NextEpoch, Publish, Push, Receive)
 """Operations that have no meaning where there are no servers."""
 
@@ -93,6 +97,14 @@ class Order:
         """The generator has ended."""
         if self._begun:
             raise StrategyError(f"{self.who} ended within a step: each step must end with yield StepDone()")
+
+    def explain(self, error: Exception) -> None:
+        """The generator has raised: where it is one's own, say where."""
+        code = getattr(self.steps, "gi_code", None)
+        if isinstance(error, PyddlError) or code is None or code.co_filename.startswith(PYDDL):
+            return
+        where = os.path.relpath(code.co_filename) if os.path.exists(code.co_filename) else code.co_filename
+        raise StrategyError(f"{self.who} in {where} raised {said(error, code.co_filename)}") from error
 
     def too_long(self) -> StrategyError:
         """What to raise at the limit."""

@@ -194,6 +194,9 @@ class Simulation:
         except StopIteration:
             order.end()
             return
+        except Exception as error:
+            order.explain(error)
+            raise
         handler = self._carry_out_one.get(type(operation))
         if handler is None:
             handler = self._carry_out_one[type(operation)] = self._handler(operation, order)

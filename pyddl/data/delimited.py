@@ -32,6 +32,8 @@ NAME = re.compile(r"(\.(csv|tsv|tab|txt)|(^|/)part(-[rm])?-\d{5,})(\.(gz|bz2|zst
 TABS = re.compile(r"\.(tsv|tab)(\.\w+)?$", re.IGNORECASE)
 SEPARATORS = ",\t;| "
 START = 1 << 16  # bytes that show how a file is written
+LINES = 3  # among them: rows may have any number of columns
+LONGEST_START = 1 << 26  # bytes
 BLOCK = 1 << 22  # bytes of text that are read at a time
 LARGEST_PIECE = 1 << 26  # bytes; Hadoop's are 256 KiB
 LZ4_FRAME = b"\x04\x22\x4d\x18"  # of the lz4 program's own files
@@ -56,6 +58,8 @@ class Written:
     encoding : str
     mark : int
         Bytes of a byte order mark that pyarrow would take for text.
+    start : int
+        Bytes in which the first lines are.
     decimal : str
     """
 
@@ -66,6 +70,7 @@ class Written:
     names: tuple[str, ...]
     encoding: str
     mark: int
+    start: int
     decimal: str = "."
 
     @property
@@ -206,8 +211,8 @@ def _reader(written: Written, names: Sequence[str] = (), kinds: dict[str, Any] |
     known = [name or f"\0{next(unnamed)}" for name in written.names]  # an unnamed column has a name that nobody chooses
     return pyarrow.csv.open_csv(
         _stream(written),
-        read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=block, column_names=known,
-                                             skip_rows=written.skipped, encoding=written.encoding),
+        read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=max(block, 2 * written.start),
+                                             column_names=known, skip_rows=written.skipped, encoding=written.encoding),
         parse_options=pyarrow.csv.ParseOptions(delimiter=written.separator),
         convert_options=pyarrow.csv.ConvertOptions(column_types=kinds, include_columns=list(names),
                                                    decimal_point=written.decimal))
@@ -315,6 +320,8 @@ def _written(path: str) -> Written:
     try:
         with _unpacked(path) as stream:
             start = stream.read(START)
+            while start.count(b"\n") < LINES and len(start) < LONGEST_START and (more := stream.read(START)):
+                start += more
     except (OSError, zlib.error, pyarrow.ArrowException) as error:
         raise DataError(f"{path} cannot be read: {first_line(error)}") from error
     mark = next((mark for mark in BYTE_ORDER_MARKS if start.startswith(mark)), b"")
@@ -333,7 +340,7 @@ def _written(path: str) -> Written:
     header = _is_header([field.strip() for field in rows[0]], [field.strip() for field in rows[-1]])
     names = [field.strip() for field in rows[0]] if header else [str(number) for number in range(len(rows[0]))]
     return Written(path, separator, header, lines[0][0] + header, tuple(names), encoding,
-                   len(mark) if encoding == "utf-8" else 0)
+                   len(mark) if encoding == "utf-8" else 0, len(start))
 
 
 def _is_header(first: list[str], second: list[str]) -> bool:

@@ -13,12 +13,15 @@ import numpy as np
 from pyddl import _check, _core
 from pyddl.data.blocks import BlockSource
 from pyddl.data.labels import Labels, as_labels, renumbered
+from pyddl.data.scaling import Scaling
 from pyddl.data.source import Source
 from pyddl.errors import DataError, ParameterError
 
-__all__ = ["ChosenSource", "JoinedSource", "LabelledSource", "PartSource", "ReorderedSource", "in_order_of",
-           "labelled_part", "reach", "reaches_beyond", "rounded_into", "split", "training_and_test"]
+__all__ = ["ChosenSource", "JoinedSource", "LabelledSource", "PartSource", "ReorderedSource", "ScaledSource",
+           "in_order_of", "labelled_part", "reach", "reaches_beyond", "rounded_into", "scaled", "split",
+           "training_and_test"]
 
+AT_ONCE = 4096  # rows that are looked at together
 ROUNDING = 1e-5  # beyond a range that values may be by the rounding of whoever scaled them
 DRAW = 2**63  # stands for the epoch where the split is drawn: no epoch of training has this number
 
@@ -135,7 +138,7 @@ class _SomeRows(Source):
         self._whole, self.name = whole, name
         self.shape = (count, whole.features)
         self.image_shape, self.columns, self.inner = whole.image_shape, whole.columns, whole.inner
-        self.classes = whole.classes
+        self.classes, self.scaling = whole.classes, whole.scaling
 
     @abstractmethod
     def _rows(self, index: np.ndarray) -> np.ndarray:
@@ -224,7 +227,7 @@ class ReorderedSource(_SomeRows):
         super().__init__(whole, len(whole), whole.name)
         assert whole.columns is not None
         self._order = np.array([whole.columns.index(name) for name in columns])
-        self.columns = tuple(columns)
+        self.columns, self.scaling = tuple(columns), whole.scaling and whole.scaling.reordered(self._order)
 
     def _rows(self, index: np.ndarray) -> np.ndarray:
         return index
@@ -275,6 +278,75 @@ class ClippedSource(_SomeRows):
         return self._whole.describe()
 
 
+class ScaledSource(_SomeRows):
+    """All rows of a source, scaled.
+
+    Parameters
+    ----------
+    whole : Source
+    scaling : Scaling
+    """
+
+    def __init__(self, whole: Source, scaling: Scaling):
+        super().__init__(whole, len(whole), whole.name)
+        self.scaling, self.spec = scaling, whole.spec
+
+    def _rows(self, index: np.ndarray) -> np.ndarray:
+        return index
+
+    @property
+    def test(self) -> Source | None:
+        test = self._whole.test
+        return None if test is None or self.scaling is None else scaled(test, self.scaling)
+
+    @cached_property
+    def _range(self) -> tuple[float, float]:
+        low, high = np.inf, -np.inf
+        rows = np.empty((min(AT_ONCE, len(self)), self.features), dtype=np.float32)
+        for begin in range(0, len(self), AT_ONCE):
+            index = np.arange(begin, min(begin + AT_ONCE, len(self)), dtype=np.int64)
+            self.read(index, rows[: len(index)])
+            low, high = min(low, rows[: len(index)].min()), max(high, rows[: len(index)].max())
+        return float(low), float(high)
+
+    @property
+    def minimum(self) -> float:
+        """0, the lower bound; with standard the smallest value, by one pass at first use."""
+        return 0.0 if self.scaling is not None and self.scaling.kind != "standard" else self._range[0]
+
+    @property
+    def maximum(self) -> float:
+        """As `minimum`, of 1."""
+        return 1.0 if self.scaling is not None and self.scaling.kind != "standard" else self._range[1]
+
+    def read(self, index: np.ndarray, out: np.ndarray) -> None:
+        assert self.scaling is not None
+        self._whole.read(index, out)
+        self.scaling.apply(out)
+
+    def describe(self) -> str:
+        assert self.scaling is not None
+        return f"{self._whole.describe()}, scaled ({self.scaling.kind})"
+
+
+def scaled(rows: Any, scaling: Scaling) -> Any:
+    """A source of these rows, scaled; or scaled rows in place of an array's. What is scaled so already stays.
+
+    Raises
+    ------
+    DataError
+        The source is scaled otherwise.
+    """
+    if not isinstance(rows, Source):
+        return scaling.apply(np.array(rows, dtype=np.float32))
+    if rows.scaling is None:
+        return ScaledSource(rows, scaling)
+    if rows.scaling != scaling:
+        raise DataError(f"{rows.name} is scaled already, as {rows.scaling.kind} by rows of its own; here they are "
+                        f"scaled as the training rows were ({scaling.kind}): give them as they are, without scale")
+    return rows
+
+
 class LabelledSource(Source):
     """The rows of a source with labels from elsewhere, or none.
 
@@ -292,7 +364,7 @@ class LabelledSource(Source):
     def __init__(self, whole: Source, labels: Any, *, origin: str = "memory"):
         self._whole, self._origin = whole, origin
         self.name, self.shape, self.image_shape = whole.name, whole.shape, whole.image_shape
-        self.columns, self.inner = whole.columns, whole.inner
+        self.columns, self.inner, self.scaling = whole.columns, whole.inner, whole.scaling
         if labels is not None:
             self.labels, self.classes = as_labels(labels, whole.name, len(whole))
 
@@ -521,8 +593,8 @@ def _shares(sizes: np.ndarray, count: int, name: str) -> np.ndarray:
 def training_and_test(data: Source, test: Source | None, validation: float | None,
                       seed: int) -> tuple[Source, Source | None]:
     """What to train on and test on: ``test`` where it is given, else a validation part where one is asked for,
-    else the test part that the data bring. Columns with names come in the order of the training data; where labels were
-    text, those of the test data number the classes of the training data.
+    else the test part that the data bring. Columns with names come in the order of the training data, scaled as
+    these; where labels were text, those of the test data number the classes of the training data.
 
     Raises
     ------
@@ -541,6 +613,8 @@ def training_and_test(data: Source, test: Source | None, validation: float | Non
 
 def _alike(data: Source, test: Source) -> Source:
     test = in_order_of(test, data.columns, data.image_shape, data.name)
+    if data.scaling is not None:
+        test = scaled(test, data.scaling)
     if data.label_type is None or test.label_type is None:
         return test
     if data.label_type[0] != test.label_type[0] or (data.classes is None) != (test.classes is None):

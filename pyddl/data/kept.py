@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +22,7 @@ from pyddl.data.download import cache_folder
 from pyddl.data.npy import MAGIC, open_npy
 from pyddl.errors import DataError
 
-__all__ = ["kept", "one_at_a_time", "state_of"]
+__all__ = ["begun", "kept", "one_at_a_time", "state_of"]
 
 WORTH_IT = 1 << 20  # bytes of values; smaller arrays are kept by each process
 MADE_AS = 1  # counts the ways in which copies were ever made: another number, and none that is there is taken
@@ -50,10 +51,7 @@ def kept(place: Path, state: object, blocks: Callable[[], Iterator[np.ndarray]],
     ndarray
         Read-only where it is mapped. Of no blocks: of shape (0, 0).
     """
-    try:
-        folder = cache_folder("unpacked")
-    except RuntimeError:  # no home
-        return _together(list(blocks()))
+    folder = cache_folder("unpacked")
     of_place = f"{place.name[:100]}-{_digest(place.resolve(), how)}"
     copy = folder / f"{of_place}-{_digest(state, MADE_AS)}.npy"
     with contextlib.suppress(DataError):  # none yet, or damaged
@@ -120,6 +118,17 @@ def one_at_a_time(copy: Path) -> Iterator[None]:
                 lock.unlink(missing_ok=True)  # who still waits for it finds what has been made
 
 
+def begun(copy: Path) -> Path:
+    """Where this process writes what is to become ``copy``. What others of this node have begun and left goes, as when
+    they were killed."""
+    name = f".{copy.name}.{os.uname().nodename}."
+    for left in copy.parent.iterdir():
+        pid = left.name.removeprefix(name).removesuffix(".part")
+        if left.name == f"{name}{pid}.part" and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return copy.with_name(f"{name}{os.getpid()}.part")
+
+
 def _digest(*parts: object) -> str:
     return hashlib.sha256("\n".join(map(str, parts)).encode(errors="surrogateescape")).hexdigest()[:16]
 
@@ -136,7 +145,7 @@ def _chained(first: list[np.ndarray], rest: Iterator[np.ndarray]) -> Iterator[np
 
 def _write(copy: Path, blocks: Iterator[np.ndarray]) -> None:
     """Write a .npy file; several processes may do so at once, each puts a whole one in place."""
-    hidden = copy.with_name(f".{copy.name}.{os.uname().nodename}.{os.getpid()}.part")
+    hidden = begun(copy)
     try:
         with open(hidden, "wb") as file:
             _write_rows(file, blocks)

@@ -21,7 +21,7 @@ from pyddl.data.labels import Labels
 from pyddl.data.source import ArraySource, Source
 from pyddl.errors import DataError, ParameterError
 
-__all__ = ["ENDINGS", "are_pictures", "open_pictures", "picture_labels"]
+__all__ = ["ENDINGS", "are_pictures", "asked_of_pictures", "open_pictures", "picture_labels"]
 
 ENDINGS = ".png, .jpg or .jpeg"
 NAME = re.compile(r"\.(png|jpe?g)$", re.IGNORECASE)
@@ -66,6 +66,12 @@ def open_pictures(path: Path, image_size: str | Sequence[int] | None = None, gre
     state = "\n".join(f"{file} {state_of(file)}" for file in files)
     rows = kept(path, state, lambda: _blocks(files, size, grey), f"{size} {grey}")
     return ArraySource(rows, scale=1 / 255, name=path.name or str(path), labels=labels, origin=str(path))
+
+
+def asked_of_pictures(image_size: str | Sequence[int] | None, grey: bool) -> dict[str, Any]:
+    """These options as a run records them, those that are given."""
+    size = _size(image_size)
+    return {**({} if size is None else {"image_size": f"{size[0]}x{size[1]}"}), **({"grey": True} if grey else {})}
 
 
 def picture_labels(path: Path) -> Labels:

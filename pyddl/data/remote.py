@@ -20,8 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from pyddl import _check
 from pyddl.data.download import cache_folder
-from pyddl.data.kept import one_at_a_time
+from pyddl.data.kept import begun, one_at_a_time
 from pyddl.errors import DataError
 
 __all__ = ["is_address", "local_copy"]
@@ -131,9 +132,9 @@ def _copied(address: str, place: Place, files: list[File], began: float) -> Path
                     if old != copy:
                         shutil.rmtree(old, ignore_errors=True)
         return copy / name
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"{address} cannot be copied into {cache_folder('remote')}: "
-                        f"{getattr(error, 'strerror', None) or error}; XDG_CACHE_HOME names another folder") from error
+    except OSError as error:
+        raise DataError(f"{address} cannot be copied into {cache_folder('remote')}: {error.strerror or error}; "
+                        "XDG_CACHE_HOME names another folder") from error
 
 
 def _copy(address: str, place: Place, files: list[File], copy: Path, name: str, began: float) -> None:
@@ -142,7 +143,7 @@ def _copy(address: str, place: Place, files: list[File], copy: Path, name: str, 
     if wanted > free:
         raise DataError(f"{address} has {wanted} bytes, and {copy.parent} has room for {free}; XDG_CACHE_HOME names "
                         "another folder")
-    hidden = copy.with_name(f".{copy.name}.{os.uname().nodename}.{os.getpid()}.part")
+    hidden = begun(copy)
     try:
         for file in files:
             path = PurePosixPath(file.path)
@@ -223,8 +224,9 @@ def _watched(work: Callable[[Callable[[], None]], T]) -> T:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(getattr(error, "reason", None) or error).strip() or type(error).__name__
-    line = text.splitlines()[0].rstrip(".")
+    """What a client says, without the pages after it."""
+    reason = getattr(error, "reason", None)  # of urllib's errors
+    line = _check.first_line(reason if isinstance(reason, BaseException) else error).rstrip(".")
     return line if len(line) <= LONGEST else line[:LONGEST] + "..."
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from pyddl import _core
 from pyddl.data.arrays import as_numbers, column_names
 from pyddl.data.labels import as_labels, take
+from pyddl.data.scaling import Scaling
 from pyddl.errors import DataError, ShapeError
 
 __all__ = ["ArraySource", "RandomSource", "Source", "as_matrix"]
@@ -42,19 +43,22 @@ class Source(ABC):
         those of some rows without that.
     classes : tuple of str or None
         Where the labels were text: its values in sorted order, which the labels number from 0.
+    scaling : Scaling or None
+        What the rows have been scaled by; see `pyddl.data.load`.
     spec : dict of str
-        What `pyddl.data.load` was asked for: ``data``, and ``labels`` where these were named too. Empty where it was
-        not asked by a name.
+        What `pyddl.data.load` was asked for: ``data``, and ``labels``, ``image_size`` and ``grey`` where these were
+        given too. Empty where it was not asked by a name.
     minimum, maximum : float
         Of all values as `read` gives them; see the subclasses for what they cost.
     """
 
     name: str
-    spec: Mapping[str, str] = MappingProxyType({})
+    spec: Mapping[str, Any] = MappingProxyType({})
     shape: tuple[int, int]
     image_shape: tuple[int, ...] | None = None
     columns: tuple[str, ...] | None = None
     inner: str = ""
+    scaling: Scaling | None = None
     labels: np.ndarray | None = None
     classes: tuple[str, ...] | None = None
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,13 +16,15 @@ from pyddl.data import cifar, delimited, hdf5, idx, npy, orc, parquet
 from pyddl.data.download import TIMEOUT, Progress, download
 from pyddl.data.folders import Part, WithColumns, kind_of, left_to_files, partition_number, parts_of
 from pyddl.data.formats import Format
-from pyddl.data.joined import JoinedSource, LabelledSource, in_order_of
+from pyddl.data.joined import JoinedSource, LabelledSource, ScaledSource, in_order_of, scaled
 from pyddl.data.labels import Labels, as_labels
 from pyddl.data.named import NAMED, missing
-from pyddl.data.pictures import ENDINGS, are_pictures, open_pictures, picture_labels
+from pyddl.data.pictures import ENDINGS, are_pictures, asked_of_pictures, open_pictures, picture_labels
 from pyddl.data.remote import is_address, local_copy
+from pyddl.data.scaled import learned
 from pyddl.data.source import ArraySource, RandomSource, Source
 from pyddl.errors import DataError, NoRowsError, ParameterError
+from pyddl.names import SCALES
 
 __all__ = ["FORMATS", "fetch", "find", "load", "of_pictures"]
 
@@ -32,7 +35,7 @@ FORMATS: tuple[Format, ...] = (npy.FORMAT, idx.FORMAT, hdf5.FORMAT, parquet.FORM
 
 
 def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: str | Sequence[int] | None = None,
-         grey: bool = False) -> Source:
+         grey: bool = False, scale: str | Source | None = None) -> Source:
     """Open a data set.
 
     Parameters
@@ -59,6 +62,10 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
         Height and width to which pictures are scaled, such as ``"28x28"``; without it all must have one size.
     grey : bool, default=False
         Whether coloured pictures become grey ones.
+    scale : {"minmax", "standard", "pixels"} or Source, optional
+        Bring columns to one scale, which these rows give: to [0, 1], or to mean 0 and deviation 1; or divide values of
+        0 to 255 by 255. Pictures have one scale for all pixels. Of a scaled source its own is taken: test rows need
+        that of the training rows, which the trainer gives to those without one.
 
     Returns
     -------
@@ -71,8 +78,7 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
     DataError
         Nothing of that name, or the file is damaged. A named set that is not on this machine is fetched into
         the user cache; without a network the message lists every place that was tried. What an address leads to cannot
-        be had. A label is missing, NaN or
-        infinite.
+        be had. A label is missing, NaN or infinite. A column that is to be scaled has one value in all rows.
     ShapeError
         There are more labels than rows, or fewer.
 
@@ -82,28 +88,78 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
     (1000000, 784)
     >>> load([[0.1], [0.2], [0.3]], labels=["no", "yes", "no"]).labels
     array([0, 1, 0])
+    >>> np.asarray(load([[10, 0.1], [20, 0.2], [40, 0.4]], scale="minmax"))[1].round(2)
+    array([0.33, 0.33], dtype=float32)
     """
-    rows, row_copy = _here(spec)
-    names, label_copy = _here(labels)
+    rows, names = _here(spec), _here(labels)
+    addresses = {_inner(here)[0]: _address(given)[0] for given, here in ((spec, rows), (labels, names))
+                 if here is not given}
+    with _errors_with(addresses):
+        pictured = _pictured(rows)
+        if (image_size is not None or grey) and not pictured:
+            raise ParameterError(f"image_size and grey are for pictures, and data {spec!r} are none: leave them out")
+        without = [] if labels is None else _columns_of(names, rows)
+        source = open_pictures(Path(rows), image_size, grey) if pictured else _load(rows, part, without)
+        if isinstance(spec, str | os.PathLike):
+            source.spec = {"data": os.fspath(spec) + (f":{part}" if part else ""),
+                           **asked_of_pictures(image_size, grey)}
+        if addresses and hasattr(source, "origin"):
+            source.origin = _told(source.origin, addresses)
+        if labels is not None:
+            source = _labelled(source, names, labels, without, addresses)
+        return source if scale is None else _scaled(source, scale)
+
+
+def _labelled(source: Source, labels: Any, given: Any, without: Sequence[str], addresses: Mapping[str, str]) -> Source:
+    """The rows with labels from elsewhere, which were ``given`` by this name."""
+    if not isinstance(labels, str | os.PathLike):
+        found = _labels_of(labels) if isinstance(labels, Source) else as_labels(labels, source.name)
+        labelled = LabelledSource(source, found, origin="memory")
+        labelled.spec = source.spec
+        return labelled
+    origin = _told(os.fspath(labels), addresses)
+    if without:
+        origin += f" (left out of the features: {', '.join(without)})"
+    labelled = LabelledSource(source, _labels(os.fspath(labels)), origin=origin)
+    labelled.spec = {**source.spec, "labels": os.fspath(given)} if source.spec else source.spec
+    return labelled
+
+
+@contextlib.contextmanager
+def _errors_with(addresses: Mapping[str, str]) -> Iterator[None]:
+    """Let errors name addresses in the place of their copies."""
     try:
-        source = _with_labels(rows, part, names, image_size, grey)
+        yield
     except DataError as error:
-        text = str(error)
-        for copy, address in filter(None, (row_copy, label_copy)):  # the address is what the user knows
-            text = text.replace(copy, address)
-        raise type(error)(text) from error
-    if row_copy is not None and hasattr(source, "origin"):
-        source.origin = source.origin.replace(*row_copy)
-    return source
+        if not addresses:
+            raise
+        raise type(error)(_told(str(error), addresses)) from error
 
 
-def _here(spec: Any) -> tuple[Any, tuple[str, str] | None]:
-    """A specification in which the copy of an address stands for it; and both."""
+def _scaled(source: Source, scale: str | Source) -> Source:
+    if isinstance(scale, str):
+        return ScaledSource(source, learned(scale, source))
+    if scale.scaling is None:
+        raise ParameterError(f"scale is {scale.name}, which is not scaled; expected one of {', '.join(SCALES)}, or a "
+                             "source that was scaled so")
+    alike: Source = scaled(source, scale.scaling)
+    return alike
+
+
+def _told(text: str, addresses: Mapping[str, str]) -> str:
+    """What a user reads, who knows addresses and not where copies are."""
+    for copy, address in addresses.items():
+        text = text.replace(copy, address)
+    return text
+
+
+def _here(spec: Any) -> Any:
+    """A specification in which the copy of what is at an address stands for it; others as they are."""
     if not isinstance(spec, str) or not is_address(spec):
-        return spec, None
+        return spec
     address, inner = _address(spec)
     copy = str(local_copy(address))
-    return f"{copy}:{inner}" if inner else copy, (copy, address)
+    return f"{copy}:{inner}" if inner else copy
 
 
 def _address(text: str) -> tuple[str, str]:
@@ -115,31 +171,9 @@ def _address(text: str) -> tuple[str, str]:
     return path + mark + options, inner
 
 
-def _with_labels(spec: Any, part: str | None, labels: Any, image_size: str | Sequence[int] | None,
-                 grey: bool) -> Source:
-    pictured = _pictured(spec)
-    if (image_size is not None or grey) and not pictured:
-        raise ParameterError(f"image_size and grey are for pictures, and data {spec!r} are none: leave them out")
-    without = [] if labels is None else _columns_of(labels, spec)
-    source = open_pictures(Path(spec), image_size, grey) if pictured else _load(spec, part, without)
-    if labels is None:
-        return source
-    if isinstance(labels, str | os.PathLike):
-        origin = os.fspath(labels)
-        found = _labels(origin)
-    else:
-        origin, found = "memory", _labels_of(labels) if isinstance(labels, Source) else as_labels(labels, source.name)
-    named = isinstance(labels, str | os.PathLike)
-    if without:
-        origin += f" (left out of the features: {', '.join(without)})"
-    labelled = LabelledSource(source, found, origin=origin)
-    labelled.spec = {**source.spec, "labels": os.fspath(labels)} if named and source.spec else source.spec
-    return labelled
-
-
 def of_pictures(spec: Any) -> bool:
     """Whether these data are a picture or a folder of pictures."""
-    return _pictured(_here(spec)[0])
+    return _pictured(_here(spec))
 
 
 def _pictured(spec: Any) -> bool:
@@ -155,19 +189,13 @@ def _load(spec: Any, part: str | None, without: Sequence[str]) -> Source:
     name, colon, suffix = text.partition(":")
     if name == "random" and colon:
         _no_part(text, part)
-        return _called(text, _random(text, suffix))
+        return _random(text, suffix)
     if name in NAMED:
         if colon and part not in (None, suffix):
             raise ParameterError(f"data is {text!r} and part is {part!r}; give one of the two")
-        chosen = _check.one_of("part", suffix if colon else part or "train", PARTS)
-        return _called(f"{name}:{chosen}" if colon or part else name, _named(name, chosen))
+        return _named(name, _check.one_of("part", suffix if colon else part or "train", PARTS))
     _no_part(text, part)
-    return _called(text, _file(text, without))
-
-
-def _called(text: str, source: Source) -> Source:
-    source.spec = {"data": text}
-    return source
+    return _file(text, without)
 
 
 def _labels(text: str) -> Labels:

@@ -36,14 +36,15 @@ class Boltzmann(Encodes, Scores):
             start[place] = np.clip(part, low, high)
         moved = self.model_.gibbs(self.result_.averaged, start, steps, self.seed_, self._step)
         self._step += steps
-        return moved
+        return self._unscaled(moved)
 
     def sample(self, count: int = 1, *, steps: int = 1000, random_state: Any = None) -> np.ndarray:
         """Samples of the machine, (count, features), float32: its persistent chains after more Gibbs steps. Local."""
         self._check_fitted()
         count = _check.integer("count", count, at_least=1)
         steps = _check.integer("steps", steps, at_least=1)
-        return self.model_.sample(self.result_.averaged, self.result_.buffers, count, _seed(random_state), steps)
+        samples = self.model_.sample(self.result_.averaged, self.result_.buffers, count, _seed(random_state), steps)
+        return self._unscaled(samples)
 
     def _of_rows(self, X: Any, function: Any) -> np.ndarray:
         self._check_fitted()

@@ -95,7 +95,8 @@ class DBN(Encodes, Scores, Classifies):
         self._check_fitted()
         count = _check.integer("count", count, at_least=1)
         steps = _check.integer("steps", steps, at_least=1)
-        return self.model_.sample(self.result_.averaged, self.result_.buffers, count, _seed(random_state), steps)
+        samples = self.model_.sample(self.result_.averaged, self.result_.buffers, count, _seed(random_state), steps)
+        return self._unscaled(samples)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Minus the squared error of reconstructions, as `Scores`; of a classifier the accuracy. Local."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from pyddl import _check, models, options
 from pyddl.data import ArraySource, Source
-from pyddl.data.joined import reach, reaches_beyond
+from pyddl.data.joined import reach, reaches_beyond, scaled
 from pyddl.data.labels import Labels
 from pyddl.errors import DataError
 from pyddl.estimators.rows import chunks
@@ -101,6 +103,52 @@ class Estimator(Conventions):
         self._train(X, y, again=True)
         return self
 
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write a run directory, which `pyddl.load` and the command line read. Local.
+
+        Parameters
+        ----------
+        path : str or Path
+        overwrite : bool, default=False
+            Replace a run that is there.
+
+        Raises
+        ------
+        ParameterError
+            There is a run already, or the directory cannot be written to.
+        """
+        from pyddl.models.protocol import name_of
+        from pyddl.train.run import ROWS, RunDirectory, write_model
+
+        self._check_fitted()
+        result = self.result_
+        given: dict[str, Any] = {}
+        for name in self.get_params():
+            option = options.named("seed" if name == "random_state" else name) if name != "verbose" else None
+            if option is not None and option.kind != "run":
+                given[option.name] = self.seed_ if option.name == "seed" else option.check(self._value_of(option))
+        names, classes = getattr(self, "feature_names_in_", None), getattr(self, "classes_", None)
+        rows = {"columns": None if names is None else names.tolist(), "image_shape": self._image_shape,
+                "scaling": self._scaling and self._scaling.record(),
+                "classes": None if classes is None else classes.tolist()}
+        with contextlib.closing(RunDirectory(path, overwrite=overwrite)) as directory:
+            directory.config({"model": name_of(result.model), **given,
+                              ROWS: {name: value for name, value in rows.items() if value is not None}})
+            directory.rewrite_metrics(result.metrics)
+            write_model(path, result.model, result.parameters, result.averaged, result.buffers)
+            directory.summary(result.summary)
+
+    def __sklearn_clone__(self: Self) -> Self:
+        """A new one with the same parameters, not fitted; estimators that are encoders stay as they are, fitted."""
+        from sklearn.base import clone
+
+        params = {name: value if isinstance(value, Estimator) else clone(value, safe=False)
+                  for name, value in self.get_params().items()}
+        copy = type(self)(**params)
+        if "_sklearn_output_config" in vars(self):
+            vars(copy)["_sklearn_output_config"] = dict(vars(self)["_sklearn_output_config"])
+        return copy
+
     def _train(self, X: Any, y: Any, *, again: bool) -> None:
         with self._as_before_on_failure():
             self._learn(X, y, again=again)
@@ -119,6 +167,8 @@ class Estimator(Conventions):
         start = self.result_ if again and self.__sklearn_is_fitted__() else None
         with agreement(here.transport):  # what one rank refuses, all refuse
             rows = self._rows(X, first=start is None)
+            if start is None:
+                rows = self._as_for_encoder(rows)
             source = self._source(rows, y, first=start is None)
             model = self._new_model(source, dtype) if start is None else start.model
             source = self._in_range(model, rows, source, warn=here.rank == 0)
@@ -150,6 +200,7 @@ class Estimator(Conventions):
         source = ArraySource(rows, name="X", labels=labels)
         if hasattr(self, "feature_names_in_"):
             source.columns = tuple(self.feature_names_in_)
+        source.scaling = self._scaling
         return source
 
     def _learned(self) -> None:
@@ -158,14 +209,19 @@ class Estimator(Conventions):
     def _new_model(self, source: Source, dtype: str) -> Any:
         from pyddl.train.run import ROWS, load_run
 
-        given = {}
+        given: dict[str, Any] = {}
         for option in options.of_model(self._model):
             value = self._value_of(option)
-            given[option.name] = option.check(os.fspath(value) if isinstance(value, os.PathLike) else value)
+            if option.kind == "run" and isinstance(value, Estimator):
+                given[option.name] = value
+            else:
+                given[option.name] = option.check(os.fspath(value) if isinstance(value, os.PathLike) else value)
         if "dtype" in given:
             given["dtype"] = dtype
 
-        def read(path: str) -> models.Trained:
+        def read(path: str | Estimator) -> models.Trained:
+            if isinstance(path, Estimator):
+                return models.Trained.of(path.result_)
             run = load_run(path)
             if run.as_trained(source) is not source:
                 raise DataError(f"{source.name} has the columns of the training data of {path} in another order; "
@@ -174,6 +230,19 @@ class Estimator(Conventions):
 
         given = options.with_runs(given, read)
         return models.for_data(self._model, source, **given)
+
+    def _as_for_encoder(self, rows: np.ndarray | Source) -> np.ndarray | Source:
+        """``rows`` as the encoder that is taken over wants them: scaled as it was trained on them."""
+        from pyddl.train.run import load_run
+
+        for option in options.of_model(self._model):
+            encoder = getattr(self, option.name) if option.kind == "run" else None
+            if isinstance(encoder, Estimator):
+                encoder._check_fitted()
+                self._scaling = encoder._scaling
+            elif isinstance(encoder, str | os.PathLike):
+                self._scaling = load_run(os.fspath(encoder)).scaling
+        return rows if self._scaling is None else scaled(rows, self._scaling)
 
     def _value_of(self, option: options.Option) -> Any:
         """What the constructor was given for an option of the model, in the option's kind."""

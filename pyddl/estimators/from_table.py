@@ -10,8 +10,8 @@ from pyddl import _check, models, options
 
 __all__ = ["from_table"]
 
-KINDS = {"ints": "sequence of int", "floats": "sequence of float", "run": "str",  # in words, of the table's
-         "values": "dict"}
+KINDS = {"ints": "sequence of int", "floats": "sequence of float", "run": "str or fitted estimator", "values": "dict",
+         "layers": "sequence of int, or str"}  # in words, of the table's
 
 
 def from_table(model: str, **defaults: Any) -> Callable[[type], type]:

@@ -78,7 +78,8 @@ class GAN(OfClasses):
         self._check_fitted()
         count = _check.integer("count", count, at_least=1)
         seed, vectors = _seed(random_state), (self.result_.averaged, self.result_.buffers)
-        return self.model_.sample(*vectors, count, seed, None if labels is None else self._places(labels, count))
+        samples = self.model_.sample(*vectors, count, seed, None if labels is None else self._places(labels, count))
+        return self._unscaled(samples)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Minus the energy distance of as many samples from X, at most 2000, in its unit: at best 0. Local."""

@@ -56,9 +56,11 @@ def load(run: str | Path) -> Any:
     estimator._run = str(found.path)
     estimator.n_features_in_ = model.inputs
     rows = found.config.get(ROWS, {})
-    estimator._image_shape = rows.get("image_shape")
+    estimator._image_shape, estimator._scaling = rows.get("image_shape"), found.scaling
     if rows.get("columns"):
         estimator.feature_names_in_ = np.asarray(rows["columns"], dtype=object)
+    if rows.get("classes"):
+        estimator.classes_ = np.asarray(rows["classes"])
     estimator._learned()
     return estimator
 

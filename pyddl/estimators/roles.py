@@ -54,7 +54,7 @@ class Encodes(Estimator, Transformer):
         out = np.empty((codes.shape[0], self.n_features_in_), dtype=np.float32)
         for place, part in chunks(codes):
             out[place] = self.model_.decode(self.result_.averaged, self.result_.buffers, part)
-        return out
+        return self._unscaled(out)
 
     def _learned(self) -> None:
         super()._learned()
@@ -64,6 +64,11 @@ class Encodes(Estimator, Transformer):
 
 class Scores(Estimator):
     """How near reconstructions are."""
+
+    def reconstruct(self, X: Any) -> np.ndarray:
+        """What the model makes of X by way of its codes, (rows, features) -> (rows, features), float32. Local."""
+        self._check_fitted()
+        return self._unscaled(self._apply(self._rows(X), self.model_.reconstruct))
 
     def score(self, X: Any, y: Any = None) -> float:
         """Minus the reconstruction error of X: squared, summed over features, mean over rows. Local.

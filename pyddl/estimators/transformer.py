@@ -14,7 +14,8 @@ import numpy as np
 
 from pyddl import _check
 from pyddl.data import Source
-from pyddl.data.joined import in_order_of
+from pyddl.data.joined import in_order_of, scaled
+from pyddl.data.scaling import Scaling
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.estimators.rows import check_rows
 
@@ -32,6 +33,7 @@ class Conventions(ABC):
     n_features_in_: int
     feature_names_in_: np.ndarray
     _image_shape: tuple[int, ...] | None = None  # of the source that `fit` saw
+    _scaling: Scaling | None = None  # the same
 
     @classmethod
     def _defaults(cls) -> dict[str, Any]:
@@ -103,6 +105,7 @@ class Conventions(ABC):
         if first:
             self.n_features_in_ = int(rows.shape[1])
             self._image_shape = rows.image_shape if isinstance(rows, Source) else None
+            self._scaling = rows.scaling if isinstance(rows, Source) else None
             if names is not None:
                 self.feature_names_in_ = names
             elif hasattr(self, "feature_names_in_"):
@@ -117,7 +120,11 @@ class Conventions(ABC):
         if rows.shape[1] != self.n_features_in_:
             raise ShapeError(f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting "
                              f"{self.n_features_in_} features as input: give it the columns that fit saw")
-        return rows
+        return rows if self._scaling is None else scaled(rows, self._scaling)
+
+    def _unscaled(self, rows: np.ndarray) -> np.ndarray:
+        """Rows that were made of scaled ones, in the units of X."""
+        return rows if self._scaling is None else self._scaling.undo(rows)
 
     def _check_names(self, names: np.ndarray | None) -> None:
         """Wording as in scikit-learn, whose users know it (and whose checks look for it)."""

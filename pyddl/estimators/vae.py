@@ -91,4 +91,5 @@ class VAE(Encodes, Scores):
         """Means of new rows, (count, features), float32, for codes drawn from N(0, I). Local."""
         self._check_fitted()
         count = _check.integer("count", count, at_least=1)
-        return self.model_.sample(self.result_.averaged, self.result_.buffers, count, _seed(random_state))
+        samples = self.model_.sample(self.result_.averaged, self.result_.buffers, count, _seed(random_state))
+        return self._unscaled(samples)

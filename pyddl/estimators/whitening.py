@@ -94,7 +94,7 @@ class ZCA(Transformer):
         rows, _ = check_rows(X)
         if rows.shape[1] != self.n_features_in_:
             raise ShapeError(f"X has {rows.shape[1]} columns; expected {self.n_features_in_}")
-        return np.asarray(rows) @ self._inverse + self.mean_
+        return self._unscaled(np.asarray(rows) @ self._inverse + self.mean_)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the columns: those of X, else x0, x1, ..."""

@@ -8,14 +8,15 @@ Olah 2016, Deconvolution and checkerboard artifacts, Distill).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pyddl import _check
 from pyddl.data.picture import Picture
 from pyddl.errors import ShapeError
 from pyddl.models.coder import BATCH_NORM
-from pyddl.models.layers import BatchNorm, Conv, ConvTranspose, Dense, Flatten, Layer, Reshape, Resize
+from pyddl.models.layers import BatchNorm, Conv, ConvTranspose, Dense, Flatten, Layer, Reshape, Resize, Shape
 
-__all__ = ["UPSAMPLES", "discriminator_of", "generator_of", "picture_of"]
+__all__ = ["UPSAMPLES", "discriminator_of", "ending_in", "generator_of", "picture_of", "pictures_of"]
 
 UPSAMPLES = ("transposed", "resize")
 KERNEL = 4  # of strided convolutions: a multiple of the stride, so that all places count alike
@@ -44,7 +45,7 @@ def discriminator_of(picture: Picture, channels: Sequence[int], hidden: Sequence
     convolution for each of ``channels``, dense layers for ``hidden``."""
     down = [Conv(each, KERNEL, 2, activation=activation, initialiser=initialiser) for each in channels]
     dense = [Dense(units, activation, initialiser=initialiser) for units in hidden]
-    return [*_pictures(picture, packing), *down, Flatten(), *dense,
+    return [*pictures_of(picture, packing), *down, Flatten(), *dense,
             Dense(outputs, bias=bias, initialiser=initialiser)]
 
 
@@ -71,10 +72,31 @@ def generator_of(picture: Picture, channels: Sequence[int], hidden: Sequence[int
     return [*layers, *up(picture.channels, output), Flatten(planes=picture.planes)]
 
 
-def _pictures(picture: Picture, packing: int) -> list[Layer]:
+def pictures_of(picture: Picture, packing: int) -> list[Layer]:
     """So many pictures, one after another, as one, with the channels of all."""
     height, width, channels = picture.shape
     together = (height, width, packing * channels)
     if packing == 1 or picture.planes or channels == 1:
         return [Reshape(together, planes=picture.planes or packing > 1)]
     return [Reshape((height, width * channels, packing), planes=True), Reshape(together)]
+
+
+def ending_in(picture: Picture | None, inputs: int, last: Layer, shape: Shape, said: str, *, output: str,
+              initialiser: str) -> list[Layer]:
+    """What takes the place of the last layer of a generator, whose outputs have that shape, so that its outputs are
+    rows: the same with the activation ``output``, and where it has other channels than they, a convolution more.
+
+    Raises
+    ------
+    ShapeError
+        The pictures are no rows; ``said`` begins the message.
+    """
+    if picture is None or shape[:2] != (picture.height, picture.width):
+        rows = f"{inputs} values" if picture is None else f"pictures of {picture.height} by {picture.width}"
+        raise ShapeError(f"{said}: it ends with pictures of {shape[0]} by {shape[1]}, and rows are {rows}: "
+                         + ("give image_shape, or end with a dense layer" if picture is None else
+                            "let reshape, up and resize come to the rows' height and width"))
+    flat = Flatten(planes=picture.planes)
+    if shape[2] == picture.channels and isinstance(last, Conv | ConvTranspose):
+        return [replace(last, activation=output), flat]
+    return [last, Conv(picture.channels, 3, activation=output, initialiser=initialiser), flat]

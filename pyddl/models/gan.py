@@ -16,16 +16,18 @@ import numpy as np
 from pyddl import _check, _core, random
 from pyddl.data.batch import Batch
 from pyddl.data.joined import reaches_beyond
+from pyddl.data.picture import Picture
 from pyddl.data.source import Source
 from pyddl.data.statistics import Statistics
-from pyddl.errors import ParameterError, ShapeError
+from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.layout import Layout, Slice
 from pyddl.models.classifier import check_classes, classes_of
-from pyddl.models.dcgan import discriminator_of, generator_of, picture_of
+from pyddl.models.dcgan import discriminator_of, ending_in, generator_of, picture_of, pictures_of
 from pyddl.models.distance import energy_distance
-from pyddl.models.layers import Dense, Layer, as_plain, from_plain
+from pyddl.models.layers import Dense, Flatten, Layer, as_plain, from_plain
 from pyddl.models.likelihood import Measure
 from pyddl.models.network import Network
+from pyddl.models.network_text import hidden_layers
 from pyddl.models.objectives import OBJECTIVES
 from pyddl.models.packing import Packs
 from pyddl.models.stages import Phase, Stage
@@ -33,7 +35,7 @@ from pyddl.names import ACTIVATIONS, INITIALISERS, RULES
 
 __all__ = ["GAN"]
 
-Layers = Sequence[int | Layer | Mapping[str, Any]]
+Layers = str | Sequence[int | Layer | Mapping[str, Any]]
 
 OUTPUTS = ("linear", "sigmoid", "tanh")
 UNITS = {"generator": (128, 128, 128), "discriminator": (128, 128)}  # a third layer makes far sharper samples
@@ -56,15 +58,16 @@ class GAN:
     ----------
     inputs : int
         Features of a row.
-    generator, discriminator : sequence of int or of Layer, optional
-        Units of dense hidden layers, by default (128, 128, 128) and (128, 128), with ``channels`` none; or all layers,
-        the last one included: the generator's has the features of a row as outputs, the discriminator's one linear
-        output, or where conditional one for each class. By units, a discriminator of which only differences count has
-        no bias there.
+    generator, discriminator : sequence of int or of Layer, or str, optional
+        Units of dense hidden layers, by default (128, 128, 128) and (128, 128), with ``channels`` none; or a text of
+        hidden layers, see `pyddl.models.network_text`, to which the last one is added, unless the generator's end with
+        pictures like the rows; or all layers, the last one included: the generator's has the features of a row as
+        outputs, the discriminator's one linear output, or where conditional one for each class. But in the last case a
+        discriminator of which only differences count has no bias there.
     channels : sequence of int, optional
         Of convolutions of stride 2 at the discriminator's beginning, for pictures; the generator mirrors them [1]_.
     image_shape : sequence of int, optional
-        Of a row as a picture, with ``channels``: see `pyddl.data.picture.Picture.of`.
+        Of a row as a picture, with ``channels`` or a text of layers: see `pyddl.data.picture.Picture.of`.
     upsample : {"transposed", "resize"}, default="transposed"
         How the generator's pictures grow: by transposed convolutions, or resized and convolved.
     batch_norm : {"none", "own", "synchronised"}, default="none"
@@ -101,7 +104,10 @@ class GAN:
     classes : int or sequence of str, optional
         Of the labels, where conditional.
     activation : str, default="leaky_relu"
-        Of dense hidden layers that are given by their units.
+        Of dense hidden layers that are given by their units, and of convolutions.
+    generator_activation : str, optional
+        The generator's, by default the same. With relu it has places where its samples do not move, and so leaves
+        fewer between the modes of the data.
     output : {"linear", "sigmoid", "tanh"}, default="linear"
         Of a generator given by its units: `for_data` chooses sigmoid for rows within [0, 1].
     generator_optimizer, discriminator_optimizer : str, optional
@@ -143,7 +149,8 @@ class GAN:
                  penalty_steps: int | None = None, clip_weights: float | None = None,
                  label_smoothing: float = 0.0, generator_every: int = 1, packing: int = 1,
                  pretrain_steps: int = 0, average: float = 0.999, conditional: bool = False,
-                 classes: int | Sequence[str] | None = None, activation: str = "leaky_relu", output: str = "linear",
+                 classes: int | Sequence[str] | None = None, activation: str = "leaky_relu",
+                 generator_activation: str | None = None, output: str = "linear",
                  generator_optimizer: str | None = None, discriminator_optimizer: str | None = None,
                  generator_rate: float | None = None, discriminator_rate: float | None = None, beta1: float = 0.0,
                  beta2: float = 0.99, initialiser: str = "auto", dtype: str = "float32"):
@@ -151,6 +158,9 @@ class GAN:
         self.noise = (min(max(self.inputs, 2), MOST_NOISE) if noise is None else
                       _check.integer("noise", noise, at_least=1))
         self.activation = _check.one_of("activation", activation, ACTIVATIONS)
+        if generator_activation is not None:
+            _check.one_of("generator_activation", generator_activation, ACTIVATIONS)
+        self.generator_activation = generator_activation
         self.output = _check.one_of("output", output, self.outputs)
         self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))
         self.label_smoothing = _check.number("label_smoothing", label_smoothing, at_least=0, below=1)
@@ -165,8 +175,9 @@ class GAN:
                       "generator_rate": generator_rate, "discriminator_rate": discriminator_rate,
                       "beta1": _check.number("beta1", beta1, at_least=0, below=1),
                       "beta2": _check.number("beta2", beta2, at_least=0, below=1)}
-        self._set_picture(channels, image_shape, upsample, batch_norm)
-        self._given: dict[str, list[Any]] = {}
+        texts = any(isinstance(each, str) for each in (generator, discriminator))
+        self._set_picture(channels, image_shape, upsample, batch_norm, texts)
+        self._given: dict[str, str | list[Any]] = {}
         first = self._layers("generator", generator)
         second = self._layers("discriminator", discriminator)
         names = [f"{network}{self.ending}" for network in ("generator", "discriminator")]
@@ -187,10 +198,8 @@ class GAN:
     @classmethod
     def for_data(cls, data: Source, conditional: bool = False, output: str | None = None, **options: Any) -> GAN:
         """The model for these rows: with their classes where conditional, outputs of their range, and their shape."""
-        if options.get("channels") and options.get("image_shape") is None and data.image_shape is not None:
-            options["image_shape"] = tuple(data.image_shape)
         return cls(data.features, conditional=conditional, classes=classes_of(data) if conditional else None,
-                   output=output_for(data) if output is None else output, **options)
+                   output=output_for(data) if output is None else output, **with_shape(options, data))
 
     def options(self) -> dict[str, Any]:
         """Plain values that make the same model again: ``GAN(**options)``."""
@@ -206,8 +215,8 @@ class GAN:
                 "packing": self.packing, "pretrain_steps": self.pretrain_steps, "average": self.average,
                 "conditional": self.conditional,
                 "classes": list(self.class_names) if self.class_names else self.classes or None,
-                "activation": self.activation, "output": self.output, **self.rules, "initialiser": self.initialiser,
-                "dtype": self.dtype}
+                "activation": self.activation, "generator_activation": self.generator_activation,
+                "output": self.output, **self.rules, "initialiser": self.initialiser, "dtype": self.dtype}
 
     # ---- how it is made
 
@@ -268,48 +277,76 @@ class GAN:
         return found
 
     def _set_picture(self, channels: Sequence[int] | None, shape: Sequence[int] | None, upsample: str,
-                     batch_norm: str) -> None:
+                     batch_norm: str, texts: bool) -> None:
+        self.picture: Picture | None = None
         self.channels = () if channels is None else _check.integers("channels", channels, at_least=1)
         self.image_shape, self.upsample, self.batch_norm = shape, upsample, batch_norm
-        if not self.channels:
+        if texts and shape is not None:
+            self.picture = picture_of(shape, (), self.inputs)
+        if not self.channels and not texts:
             for name, value, usual in (("image_shape", shape, None), ("upsample", upsample, "transposed"),
                                        ("batch_norm", batch_norm, "none")):
                 if value != usual:
                     raise ParameterError(f"{name} is {value!r}, which is of convolutions: leave it out, or give "
                                          "channels, for example 64,128")
+        if not self.channels:
             return
         if shape is None:
             raise ParameterError("channels are of convolutions, and the rows do not say the shape of a picture: give "
-                                 "image_shape (--image-shape HEIGHT,WIDTH or HEIGHT,WIDTH,CHANNELS), or leave channels "
-                                 "out")
+                                 "image_shape (--image-shape HEIGHT,WIDTH or HEIGHT,WIDTH,CHANNELS), or choose model "
+                                 "gan without channels")
         self.picture = picture_of(shape, self.channels, self.inputs)
 
     def _made(self, name: str, units: Sequence[int]) -> list[Layer]:
         """The layers of a network from its units."""
-        shared: dict[str, Any] = {"activation": self.activation, "initialiser": self.initialiser}
+        activation = (self.generator_activation or self.activation) if name == "generator" else self.activation
+        shared: dict[str, Any] = {"activation": activation, "initialiser": self.initialiser}
         inner: list[Layer] = [Dense(each, **shared) for each in units]
         if name == "generator":
-            if self.channels:
+            if self.channels and self.picture is not None:
                 return generator_of(self.picture, self.channels, units, output=self.output, upsample=self.upsample,
                                     batch_norm=self.batch_norm, **shared)
             return [*inner, Dense(self.inputs, self.output, initialiser=self.initialiser)]
-        last: dict[str, Any] = {"outputs": self.classes or 1, "bias": not self.objective.of_differences}
-        if self.channels:
-            return discriminator_of(self.picture, self.channels, units, packing=self.packing, **last, **shared)
-        return [*inner, Dense(**last, initialiser=self.initialiser)]
+        if self.channels and self.picture is not None:
+            return discriminator_of(self.picture, self.channels, units, packing=self.packing, **self._last, **shared)
+        return [*inner, Dense(**self._last, initialiser=self.initialiser)]
+
+    @property
+    def _last(self) -> dict[str, Any]:
+        """Of the discriminator's last layer."""
+        return {"outputs": self.classes or 1, "bias": not self.objective.of_differences}
+
+    def _of_text(self, name: str, text: str) -> list[Layer]:
+        """The layers of a network from a text of its hidden ones."""
+        shared: dict[str, Any] = {"activation": self.activation, "initialiser": self.initialiser,
+                                  "synchronised": self.batch_norm == "synchronised"}
+        picture = self.picture
+        if name == "discriminator":
+            pictures = [] if picture is None else pictures_of(picture, self.packing)
+            layers, shape = hidden_layers(text, name, (self.packing * self.inputs,), pictures=pictures, **shared)
+            flat: list[Layer] = [] if len(shape) == 1 else [Flatten()]
+            return [*layers, *flat, Dense(**self._last, initialiser=self.initialiser)]
+        layers, shape = hidden_layers(text, name, (self.noise + self.beside,), **shared)
+        if len(shape) == 1:
+            return [*layers, Dense(self.inputs, self.output, initialiser=self.initialiser)]
+        return [*layers[:-1], *ending_in(picture, self.inputs, layers[-1], shape, f"generator is {text!r}",
+                                         output=self.output, initialiser=self.initialiser)]
 
     def _layers(self, name: str, given: Layers | None) -> list[Layer]:
         """The layers of a network; how it was given is kept as plain values."""
         if given is None:
             given = () if self.channels else UNITS[name]
-        if isinstance(given, str) or not isinstance(given, Sequence):
-            raise ParameterError(f"{name} is {given!r}; expected units of hidden layers, for example (128, 128), or "
-                                 "layers of pyddl.models.layers")
+        if isinstance(given, str):
+            self._given[name] = given
+            return self._of_text(name, given)
+        if not isinstance(given, Sequence):
+            raise ParameterError(f"{name} is {given!r}; expected units of hidden layers, for example (128, 128), a "
+                                 "text of layers, or layers of pyddl.models.layers")
         if all(isinstance(each, int | np.integer) for each in given):
             units = _check.integers(name, given, at_least=1)
             self._given[name] = list(units)
             return self._made(name, units)
-        layers: list[Layer] = []
+        layers: list[Any] = []
         for each in given:
             if isinstance(each, int | np.integer):
                 raise ParameterError(f"{name} mixes numbers and layers: give units of hidden layers, or all layers")
@@ -381,6 +418,10 @@ class GAN:
         Biases of the discriminator's first layer, if it is dense, spread its kinks over the data, and those of the
         generator's over the noise: a network whose kinks all lie at 0 is linear where the data are.
         """
+        if data.count > 1 and not data.variance.any():
+            raise DataError(f"all {data.count} rows are the same, and so would all samples be: there is nothing to "
+                            "learn; values that differ by less than a 1e-7th of themselves are equal in float32 "
+                            "(subtract what they have in common first)")
         views = self.layout.views(parameters)
         for network in (self.generator, self.discriminator):
             network.initialise(parameters, seed)
@@ -594,25 +635,35 @@ class GAN:
         """Samples of one noise (n, inputs)."""
         return self.sample(parameters, buffers, SHOWN if self.inputs > 2 else POINTS, 0)
 
-    def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any]) -> list[str]:
+    def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any],
+                 shown: np.ndarray) -> list[str]:
         """A discriminator that is always right, and samples that are all alike."""
         trained = "train_loss_generator" in line  # else the discriminator is trained alone
-        return signs_of_collapse(line if trained else {}, self.shown(parameters, buffers), self._scale(parameters))
+        return signs_of_collapse(line if trained else {}, shown, self._scale(parameters), self.objective.name)
 
 
-def signs_of_collapse(line: Mapping[str, Any], samples: np.ndarray, scale: np.float32) -> list[str]:
+def signs_of_collapse(line: Mapping[str, Any], samples: np.ndarray, scale: np.float32, objective: str) -> list[str]:
     """What the line of an epoch in which both networks were trained, and samples after it, warn of; ``scale`` is the
     rows'."""
-    texts = []
+    texts, held = [], "lower clip_weights" if objective == "wgan" else "raise penalty"
     right = [line[f"train_{name}"] for name in ("pairs_right", "real_right", "fake_right") if f"train_{name}" in line]
     if right and min(right) > SURE:
-        texts.append("the discriminator gets all rows and samples right, and teaches the generator little: raise "
-                     "penalty, lower discriminator_rate, or give the generator more units or generator_every 1")
-    spread = samples.var(axis=0).mean() / scale**2
+        texts.append(f"the discriminator gets all rows and samples right, and teaches the generator little: {held}, "
+                     "lower discriminator_rate, or give the generator more units or generator_every 1")
+    spread = (samples / np.float64(scale)).var(axis=0).mean()
     if spread < ALIKE:
-        texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): raise penalty, lower "
-                     "generator_rate, or choose objective r3gan")
+        another = "lower generator_rate" if objective == "r3gan" else "lower generator_rate, or choose objective r3gan"
+        texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): {held}, "
+                     f"{another}")
     return texts
+
+
+def with_shape(options: dict[str, Any], data: Source) -> dict[str, Any]:
+    """Options of a pair, with the shape of the rows as pictures where its networks see such."""
+    pictured = options.get("channels") or any(isinstance(options.get(name), str) for name in UNITS)
+    if pictured and options.get("image_shape") is None and data.image_shape is not None:
+        return {**options, "image_shape": tuple(data.image_shape)}
+    return options
 
 
 def output_for(data: Source) -> str:

@@ -57,7 +57,8 @@ class Network:
     winograd : bool, default=True
         In float32, convolutions with kernels of 3 and stride 1, or of 4 and stride 2, take Winograd's algorithm where
         it is faster, which the shapes and the number of rows decide: up to twice as fast, with an error of 1e-6 to 4e-6
-        of a result's size (root mean square) where others have 3e-7.
+        of a result's size (root mean square) where others have 3e-7. So a sum that is 0 exactly otherwise, as of black
+        pixels without a bias, may lie on either side of a kink.
 
     Attributes
     ----------

@@ -57,8 +57,9 @@ class Model(Protocol):
     ``shown(parameters, buffers) -> ndarray``
         Rows ``(number, features)`` that tell how far training has come, such as samples of one noise: kept after each
         epoch in the run directory, and drawn beside each other.
-    ``warnings(parameters, buffers, line) -> list of str``
-        What an epoch's line of the books, or the model itself, should warn of, each with what to try.
+    ``warnings(parameters, buffers, line, shown) -> list of str``
+        What an epoch's line of the books, or the model itself, should warn of, each with what to try; ``shown`` is what
+        `shown` gave after the epoch, None where there is none.
     ``inputs`` : int
         Features of a row; ``input_range`` : (low, high) that the data must keep to. The trainer refuses others: the
         user may scale them, or do as ``range_cure`` says.

@@ -23,7 +23,7 @@ from pyddl.errors import ParameterError
 from pyddl.layout import Layout, Slice
 from pyddl.models.classifier import check_classes, softmax, targets_of
 from pyddl.models.distance import energy_distance
-from pyddl.models.gan import GAN, POINTS, SHOWN, one_hot, output_for, signs_of_collapse
+from pyddl.models.gan import GAN, POINTS, SHOWN, one_hot, output_for, signs_of_collapse, with_shape
 from pyddl.models.layers import Dense, Layer, as_plain
 from pyddl.models.likelihood import Measure
 from pyddl.models.network import Network
@@ -115,7 +115,7 @@ class Level(GAN):
         numbers; and the slopes of ``weight`` times it with respect to the samples."""
         assert self.recovery is not None
         errors, below = np.empty((len(samples), self.noise), dtype=np.float32), np.empty_like(samples)
-        self.recovery.forward(parameters, buffers, batch, samples, errors, slot=0)
+        self.recovery.forward(parameters, buffers, batch, samples, errors, slot=0, training=gradients is not None)
         errors -= self.noise_of(batch)
         deltas = errors * np.float32(2 * weight / self.noise)
         self.recovery.backward(parameters, gradients, buffers, batch, deltas, slot=0, below=below)
@@ -148,8 +148,9 @@ class StackedGAN:
         Of the two losses; at 0 there is no such loss.
     pretrain_epochs : sequence of int, default=(10,)
         Of each level, from the rows upward, or one number for all. All together have the epochs of training.
-    generator, discriminator : sequence of int, optional
-        Units of the dense hidden layers of each level's networks, by default as in `GAN`.
+    generator, discriminator : sequence of int or str, optional
+        Units of the dense hidden layers of each level's networks, by default as in `GAN`; or a text of layers, which
+        is of the pair of the rows, while those above have the default.
     channels, image_shape, upsample, batch_norm, output
         As in `GAN`, of the pair of the rows. Generators above have the activation of the encoder's layer.
     noise : int, default=16
@@ -182,7 +183,7 @@ discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initi
 
     def __init__(self, inputs: int, encoder: Encoder = None, classes: int | Sequence[str] | None = None, *,
                  conditional_weight: float = 1.0, entropy_weight: float = 1.0, pretrain_epochs: Sequence[int] = (10,),
-                 generator: Sequence[int] | None = None, discriminator: Sequence[int] | None = None,
+                 generator: Sequence[int] | str | None = None, discriminator: Sequence[int] | str | None = None,
                  channels: Sequence[int] | None = None, image_shape: Sequence[int] | None = None,
                  upsample: str = "transposed", batch_norm: str = "none", noise: int | None = None,
                  objective: str = "r3gan", penalty: float | None = None, clip_weights: float | None = None,
@@ -215,9 +216,8 @@ discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initi
                                names=[f"{ENCODER}.{i}" for i in range(len(self._taken.layers))])
         self.widths = [math.prod(self.encoder.shapes[cut]) for cut in self._cuts]
         self.levels = tuple(
-            Level(i, width, beside, self.entropy_weight > 0, **{**self._shared, "penalty": self._penalty(width)},
-                  **(self._of_rows if i == 0 else {
-                "output": getattr(self._taken.layers[self._cuts[i] - 1], "activation", "linear")}))
+            Level(i, width, beside, self.entropy_weight > 0, **{**self._shared, "penalty": self._penalty(width),
+                                                                **(self._of_rows if i == 0 else self._above(i))})
             for i, (width, beside) in enumerate(zip(self.widths, [*self.widths[1:], self.classes], strict=True)))
         self.pretrain_epochs = _check.integers("pretrain_epochs", pretrain_epochs, at_least=1)
         if len(self.pretrain_epochs) not in (1, len(self.levels)):
@@ -229,6 +229,11 @@ discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initi
         self.measures: dict[str, Measure] = {"energy_distance": partial(energy_distance, self)}
 
     # ---- how it is made
+
+    def _above(self, i: int) -> dict[str, Any]:
+        """What only levels above the rows have: the range of the encoder's values, and no pictures."""
+        texts = {name: None for name in (MAKER, CRITIC) if isinstance(self._shared[name], str)}
+        return {**texts, "output": getattr(self._taken.layers[self._cuts[i] - 1], "activation", "linear")}
 
     def _penalty(self, width: int) -> float | None:
         """Of a level with so many values: a critic of more of them has smaller slopes, by the root of their number."""
@@ -242,9 +247,7 @@ discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initi
     @classmethod
     def for_data(cls, data: Source, output: str | None = None, **options: Any) -> StackedGAN:
         """The model for these rows: with outputs of their range, and of their shape."""
-        if options.get("channels") and options.get("image_shape") is None and data.image_shape is not None:
-            options["image_shape"] = tuple(data.image_shape)
-        return cls(data.features, output=output_for(data) if output is None else output, **options)
+        return cls(data.features, **with_shape(options, data), output=output_for(data) if output is None else output)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are made again from the options, and begin with the same encoder."""
@@ -319,13 +322,14 @@ discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initi
     def _of_generators(self, parameters: np.ndarray, gradients: np.ndarray | None, buffers: np.ndarray,
                        chain: Sequence[Link]) -> dict[str, float]:
         """Losses from the rows upward: a level's samples count for its own losses, and for those of the level below,
-        whose generator was given them."""
+        whose generator was given them. Without ``gradients`` those of a stack alone, and not what the objective has."""
         found, passed = {"loss": 0.0}, None
         for i, own, seen in reversed(chain):
             level, samples, count = self.levels[i], seen[len(own) :], len(own)
-            loss, slopes = level.of_samples(parameters, buffers, own, seen)
-            _add(found, {"loss": loss})
-            of_given: np.ndarray | float = 0.0
+            slopes, of_given = np.zeros_like(samples), np.float32(0)
+            if gradients is not None:
+                loss, slopes = level.of_samples(parameters, buffers, own, seen)
+                _add(found, {"loss": loss})
             if passed is not None:
                 slopes += passed
             if self.entropy_weight:
@@ -412,9 +416,7 @@ discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initi
         chain = [*self._chain(parameters, buffers, own, which)]
         found = self._of_generators(parameters, None, buffers, chain)
         for i, each, seen in chain:
-            scores = self.levels[i].scores(parameters, buffers, each, seen)
-            scores.pop("loss")
-            _add(found, scores, len(which))
+            _add(found, self.levels[i].scores(parameters, buffers, each, seen), len(which))
         if self.conditional:
             rows = self.levels[0].plain(parameters, seen[len(own) :])
             logits = np.empty((len(own), self.classes), dtype=np.float32)
@@ -457,11 +459,12 @@ discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initi
         """Samples of one noise (n, inputs)."""
         return self.sample(parameters, buffers, SHOWN if self.inputs > 2 else POINTS, 0)
 
-    def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any]) -> list[str]:
+    def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any],
+                 shown: np.ndarray) -> list[str]:
         """Once all are trained together: discriminators that are always right, and samples that are all alike."""
         if f"train_loss_{MAKER}s" not in line:
             return []
-        return signs_of_collapse(line, self.shown(parameters, buffers), self.levels[0].scale(parameters))
+        return signs_of_collapse(line, shown, self.levels[0].scale(parameters), self.levels[0].objective.name)
 
 
 def _levels_of(layers: Sequence[Layer], head: bool) -> list[int]:
@@ -487,8 +490,8 @@ def _add(found: dict[str, float], more: Mapping[str, float], levels: int = 1) ->
         found[name] = found.get(name, 0.0) + (value / levels if name.endswith("_right") else value)
 
 
-def _plain(numbers: Sequence[int] | None) -> list[int] | None:
-    return None if numbers is None else list(numbers)
+def _plain(given: Sequence[int] | str | None) -> list[int] | str | None:
+    return given if given is None or isinstance(given, str) else list(given)
 
 
 def _squares(values: np.ndarray) -> float:

@@ -91,10 +91,11 @@ def preset(of: str, help: str, defaults: Mapping[str, Any], simulated: Mapping[s
 
 
 TABLE |= {
-    "dcgan": preset("gan", "The same for pictures: convolutions of stride 2, and their mirror.",
-                    {"channels": (32, 64)},
+    "dcgan": preset("gan", "gan for pictures: convolutions of stride 2, their mirror, and batch norm in that.",
+                    {"channels": (32, 64), "batch_norm": "synchronised", "batch_size": 64},
                     simulated={"channels": (4, 8), "generator": None, "discriminator": None}),
-    "wgan": preset("gan", "The same by the distance of Wasserstein: a critic of clipped weights, five steps ahead.",
+    "wgan": preset("gan", "gan by the distance of Wasserstein: a critic of clipped weights, five steps to each of the "
+                   "generator's.",
                    {"objective": "wgan", "generator_every": 5, "optimizer": "rmsprop", "learning_rate": 1e-3,
                     "batch_size": 64}),
 }

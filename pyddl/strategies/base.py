@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from pyddl.strategies.figures import Figures
 __all__ = ["Me", "Served", "Steps", "Strategy", "Turn", "average", "signature"]
 
 Steps = Generator[Operation, Any, None]
+
+S = TypeVar("S", bound="Strategy")
 
 
 class Turn(NamedTuple):
@@ -220,8 +222,8 @@ class Strategy:
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
 
-    def __new__(cls, *given: Any, **named: Any) -> Strategy:
-        self = super().__new__(cls)
+    def __new__(cls: type[S], *given: Any, **named: Any) -> S:
+        self = super().__new__(cls)  # type: ignore[misc]
         try:
             bound = signature(cls).bind(*given, **named)
         except TypeError:  # the constructor says it better; and copies are made without arguments

@@ -112,7 +112,7 @@ class PhaseState:
         self.updates, self._reached = self.updates + 1, clock + 1
         if self.phase.average is not None:
             keep = min(self.phase.average, self.updates / (self.updates + 9))
-            self.average[:] += np.float32(1 - keep) * (parameters - self.average)
+            _core.approach(self.average, parameters, 1 - keep)
 
     def restart(self) -> None:
         """Forget the optimizer's state."""

@@ -176,11 +176,12 @@ class Plan:
             wanted = getattr(model, "inputs", source.features)
             if source.features != wanted:
                 raise ShapeError(f"the {name} data have {source.features} features; the model expects {wanted}")
-            low, high = getattr(model, "input_range", None) or (-np.inf, np.inf)
-            if reaches_beyond(source, low, high):
+            limits = getattr(model, "input_range", None)
+            if limits is not None and reaches_beyond(source, *limits):
                 raise ParameterError(
-                    f"the {name} data reach from {reach(source)}; this model's loss needs "
-                    f"values in [{low:g}, {high:g}]: scale the data, or {getattr(model, 'range_cure', 'use loss mse')}")
+                    f"the {name} data reach from {reach(source)}; this model's loss needs values in [{limits[0]:g}, "
+                    f"{limits[1]:g}]: scale the data ({_fitting_scale(source)}), or "
+                    f"{getattr(model, 'range_cure', 'use loss mse')}")
             check_labels(model, source, f"the {name} data")
 
     def _check_model(self) -> None:
@@ -226,3 +227,9 @@ class Plan:
                                  "add as workers come: leave it out, or choose strategy allreduce")
         if options["reproducible"] and SHARDS % self.world.size != 0:
             raise ParameterError(f"reproducible training runs on 1, 2, 4 or 8 ranks; this world has {self.world.size}")
+
+
+def _fitting_scale(source: Source) -> str:
+    """How such data come to be within [0, 1], on the command line and in Python."""
+    kind = "pixels" if source.minimum >= 0 and 1 < source.maximum <= 255 and source.image_shape else "minmax"
+    return f"--scale {kind}, or pyddl.data.load(..., scale='{kind}')"

@@ -15,13 +15,15 @@ from pyddl.data.picture import Picture
 from pyddl.models.protocol import Model
 from pyddl.train.simulation import Simulated
 
-__all__ = ["draw_codes", "draw_curves", "draw_lines", "draw_pictures", "draw_reconstructions", "draw_shown",
-           "draw_simulations", "first_rows"]
+__all__ = ["animate_shown", "draw_codes", "draw_curves", "draw_lines", "draw_pictures", "draw_reconstructions",
+           "draw_shown", "draw_simulations", "first_rows"]
 
 P = ParamSpec("P")
 MOST_PICTURES = 50
 MOST_PANELS = 6  # side by side
+MOST_FRAMES = 50  # of an animation
 MOST_POINTS = 2000  # of a map of codes
+MOST_NAMES = 30  # of columns, below their curve
 MOST_COLOURS = 20  # labels of more values have a scale in the place of a legend
 
 
@@ -64,11 +66,15 @@ def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffe
     shown is made of them.
     """
     rows = first_rows(source, columns)
+    scaling = source.scaling if source.image_shape else None  # columns of a table stay comparable
     spoiled = model.corrupted(rows) if hasattr(model, "corrupted") else None
     entered = rows if spoiled is None else spoiled
     shown = {"original": rows, **({} if spoiled is None else {"corrupted": spoiled}),
              "reconstruction": model.reconstruct(parameters, buffers, entered)}  # type: ignore[attr-defined]
     errors, count = ((rows - shown["reconstruction"]) ** 2).sum(axis=1), len(rows)
+    if scaling is not None:
+        shown = {title: scaling.undo(images) for title, images in shown.items()}
+        rows = shown["original"]
     low, high = float(rows.min()), float(rows.max()) or 1.0
     limits = (min(low, 0.0), max(high, 1.0)) if source.image_shape else (low, high)
     figure, axes = _subplots(len(shown), count, (0.9 * count + 0.5, 0.9 * len(shown) + 0.5))
@@ -76,6 +82,8 @@ def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffe
         for axis, image in zip(line, images, strict=True):
             _show(axis, image, source.image_shape, limits)
         line[0].set_ylabel(title, fontsize=8)
+    if source.columns and source.features <= MOST_NAMES:
+        axes[-1][0].set_xticks(range(source.features), source.columns, rotation=90, fontsize=5)
     for axis, error in zip(axes[-1], errors, strict=True):
         axis.set_xlabel(f"{error:.2f}", fontsize=8)
     figure.supxlabel("squared error of each row", fontsize=8)
@@ -99,12 +107,12 @@ def draw_lines(path: Path, lines: Mapping[str, np.ndarray], image_shape: tuple[i
 
 @_own_settings
 def draw_codes(path: Path, model: Model, parameters: np.ndarray, buffers: np.ndarray, source: Source) -> Path:
-    """Codes of the first rows of ``source``, at most `MOST_POINTS`, as points coloured by their labels.
+    """Codes of the first rows of ``source``, at most `MOST_POINTS`, as points, coloured by their labels if it has some.
 
     Codes of more than two values are shown by their first two principal components (scikit-learn's).
     """
     rows = first_rows(source, MOST_POINTS)
-    labels = np.asarray(source.labels)[: len(rows)].reshape(len(rows), -1)[:, 0]
+    labels = None if source.labels is None else np.asarray(source.labels)[: len(rows)].reshape(len(rows), -1)[:, 0]
     codes = model.encode(parameters, buffers, rows)  # type: ignore[attr-defined]
     points, axes_are = codes, "code"
     if codes.shape[1] == 1:
@@ -116,8 +124,10 @@ def draw_codes(path: Path, model: Model, parameters: np.ndarray, buffers: np.nda
         points = pca.transform(codes)
         axes_are = f"principal component of {codes.shape[1]} code values"
     figure, ((axis,),) = _subplots(1, 1, (5.5, 4.5))
-    values = np.unique(labels)
-    if len(values) <= MOST_COLOURS:
+    values = np.unique([] if labels is None else labels)
+    if labels is None:
+        axis.scatter(points[:, 0], points[:, 1], s=5, linewidths=0)
+    elif len(values) <= MOST_COLOURS:
         import matplotlib
 
         colours = matplotlib.colormaps["tab10" if len(values) <= 10 else "tab20"]
@@ -199,14 +209,58 @@ def draw_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | Non
     return path
 
 
+@_own_settings
+def animate_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | None, columns: int = 10) -> Path:
+    """The same as an animated picture, a frame for each epoch, of at most `MOST_FRAMES` epochs: images side by side, a
+    histogram, points, or the first rows as curves."""
+    from matplotlib.animation import FuncAnimation, PillowWriter
+
+    epochs = np.unique(np.linspace(0, len(shown) - 1, min(MOST_FRAMES, len(shown))).round().astype(int))
+    low, high = float(shown[-1].min()), float(shown[-1].max())
+    high = high if high > low else low + 1
+    edge = 0.05 * (high - low)
+    figure, axes = _subplots(1, 1, (4, 4))
+    axis = axes[0, 0]
+
+    def draw(epoch: int) -> None:
+        axis.clear()
+        rows = np.asarray(shown[epoch])
+        if image_shape is not None:
+            _show(axis, _side_by_side([_image(row, image_shape) for row in rows], columns), None, (min(low, 0.0), high))
+        elif rows.shape[1] == 1:
+            axis.hist(rows[:, 0], bins=np.linspace(low - edge, high + edge, 31))
+        elif rows.shape[1] == 2:
+            axis.scatter(*rows.T, s=3, linewidths=0)
+            axis.set(xlim=(low - edge, high + edge), ylim=(low - edge, high + edge), aspect="equal")
+        else:
+            axis.plot(rows[:columns].T, linewidth=0.6)
+            axis.set_ylim(low - edge, high + edge)
+        axis.set_title(f"epoch {epoch + 1}", fontsize=8)
+
+    FuncAnimation(figure, draw, frames=epochs, init_func=lambda: None).save(path, PillowWriter(fps=5), dpi=90)
+    return path
+
+
+def _side_by_side(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Images of one shape as one, a line of so many under another."""
+    height, width = images[0].shape[:2]
+    lines = -(-len(images) // columns)
+    whole = np.zeros((lines * (height + 1) - 1, columns * (width + 1) - 1, *images[0].shape[2:]), images[0].dtype)
+    for number, image in enumerate(images):
+        top, left = number // columns * (height + 1), number % columns * (width + 1)
+        whole[top : top + height, left : left + width] = image
+    return whole
+
+
 def _show(axis: Any, row: np.ndarray, image_shape: tuple[int, ...] | None, limits: tuple[float, float]) -> None:
-    """One row as an image, dark where it is largest; red above and blue below 0 where there is such; or as a curve."""
+    """One row, or an image itself, as an image, dark where it is largest; red above and blue below 0 where there is
+    such; or as a curve."""
     low, high = limits
-    if image_shape is None:
+    if image_shape is None and row.ndim == 1:
         axis.plot(row, linewidth=0.6)
         axis.set_ylim(low, high)
     else:
-        image = _image(row, image_shape)
+        image = row if image_shape is None else _image(row, image_shape)
         if image.ndim == 3:
             image = ((image - low) / (high - low)).clip(0, 1)
         axis.imshow(image, cmap="gray_r" if low == 0 else "RdBu_r", vmin=low, vmax=high)

@@ -137,9 +137,15 @@ def config(plan: Plan, choice: Choice | None) -> dict[str, Any]:
     whole = {"model": name_of(plan.model), **plan.config, **strategies.recorded(plan.strategy),
              "ranks": plan.world.size, "optimizer": plan.optimizer.name,
              **{name: value for name, value in plan.options.items() if name not in NOT_RECORDED},
-             "threads": _core.threads(), ROWS: {name: list(value) for name, value in rows.items() if value} or None,
+             "threads": _core.threads(), ROWS: {**{name: list(value) for name, value in rows.items() if value},
+                                                    **_scaling(plan)} or None,
              "auto": choice and choice.record()}
     return whole
+
+
+def _scaling(plan: Plan) -> dict[str, Any]:
+    """What the rows were scaled by, as plain values."""
+    return {} if plan.data.scaling is None else {"scaling": plan.data.scaling.record()}
 
 
 def _one_gradient(plan: Plan) -> bool:

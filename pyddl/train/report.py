@@ -28,6 +28,7 @@ def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndar
         They cannot be written.
     """
     from pyddl.train.plots import (
+        animate_shown,
         draw_codes,
         draw_curves,
         draw_pictures,
@@ -44,15 +45,25 @@ def draw(out: str | Path, model: Model, parameters: np.ndarray, buffers: np.ndar
             return drawn
         if hasattr(model, "reconstruct"):
             drawn.append(draw_reconstructions(folder / "reconstructions.png", model, parameters, buffers, source))
-        if source.label_type is not None and getattr(model, "encodes", hasattr(model, "encode")):
+        if getattr(model, "encodes", hasattr(model, "encode")) and (
+                source.label_type is not None or _few_codes(model, parameters, buffers, source)):
             drawn.append(draw_codes(folder / "codes.png", model, parameters, buffers, source))
         if hasattr(model, "pictures"):
             pictures = model.pictures(parameters, buffers, first_rows(source))
             drawn += [draw_pictures(folder / f"{name}.png", name, rows, source.image_shape)
                       for name, rows in pictures.items()]
         if (path := Path(out) / SHOWN).exists():
-            drawn.append(draw_shown(folder / "shown.png", np.load(path, mmap_mode="r"), source.image_shape))
+            shown = np.load(path, mmap_mode="r")
+            drawn += [draw_shown(folder / "shown.png", shown, source.image_shape),
+                      animate_shown(folder / "shown.gif", shown, source.image_shape)]
     return drawn
+
+
+def _few_codes(model: Any, parameters: np.ndarray, buffers: np.ndarray, source: Source) -> bool:
+    """Whether codes are points of a plane."""
+    from pyddl.train.plots import first_rows
+
+    return bool(model.encode(parameters, buffers, first_rows(source, 1)).shape[1] <= 2)
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -30,7 +30,8 @@ from pyddl import _check, models
 from pyddl.comm.model_group import ModelGroup
 from pyddl.comm.transport import Alone
 from pyddl.data import Source
-from pyddl.data.joined import in_order_of
+from pyddl.data.joined import in_order_of, scaled
+from pyddl.data.scaling import Scaling
 from pyddl.errors import CheckpointError, DataError, ParameterError, PyddlError
 from pyddl.models.protocol import Model, name_of
 from pyddl.models.stages import Phase, stages_of
@@ -203,8 +204,17 @@ class Run:
         self.model, self.parameters, self.buffers = model, parameters, buffers
         self.averaged = parameters if averaged is None else averaged
 
+    @property
+    def scaling(self) -> Scaling | None:
+        """What the training rows were scaled by."""
+        return scaling_of(self.config)
+
+    def unscaled(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as the model gives them, in the units of the data."""
+        return rows if self.scaling is None else self.scaling.undo(rows)
+
     def as_trained(self, source: Source) -> Source:
-        """``source`` as the training rows were: columns in their order, by name.
+        """``source`` as the training rows were: columns in their order, by name, and scaled.
 
         Raises
         ------
@@ -249,7 +259,15 @@ class Run:
 def as_recorded(config: Mapping[str, Any], source: Source, what: str) -> Source:
     """``source`` as the rows were that ``config`` records, which are called ``what``; see `in_order_of`."""
     rows = config.get(ROWS, {})
-    return in_order_of(source, rows.get("columns"), rows.get("image_shape"), what)
+    source = in_order_of(source, rows.get("columns"), rows.get("image_shape"), what)
+    scaling = scaling_of(config)
+    return source if scaling is None else scaled(source, scaling)
+
+
+def scaling_of(config: Mapping[str, Any]) -> Scaling | None:
+    """What the rows that ``config`` records were scaled by."""
+    record = config.get(ROWS, {}).get("scaling")
+    return None if record is None else Scaling.recorded(record)
 
 
 def load_run(path: str | Path) -> Run:

@@ -386,7 +386,7 @@ class Session:
             return
         with self.whole.settled() as (parameters, buffers):
             rows = model.shown(parameters, buffers) if hasattr(model, "shown") else None
-            texts = model.warnings(parameters, buffers, line) if hasattr(model, "warnings") else []
+            texts = model.warnings(parameters, buffers, line, rows) if hasattr(model, "warnings") else []
         if texts:
             line["warnings"] = texts
         for text in texts:

@@ -160,7 +160,7 @@ class Trainer:
             return self._run(session, lambda smaller: planned(chosen, choice, smaller))
 
     def _sources(self, here: World, data: Source | np.ndarray, test: Source | np.ndarray | None
-                 ) -> tuple[Source, Source | None, dict[str, str]]:
+                 ) -> tuple[Source, Source | None, dict[str, Any]]:
         """What to train and test on, the same on all ranks, and by which names; this rank's threads are set.
         Collective."""
         masks = here.transport.gather_objects((here.node, threads.cores()))
@@ -178,7 +178,10 @@ class Trainer:
             if limits := getattr(self.model, "input_range", None):
                 source, tested = rounded_into(source, *limits), tested and rounded_into(tested, *limits)
         self._compare(here.transport, source, tested)
-        return source, tested, {**given.spec, **_of_test(given_test)}
+        named = {**given.spec, **_of_test(given_test)}
+        if given.spec and given.scaling is not None:
+            named["scale"] = given.scaling.kind
+        return source, tested, named
 
     def _as_before(self, source: Source) -> Source:
         """The rows as they were in the run that this one goes on with."""
@@ -248,7 +251,7 @@ class Trainer:
                 require_same(transport, what, whole, error=DataError, cure=cure)
 
 
-def _of_test(test: Source | None) -> dict[str, str]:
-    """How test data are named, as options."""
+def _of_test(test: Source | None) -> dict[str, Any]:
+    """How test data are named, as options; what was asked of pictures is that of the training data."""
     names = {"data": "test", "labels": "test_labels"}
-    return {} if test is None else {names[key]: spec for key, spec in test.spec.items()}
+    return {} if test is None else {names[key]: spec for key, spec in test.spec.items() if key in names}

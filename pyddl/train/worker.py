@@ -98,7 +98,7 @@ class Worker(Replica):
         self.announces: list[Ready | None] = []
         self._first_step = 0
         self._batch = Batch(np.empty((0, 0), dtype=np.float32))
-        self._computed = True  # whether the rows of the step have had their gradient
+        self._computed: bool | None = None  # whether the rows of the step have had their gradient; None between steps
         self._phase: PhaseState | None = None  # whose turn it is
         self.last_fetched: Version = ()
         self.spreads: Counter[int] = Counter()
@@ -271,9 +271,12 @@ class Worker(Replica):
 
     def step_done(self) -> None:
         for each in self.rows:
+            if each._computed is None:
+                raise StrategyError("the strategy yielded StepDone without BeginStep: each step begins with that")
             if not each._computed and any(phase.is_due(self.step) for phase in each.phases):
                 raise StrategyError("the strategy yielded StepDone in a step without Compute: in each of me.turns() it "
                                     "belongs before what makes an Update of the gradient")
+            each._computed = None
         self.step += 1
         self.on_step()
 

@@ -1,47 +1,24 @@
 """What users of the command line stumble over: runs in this process, as `pyddl ...` would do them."""
 
 import json
-import signal
-import sys
 
 import numpy as np
 import pandas
 import pytest
 
-from pyddl.cli.app import app
 from pyddl.data import load
 from pyddl.models import Autoencoder, Classifier
 from pyddl.train import Trainer, load_run
 from pyddl.train.run import read_toml
 
-
-@pytest.fixture
-def pyddl(monkeypatch, capsys, tmp_path):
-    """``pyddl(*arguments, check=0)`` within ``tmp_path``: what it printed, as (stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def call(*arguments, check=0):
-        monkeypatch.setattr(sys, "argv", ["pyddl", *map(str, arguments)])
-        status = app()
-        out, err = capsys.readouterr()
-        assert status == check, f"exit {status}\n{out}\n{err}"
-        return out, err
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
-    yield call
-    for number, handler in before.items():  # those of training stay for the rest of a process
-        signal.signal(number, handler)
-
-
 SMALL = ("train", "autoencoder", "--data", "random:64x10", "--hidden", "4", "--batch-size", "32")
 
 
-def test_a_quiet_session_does_not_silence_the_next_and_times_cover_the_same_sessions(pyddl, tmp_path):
-    assert pyddl(*SMALL, "--epochs", "2", "--quiet", "--out", "r") == ("", "")
+def test_a_quiet_session_does_not_silence_the_next_and_times_cover_the_same_sessions(pyddl_here, tmp_path):
+    assert pyddl_here(*SMALL, "--epochs", "2", "--quiet", "--out", "r") == ("", "")
     first = json.loads((tmp_path / "r/summary.json").read_text())
     assert "quiet" not in read_toml((tmp_path / "r/config.toml").read_text())
-    out, _ = pyddl("train", "--resume", "--epochs", "3", "--out", "r")
+    out, _ = pyddl_here("train", "--resume", "--epochs", "3", "--out", "r")
     assert "epoch 3/3" in out and "train loss" in out
     summary = json.loads((tmp_path / "r/summary.json").read_text())
     (mine,) = summary["time_per_rank"]
@@ -50,35 +27,35 @@ def test_a_quiet_session_does_not_silence_the_next_and_times_cover_the_same_sess
     assert mine["compute"] > first["time"]["compute"]
 
 
-def test_a_switch_of_a_file_can_be_turned_off(pyddl, tmp_path):
+def test_a_switch_of_a_file_can_be_turned_off(pyddl_here, tmp_path):
     (tmp_path / "c.toml").write_text("quiet = true\ntied = true\n")
-    out, _ = pyddl(*SMALL, "--config", "c.toml", "--no-quiet", "--no-tied", "--epochs", "1", "--out", "r")
+    out, _ = pyddl_here(*SMALL, "--config", "c.toml", "--no-quiet", "--no-tied", "--epochs", "1", "--out", "r")
     assert "epoch 1/1" in out and read_toml((tmp_path / "r/config.toml").read_text())["tied"] is False
 
 
-def test_help_comes_in_groups(pyddl):
-    out, _ = pyddl("train", "autoencoder", "--help")
+def test_help_comes_in_groups(pyddl_here):
+    out, _ = pyddl_here("train", "autoencoder", "--help")
     titles = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert titles == ["Options:", "Data:", "Model:", "Training:", "Options of single strategies:", "Ranks and machine:",
                       "Output:"]
     model, training = out.index("\nModel:"), out.index("\nTraining:")
     assert model < out.index("--hidden") < training < out.index("--epochs") < out.index("--period")
-    assert "--no-quiet" not in out and "--centering / --no-centering" in pyddl("train", "rbm", "--help")[0]
+    assert "--no-quiet" not in out and "--centering / --no-centering" in pyddl_here("train", "rbm", "--help")[0]
 
 
-def test_a_run_of_a_notebook_records_data_that_load_named(pyddl, tmp_path):
+def test_a_run_of_a_notebook_records_data_that_load_named(pyddl_here, tmp_path):
     digits = load("digits")
     model = Autoencoder(digits.features, hidden=(4,))
     result = Trainer(model, epochs=1, out=str(tmp_path / "named")).fit(digits)
     assert read_toml((tmp_path / "named/config.toml").read_text())["data"] == "digits"
-    out, err = pyddl("evaluate", "named", "--json")
+    out, err = pyddl_here("evaluate", "named", "--json")
     assert json.loads(out)["loss"] == pytest.approx(result.summary["test_loss"], rel=1e-6) and not err
-    assert "reconstructions.png" in pyddl("plot", "named")[0]
+    assert "reconstructions.png" in pyddl_here("plot", "named")[0]
     Trainer(model, epochs=1, out=str(tmp_path / "array")).fit(np.asarray(digits))
-    out, err = pyddl("plot", "array")
+    out, err = pyddl_here("plot", "array")
     assert out == "array/plots/curves.png\n"
     assert err == "curves alone are drawn: array does not record its data; name some with --data\n"
-    assert "name some with --data" in pyddl("evaluate", "array", check=2)[1]
+    assert "name some with --data" in pyddl_here("evaluate", "array", check=2)[1]
 
 
 def test_names_of_labels_and_of_test_data_are_recorded_too(tmp_path):
@@ -93,11 +70,11 @@ def test_names_of_labels_and_of_test_data_are_recorded_too(tmp_path):
     assert {config["data"], config["test"]} == {rows} and {config["labels"], config["test_labels"]} == {labels}
 
 
-def test_evaluating_without_a_test_part_says_which_rows_it_takes(pyddl, tmp_path):
-    pyddl(*SMALL, "--epochs", "1", "--quiet", "--out", "r")
-    assert pyddl("evaluate", "r")[1] == ("r has no test part: taken are the rows that it was trained on (--data names "
-                                         "others)\n")
-    assert pyddl("evaluate", "r", "--data", "random:8x10")[1] == ""
+def test_evaluating_without_a_test_part_says_which_rows_it_takes(pyddl_here, tmp_path):
+    pyddl_here(*SMALL, "--epochs", "1", "--quiet", "--out", "r")
+    said = pyddl_here("evaluate", "r")[1]
+    assert said == "r has no test part: taken are the rows that it was trained on (--data names others)\n"
+    assert pyddl_here("evaluate", "r", "--data", "random:8x10")[1] == ""
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +87,12 @@ def digits(tmp_path_factory):
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "npy"])
-def test_codes_reconstructions_and_samples_are_written_as_the_ending_says(pyddl, tmp_path, digits, ending):
+def test_codes_reconstructions_and_samples_are_written_as_the_ending_says(pyddl_here, tmp_path, digits, ending):
     rows = np.asarray(load("digits", "test"))
     found = load_run(digits)
     codes = found.model.encode(found.averaged, found.buffers, rows)
     for command, wanted, prefix in (("encode", codes, "code"), ("reconstruct", None, "x")):
-        out, _ = pyddl(command, digits, "--out", f"c.{ending}")
+        out, _ = pyddl_here(command, digits, "--out", f"c.{ending}")
         assert out.startswith(f"c.{ending}: 297 ")
         if wanted is None:
             wanted = found.model.reconstruct(found.averaged, found.buffers, rows)
@@ -130,13 +107,13 @@ def test_codes_reconstructions_and_samples_are_written_as_the_ending_says(pyddl,
 
 
 @pytest.mark.parametrize("command", ["encode", "reconstruct", "generate"])
-def test_a_file_of_an_unknown_kind_is_refused(pyddl, digits, command):
-    _, err = pyddl(command, digits, "--out", "c.txt", check=2)
+def test_a_file_of_an_unknown_kind_is_refused(pyddl_here, digits, command):
+    _, err = pyddl_here(command, digits, "--out", "c.txt", check=2)
     assert err == ("pyddl: out is c.txt, and nothing is written as .txt here: expected a name that ends in .npy, .csv, "
                    f".parquet{', .png' * (command == 'generate')}\n")
 
 
-def test_only_what_reconstructs_is_asked_to(pyddl, tmp_path):
-    pyddl("train", "classifier", "--data", "digits", "--epochs", "1", "--out", "c", "--quiet")
-    _, err = pyddl("reconstruct", "c", check=2)
+def test_only_what_reconstructs_is_asked_to(pyddl_here, tmp_path):
+    pyddl_here("train", "classifier", "--data", "digits", "--epochs", "1", "--out", "c", "--quiet")
+    _, err = pyddl_here("reconstruct", "c", check=2)
     assert "the model in c, classifier, reconstructs nothing; these do: autoencoder, vae, rbm" in err

@@ -63,6 +63,14 @@ def test_a_header_may_count_the_columns_and_rows_may_begin_with_text(file):
     assert load("bits.csv").shape == (2, 2)
 
 
+def test_rows_may_be_wide(file):
+    wide = np.random.default_rng(2).integers(0, 1000, (3, 40000))
+    pd.DataFrame(wide).add_prefix("gene").to_csv("x.csv", index=False)
+    source = load("x.csv:-gene7")
+    assert source.shape == (3, 39999)
+    np.testing.assert_array_equal(np.asarray(source)[:, 7:], wide[:, 8:])
+
+
 def test_truth_values_are_numbers_and_columns_can_be_chosen(file):
     file("x.csv", "a,b,c\ntrue,1,u\nFalse,2,v\n")
     np.testing.assert_array_equal(load("x.csv:b,a"), [[1, 1], [2, 0]])

@@ -1,6 +1,7 @@
 """Kept rows: mapped, made once, never stale, and not needed."""
 
 import gzip
+import os
 
 import numpy as np
 import pytest
@@ -57,6 +58,17 @@ def test_a_damaged_file_is_named_and_leaves_nothing(packed):
     with pytest.raises(DataError, match="is truncated"):
         read_idx_once(packed)
     assert copies(packed) == []
+
+
+def test_what_a_killed_process_began_goes(packed):
+    read_idx_once(packed)
+    copy = copies(packed)[0]
+    copy.unlink()
+    node, living = os.uname().nodename, os.getppid()
+    for whose in (f"{node}.4194305", f"{node}.{living}", "elsewhere.7"):  # Linux has no process 4194305
+        copy.with_name(f".{copy.name}.{whose}.part").write_bytes(b"half")
+    assert np.array_equal(read_idx_once(packed), BIG)
+    assert sorted(each.name.split(".")[-2] for each in copies(packed) if each != copy) == sorted(["7", str(living)])
 
 
 def test_small_files_get_no_copy(packed):

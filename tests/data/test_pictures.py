@@ -60,6 +60,7 @@ def test_unlike_sizes_are_refused_or_scaled(folder):
     with pytest.raises(DataError, match=r"0.png has 8 x 10 pixels, but .*7.jpg 16 x 30 .*--image-size 8x10 scales"):
         load(folder)
     source = load(folder, image_size="4x5")
+    assert load(folder, image_size=(4, 5), grey=True).spec == {"data": str(folder), "image_size": "4x5", "grey": True}
     assert source.image_shape == (4, 5) == load(folder, image_size=(4, 5)).image_shape
     assert set(source.array[-1]) == {100}
     whole = GREY[0].reshape(4, 2, 5, 2).mean((1, 3))

@@ -74,7 +74,10 @@ def test_a_file_is_copied_once_and_again_when_it_changes(server, tmp_path):
         np.testing.assert_array_equal(source, ROWS)
     assert source.name == "x.csv" and source.describe().endswith(f"from {address}, with a header")
     assert server.asked.count("GET /x.csv") == 1
+    assert source.spec == {"data": address}
     labelled = load(address, labels=f"{address}:y")
+    assert labelled.spec == {"data": address, "labels": f"{address}:y"}
+    assert labelled.describe().endswith(f"from {address}:y (left out of the features: y)")
     np.testing.assert_array_equal(labelled, ROWS[:, :2])
     np.testing.assert_array_equal(labelled.labels, ROWS[:, 2])
     np.testing.assert_array_equal(load(f"{address}:b?token=1"), ROWS[:, 1:2])

@@ -145,7 +145,7 @@ def test_noise_of_any_size():
 @pytest.mark.parametrize(("spec", "part", "error", "message"), [
     ("mnits", None, DataError, "neither a known data set nor a file; .*did you mean 'mnist'"),
     ("no/such.npy", None, DataError, "neither a known data set nor a file"),
-    (str(Path(__file__).parent.parent / "comm"), None, DataError, "is of no supported kind; expected a name"),
+    (str(Path(__file__).parent.parent / "routes"), None, DataError, "is of no supported kind; expected a name"),
     (__file__, None, DataError, "is of no supported kind; expected a name that ends in .npy"),
     ("digits:valid", None, ParameterError, "part is 'valid'; expected one of test, train"),
     ("digits", "tset", ParameterError, "did you mean 'test'"),

@@ -55,6 +55,21 @@ def test_the_largest_distance_is_that_of_all_ranks():
     assert len(set(own)) > 1 and max(own) ** 0.5 == Statistics(source).largest_distance
 
 
+def test_those_of_what_a_function_makes_of_the_rows():
+    rows = np.random.default_rng(1).standard_normal((1501, 5)).astype(np.float32)
+
+    def made(given):
+        return np.maximum(given @ np.ones((5, 2), np.float32) + [0, 1], 0).astype(np.float32)
+
+    source, values = ArraySource(rows, image_shape=(5, 1)), made(rows).astype(float)
+    found = Statistics(source).through(made, 2)
+    assert (found.count, found.features, found.image_shape) == (1501, 2, None)
+    for name, expected in (("mean", values.mean(axis=0)), ("variance", values.var(axis=0)),
+                           ("maximum", values.max(axis=0)), ("largest_norm", np.linalg.norm(values, axis=1).max()),
+                           ("largest_distance", np.linalg.norm(values - values.mean(axis=0), axis=1).max())):
+        np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-6)
+
+
 def test_a_large_offset_costs_no_digits():
     rows = (np.random.default_rng(1).standard_normal((3000, 4)) + 1e6).astype(np.float32)  # in steps of 1/16
     found = check(ArraySource(rows))

@@ -138,7 +138,7 @@ def test_a_run_becomes_a_classifier(digits, run, tmp_path):
     ({"frozen_epochs": 2}, NUMBERS, ParameterError, "frozen_epochs is 2, and there is no encoder"),
     ({"freeze": True}, NUMBERS, ParameterError, "freeze, and there is no encoder"),
     ({"encoder": "nowhere"}, NUMBERS, DataError, "nowhere is no finished run"),
-    ({"encoder": 3}, NUMBERS, ParameterError, "encoder is 3; expected text"),
+    ({"encoder": 3}, NUMBERS, ParameterError, "encoder is 3; expected the path of a run, or in Python a fitted"),
     ({"hidden": (0,)}, NUMBERS, ParameterError, "hidden"),
 ], ids=str)
 def test_unfit_values_are_refused(params, y, error, message):

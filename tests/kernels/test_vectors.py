@@ -21,7 +21,7 @@ def vector(n, seed=0):
 def test_elementwise_equals_reference(n):
     x = vector(n)
     before = x.copy()
-    for name, own in [("add", ()), ("add_scaled", (-0.3,))]:
+    for name, own in [("add", ()), ("add_scaled", (-0.3,)), ("approach", (0.001,))]:
         fast, plain = vector(n, 1), vector(n, 1)
         getattr(_core, name)(fast, x, *own)
         getattr(_core, "reference_" + name)(plain, x, *own)
@@ -77,6 +77,7 @@ from pyddl import _core
 x = np.random.default_rng(0).standard_normal(300_007).astype(np.float32)
 y = x[::-1].copy()
 _core.add_scaled(y, x, 0.3)
+_core.approach(y, x, 0.2)
 print(_core.sum_of_squares(x).hex(), _core.sum_of_squares(y).hex(), y.tobytes().__hash__())
 """
 

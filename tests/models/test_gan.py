@@ -231,7 +231,9 @@ def test_rows_are_standardised_and_kinks_lie_among_them():
     reach = (ROWS.max(axis=0) - ROWS.min(axis=0)).max() / 2 / views["rows.scale"][0]
     assert np.abs(places).max() < reach and places.std() == pytest.approx(reach / np.sqrt(3), rel=0.1)
     constant = model.layout.zeros()
-    model.initialise(constant, model.buffers.zeros(), 0, Statistics(ArraySource(np.ones((5, 3), np.float32))))
+    with pytest.raises(DataError, match="all 5 rows are the same"):
+        model.initialise(constant, model.buffers.zeros(), 0, Statistics(ArraySource(np.ones((5, 3), np.float32))))
+    model.initialise(constant, model.buffers.zeros(), 0, Statistics(ArraySource(np.ones((1, 3), np.float32))))
     assert np.isfinite(constant).all() and model.layout.views(constant)["rows.scale"][0] == 1
 
 
@@ -255,6 +257,14 @@ def test_layers_may_be_given():
     assert create("gan", **model.options()).generator.layers == model.generator.layers
     assert GAN(4, (), ()).layout.count == 4 * 4 + 4 + 4 + 4 + 1, "and no bias of a discriminator of differences"
     assert GAN(4, (), (), objective="minimax").layout.count == 4 * 4 + 4 + 4 + 1 + 4 + 1
+
+
+def test_the_generator_may_have_an_activation_of_its_own():
+    """A smooth one, too: only the discriminator's slopes are penalised."""
+    model = GAN(3, (5, 5), (6,), generator_activation="tanh")
+    for made in (model, create("gan", **model.options())):
+        assert [layer.activation for layer in made.generator.layers] == ["tanh", "tanh", "linear"]
+        assert [layer.activation for layer in made.discriminator.layers] == ["leaky_relu", "linear"]
 
 
 PICTURES = {
@@ -360,6 +370,7 @@ def test_phases_have_their_own_rules():
     ({"image_shape": (1, 3)}, ParameterError, "image_shape is .*give channels, for example 64,128"),
     ({"batch_norm": "own"}, ParameterError, "batch_norm is 'own', which is of convolutions"),
     ({"conditional": True, "classes": 2, "discriminator": [Dense(1)]}, ParameterError, r"last layer be Dense\(2"),
+    ({"generator_activation": "rleu"}, ParameterError, "did you mean 'relu'"),
     ({"generator_optimizer": "adm"}, ParameterError, "did you mean 'adam'"),
     ({"discriminator_rate": 0}, ParameterError, "discriminator_rate is 0"),
 ])

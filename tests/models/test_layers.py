@@ -242,6 +242,28 @@ def test_winograd_is_a_convolution_to_its_rounding(kernel, stride, case, kind, n
         assert min(differ) > 0  # it was taken
 
 
+@pytest.mark.skipif(not _core.has_bfloat16(), reason="the processor has no bfloat16")
+@pytest.mark.parametrize("layer", [Conv(64, 3), Conv(32, 4, 2), Conv(32, 5, 3, padding=3), Conv(32, 2, padding="valid"),
+                                   ConvTranspose(24, 4), ConvTranspose(8, 3, 1)])
+@pytest.mark.parametrize("n", [2, 7, 33])
+def test_weight_gradients_in_bfloat16_are_exact_for_what_is_read(layer, n):
+    channels = 32 if layer.transposed else 16
+    rounded = [rows_of(n, 6 * 7 * channels), None]
+    results = []
+    for dtype in ("float32", "bfloat16"):
+        network, layout, parameters, buffers = made([layer], (6, 7, channels), dtype=dtype, winograd=False)
+        rounded[1] = rows_of(n, int(np.prod(network.output)), 1)
+        rows, deltas = ((each.view(np.uint32) & 0xffff0000).view(np.float32) for each in rounded)
+        gradients = layout.zeros()
+        network.forward(parameters, buffers, None, rows, np.empty_like(deltas), slot=0)
+        network.backward(parameters, gradients, buffers, None, deltas)
+        twice = gradients.copy()
+        network.backward(parameters, twice, buffers, None, deltas, add=True)
+        assert_close(twice, 2 * gradients)
+        results.append(gradients)
+    assert_close(*results)
+
+
 def test_the_largest_of_a_window_is_the_first_and_nan_is_never_hidden():
     network, _, parameters, buffers = made([Pool(2)], (2, 2, 1))
     for row, place in ([1, 3, 3, 2], 1), ([-1, -1, -1, -1], 0), ([1, np.nan, 3, np.nan], 1), ([np.nan, 1, 2, 3], 0):

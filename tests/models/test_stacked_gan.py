@@ -274,6 +274,9 @@ def test_it_is_made_for_its_data():
     model = for_data("stacked_gan", pictures, channels=(2, 3), encoder=encoder(64, (5,)))
     assert model.levels[0].image_shape == [8, 8] and model.levels[0].discriminator.shapes[2] == (4, 4, 2)
     assert model.levels[1].channels == ()
+    model = for_data("stacked_gan", pictures, discriminator="conv2k4s2,dropout0.2", encoder=encoder(64, (5,)))
+    assert model.levels[0].discriminator.shapes[2] == (4, 4, 2) and model.levels[1].discriminator.shapes[1] == (128,)
+    assert create("stacked_gan", **model.options()).layout == model.layout
 
 
 def test_a_penalty_on_squares_is_less_where_there_are_fewer_values():

@@ -213,6 +213,16 @@ def no_generator(self, me):
     return None
 
 
+def only_ends(self, me):
+    while True:
+        yield StepDone()
+
+
+def raises(self, me):
+    yield BeginStep()
+    me.paramters[:] = 0
+
+
 def nothing(self, me):
     return
     yield
@@ -221,11 +231,13 @@ def nothing(self, me):
 MISTAKES = [
     (without_end, "without_end yielded BeginStep before .* over: each step must end with yield StepDone"),
     (half_a_step, "ended within a step: each step must end with yield StepDone"),
-    (never_ends_a_step, "has yielded 10,000 operations without the end of a step"),
+    (never_ends_a_step, "has yielded 100 operations without the end of a step"),
     (after_the_end, "yielded StepDone after the end of the data"),
     (asks_for_ever, r"yielded BeginStep after the end of the data.*while \(yield BeginStep\(\)\)"),
     (one_step, "strategy Mistaken has ended after step 1 of 10: its worker must go on until BeginStep answers False"),
     (nothing, "strategy Mistaken has ended after step 0 of 10"),
+    (only_ends, "yielded StepDone without BeginStep"),
+    (raises, r"raises in .*test_own.py raised AttributeError: .* no attribute 'paramters', in line \d+$"),
     (no_generator, "returned None; expected a generator"),
     (no_gradient, "yielded StepDone in a step without Compute"),
     (outside_a_turn(Compute()), "asked for Compute outside a turn: it belongs into the loop for turn in me.turns"),
@@ -241,7 +253,8 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("worker", "message"), MISTAKES)
 @pytest.mark.parametrize("simulated", [False, True], ids=["trained", "simulated"])
-def test_a_mistake_in_a_strategy_is_named(worker, message, simulated):
+def test_a_mistake_in_a_strategy_is_named(monkeypatch, worker, message, simulated):
+    monkeypatch.setattr("pyddl.comm.order.MOST", 100)
     with pytest.raises(StrategyError, match=message):
         if simulated:
             simulate(Autoencoder(20, hidden=(8, 3)), ROWS, strategy=of(worker), workers=2, epochs=2, batch_size=50)

@@ -16,7 +16,6 @@ from pyddl.optim import optimizer
 from pyddl.strategies import strategy
 from pyddl.train import Trainer
 from pyddl.train.progress import Progress
-from pyddl.train.quality import modes
 from pyddl.train.simulation import simulate
 
 ROWS = np.random.default_rng(5).normal((4, -2, 1), (0.5, 1, 2), (203, 3)).astype(np.float32)
@@ -81,29 +80,6 @@ def test_a_normal_distribution_is_learned_from_scratch(tmp_path, capsys, name, r
     assert len(found) == 5
     for mean, deviation, _ in found:
         assert abs(mean - 4) < 0.1 and abs(deviation - 0.5) < 0.1
-
-
-RING = np.array([(np.cos(a), np.sin(a)) for a in np.arange(8) * np.pi / 4])
-GRID = np.array([(x, y) for x in range(-4, 5, 2) for y in range(-4, 5, 2)], dtype=float)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("centres", "hidden", "penalty", "end", "share"), [
-    (RING, (128,) * 3, 0.5, 2e-3, 0.85), (GRID, (128,) * 4, 1.0, 3e-4, 0.6)], ids=["ring of 8", "grid of 25"])
-def test_all_modes_of_a_mixture_are_found(capsys, centres, hidden, penalty, end, share):
-    """By the recipes of benchmarks/adversarial.py; deviation 0.05, 2500 samples, 4000 steps."""
-    lines = []
-    for seed in range(2):
-        draw = np.random.default_rng(1000 + seed)
-        rows = centres[draw.integers(len(centres), size=20_000)] + draw.normal(0, 0.05, (20_000, 2))
-        model = GAN(2, hidden, noise=2, penalty=penalty, penalty_end=end, penalty_steps=3200)
-        result = Trainer(model, strategy="local", epochs=50, batch_size=256, learning_rate=2e-3, schedule="cosine",
-                         minimum_rate=2e-5, seed=seed).fit(rows.astype(np.float32))
-        lines.append(modes(model.sample(result.averaged, result.buffers, 2500, seed), centres, 0.05))
-    with capsys.disabled():
-        print(f"\n{len(centres)} Gaussians, two seeds: {lines}")
-    assert all(line["modes"] == len(centres) and line["high_quality"] >= share for line in lines)
 
 
 @pytest.mark.mpi

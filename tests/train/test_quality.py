@@ -8,7 +8,7 @@ import pytest
 from pyddl.data import ArraySource
 from pyddl.train import quality as measures
 from pyddl.train.crew import Crew
-from pyddl.train.quality import coverage, frechet, kernel_distance, modes, nearest, quality
+from pyddl.train.quality import coverage, frechet, kernel_distance, modes, nearest, quality, recognised
 
 DRAW = np.random.default_rng(0)
 REAL, SAMPLES = DRAW.normal(0, 1, (1203, 4)), DRAW.normal(0.3, 1.5, (1100, 4))
@@ -76,6 +76,17 @@ def test_modes_and_good_samples():
     centres = np.array([[0.0, 0], [10, 0], [0, 10]])
     samples = np.concatenate([np.full((30, 2), 0.2), np.array([[10.0, 0.29]]), np.array([[5.0, 5], [0, 10.4]])])
     assert modes(samples, centres, 0.1) == {"modes": 2, "modes_of_20": 1, "high_quality": 31 / 33}
+
+
+def test_samples_are_recognised_as_what_they_were_made_of():
+    class Told:
+        """A classifier of the first feature's whole part."""
+
+        def probabilities(self, parameters, buffers, rows):
+            return np.eye(3)[rows[:, 0].astype(int)]
+
+    samples = np.array([[0.1], [1.2], [0.3], [0.0], [1.9], [2.5], [2.2]], dtype=np.float32)  # of 0, 1, 2, 0, ...
+    assert recognised((Told(), None, None), samples, 3) == pytest.approx(5 / 7)
 
 
 def test_nearest_rows_are_found_in_a_source_of_many_chunks():

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/pairs.hpp"
 #include "kernels/simd.hpp"
 #include "kernels/vectors.hpp"
 
@@ -217,6 +218,9 @@ void Conv::weight_gradients(const Pass& pass, const Memory& memory, View large, 
         return winograd->gradient(large.as<const float>(), small.as<const float>(), to, pass.add, sums,
                                   room_of(*winograd), memory.scratch.reserve(winograd->scratch_bytes()));
     }
+    if (large.element == Element::bfloat16 && pairs_fit(s, large.rows))
+        return pairs_gradient(s, large.rows, large.as<const Bfloat16>(), small.as<const Bfloat16>(), to, pass.add,
+                              memory.scratch.reserve(pairs_scratch(s)));
     auto& primitive = made.gradient;
     if (!primitive)
         primitive.emplace(

@@ -15,6 +15,10 @@ inline void add_scaled(float* into, const float* x, std::int64_t n, float scale)
     for (std::int64_t i = 0; i < n; ++i) into[i] += scale * x[i];
 }
 
+inline void approach(float* into, const float* x, std::int64_t n, float weight) {
+    for (std::int64_t i = 0; i < n; ++i) into[i] += weight * (x[i] - into[i]);
+}
+
 inline void scale(float* x, std::int64_t n, float factor) {
     for (std::int64_t i = 0; i < n; ++i) x[i] *= factor;
 }
@@ -31,6 +35,6 @@ inline std::int64_t first_not_finite(const float* x, std::int64_t n) {
     return -1;
 }
 
-inline constexpr VectorTable vectors{add, add_scaled, scale, sum_of_squares, first_not_finite};
+inline constexpr VectorTable vectors{add, add_scaled, approach, scale, sum_of_squares, first_not_finite};
 
 }  // namespace pyddl::kernels::reference
