@@ -118,16 +118,17 @@ def _train(settings: dict[str, Any]) -> int:
     recorded = {name: settings[name] for name in ("model", *(
         option.name for option in options.of_section("data", "model"))) if name in settings}
     out = settings["out"] or here.transport.gather_objects(new_folder(settings["model"]) if here.rank == 0 else "")[0]
-    trainer = Trainer(
-        model, out=out, progress=_progress(settings["quiet"]), stop=stop, config=recorded,
-        **{option.name: settings[option.name] for option in options.TABLE
-           if option.trainer and option.name != "out" and option.name in settings})
     try:
+        trainer = Trainer(
+            model, out=out, progress=_progress(settings["quiet"]), stop=stop, config=recorded,
+            **{option.name: settings[option.name] for option in options.TABLE
+               if option.trainer and option.name != "out" and option.name in settings})
         result = trainer.fit(source, test)
     except BaseException:
         if settings["out"] is None and here.rank == 0:
             with contextlib.suppress(OSError):  # something is in it
                 Path(out).rmdir()
+                Path(out).parent.rmdir()
         raise
     stopped = result.summary["finished"] is None
     if here.rank == 0 and result.metrics:

@@ -101,7 +101,7 @@ def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
 def test_a_run_that_is_refused_leaves_no_folder(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert command(*TRAIN, "--strategy", "sequential", "--replicas", "501") == 2
-    assert not any((tmp_path / "runs").glob("*")), capsys.readouterr()
+    assert not list(tmp_path.iterdir()), capsys.readouterr()
 
 
 # ---- streams and names ---------------------------------------------------------------------------------------------
