@@ -46,12 +46,13 @@ POINTS = 16  # of a simulated curve
 ROUNDS = 15  # of which each time is the least: other work only adds to it
 STRATEGIES: dict[str, dict[str, Any]] = {
     "allreduce": {"strategy": "allreduce"},
+    "averaging, period 4": {"strategy": "averaging", "period": 4},
     "averaging, period 16": {"strategy": "averaging", "period": 16},
     "server, async": {"strategy": "server", "mode": "async"},
 }
 SETTINGS = {  # data, epochs, simulated workers, seeds
     "quick": ("digits", 2, (2,), 1),
-    "node": ("mnist", 4, (1, 8), 1),
+    "node": ("mnist", 2, (1, 8), 1),
     "cluster": ("mnist", 4, (1, 2, 8, 32), 5),
 }
 RANKS = (1, 2)
