@@ -64,7 +64,7 @@ SETTINGS = {  # distributions, part of their steps, seeds
     "cluster": (tuple(RECIPES), 1.0, 10),
 }
 
-Figures = dict[str, float]
+Figures = dict[str, Any]  # numbers
 
 
 def rows_of(name: str, count: int, seed: int) -> np.ndarray:

@@ -114,7 +114,7 @@ def times_of(data: str, options: Mapping[str, Any], batch: int) -> dict[str, flo
             "worker_update_bandwidth": parameters.nbytes / update, "update_bandwidth": parameters.nbytes / update}
 
 
-def simulated(judge: Judge, settings: Mapping[str, Any], workers: int, times: Mapping[str, float]) -> Curve:
+def simulated(judge: Judge, settings: Mapping[str, Any], workers: int, times: Mapping[str, Any]) -> Curve:
     """Of so many workers, by the clock of such a machine."""
     rows, batch, epochs = load(settings["data"]), settings["batch"], settings["epochs"]
     model = Judged.made(judge, rows, settings["model"])
@@ -176,7 +176,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def draw(record: Record) -> Path:
     """Distances over seconds, of the first seed."""
-    panels: harness.Panels = {}
+    panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for line in record.lines:
         if line["seed"] == 0:
             ranks = "1 rank" if line["ranks"] == 1 else f"{line['ranks']} ranks"
@@ -216,7 +216,7 @@ def main(given: Sequence[str] | None = None) -> Record:
                             curve = (simulated(judge, settings, count, times) if side == "simulated" else
                                      real(folder, settings, count))
                             record.add(side=side, name=title, ranks=count, seed=seed, curve=curve)
-                            harness.show(f"{side}, {title}, {count} ranks, seed {seed}: {curve[-1][1]:.3f} after "
+                            harness.show(f"{side}, {title}, ranks: {count}, seed {seed}: {curve[-1][1]:.3f} after "
                                          f"{curve[-1][0]:.1f} s")
     finally:
         _core.set_threads(before)
