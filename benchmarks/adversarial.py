@@ -64,7 +64,7 @@ SETTINGS = {  # distributions, part of their steps, seeds
     "cluster": (tuple(RECIPES), 1.0, 10),
 }
 
-Figures = dict[str, float]
+Figures = dict[str, Any]  # numbers
 
 
 def rows_of(name: str, count: int, seed: int) -> np.ndarray:
@@ -128,10 +128,7 @@ def digits_of(part: str, name: str) -> Source:
     whole = load("mnist", part)
     if name != "sevens":
         return whole
-    index = np.arange(len(whole))
-    labels = np.empty((len(whole), 1), dtype=whole.label_type)
-    whole.read_labels(index, labels)
-    chosen = index[labels[:, 0] == SEVEN]
+    chosen = np.flatnonzero(np.asarray(whole.labels) == SEVEN)
     rows = np.empty((len(chosen), whole.features), dtype=np.float32)
     whole.read(chosen, rows)
     return ArraySource(rows)

@@ -46,12 +46,13 @@ POINTS = 16  # of a simulated curve
 ROUNDS = 15  # of which each time is the least: other work only adds to it
 STRATEGIES: dict[str, dict[str, Any]] = {
     "allreduce": {"strategy": "allreduce"},
+    "averaging, period 4": {"strategy": "averaging", "period": 4},
     "averaging, period 16": {"strategy": "averaging", "period": 16},
     "server, async": {"strategy": "server", "mode": "async"},
 }
 SETTINGS = {  # data, epochs, simulated workers, seeds
     "quick": ("digits", 2, (2,), 1),
-    "node": ("mnist", 4, (1, 8), 1),
+    "node": ("mnist", 2, (1, 8), 1),
     "cluster": ("mnist", 4, (1, 2, 8, 32), 5),
 }
 RANKS = (1, 2)
@@ -113,7 +114,7 @@ def times_of(data: str, options: Mapping[str, Any], batch: int) -> dict[str, flo
             "worker_update_bandwidth": parameters.nbytes / update, "update_bandwidth": parameters.nbytes / update}
 
 
-def simulated(judge: Judge, settings: Mapping[str, Any], workers: int, times: Mapping[str, float]) -> Curve:
+def simulated(judge: Judge, settings: Mapping[str, Any], workers: int, times: Mapping[str, Any]) -> Curve:
     """Of so many workers, by the clock of such a machine."""
     rows, batch, epochs = load(settings["data"]), settings["batch"], settings["epochs"]
     model = Judged.made(judge, rows, settings["model"])
@@ -175,7 +176,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def draw(record: Record) -> Path:
     """Distances over seconds, of the first seed."""
-    panels: harness.Panels = {}
+    panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for line in record.lines:
         if line["seed"] == 0:
             ranks = "1 rank" if line["ranks"] == 1 else f"{line['ranks']} ranks"
@@ -215,7 +216,7 @@ def main(given: Sequence[str] | None = None) -> Record:
                             curve = (simulated(judge, settings, count, times) if side == "simulated" else
                                      real(folder, settings, count))
                             record.add(side=side, name=title, ranks=count, seed=seed, curve=curve)
-                            harness.show(f"{side}, {title}, {count} ranks, seed {seed}: {curve[-1][1]:.3f} after "
+                            harness.show(f"{side}, {title}, ranks: {count}, seed {seed}: {curve[-1][1]:.3f} after "
                                          f"{curve[-1][0]:.1f} s")
     finally:
         _core.set_threads(before)
