@@ -37,7 +37,7 @@ def test_links_lead_somewhere(page):
 def test_options_exist(page):
     flags = {option.flag for option in options.TABLE} | {also for option in options.TABLE for also in option.also}
     flags |= {f"--no-{option.flag[2:]}" for option in options.TABLE if option.default is True}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8"))) <= flags | FOREIGN
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text(encoding="utf-8"))) <= flags | FOREIGN
 
 
 def test_variables_of_ours_are_read_somewhere(page):

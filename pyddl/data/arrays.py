@@ -42,23 +42,28 @@ def as_array(given: Any, name: str) -> np.ndarray:
 
 
 def as_numbers(given: Any, name: str) -> np.ndarray:
-    """The same of real numbers: objects, as a DataFrame of several types gives, and text in a table become float64.
+    """The same of real numbers: objects, as a DataFrame of several types gives, become float64.
 
     Raises
     ------
     DataError
         A value is text, missing or anything else that is no number, with its column and row.
+    ShapeError
+        All are numbers, as text.
     """
     array = as_array(given, name)
     if array.dtype.kind != "O" and not (array.dtype.kind == "U" and array.ndim == 2):
         return array
     try:
-        return array.astype(np.float64)
+        numbers = array.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         names = getattr(given, "columns", None)
         for place in np.ndindex(array.shape):
             _refuse_no_number(array[place], name, place, names)
         raise ShapeError(f"{name} holds objects that are no numbers: {error}") from None
+    if array.dtype.kind == "U":
+        raise ShapeError(f"{name} holds numbers as text ({array.dtype}); expected real numbers: .astype(float)")
+    return numbers
 
 
 def _refuse_no_number(value: Any, name: str, place: tuple[int, ...], names: Any) -> None:

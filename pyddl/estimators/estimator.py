@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from pyddl.data.labels import Labels
 from pyddl.errors import DataError
 from pyddl.estimators.rows import chunks
 from pyddl.estimators.transformer import Conventions, same
+from pyddl.estimators.warned import warn
 
 if TYPE_CHECKING:
     from pyddl.train.trainer import Result, Trainer
@@ -163,7 +163,7 @@ class Estimator(Conventions):
         wanted = getattr(self, "dtype", "float32")
         dtype = dtype_of_all(here.transport, wanted)
         if dtype != wanted and here.rank == 0:
-            warnings.warn(FLOAT32_INSTEAD, stacklevel=4)
+            warn(FLOAT32_INSTEAD)
         start = self.result_ if again and self.__sklearn_is_fitted__() else None
         with agreement(here.transport):  # what one rank refuses, all refuse
             rows = self._rows(X, first=start is None)
@@ -171,7 +171,7 @@ class Estimator(Conventions):
                 rows = self._as_for_encoder(rows)
             source = self._source(rows, y, first=start is None)
             model = self._new_model(source, dtype) if start is None else start.model
-            source = self._in_range(model, rows, source, warn=here.rank == 0)
+            source = self._in_range(model, rows, source, says=here.rank == 0)
             seed = _seed(self.random_state) if start is None else self.seed_  # type: ignore[attr-defined]
             if start is not None and self._run is not None:
                 state, updates = load_run(self._run).optimizer_state()
@@ -263,7 +263,7 @@ class Estimator(Conventions):
         verbose = _check.integer("verbose", int(verbose) if isinstance(verbose, bool) else verbose, at_least=0)
         return Trainer(model, progress=PlainProgress() if verbose else Progress(), seed=seed, **given)
 
-    def _in_range(self, model: Any, rows: np.ndarray | Source, source: Source, *, warn: bool) -> Source:
+    def _in_range(self, model: Any, rows: np.ndarray | Source, source: Source, *, says: bool) -> Source:
         """The source of these rows within the range that the model's loss needs."""
         limits = getattr(model, "input_range", None)
         if isinstance(rows, Source) or limits is None:
@@ -271,11 +271,10 @@ class Estimator(Conventions):
         low, high = limits
         if not reaches_beyond(source, low, high):
             return source  # the trainer clips what rounding has put outside
-        if warn:
+        if says:
             other = ", or choose another loss" if "loss" in self._defaults() else ""
-            warnings.warn(f"X reaches from {reach(source)}, but this model's loss needs "
-                          f"values in [{low:g}, {high:g}]: values outside are clipped. Scale X (MinMaxScaler){other}",
-                          stacklevel=5)
+            warn(f"X reaches from {reach(source)}, but this model's loss needs values in [{low:g}, {high:g}]: values "
+                 f"outside are clipped. Scale X (MinMaxScaler){other}")
         labels = None if source.labels is None else Labels(source.labels, source.classes)
         return self._array(np.clip(rows, low, high).astype(np.float32), labels)
 

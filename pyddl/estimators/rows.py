@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from pyddl.data import Source
 from pyddl.data.arrays import as_array, as_numbers, first_missing
 from pyddl.errors import DataError, ParameterError, ShapeError
+from pyddl.estimators.warned import warn
 
 __all__ = ["CHUNK", "check_classes", "check_rows", "check_targets", "chunks"]
 
@@ -88,8 +88,8 @@ def check_classes(y: Any, rows: int) -> np.ndarray:
     if y.ndim == 2 and y.shape[1] == 1:
         from sklearn.exceptions import DataConversionWarning  # only who makes this mistake pays for the import
 
-        warnings.warn("A column-vector y was passed when a 1d array was expected. Please change the shape of y to "
-                      "(n_samples,), for example using ravel().", DataConversionWarning, stacklevel=6)
+        warn("A column-vector y was passed when a 1d array was expected. Please change the shape of y to "
+             "(n_samples,), for example using ravel().", DataConversionWarning)
         y = y.ravel()
     if y.ndim != 1:
         raise ShapeError(f"y should be a 1d array of labels, one for each row; it has shape {y.shape}")

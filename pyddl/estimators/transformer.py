@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pyddl.data.joined import in_order_of, scaled
 from pyddl.data.scaling import Scaling
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.estimators.rows import check_rows
+from pyddl.estimators.warned import warn
 
 __all__ = ["Conventions", "Transformer", "same"]
 
@@ -130,12 +130,9 @@ class Conventions(ABC):
         """Wording as in scikit-learn, whose users know it (and whose checks look for it)."""
         fitted = getattr(self, "feature_names_in_", None)
         if fitted is None and names is not None:
-            warnings.warn(f"X has feature names, but {type(self).__name__} was fitted without feature names",
-                          stacklevel=4)
+            warn(f"X has feature names, but {type(self).__name__} was fitted without feature names")
         elif fitted is not None and names is None:
-            warnings.warn(
-                f"X does not have valid feature names, but {type(self).__name__} was fitted with feature names",
-                stacklevel=4)
+            warn(f"X does not have valid feature names, but {type(self).__name__} was fitted with feature names")
         elif fitted is not None and names is not None and not np.array_equal(fitted, names):
             unseen, missing = sorted(set(names) - set(fitted)), sorted(set(fitted) - set(names))
             message = "The feature names should match those that were passed during fit.\n"

@@ -209,8 +209,8 @@ def test_version_help_and_doctor(tmp_path):
     (("train",), "which model?"),
     (("train", "autoencodr"), "did you mean 'autoencoder'"),
     (("train", "--epochs", "3", "autoencodr"), "did you mean 'autoencoder'"),
-    (("train", "autoencoder", "--encoder", "runs/ae"), "encoder is an option of model classifier and linear; the model "
-                                                       "here is autoencoder: leave it out"),
+    (("train", "autoencoder", "--encoder", "runs/ae"), "encoder is an option of model classifier, linear and "
+                                                       "stacked_gan; the model here is autoencoder: leave it out"),
     (("train", "autoencoder", "--hidden", "none"), "hidden is empty"),
     (("train", "autoencoder", "--test-labels", "y.npy"), "--test-labels are those of the rows of --test, which is not"),
     (("simulate", "autoencodr"), "did you mean 'autoencoder'"),

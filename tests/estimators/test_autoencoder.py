@@ -74,7 +74,7 @@ def test_the_option_table_is_the_home_of_names_order_and_defaults():
 def test_unknown_parameters_are_refused_with_the_nearest():
     with pytest.raises(TypeError, match="epoch"):
         pyddl.Autoencoder(epoch=3)
-    with pytest.raises(TypeError, match="encoder is an option of model classifier and linear; the model here is auto"):
+    with pytest.raises(TypeError, match="encoder is an option of model classifier, linear and stacked_gan; the model"):
         pyddl.Autoencoder(encoder="runs/ae")
     with pytest.raises(ParameterError, match=r"no parameter 'epoch'; did you mean 'epochs'\?"):
         pyddl.Autoencoder().set_params(epoch=3)

@@ -47,7 +47,7 @@ def pyddl_with_it(tmp_path_factory):
             line = [sys.executable, "-m", "pyddl.comm.launcher", "-n", str(ranks), "--", *line]
         done = run(line, environ)
         assert done.code == code, f"exit {done.code}\n{done.out}\n{done.err}"
-        return done.out + done.err
+        return done.out if code == 0 else done.out + done.err
 
     start.folder = folder
     return start
