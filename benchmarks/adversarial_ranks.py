@@ -1,17 +1,18 @@
-"""How far are samples of an adversarial pair from held-out rows after so many seconds, on how
-many ranks, under which strategy?
+"""How far are samples of an adversarial pair from held-out rows after how many seconds, on how many ranks, under which
+strategy?
 
-The pair of all digits of `benchmarks.adversarial` (of scikit-learn's digits in size quick); the distance is Frechet's
-in the features of a classifier, and all see as many rows. Real ranks are of this machine, one thread each; simulated
-ones do the arithmetic of so many on a clock whose times of a gradient and an update are measured here first, over a
-network of 10 Gbit/s. Servers are among the real ranks, and beside simulated ones. Seconds are without evaluations;
-where other work fills the machine, those of real ranks say little.
+The pair of all digits of `benchmarks.adversarial` (of scikit-learn's digits in size quick), trained for some numbers of
+epochs, each with a whole schedule; the distance at the end is Frechet's in the features of a classifier. Real ranks are
+of this machine, one thread each; simulated ones do the arithmetic of so many on a clock whose times of a gradient and
+an update are measured here first, over a network of 10 Gbit/s. Servers are among the real ranks, and beside simulated
+ones. Seconds are without evaluations; where other work fills the machine, those of real ranks say little.
 
     python -m benchmarks.adversarial_ranks [--size quick|node|cluster] [--part all|simulated|real]
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import subprocess
@@ -42,23 +43,20 @@ from pyddl.train.simulation import simulate
 
 __all__ = ["as_rank", "main"]
 
-POINTS = 16  # of a simulated curve
 ROUNDS = 15  # of which each time is the least: other work only adds to it
 STRATEGIES: dict[str, dict[str, Any]] = {
     "allreduce": {"strategy": "allreduce"},
-    "averaging, period 4": {"strategy": "averaging", "period": 4},
     "averaging, period 16": {"strategy": "averaging", "period": 16},
     "server, async": {"strategy": "server", "mode": "async"},
 }
-SETTINGS = {  # data, epochs, simulated workers, seeds
-    "quick": ("digits", 2, (2,), 1),
-    "node": ("mnist", 2, (1, 8), 1),
-    "cluster": ("mnist", 4, (1, 2, 8, 32), 5),
+SETTINGS = {  # data, numbers of epochs, simulated workers, seeds
+    "quick": ("digits", (2,), (2,), 1),
+    "node": ("mnist", (1, 2, 4), (1, 8), 1),
+    "cluster": ("mnist", (2, 4, 8), (1, 2, 8, 32), 5),
 }
 RANKS = (1, 2)
-NEAR = 1.1  # times the distance that one process ends at: as good
 
-Curve = list[tuple[float, float]]  # seconds, distance
+Ending = tuple[float, float]  # seconds, distance
 
 
 class Judged(GAN):
@@ -114,7 +112,7 @@ def times_of(data: str, options: Mapping[str, Any], batch: int) -> dict[str, flo
             "worker_update_bandwidth": parameters.nbytes / update, "update_bandwidth": parameters.nbytes / update}
 
 
-def simulated(judge: Judge, settings: Mapping[str, Any], workers: int, times: Mapping[str, Any]) -> Curve:
+def simulated(judge: Judge, settings: Mapping[str, Any], workers: int, times: Mapping[str, Any]) -> Ending:
     """Of so many workers, by the clock of such a machine."""
     rows, batch, epochs = load(settings["data"]), settings["batch"], settings["epochs"]
     model = Judged.made(judge, rows, settings["model"])
@@ -122,12 +120,12 @@ def simulated(judge: Judge, settings: Mapping[str, Any], workers: int, times: Ma
     chosen = strategy(given.pop("strategy"), **given)
     rule = optimizer_of("adam", settings["rule"], epochs * -(-len(rows) // batch), 1.0)
     found = simulate(model, rows, model.blank, chosen, workers, rule, epochs=epochs, batch_size=batch,
-                     seed=settings["seed"], machine=Machine(seed=settings["seed"], **times), points=POINTS)
-    return [(point["seconds"], point["test_loss"]) for point in found.curve]
+                     seed=settings["seed"], machine=Machine(seed=settings["seed"], **times), points=1)
+    return found.seconds, found.curve[-1]["test_loss"]
 
 
-def real(folder: Path, settings: Mapping[str, Any], ranks: int) -> Curve:
-    """Of MPI ranks with one thread each, whose classifier is in ``folder``; a point for each epoch."""
+def real(folder: Path, settings: Mapping[str, Any], ranks: int) -> Ending:
+    """Of MPI ranks with one thread each, whose classifier is in ``folder``."""
     command = [sys.executable, "-c", "import sys; from benchmarks.adversarial_ranks import as_rank; "
                "as_rank(*sys.argv[1:])", str(folder), json.dumps(settings)]
     line, environ = launcher.command(ranks, command, threads=1)
@@ -135,11 +133,12 @@ def real(folder: Path, settings: Mapping[str, Any], ranks: int) -> Curve:
     if done.returncode:
         raise RuntimeError(f"{settings['strategy']} on {ranks} ranks ended with {done.returncode}:\n"
                            f"{done.stderr[-2000:]}")
-    return [(at, distance) for at, distance in json.loads(done.stdout.splitlines()[-1])]
+    seconds, distance = json.loads(done.stdout.splitlines()[-1])
+    return seconds, distance
 
 
 def as_rank(folder: str, settings: str) -> None:
-    """Train as one of the ranks; the first prints the curve."""
+    """Train as one of the ranks; the first prints the ending."""
     given = json.loads(settings)
     rows = load(given["data"])
     model = Judged.made(Judge(Path(folder, "classifier"), load(given["data"], "test")), rows, given["model"])
@@ -147,42 +146,25 @@ def as_rank(folder: str, settings: str) -> None:
     result = Trainer(model, strategy=strategy(chosen.pop("strategy"), **chosen), threads=1, epochs=given["epochs"],
                      batch_size=given["batch"], seed=given["seed"], **given["rule"]).fit(rows, test=model.blank)
     if world().rank == 0:
-        seconds = np.cumsum([line["seconds"] for line in result.metrics])
-        print(json.dumps([(float(at), line["test_loss"]) for at, line in zip(seconds, result.metrics, strict=True)]))
+        print(json.dumps([sum(line["seconds"] for line in result.metrics), result.metrics[-1]["test_loss"]]))
 
 
-def seconds_to(curve: Curve, distance: float) -> float | None:
-    """Until samples are so near for the first time."""
-    return next((seconds for seconds, found in curve if found <= distance), None)
-
-
-def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Seconds to as good samples as one process ends with, and what all end with: medians of the seeds."""
-    rows = []
-    for side in dict.fromkeys(line["side"] for line in lines):
-        own = [line for line in lines if line["side"] == side]
-        end = statistics.median(line["curve"][-1][1] for line in own if line["ranks"] == own[0]["ranks"])
-        for name, ranks in dict.fromkeys((line["name"], line["ranks"]) for line in own):
-            curves = [line["curve"] for line in own if (line["name"], line["ranks"]) == (name, ranks)]
-            reached = [seconds_to(curve, NEAR * end) for curve in curves]
-            found = [each for each in reached if each is not None]
-            rows.append([side, name, ranks, f"{statistics.median(curve[-1][1] for curve in curves):.2f}",
-                         f"{statistics.median(curve[-1][0] for curve in curves):.1f}",
-                         f"{statistics.median(found):.1f}" if len(found) == len(curves) else
-                         f"{len(found)} of {len(curves)} seeds"])
-    return harness.table(["ranks are", "strategy", "ranks", "distance at the end", "seconds to the end",
-                          f"seconds to {NEAR:g} times the first line's"], rows)
+def endings(lines: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Ending]]:
+    """Medians of the seeds for each number of epochs, by where ranks are and by strategy and ranks."""
+    found: dict[tuple[str, str], dict[int, list[Ending]]] = {}
+    for line in lines:
+        key = line["side"], f"{line['name']}, {line['ranks']} rank{'s' if line['ranks'] > 1 else ''}"
+        found.setdefault(key, {}).setdefault(line["epochs"], []).append((line["seconds"], line["distance"]))
+    return {key: [(statistics.median(s for s, _ in each), statistics.median(d for _, d in each))
+                  for each in by_epochs.values()] for key, by_epochs in found.items()}
 
 
 def draw(record: Record) -> Path:
-    """Distances over seconds, of the first seed."""
+    """Distances over seconds."""
     panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-    for line in record.lines:
-        if line["seed"] == 0:
-            ranks = "1 rank" if line["ranks"] == 1 else f"{line['ranks']} ranks"
-            at, found = zip(*line["curve"], strict=True)
-            panels.setdefault(line["side"], {})[f"{line['name']}, {ranks}"] = (list(at), list(found))
-    return harness.plot(record.path.with_suffix(".png"), panels, "seconds", "Frechet distance", log="xy", share_y=True)
+    for (side, name), found in endings(record.lines).items():
+        panels.setdefault(side, {})[name] = ([seconds for seconds, _ in found], [distance for _, distance in found])
+    return harness.plot(record.path.with_suffix(".png"), panels, "seconds", "Frechet distance", log="y", share_y=True)
 
 
 def main(given: Sequence[str] | None = None) -> Record:
@@ -203,24 +185,25 @@ def main(given: Sequence[str] | None = None) -> Record:
                             epochs=epochs, rate=rate, times=times)
             sides = {"simulated": [n for n in numbers if options.part != "real"],
                      "real": [n for n in RANKS if options.part != "simulated" and n <= len(cores())]}
-            for side, ranks in sides.items():
+            runs = itertools.product(sides.items(), STRATEGIES.items(), epochs, range(seeds))
+            for (side, ranks), (title, chosen), each, seed in runs:
+                settings = {"data": data, "model": model, "batch": batch, "epochs": each, "seed": seed,
+                            "strategy": chosen, "rule": {"learning_rate": rate, "schedule": "cosine",
+                                                         "minimum_rate": rate / 100}}
                 for count in ranks:
-                    for title, chosen in STRATEGIES.items():
-                        if count == 1 and title != "allreduce":
-                            continue
-                        for seed in range(seeds):
-                            settings = {"data": data, "model": model, "batch": batch, "epochs": epochs, "seed": seed,
-                                        "strategy": chosen,
-                                        "rule": {"learning_rate": rate, "schedule": "cosine",
-                                                 "minimum_rate": rate / 100}}
-                            curve = (simulated(judge, settings, count, times) if side == "simulated" else
-                                     real(folder, settings, count))
-                            record.add(side=side, name=title, ranks=count, seed=seed, curve=curve)
-                            harness.show(f"{side}, {title}, ranks: {count}, seed {seed}: {curve[-1][1]:.3f} after "
-                                         f"{curve[-1][0]:.1f} s")
+                    if count == 1 and title != "allreduce":
+                        continue
+                    seconds, distance = (simulated(judge, settings, count, times) if side == "simulated" else
+                                         real(folder, settings, count))
+                    record.add(side=side, name=title, ranks=count, epochs=each, seed=seed, seconds=seconds,
+                               distance=distance)
+                    harness.show(f"{side}, {title}, ranks: {count}, epochs: {each}, seed {seed}: {distance:.3f} after "
+                                 f"{seconds:.1f} s")
     finally:
         _core.set_threads(before)
-    harness.show(table(record.lines))
+    harness.show(harness.table(["ranks are", "strategy", *(f"distance (seconds), {each} epochs" for each in epochs)], [
+        [side, name, *(f"{distance:.2f} ({seconds:.1f})" for seconds, distance in found)]
+        for (side, name), found in endings(record.lines).items()]))
     harness.show(f"picture {draw(record)}")
     return record
 

@@ -1,6 +1,5 @@
 """Each benchmark at its smallest size, against references of our own, and the page that is made of their results."""
 
-import itertools
 import math
 
 import pytest
@@ -140,12 +139,11 @@ def test_adversarial_pairs_learn_known_distributions(out):
 @needs_mpi
 def test_as_many_simulated_ranks_as_real_ones_come_as_near(out):
     record = adversarial_ranks.main([*SMALL, "--out", str(out)])
-    found = {(line["side"], line["name"], line["ranks"]): [distance for _, distance in line["curve"]]
-             for line in record.lines}
+    found = {(line["side"], line["name"], line["ranks"]): line["distance"] for line in record.lines}
     for name in ("allreduce", "averaging, period 16"):
-        assert found["simulated", name, 2][-1] == pytest.approx(found["real", name, 2][-1], rel=0.02)
+        assert found["simulated", name, 2] == pytest.approx(found["real", name, 2], rel=0.02)
     assert found["real", "allreduce", 2] == pytest.approx(found["real", "allreduce", 1], rel=0.02)
-    assert all(a < b for line in record.lines for (a, _), (b, _) in itertools.pairwise(line["curve"]))
+    assert all(line["seconds"] > 0 for line in record.lines)
     assert picture(record)
 
 
