@@ -90,7 +90,7 @@ def test_a_config_file_goes_on_and_goes_again(folder, tmp_path):
     (["dbn", "--pretrain-epochs", "1,2,3"], "pretrain_epochs is [1, 2, 3]; expected one number"),
     (["dbn", "--pretrain-lr", "0.1,x"], "expected numbers with commas, for example 0.1,0.01"),
     (["dbn", "--pretrain-lr", "0"], "pretrain_learning_rate is 0.0; expected a number above 0"),
-    (["dbn", "--data", "wide.npy"], "values in [0, 1]: scale the data, or use visible gaussian"),
+    (["dbn", "--data", "wide.npy"], "values in [0, 1]: scale the data (--scale minmax, or "),
     (["dbn", "--corrupt", "0.1"], "leave it out, or choose what the stack becomes by finetune"),
     (["rbm", "--finetune", "classifier"], "finetune is an option of model dbn; the model here is rbm"),
     (["rbm", "--labelled", "100"], "model rbm as given needs no labels: leave it out"),

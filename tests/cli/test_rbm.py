@@ -48,15 +48,15 @@ def test_samples_are_written(folder):
     pyddl("generate", "rbm", "--count", "7", "--out", "s.png", cwd=folder)
     assert (folder / "s.png").read_bytes()[:4] == b"\x89PNG"
     assert "generates nothing; these do: vae, rbm, " in pyddl("generate", "ae", cwd=folder, check=2)
-    assert "expected a name that ends in .npy, or in .png" in pyddl("generate", "rbm", "--out", "s.txt", cwd=folder,
+    assert "expected a name that ends in .npy, .csv, .parquet, .png" in pyddl("generate", "rbm", "--out", "s.txt", cwd=folder,
                                                                     check=2)
 
 
 @pytest.mark.parametrize(("flags", "message"), [
     (("--chains", "0"), "chains is 0; expected a whole number at least 1"),
     (("--hidden", "8,4"), "hidden is [8, 4]; expected one number, the hidden units of a Boltzmann machine"),
-    (("--data", "grey.npy"), "reach from -1 to 2; this model's loss needs values in [0, 1]: scale the data, or use "
-                             "visible gaussian"),
+    (("--data", "grey.npy"), "reach from -1 to 2; this model's loss needs values in [0, 1]: scale the data (--scale "
+                             "minmax, or"),
     (("--activation", "relu"), "activation is an option of model autoencoder"),
     (("--chain", "ptt", "--ladder", "1"), "ladder is 1; expected a whole number at least 2"),
     (("--chain", "ptt", "--strategy", "averaging", "--ranks", "2"), "choose strategy allreduce, or a model"),

@@ -67,8 +67,8 @@ def test_convolutions_come_before_the_dense_layers(folder):
     (("--samples", "0"), "samples is 0; expected a whole number at least 1"),
     (("--kl-weight", "-1"), "kl_weight is -1"),
     (("--hidden", "none"), "hidden is empty; expected at least one layer, the code"),
-    (("--data", "grey.npy"), "reach from -1 to 2; this model's loss needs values in [0, 1]: scale the data, or use "
-                             "loss mse"),
+    (("--data", "grey.npy"), "reach from -1 to 2; this model's loss needs values in [0, 1]: scale the data (--scale "
+                             "minmax, or"),
     (("--gibbs-steps", "2"), "gibbs_steps is an option of model rbm"),
 ])
 def test_bad_input_is_named(folder, flags, message):
