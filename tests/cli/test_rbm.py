@@ -48,8 +48,8 @@ def test_samples_are_written(folder):
     pyddl("generate", "rbm", "--count", "7", "--out", "s.png", cwd=folder)
     assert (folder / "s.png").read_bytes()[:4] == b"\x89PNG"
     assert "generates nothing; these do: vae, rbm, " in pyddl("generate", "ae", cwd=folder, check=2)
-    assert "expected a name that ends in .npy, .csv, .parquet, .png" in pyddl("generate", "rbm", "--out", "s.txt", cwd=folder,
-                                                                    check=2)
+    err = pyddl("generate", "rbm", "--out", "s.txt", cwd=folder, check=2)
+    assert "expected a name that ends in .npy, .csv, .parquet, .png" in err
 
 
 @pytest.mark.parametrize(("flags", "message"), [

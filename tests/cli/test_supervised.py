@@ -95,7 +95,8 @@ def test_several_quantities_of_a_row(folder):
     found = scores("lin", cwd=folder)
     assert found["squared_error"] == found["loss"] < 0.5
     _, err = pyddl("encode", "lin", cwd=folder, check=2)
-    assert err.endswith("\npyddl: model linear has one layer here, and no encoder: codes would be the rows themselves\n")
+    assert err.endswith("\npyddl: model linear has one layer here, and no encoder: codes would be the rows "
+                        "themselves\n")
     _, err = pyddl("evaluate", "lin", "--data", "rows.npy", cwd=folder, check=2)
     assert "these data have no labels, which this model needs" in err and err.count("\n") == 1
     assert scores("lin", "--data", "rows.npy", "--labels", "two.npy", cwd=folder)["loss"] == found["loss"]
