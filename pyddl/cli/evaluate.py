@@ -139,12 +139,10 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
             say(f"{trained.path} has no test part: taken are the rows that it was trained on (--data names others)")
     if source is None:
         raise DataError(f"{trained.path} does not record its data; name some with --data")
-    wanted = getattr(trained.model, "inputs", source.features)
-    if source.features != wanted:
-        raise DataError(
-            f"{source.describe()} has {source.features} features; the model in {trained.path} expects {wanted}"
-        )
-    source = trained.as_trained(source)
+    rows, wanted = source, getattr(trained.model, "inputs", source.features)
+    source = trained.as_trained(rows)  # which names the columns that are too many
+    if rows.features != wanted:
+        raise DataError(f"{rows.describe()} has {rows.features} features; the model in {trained.path} expects {wanted}")
     if limits := getattr(trained.model, "input_range", None):
         source = rounded_into(source, *limits)
     names = getattr(trained.model, "class_names", None)
