@@ -119,13 +119,13 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
              says: bool = True, pictures: Mapping[str, Any] | None = None) -> Any:
     """The source that ``--data`` names, or the test data that the run recorded; of the model's width and classes.
 
-    Without test data it is the training rows, which a line on standard error ``says``. Without ``labelled`` files of
-    labels that the run recorded are left alone. What is to become of ``pictures`` is as the run recorded it, where it
-    is not given.
+    Without test data it is the training rows, which a line on standard error ``says``, as another does that values lie
+    beyond the range of the model's loss. Without ``labelled`` files of labels that the run recorded are left alone.
+    What is to become of ``pictures`` is as the run recorded it, where it is not given.
     """
     from pyddl.cli.app import say
     from pyddl.cli.model_command import source_of
-    from pyddl.data.joined import rounded_into, with_classes
+    from pyddl.data.joined import reach, reaches_beyond, rounded_into, with_classes
 
     recorded = trained.config if labelled else {**trained.config, "labels": None, "test_labels": None}
     asked = {name: value for name, value in (pictures or {}).items() if value}
@@ -139,13 +139,14 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
             say(f"{trained.path} has no test part: taken are the rows that it was trained on (--data names others)")
     if source is None:
         raise DataError(f"{trained.path} does not record its data; name some with --data")
-    wanted = getattr(trained.model, "inputs", source.features)
-    if source.features != wanted:
-        raise DataError(
-            f"{source.describe()} has {source.features} features; the model in {trained.path} expects {wanted}"
-        )
-    source = trained.as_trained(source)
+    rows, wanted = source, getattr(trained.model, "inputs", source.features)
+    source = trained.as_trained(rows)  # which names the columns that are too many
+    if rows.features != wanted:
+        raise DataError(f"{rows.describe()} has {rows.features} features; the model in {trained.path} expects {wanted}")
     if limits := getattr(trained.model, "input_range", None):
         source = rounded_into(source, *limits)
+        if says and reaches_beyond(source, *limits):
+            say(f"{source.name} reaches from {reach(source)}, and the model in {trained.path} is for values in "
+                f"[{limits[0]:g}, {limits[1]:g}]: what it gives means little. Scale the data as the training rows were")
     names = getattr(trained.model, "class_names", None)
     return with_classes(source, names) if names is not None and labelled else source

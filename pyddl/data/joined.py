@@ -427,9 +427,10 @@ def in_order_of(source: Source, columns: Sequence[str] | None, image_shape: Sequ
     more = [name for name in source.columns if name not in columns]
     if lacks or more:
         parts = [f"{verb} {_some(names)}" for verb, names in (("lacks", lacks), ("has", more)) if names]
+        file, leave_out = source.name.partition(":")[0], ",".join(f"-{name}" for name in more)
+        cure = f"{file}:NAME,NAME, or rename them" if lacks or len(more) > 5 else f"{file}:{leave_out}"
         raise DataError(f"columns of {source.name} and of {other} have unlike names: {source.name} "
-                        f"{' and '.join(parts)}; all need the same: choose them by name, "
-                        f"{source.name.partition(':')[0]}:NAME,NAME, or rename them")
+                        f"{' and '.join(parts)}; all need the same: choose them by name, {cure}")
     return ReorderedSource(source, columns)
 
 

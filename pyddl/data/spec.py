@@ -120,7 +120,7 @@ def _labelled(source: Source, labels: Any, given: Any, without: Sequence[str], a
     origin = _told(os.fspath(labels), addresses)
     if without:
         origin += f" (left out of the features: {', '.join(without)})"
-    labelled = LabelledSource(source, _labels(os.fspath(labels)), origin=origin)
+    labelled = LabelledSource(source, _labels(os.fspath(labels), source), origin=origin)
     labelled.spec = {**source.spec, "labels": os.fspath(given)} if source.spec else source.spec
     return labelled
 
@@ -198,8 +198,8 @@ def _load(spec: Any, part: str | None, without: Sequence[str]) -> Source:
     return _file(text, without)
 
 
-def _labels(text: str) -> Labels:
-    """The labels that a specification names."""
+def _labels(text: str, source: Source) -> Labels:
+    """The labels of these rows that a specification names."""
     name, colon, _ = text.partition(":")
     if name in NAMED or (name == "random" and colon):
         return _labels_of(_load(text, None, ()))
@@ -211,9 +211,11 @@ def _labels(text: str) -> Labels:
         found = _with_rows(_parts_of(Path(path), inner), lambda part, form: _part_labels(part, form, inner))
         return found[0] if len(found) == 1 else _joined(found, path)
     if kind != "file":
+        meant = _check.nearest(name, NAMED)
+        if text in (source.columns or ()) and source.spec:
+            meant = f"; did you mean {_inner(source.spec['data'])[0] + ':' + text!r}?"
         raise DataError(f"labels {_check.shown(text)!r} are neither a known data set nor a file; expected "
-                        f"{', '.join(sorted(NAMED))}, or the path of a file or folder of "
-                        f"labels{_check.nearest(name, NAMED)}")
+                        f"{', '.join(sorted(NAMED))}, or the path of a file or folder of labels{meant}")
     return _format(path, inner).labels(path, inner)
 
 

@@ -131,7 +131,8 @@ class Estimator(Conventions):
         rows = {"columns": None if names is None else names.tolist(), "image_shape": self._image_shape,
                 "scaling": self._scaling and self._scaling.record(),
                 "classes": None if classes is None else classes.tolist()}
-        with contextlib.closing(RunDirectory(path, overwrite=overwrite)) as directory:
+        cure = "say overwrite=True to replace it, or choose another path"
+        with contextlib.closing(RunDirectory(path, overwrite=overwrite, cure=cure)) as directory:
             directory.config({"model": name_of(result.model), **given,
                               ROWS: {name: value for name, value in rows.items() if value is not None}})
             directory.rewrite_metrics(result.metrics)

@@ -69,7 +69,8 @@ def new_folder(name: str) -> str:
 class RunDirectory:
     """Writes one run's directory. Only rank 0 makes one.
 
-    Until `close`, or until this process ends, no other process makes one of the same directory.
+    Until `close`, or until this process ends, no other process makes one of the same directory. ``cure`` is what the
+    message says where there is an earlier run.
 
     Raises
     ------
@@ -78,12 +79,12 @@ class RunDirectory:
         be written to.
     """
 
-    def __init__(self, path: str | Path, *, overwrite: bool = False, resume: bool = False):
+    def __init__(self, path: str | Path, *, overwrite: bool = False, resume: bool = False,
+                 cure: str = "say resume to go on with it, overwrite to replace it, or choose another out"):
         self.path = Path(path)
         left = [name for name in (CONFIG, METRICS, SUMMARY, MODEL) if os.path.exists(self.path / name)]
         if left and not (overwrite or resume):
-            raise ParameterError(f"{self.path} already holds a run ({left[0]}); say resume to go on with it, overwrite "
-                                 "to replace it, or choose another out")
+            raise ParameterError(f"{self.path} already holds a run ({left[0]}); {cure}")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._claim()

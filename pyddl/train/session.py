@@ -419,10 +419,21 @@ class Session:
                        else replica.tensors(whole.state()))
             self.ledger.save(Saved(tensors, {
                 "updates": between.gather_objects([[phase.updates for phase in each.phases] for each in replica.rows]),
-                "counters": between.gather_objects(replica.counters), "losses": self._all_losses(),
+                "counters": between.gather_objects(self._plain_counters()), "losses": self._all_losses(),
                 "seconds": seconds, "seconds_per_rank": records.by_part(per_rank),
                 "auto": self.choice and self.choice.record()}, whole.slices()),
                 self.connection.transport, best=best)
+
+    def _plain_counters(self) -> dict[str, Any]:
+        """The strategy's counters, NumPy's numbers made Python's: this run goes on as one that is resumed does."""
+        counters: dict[str, Any] = self.replica.counters
+        for name, value in counters.items():
+            if isinstance(value, np.generic):
+                counters[name] = value.item()
+            elif not isinstance(value, int | float | str):
+                raise StrategyError(f"strategy {self.plan.strategy.name} has left {value!r} in me.counters[{name!r}], "
+                                    "and a checkpoint holds numbers there: vectors belong into me.vectors")
+        return counters
 
     def _all_losses(self) -> list[dict[str, list[float]]]:
         """Of each replica that is saved: its losses, of all ranks that belong to it."""

@@ -122,6 +122,9 @@ def test_a_run_records_its_columns_and_later_data_follow(tmp_path):
     message = "other.parquet and of the training data of .*run have unlike names: other.parquet lacks c and has z"
     with pytest.raises(DataError, match=message):
         rows_for(run, other)
+    more = write(tmp_path / "more.parquet", {**X, "z": X["c"]})
+    with pytest.raises(DataError, match=r"more.parquet has z; all need .* by name, \S*more.parquet:-z$"):
+        rows_for(run, more)
     assert _settings(None, f"{out}/config.toml", {})["hidden"] == (2,)
 
     labelled = load(paths[1], labels=np.arange(40) % 2)

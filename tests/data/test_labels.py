@@ -218,6 +218,14 @@ def test_wrong_columns_of_labels_are_refused(table, column, labels, message):
         load(f"{path}:a", labels=f"{path}:{labels}" if labels else path)
 
 
+def test_a_column_without_its_file_is_told_the_file(table):
+    path = table()
+    with pytest.raises(DataError, match=rf"labels 'y' are neither .*; did you mean '{path}:y'\?"):
+        load(f"{path}:a,y", labels="y")
+    with pytest.raises(DataError, match=r"did you mean 'digits'\?"):
+        load(f"{path}:a,y", labels="digit")
+
+
 def test_labels_at_an_address(table):
     pytest.importorskip("fsspec")
     path = f"file://{table()}"

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 import pyddl
+from pyddl.cli.evaluate import rows_for
 from pyddl.data import ArraySource, load
 from pyddl.data.joined import rounded_into
 from pyddl.errors import ParameterError
 from pyddl.models import Autoencoder
 from pyddl.train import Trainer
+from pyddl.train.run import load_run
 
 ABOVE = [1.0000000000000002, np.float32(1 + 1.9e-6), 1 + 9e-6]
 BELOW = [-1e-50, -np.finfo(float).tiny, -1.9e-6, -9e-6]
@@ -62,3 +64,12 @@ def test_least_and_greatest_are_those_that_are_read(tmp_path):
 def test_a_generator_of_such_rows_has_outputs_in_that_range():
     gan = pyddl.models.for_data("gan", ArraySource(rows(-2e-6, 1 + 2e-6)))
     assert gan.options()["output"] == pyddl.models.for_data("gan", ArraySource(rows(0, 1))).options()["output"]
+
+
+def test_rows_for_a_run_that_lie_beyond_its_range_are_told_of(tmp_path, capsys):
+    Trainer(Autoencoder(3, hidden=(2,), loss="bce"), epochs=1, batch_size=10, out=str(tmp_path / "run")).fit(rows(0, 1))
+    for high in (1, 1 + 9e-6, 16):
+        np.save(tmp_path / "x.npy", rows(0, high))
+        rows_for(load_run(tmp_path / "run"), str(tmp_path / "x.npy"))
+        said = capsys.readouterr().err
+        assert ("x.npy reaches from 0 to 16, and the model in" in said) == (high == 16) == bool(said)

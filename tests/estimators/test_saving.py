@@ -28,7 +28,7 @@ def test_what_is_saved_is_loaded_again(tmp_path):
     np.testing.assert_array_equal(again.reconstruct(FRAME), fitted.inverse_transform(fitted.transform(FRAME)))
     again.partial_fit(FRAME)
     assert len(again.metrics_) == 3 and load_run(tmp_path / "r").summary["finished"]
-    with pytest.raises(ParameterError, match="already holds a run"):
+    with pytest.raises(ParameterError, match=r"already holds a run \(config.toml\); say overwrite=True to replace it"):
         fitted.save(tmp_path / "r")
     again.save(tmp_path / "r", overwrite=True)
     assert len(pyddl.load(tmp_path / "r").metrics_) == 3

@@ -78,6 +78,32 @@ def test_a_resumed_run_is_the_uninterrupted_one(world, shared):
     assert np.array_equal(resumed.parameters, whole.parameters)
 
 
+class Counting(Local):
+    """As `Local`, with a counter of its own."""
+
+    def __init__(self):
+        self.found = []
+
+    def worker(self, me):
+        self.found.append(me.counters.get("count"))
+        me.counters["count"] = self.count
+        yield from super().worker(me)
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.int64(3)])
+def test_counters_of_numpy_are_kept(tmp_path, value):
+    Counting.count, strategies = value, [Counting(), Counting()]
+    for epochs, each in enumerate(strategies, 1):
+        train(each, tmp_path / "run", epochs=epochs, resume=epochs > 1)
+    assert [each.found for each in strategies] == [[None], [value]] and isinstance(strategies[1].found[0], int | float)
+
+
+def test_a_counter_that_no_checkpoint_holds_is_named(tmp_path):
+    Counting.count = np.zeros(2)
+    with pytest.raises(StrategyError, match=r"Counting has left array.* in me.counters\['count'\], and a check"):
+        train(Counting(), tmp_path / "run", epochs=1)
+
+
 # ---- its arguments are recorded
 
 class Given(Local):
