@@ -14,13 +14,14 @@ RULE = re.compile(rb"-{40,}\r?\n?$")  # Open MPI frames its own words by such li
 SAID = re.compile(rb"detected that one or more processes exited with\s+non-zero status"
                   rb"|Primary job\s+terminated normally, but\s+\d+ process(?:es)? returned"
                   rb"|MPI_ABORT was invoked on rank|has exited due to process rank \d+ .*calling\s+.abort")
+NOISE = re.compile(rb"\[[^\]]+:\d+\] PMIX ERROR: ")  # of a rank that Open MPI could tell nothing more
 LONGEST = 14  # lines of a frame; more is something else
 
 
 class Relay(threading.Thread):
     """Hands on what comes from one file descriptor to another, until its end.
 
-    Frames in which Open MPI says that a rank has ended itself or all are kept back: who knows the launcher's status
+    Frames in which Open MPI says that a rank has ended itself or all, and its lines of that, are kept back: who knows the launcher's status
     may know that nobody misses them.
 
     Parameters
@@ -57,7 +58,11 @@ class Relay(threading.Thread):
     def _take(self, line: bytes) -> None:
         """A line, or the end of one."""
         rule = not self._within and RULE.match(line) is not None
+        noise = not self._within and not self._frame and NOISE.match(line) is not None
         self._within = False
+        if noise:
+            self.held += line
+            return
         if not self._frame and not rule:
             self.explained |= line.rstrip().endswith(ENDING_ALL.encode())
             self._write(line)

@@ -41,6 +41,12 @@ def test_the_launcher_s_own_frames_are_held_back(pieces):
     assert relayed(why + ABORTED + CALLED, pieces) == (why, ABORTED + CALLED, True)
 
 
+@pytest.mark.parametrize("pieces", [None, 400])
+def test_so_are_its_lines_of_ranks_that_have_gone(pieces):
+    line = "[vm:12345] PMIX ERROR: PMIX_ERR_UNREACH in file base/ptl_base_sendrecv.c at line 65\n"
+    assert relayed("pyddl: no such file\n" + line, pieces) == ("pyddl: no such file\n", line, False)
+
+
 @pytest.mark.parametrize("text", [OTHER, RULE, "a bar 10 %", "---\nno frame\n", RULE + "line\n" * 20 + RULE,
                                   "50 %\r" + RULE, RULE + "an unfinished frame\n"])
 @pytest.mark.parametrize("pieces", [None, 3])
