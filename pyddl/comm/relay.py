@@ -21,8 +21,8 @@ LONGEST = 14  # lines of a frame; more is something else
 class Relay(threading.Thread):
     """Hands on what comes from one file descriptor to another, until its end.
 
-    Frames in which Open MPI says that a rank has ended itself or all, and its lines of that, are kept back: who knows the launcher's status
-    may know that nobody misses them.
+    Frames and lines in which Open MPI says that a rank has ended itself or all are kept back: who knows the launcher's
+    status may know that nobody misses them.
 
     Parameters
     ----------
