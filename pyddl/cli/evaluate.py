@@ -129,8 +129,8 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
     """The source that ``--data`` names, or the test data that the run recorded; of the model's width and classes.
 
     Without test data it is the training rows, which a line on standard error ``says``. Without ``labelled`` files of
-    labels that the run recorded are left alone, unless they are columns beside the features. What is to become of ``pictures`` is as the run recorded it, where it
-    is not given.
+    labels that the run recorded are left alone, unless they are columns beside the features. What is to become of
+    ``pictures`` is as the run recorded it, where it is not given.
     """
     from pyddl.cli.app import say
     from pyddl.cli.model_command import source_of
