@@ -115,19 +115,29 @@ def _recorded_rows(trained: Any, labels: str | None = None) -> tuple[Any, Any]:
     return training_and_test(source, None, recorded.get("validation"), recorded["seed"])
 
 
+def _without_files_of_labels(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run recorded, but for labels that are no columns of the files of its rows: those are no features."""
+    from pyddl.data.spec import columns_of
+
+    without = [labels for rows, labels in (("data", "labels"), ("test", "test_labels"))
+               if not columns_of(config.get(labels), config.get(rows))]
+    return {**config, **dict.fromkeys(without)}
+
+
 def rows_for(trained: Any, data: str | None, labels: str | None = None, *, labelled: bool = True,
              says: bool = True, pictures: Mapping[str, Any] | None = None) -> Any:
     """The source that ``--data`` names, or the test data that the run recorded; of the model's width and classes.
 
     Without test data it is the training rows, which a line on standard error ``says``, as another does that values lie
-    beyond the range of the model's loss. Without ``labelled`` files of labels that the run recorded are left alone.
-    What is to become of ``pictures`` is as the run recorded it, where it is not given.
+    beyond the range of the model's loss. Without ``labelled`` files of labels that the run recorded are left alone,
+    unless they are columns beside the features. What is to become of ``pictures`` is as the run recorded it, where it
+    is not given.
     """
     from pyddl.cli.app import say
     from pyddl.cli.model_command import source_of
     from pyddl.data.joined import reach, reaches_beyond, rounded_into, with_classes
 
-    recorded = trained.config if labelled else {**trained.config, "labels": None, "test_labels": None}
+    recorded = trained.config if labelled else _without_files_of_labels(trained.config)
     asked = {name: value for name, value in (pictures or {}).items() if value}
     source = source_of({**trained.config, **asked, "data": data, "labels": labels}, recorded=not asked)
     if source is None and recorded.get("test"):

@@ -28,7 +28,7 @@ def command(run: str, count: int, seed: int, out: str | None, label: str | None)
     from pyddl.cli.evaluate import rows_for
     from pyddl.data.written import check_ending, names_of, write_rows
     from pyddl.train.plots import draw_pictures
-    from pyddl.train.run import load_run, written
+    from pyddl.train.run import ROWS, load_run, written
 
     target = check_ending(Path(run) / "samples.npy" if out is None else out, ".png")
     trained = load_run(run)
@@ -40,7 +40,7 @@ def command(run: str, count: int, seed: int, out: str | None, label: str | None)
     samples = trained.unscaled(trained.model.sample(trained.averaged, trained.buffers, count, seed, **given))
     try:
         source = rows_for(trained, None, labelled=False, says=False)
-    except DataError:  # the data are not here: curves, and columns without names
+    except DataError:  # the data are not here: curves
         source = None
     with written(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def command(run: str, count: int, seed: int, out: str | None, label: str | None)
         with written(target):
             draw_pictures(target, "samples", samples, source and source.image_shape)
     else:
-        write_rows(target, samples, names_of(source, samples))
+        write_rows(target, samples, trained.config.get(ROWS, {}).get("columns") or names_of(source, samples))
     click.echo(f"{target}: {count} samples of {samples.shape[1]} float32")
     return 0
 

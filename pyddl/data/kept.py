@@ -22,13 +22,19 @@ from pyddl.data.download import cache_folder
 from pyddl.data.npy import MAGIC, open_npy
 from pyddl.errors import DataError
 
-__all__ = ["begun", "kept", "one_at_a_time", "state_of"]
+__all__ = ["begun", "kept", "one_at_a_time", "room_in_cache", "state_of"]
 
 WORTH_IT = 1 << 20  # bytes of values; smaller arrays are kept by each process
 MADE_AS = 1  # counts the ways in which copies were ever made: another number, and none that is there is taken
 HEADER = 128  # bytes of a .npy file before its rows
 
 log = logging.getLogger("pyddl")
+
+
+def room_in_cache() -> int:
+    """Free bytes where copies are kept, or would be."""
+    folder = cache_folder("unpacked")
+    return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
 
 
 def kept(place: Path, state: object, blocks: Callable[[], Iterator[np.ndarray]], how: str = "") -> np.ndarray:

@@ -98,7 +98,8 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
         pictured = _pictured(rows)
         if (image_size is not None or grey) and not pictured:
             raise ParameterError(f"image_size and grey are for pictures, and data {spec!r} are none: leave them out")
-        without = [] if labels is None else _columns_of(names, rows)
+        without = [] if labels is None else columns_of(names, rows)
+        known = _labels(os.fspath(names)) if without else None  # first: an unknown name is no feature's fault
         source = open_pictures(Path(rows), image_size, grey) if pictured else _load(rows, part, without)
         if isinstance(spec, str | os.PathLike):
             source.spec = {"data": os.fspath(spec) + (f":{part}" if part else ""),
@@ -106,12 +107,13 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
         if addresses and hasattr(source, "origin"):
             source.origin = _told(source.origin, addresses)
         if labels is not None:
-            source = _labelled(source, names, labels, without, addresses)
+            source = _labelled(source, names, labels, without, addresses, known)
         return source if scale is None else _scaled(source, scale)
 
 
-def _labelled(source: Source, labels: Any, given: Any, without: Sequence[str], addresses: Mapping[str, str]) -> Source:
-    """The rows with labels from elsewhere, which were ``given`` by this name."""
+def _labelled(source: Source, labels: Any, given: Any, without: Sequence[str], addresses: Mapping[str, str],
+              known: Labels | None) -> Source:
+    """The rows with labels from elsewhere, which were ``given`` by this name, and may be ``known`` already."""
     if not isinstance(labels, str | os.PathLike):
         found = _labels_of(labels) if isinstance(labels, Source) else as_labels(labels, source.name)
         labelled = LabelledSource(source, found, origin="memory")
@@ -120,7 +122,7 @@ def _labelled(source: Source, labels: Any, given: Any, without: Sequence[str], a
     origin = _told(os.fspath(labels), addresses)
     if without:
         origin += f" (left out of the features: {', '.join(without)})"
-    labelled = LabelledSource(source, _labels(os.fspath(labels), source), origin=origin)
+    labelled = LabelledSource(source, known or _labels(os.fspath(labels), source), origin=origin)
     labelled.spec = {**source.spec, "labels": os.fspath(given)} if source.spec else source.spec
     return labelled
 
@@ -198,8 +200,8 @@ def _load(spec: Any, part: str | None, without: Sequence[str]) -> Source:
     return _file(text, without)
 
 
-def _labels(text: str, source: Source) -> Labels:
-    """The labels of these rows that a specification names."""
+def _labels(text: str, source: Source | None = None) -> Labels:
+    """The labels that a specification names, perhaps of these rows."""
     name, colon, _ = text.partition(":")
     if name in NAMED or (name == "random" and colon):
         return _labels_of(_load(text, None, ()))
@@ -212,7 +214,7 @@ def _labels(text: str, source: Source) -> Labels:
         return found[0] if len(found) == 1 else _joined(found, path)
     if kind != "file":
         meant = _check.nearest(name, NAMED)
-        if text in (source.columns or ()) and source.spec:
+        if source is not None and source.spec and text in (source.columns or ()):
             meant = f"; did you mean {_inner(source.spec['data'])[0] + ':' + text!r}?"
         raise DataError(f"labels {_check.shown(text)!r} are neither a known data set nor a file; expected "
                         f"{', '.join(sorted(NAMED))}, or the path of a file or folder of labels{meant}")
@@ -247,7 +249,7 @@ def _joined(parts: Sequence[Labels], path: str) -> Labels:
     return Labels(np.concatenate([part.values for part in parts]))
 
 
-def _columns_of(labels: Any, spec: Any) -> list[str]:
+def columns_of(labels: Any, spec: Any) -> list[str]:
     """Names of the labels within the file or folder that the rows are in too, where no features are named there."""
     if not isinstance(labels, str | os.PathLike) or not isinstance(spec, str | os.PathLike):
         return []

@@ -8,6 +8,7 @@ network: its gradient is one tangent pass (`Network.tangent`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, ClassVar
 
@@ -436,6 +437,7 @@ class GAN:
                 _core.uniform(places, np.arange(len(bias)), seed % random.SEEDS, random.INITIALISE, number, BETWEEN)
                 bias[:] = width * (2 * places[:, 0] - 1) * np.linalg.norm(weight, axis=1)
 
+    @np.errstate(over="ignore", invalid="ignore")  # of a run that diverges: the loss tells
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
                  batch: Batch) -> dict[str, float]:
         """Overwrite the phase's slices of ``gradients`` with the sum over the batch's rows.
@@ -460,7 +462,7 @@ class GAN:
         """The discriminator's turn, given what it sees (`seen`)."""
         objective, critic, packs = self.objective, self.discriminator, Packs(len(batch), self.packing)
         seen = packs.of(seen)
-        places = self._places(batch, 2)
+        places, own, batch = self._places(batch, 2), batch, _judged_in(batch, packs, 2)
         judged = self._judged(parameters, buffers, batch, seen, places, slot=0)
         r, f = judged[: packs.count], judged[packs.count :]
         losses, of_r, of_f = objective.of_discriminator(r, f)
@@ -472,7 +474,7 @@ class GAN:
         if objective.penalised == "between":
             critic.backward(parameters, gradients, buffers, batch, self._deltas(slopes * weights, places), slot=0,
                             final=False)
-            points, places = self._between(seen, batch, packs), self._places(batch)
+            points, places, batch = self._between(seen, own, packs), self._places(own), _judged_in(own, packs)
             self._judged(parameters, buffers, batch, points, places, slot=1)
             slopes, weights, penalised, slot = np.ones_like(packs.weights), packs.weights, packs.count, 1
             g = np.empty_like(points)
@@ -500,10 +502,11 @@ class GAN:
         """The sum of the generator's losses, and their slopes with respect to the samples that are ``seen``."""
         objective, critic, packs = self.objective, self.discriminator, Packs(len(batch), self.packing)
         seen = packs.of(seen)
-        places = self._places(batch)
-        f = self._judged(parameters, buffers, batch, seen[packs.count :], places, slot=0)
-        r = self._judged(parameters, buffers, batch, seen[: packs.count], places) if objective.paired else f
-        losses, slopes = objective.of_generator(r, f)
+        places, batch = self._places(batch), _judged_in(batch, packs)
+        f, r = self._judged(parameters, buffers, batch, seen[packs.count :], places, slot=0), None
+        if objective.paired:  # with what dropout leaves of the sample
+            r = self._judged(parameters, buffers, batch, seen[: packs.count], places, training=True)
+        losses, slopes = objective.of_generator(f if r is None else r, f)
         below = np.empty_like(seen[packs.count :])
         critic.backward(parameters, None, buffers, batch, self._deltas(slopes * packs.weights, places), slot=0,
                         below=below)
@@ -544,10 +547,10 @@ class GAN:
         return np.tile(np.asarray(batch.labels, dtype=np.int64).reshape(len(batch), 1), (times, 1))
 
     def _judged(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch, seen: np.ndarray,
-                places: np.ndarray | None, slot: int | None = None) -> np.ndarray:
+                places: np.ndarray | None, slot: int | None = None, training: bool | None = None) -> np.ndarray:
         """The discriminator's numbers of what it sees, (n,)."""
         out = np.empty((len(seen), self.classes or 1), dtype=np.float32)
-        self.discriminator.forward(parameters, buffers, batch, seen, out, slot=slot)
+        self.discriminator.forward(parameters, buffers, batch, seen, out, slot=slot, training=training)
         return (out if places is None else np.take_along_axis(out, places, axis=1))[:, 0]
 
     def _deltas(self, slopes: np.ndarray, places: np.ndarray | None) -> np.ndarray:
@@ -640,6 +643,14 @@ class GAN:
         """A discriminator that is always right, and samples that are all alike."""
         trained = "train_loss_generator" in line  # else the discriminator is trained alone
         return signs_of_collapse(line if trained else {}, shown, self._scale(parameters), self.objective.name)
+
+
+def _judged_in(batch: Batch, packs: Packs, times: int = 1) -> Batch:
+    """The batch, with the number of a row for each pack of so many such batches over one another: what layers of a
+    discriminator draw belongs to that row, and is the same for a row and its sample."""
+    own = copy(batch)
+    own.index = np.tile(batch.index[packs.first], times)
+    return own
 
 
 def signs_of_collapse(line: Mapping[str, Any], samples: np.ndarray, scale: np.float32, objective: str) -> list[str]:

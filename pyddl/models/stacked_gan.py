@@ -298,6 +298,7 @@ discriminator_optimizer, generator_rate, discriminator_rate, beta1, beta2, initi
 
             level.initialise(parameters, buffers, seed + i * SEED_OF_LEVEL, data.through(own, self.widths[i]))
 
+    @np.errstate(over="ignore", invalid="ignore")  # of a run that diverges: the loss tells
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
                  batch: Batch) -> dict[str, float]:
         """Overwrite the phase's slices of ``gradients`` with the sum over the batch's rows.

@@ -329,7 +329,8 @@ class Worker(Replica):
         vectors = {"parameters": self.whole, "gradients": gradients}
         found = (not_finite(name, vector, self.layout) for name, vector in vectors.items())
         where = next(filter(None, found), "")
-        cure = NOT_FINITE_CURE if batch.step else "the data or the first weights are too large: scale the data"
+        moved = batch.step or batch.turn
+        cure = NOT_FINITE_CURE if moved else "the data or the first weights are too large: scale the data"
         return f"step {batch.step}, rank {self.rank}: the loss is {loss}{where and '; '}{where}: {cure}"
 
 

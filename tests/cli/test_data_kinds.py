@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 from support import pyddl
 
-from pyddl.cli import encode, evaluate
+from pyddl.cli import encode, evaluate, generate
 
 pd = pytest.importorskip("pandas")
 Image = pytest.importorskip("PIL.Image")
@@ -36,6 +36,21 @@ def test_a_table_is_trained_on_evaluated_and_encoded(tmp_path, monkeypatch):
     accuracy = next(float(line.split()[1]) for line in out.splitlines() if line.startswith("accuracy"))
     assert accuracy > 0.8
     assert "200 codes of 8 float32" in said(encode.command, "run", "--data", "train.csv:a,b,c,d,e")
+    assert "100 codes of 8 float32" in said(encode.command, "run"), "labels are no feature here, too"
+    assert "has no column 'kin'" in said(evaluate.command, "run", "--data", "train.csv", "--labels", "train.csv:kin",
+                                         check=1)
+
+
+def test_samples_have_the_names_of_a_table_s_columns(tmp_path, monkeypatch):
+    rows = np.random.default_rng(0).random((40, 2))
+    pd.DataFrame(rows, columns=["a", "b"]).assign(kind=["x", "y"] * 20).to_csv(tmp_path / "t.csv", index=False)
+    pyddl("train", "gan", "--data", "t.csv", "--labels", "t.csv:kind", "--conditional", "--generator", "4",
+          "--discriminator", "4", "--epochs", "1", "--out", "run", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        said(generate.command, "run", "--count", "3", "--label", "y", "--out", "s.csv")
+        assert list(pd.read_csv("s.csv").columns) == ["a", "b"]
+        (tmp_path / "t.csv").unlink(missing_ok=True)  # the run knows them
 
 
 def test_pictures_are_scaled_as_the_run_was_trained(tmp_path, monkeypatch):

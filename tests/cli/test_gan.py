@@ -44,6 +44,13 @@ def test_books_and_pictures(folder):
     assert "clip_weights" not in config and 'optimizer = "rmsprop"' in (folder / "points/config.toml").read_text()
 
 
+def test_divergence_in_the_first_step_names_the_rate(tmp_path):
+    said = pyddl("train", "gan", "--data", "digits", "--generator", "4", "--discriminator", "4", "--epochs", "1",
+                 "--lr", "1e30", "--out", "run", cwd=tmp_path, check=1)
+    assert "step 0, rank 0: the loss is nan" in said and "lower the learning rate" in said
+    assert "RuntimeWarning" not in said
+
+
 def test_samples_and_scores(folder):
     said = pyddl("generate", "gan", "--count", "7", "--out", "s.npy", cwd=folder)
     assert "7 samples of 64 float32" in said and np.load(folder / "s.npy").shape == (7, 64)

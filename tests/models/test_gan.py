@@ -19,7 +19,7 @@ from pyddl.models import GAN, Model, create, for_data
 from pyddl.models.dcgan import discriminator_of
 from pyddl.models.distance import energy_distance
 from pyddl.models.gan import BETWEEN
-from pyddl.models.layers import BatchNorm, Dense, LayerNorm, Reshape
+from pyddl.models.layers import BatchNorm, Dense, Dropout, LayerNorm, Reshape
 from pyddl.models.network import Network
 from pyddl.models.objectives import OBJECTIVES
 from pyddl.models.stages import stages_of
@@ -199,6 +199,32 @@ def test_a_batch_is_its_parts_added_up(case, phase):
     begin, end = model.layout.range(phase)
     np.testing.assert_allclose(whole[begin:end], sums[begin:end], rtol=1e-4, atol=1e-5)
     assert found == pytest.approx(losses, rel=1e-5)
+
+
+@pytest.mark.parametrize("case", ["r3gan", "wgan_gp", "non_saturating, R1, smoothed", "minimax", "wgan",
+                                  "r3gan, packs of 2 and a rest", "wgan_gp, packs of 3", "r3gan, conditional"])
+def test_a_discriminator_may_have_dropout(case):
+    """Its gradient is that of the loss as drawn, and a batch is its parts added up."""
+    critic = [Dense(7, "leaky_relu"), Dropout(0.4), Dense(6, "leaky_relu"), Dense(4 if "cond" in case else 1)]
+    model, parameters, buffers, batch = made(case, discriminator=critic)
+    plain = made(case)[0].gradient(parameters, model.layout.zeros(), buffers, batch)["loss"]
+    for phase in ("discriminator", "generator"):
+        batch.phase = phase
+        whole, other = model.layout.zeros(), model.layout.zeros()
+        found = model.gradient(parameters, whole, buffers, batch)["loss"]
+        assert phase == "generator" or found != plain
+        direction, begin, end = np.zeros_like(parameters), *model.layout.range(phase)
+        direction[begin:end] = whole[begin:end] / np.linalg.norm(whole[begin:end])
+        up, down = (model.gradient(parameters + np.float32(h) * direction, other, buffers, batch)["loss"]
+                    for h in (2e-3, -2e-3))
+        assert (up - down) / 4e-3 == pytest.approx(np.linalg.norm(whole[begin:end]), rel=0.02)
+        sums = np.zeros(model.layout.size)
+        for first, last in ((0, 6), (6, 9)):
+            part = model.layout.zeros()
+            model.gradient(parameters, part, buffers, batch.part(first, last))
+            sums += part
+        np.testing.assert_allclose(whole[begin:end], sums[begin:end], rtol=1e-4, atol=1e-5)
+    model.evaluate(parameters, buffers, batch)
 
 
 def test_a_turn_has_noise_of_its_own():
