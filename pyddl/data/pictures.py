@@ -134,8 +134,8 @@ def _blocks(files: Sequence[Path], size: tuple[int, int] | None, grey: bool) -> 
     mode = "RGB" if coloured and not grey else "L"
     wanted, free = len(files) * shape[0] * shape[1] * len(mode), room_in_cache()
     if wanted > free:
-        raise DataError(f"{len(files)} pictures of {shape[0]} x {shape[1]} pixels are {wanted:,} bytes, and the cache has "
-                        f"room for {free:,}: choose a smaller image_size; XDG_CACHE_HOME names another folder")
+        raise DataError(f"{len(files)} pictures of {shape[0]} x {shape[1]} pixels are {wanted:,} bytes, and the cache "
+                        f"has room for {free:,}: choose a smaller image_size; XDG_CACHE_HOME names another folder")
     at_a_time = max(1, BLOCK // (shape[0] * shape[1] * len(mode)))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # Pillow lets go of the GIL while it decodes
         for begin in range(0, len(files), at_a_time):

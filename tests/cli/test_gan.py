@@ -103,11 +103,11 @@ def test_a_simulation(folder):
 @pytest.mark.parametrize(("name", "data", "recorded"), [
     ("dcgan", "digits", {"channels": [32, 64]}), ("wgan", "points.npy", {"objective": "wgan", "generator_every": 5})])
 def test_a_preset_is_a_gan_with_other_defaults(folder, name, data, recorded):
-    line = ("train", name, "--data", data, "--epochs", "1", "--batch-size", "256", "--out", name)
+    line = ("train", name, "--data", data, "--epochs", "1", "--batch-size", "32", "--out", name)
     said = pyddl(*line, cwd=folder)
     assert said.startswith("gan, ") and f"written to {name}" in said
     config = tomllib.loads((folder / name / "config.toml").read_text())
-    assert config["model"] == name and recorded.items() <= config.items() and config["batch_size"] == 256
+    assert config["model"] == name and recorded.items() <= config.items() and config["batch_size"] == 32
     assert "allreduce" in pyddl("simulate", name, "--data", data, "--epochs", "1", "--workers", "2", "--out",
                                 f"simulated-{name}", cwd=folder)
     if name == "dcgan":
@@ -135,6 +135,7 @@ def model_of(run):
     (("--objective", "wgan_gp", "--clip-weights", "0.1"), "weights are clipped in objective wgan only"),
     (("--generator", "128,resize"), "generator is '128,resize'; at character 5 is 'resize'; expected resize2"),
     (("--generator", "8,reshape2x4,up1"), "it ends with pictures of 4 by 8, and rows are 2 values"),
+    (("--critic-steps", "1000"), "phase generator has a turn in every 1000 steps, and its stage has"),
     (("--packing", "300", "--batch-size", "256"), "of which 300 stay together"),
     (("--channels", "4"), "the rows do not say the shape of a picture"),
     (("--data", "same.npy"), "all 30 rows are the same"),
