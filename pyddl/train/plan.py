@@ -88,7 +88,7 @@ class Plan:
             for phase in span.stage.phases:
                 if phase.every > span.end - span.first:
                     raise ParameterError(f"phase {phase.name} has a turn in every {phase.every} steps, and its stage "
-                                         f"has {span.end - span.first}: it would never have one. Train for more epochs, "
+                                         f"has {span.end - span.first}: it would never have one. Train for longer, "
                                          "or let it have turns more often (in a gan: generator_every, --critic-steps)")
                 self._check_rule(self.rule(span, phase))
                 if self.strategy.servers:
