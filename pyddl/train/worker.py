@@ -191,11 +191,14 @@ class Worker(Replica):
         self.buffers[:] = self._before
         self.seen -= self.samples
 
+    def _due(self) -> list[PhaseState]:
+        """The phases that have a turn in this step, whose number is the batch's: tickets come in any order."""
+        step = self._batch.step - self._first_step
+        return [each for each in self.phases if each.is_due(step)]
+
     def turns(self) -> Iterator[Turn]:
         """The turns of this step: until the next one is asked for, vectors are those of the phase."""
-        batch = self._batch
-        step = batch.step - self._first_step
-        due = [each for each in self.phases if each.is_due(step)]
+        batch, due = self._batch, self._due()
         try:
             for each in due:
                 self._phase = each
@@ -273,7 +276,7 @@ class Worker(Replica):
         for each in self.rows:
             if each._computed is None:
                 raise StrategyError("the strategy yielded StepDone without BeginStep: each step begins with that")
-            if not each._computed and any(phase.is_due(self.step) for phase in each.phases):
+            if not each._computed and each._due():
                 raise StrategyError("the strategy yielded StepDone in a step without Compute: in each of me.turns() it "
                                     "belongs before what makes an Update of the gradient")
             each._computed = None
