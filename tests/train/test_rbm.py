@@ -133,14 +133,18 @@ class StopWithin(RBM):
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("step", [0, 3, 6, 9])
 def test_a_step_that_a_server_has_not_made_is_made_again_from_where_its_chains_were(world, shared, step):
-    """A worker may have moved its chains for it before the stop. (Offsets are merged where a checkpoint is written.)"""
-    options = {"strategy": "server", "optimizer": "sgd", "batch_size": 50, "seed": 4, "epochs": 4}
+    """A worker may have moved its chains for it before the stop. (Offsets are merged where a checkpoint is written.)
+
+    Of two workers at most, whose pushes have one sum in any order: a state of a chain may hang on its rounding.
+    """
+    options = {"strategy": "server", "servers": max(1, world.size - 2), "optimizer": "sgd", "batch_size": 50,
+               "seed": 4, "epochs": 4}
     whole = train("classic", **options)
     stop = StopRequest()
     given = {**options, "out": str(shared / "run")}
     Trainer(StopWithin(stop, step if world.rank == world.size - 1 else -1), stop=stop, **given).fit(ROWS, ROWS[:101])
     second = train("classic", **{**given, "resume": True})
-    np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-5, atol=1e-6)  # pushes add as they come
+    np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(second.buffers, whole.buffers, atol=1e-6)
 
 
