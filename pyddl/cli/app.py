@@ -118,12 +118,12 @@ def app() -> int:
         say(f"pyddl: {error}")
         return OnAllRanks(BAD_INPUT) if error.on_all_ranks else BAD_INPUT
     except CommError as error:
-        if not error.on_all_ranks and not installed():
-            return _failed(str(error))  # MPI has not come up
-        if not error.on_all_ranks:
+        if error.on_all_ranks:
+            say(f"pyddl: {error}")
+            return OnAllRanks(1)
+        if installed():
             raise  # only some ranks may know: the abort hook ends all
-        say(f"pyddl: {error}")
-        return OnAllRanks(1) if error.on_all_ranks else 1
+        return _failed(str(error))  # MPI has not come up
     except PyddlError as error:
         return _failed(str(error))
     except MemoryError as error:

@@ -212,7 +212,17 @@ class ChosenSource(_SomeRows):
         return f"{self.name}: {len(self)} of {len(self._whole)} rows; {self._whole.describe()}"
 
 
-class ReorderedSource(_SomeRows):
+class _AllRows(_SomeRows):
+    """All rows of a source, whose values are others."""
+
+    def __init__(self, whole: Source):
+        super().__init__(whole, len(whole), whole.name)
+
+    def _rows(self, index: np.ndarray) -> np.ndarray:
+        return index
+
+
+class ReorderedSource(_AllRows):
     """All rows of a source, their columns in another order.
 
     Parameters
@@ -224,13 +234,10 @@ class ReorderedSource(_SomeRows):
     """
 
     def __init__(self, whole: Source, columns: Sequence[str]):
-        super().__init__(whole, len(whole), whole.name)
+        super().__init__(whole)
         assert whole.columns is not None
         self._order = np.array([whole.columns.index(name) for name in columns])
         self.columns, self.scaling = tuple(columns), whole.scaling and whole.scaling.reordered(self._order)
-
-    def _rows(self, index: np.ndarray) -> np.ndarray:
-        return index
 
     @property
     def test(self) -> Source | None:
@@ -246,7 +253,7 @@ class ReorderedSource(_SomeRows):
         return f"{self._whole.describe()}, its columns put in order by their names"
 
 
-class ClippedSource(_SomeRows):
+class ClippedSource(_AllRows):
     """All rows of a source, their values clipped to a range.
 
     Parameters
@@ -256,11 +263,8 @@ class ClippedSource(_SomeRows):
     """
 
     def __init__(self, whole: Source, low: float, high: float):
-        super().__init__(whole, len(whole), whole.name)
+        super().__init__(whole)
         self._low, self._high = low, high
-
-    def _rows(self, index: np.ndarray) -> np.ndarray:
-        return index
 
     @property
     def minimum(self) -> float:
@@ -278,7 +282,7 @@ class ClippedSource(_SomeRows):
         return self._whole.describe()
 
 
-class ScaledSource(_SomeRows):
+class ScaledSource(_AllRows):
     """All rows of a source, scaled.
 
     Parameters
@@ -288,11 +292,8 @@ class ScaledSource(_SomeRows):
     """
 
     def __init__(self, whole: Source, scaling: Scaling):
-        super().__init__(whole, len(whole), whole.name)
+        super().__init__(whole)
         self.scaling, self.spec = scaling, whole.spec
-
-    def _rows(self, index: np.ndarray) -> np.ndarray:
-        return index
 
     @property
     def test(self) -> Source | None:
