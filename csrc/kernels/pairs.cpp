@@ -53,8 +53,8 @@ void pairs_gradient(const ConvolutionShape& s, std::int64_t rows, const Bfloat16
 #pragma omp for collapse(2) schedule(static)
             for (std::int64_t c = 0; c < C / C_each; ++c)
                 for (std::int64_t k = 0; k < K / K_each; ++k)
-                    table.gradient(larges + c * of_large, smalls + k * of_small, gradients + c * C_each * K + k * K_each,
-                                   s, pairs, add || first > 0);
+                    table.gradient(larges + c * of_large, smalls + k * of_small,
+                                   gradients + c * C_each * K + k * K_each, s, pairs, add || first > 0);
         }
     }
 }

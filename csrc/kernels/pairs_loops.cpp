@@ -46,15 +46,12 @@ void tap(const Bfloat16* large, const Bfloat16* small, float* sums, const Convol
     __m512 sum[rows][2];
 #pragma GCC unroll 8
     for (int64_t r = 0; r < rows; ++r)
-        for (int64_t q = 0; q < 2; ++q)
-            sum[r][q] = add ? _mm512_loadu_ps(sums + r * K + 16 * q) : _mm512_setzero_ps();
+        for (int64_t q = 0; q < 2; ++q) sum[r][q] = add ? _mm512_loadu_ps(sums + r * K + 16 * q) : _mm512_setzero_ps();
     for (int64_t p = 0; p < pairs; ++p)
         for (int64_t i = down.begin; i < down.end; ++i) {
             const int64_t y = p * x.large.height + i * x.stride + a - x.padding;
-            const Bfloat16* of_large =
-                large + (y * x.large.width + across.begin * x.stride + b - x.padding) * 2 * rows;
-            const Bfloat16* of_small =
-                small + ((p * x.small.height + i) * x.small.width + across.begin) * 2 * columns;
+            const Bfloat16* of_large = large + (y * x.large.width + across.begin * x.stride + b - x.padding) * 2 * rows;
+            const Bfloat16* of_small = small + ((p * x.small.height + i) * x.small.width + across.begin) * 2 * columns;
             for (int64_t j = across.begin; j < across.end; ++j, of_large += step, of_small += 2 * columns) {
                 const auto first = (__m512bh)_mm512_loadu_si512(of_small);
                 const auto second = (__m512bh)_mm512_loadu_si512(of_small + columns);
@@ -84,8 +81,7 @@ void tap(const Bfloat16* large, const Bfloat16* small, float* sums, const Convol
                 for (int64_t i = down.begin; i < down.end; ++i)
                     for (int64_t j = across.begin; j < across.end; ++j) {
                         const int64_t y = i * x.stride + a - x.padding, u = j * x.stride + b - x.padding;
-                        const Bfloat16* one =
-                            large + (((p * x.large.height + y) * x.large.width + u) * rows + r) * 2;
+                        const Bfloat16* one = large + (((p * x.large.height + y) * x.large.width + u) * rows + r) * 2;
                         const Bfloat16* other =
                             small + (((p * x.small.height + i) * x.small.width + j) * columns + k) * 2;
                         sum += load(one) * load(other) + load(one + 1) * load(other + 1);

@@ -41,8 +41,10 @@ void say_file(int number, siginfo_t* about, void*) {
         say_mapped_file(about->si_addr);
         _exit(1);
     }
-    if (passed_on.exchange(true)) signal(number, SIG_DFL);  // it came back
-    else sigaction(number, &before_watching, nullptr);
+    if (passed_on.exchange(true))
+        signal(number, SIG_DFL);  // it came back
+    else
+        sigaction(number, &before_watching, nullptr);
     if (about->si_code <= 0) raise(number);  // sent by somebody; else the instruction fails again
 }
 

@@ -81,8 +81,9 @@ bool knows_mapped_file(const void* address) { return found(address) != nullptr; 
 
 void say_mapped_file(const void* address) {
     if (const Known* file = found(address)) write_text(file->path);
-    write_text(" was cut while it was read: a file of data must stay as it is until training is over. Write a new one "
-               "beside it, and rename that\n");
+    write_text(
+        " was cut while it was read: a file of data must stay as it is until training is over. Write a new one "
+        "beside it, and rename that\n");
 }
 
 }  // namespace pyddl::process
