@@ -181,7 +181,8 @@ TABLE: list[Option] = [
     Option("scale", "str", None, "data",
            "scale of the data's columns, learned from the training rows and kept by the run; minmax: from 0 to 1; "
            "standard: mean 0, deviation 1; pixels: values of 0 to 255 divided by 255. Pictures have one for all "
-           "pixels. Codes and errors are those of scaled rows; reconstructions and samples are scaled back",
+           "pixels; a column of one value becomes 0. Codes and errors are those of scaled rows; reconstructions and "
+           "samples are scaled back",
            choices=names.SCALES, trainer=False),
     # ---- model
     Option("hidden", "ints", (256, 64), "model",

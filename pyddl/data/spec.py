@@ -64,8 +64,9 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
         Whether coloured pictures become grey ones.
     scale : {"minmax", "standard", "pixels"} or Source, optional
         Bring columns to one scale, which these rows give: to [0, 1], or to mean 0 and deviation 1; or divide values of
-        0 to 255 by 255. Pictures have one scale for all pixels. Of a scaled source its own is taken: test rows need
-        that of the training rows, which the trainer gives to those without one.
+        0 to 255 by 255. Pictures have one scale for all pixels; a column with one value in all rows becomes 0. Of a
+        scaled source its own is taken: test rows need that of the training rows, which the trainer gives to those
+        without one.
 
     Returns
     -------
@@ -78,7 +79,7 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
     DataError
         Nothing of that name, or the file is damaged. A named set that is not on this machine is fetched into
         the user cache; without a network the message lists every place that was tried. What an address leads to cannot
-        be had. A label is missing, NaN or infinite. A column that is to be scaled has one value in all rows.
+        be had. A label is missing, NaN or infinite. Rows that are to be scaled are all alike.
     ShapeError
         There are more labels than rows, or fewer.
 
