@@ -107,7 +107,7 @@ def _measure(trained: Any, name: str) -> Any:
 
 def _recorded_rows(trained: Any, labels: str | None = None) -> tuple[Any, Any]:
     """The rows that the run was trained on, and the test rows among the same data; the run records its data."""
-    from pyddl.cli.model_command import source_of
+    from pyddl.train.named import source_of
     from pyddl.data.joined import training_and_test
 
     recorded = trained.config
@@ -134,7 +134,7 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
     is not given.
     """
     from pyddl.cli.app import say
-    from pyddl.cli.model_command import source_of
+    from pyddl.train.named import source_of
     from pyddl.data.joined import reach, reaches_beyond, rounded_into, with_classes
 
     recorded = trained.config if labelled else _without_files_of_labels(trained.config)
