@@ -226,7 +226,13 @@ TABLE: list[Option] = [
            of=_SUPERVISED),
     Option("dtype", "str", "float32", "model",
            "element type of the matrix products; sums, weights and updates are float32 always", choices=names.DTYPES,
-           trainer=False, of=(*_NETWORKS, "linear", *_CHAINED, *_ADVERSARIAL)),
+           trainer=False, of=(*_NETWORKS, "linear", *_CHAINED, *_ADVERSARIAL, "torch")),
+    # ---- PyTorch modules
+    Option("module", "str", None, "model",
+           f"function that makes a PyTorch module, and the file that it is in: {_own.FUNCTION}", trainer=False,
+           of=("torch",)),
+    Option("arguments", "values", None, "model", "arguments of that function: NAME=VALUE, with commas", trainer=False,
+           of=("torch",)),
     # ---- variational autoencoders
     Option("kl_weight", "float", 1.0, "model",
            "weight of the divergence of the codes in what is minimised; loss and elbo are reported with weight 1",

@@ -156,10 +156,13 @@ def write_model(out: str | Path, model: Model, parameters: np.ndarray, averaged:
                 group: ModelGroup | None = None) -> None:
     """Write ``model.safetensors``: every slice under its name, whole. Collective over ``group``, where there is one.
 
-    Where averaged copies of parameters were kept, they are there as ``average.NAME``.
+    Where averaged copies of parameters were kept, they are there as ``average.NAME``. A tensor that the model knows by
+    several names (``aliases``) is there under each.
     """
     slices = {s.name: s for s in [*model.layout, *model.buffers]}
     tensors = model.layout.views(parameters) | model.buffers.views(buffers)
+    for name, of in getattr(model, "aliases", {}).items():
+        slices[name], tensors[name] = slices[of], tensors[of]
     if averaged is not parameters:
         slices |= {f"average.{s.name}": s for s in model.layout}
         tensors |= {f"average.{name}": view for name, view in model.layout.views(averaged).items()}
@@ -253,7 +256,7 @@ class Run:
         whole, (begin, end) = self.model.layout.zeros(), self.model.layout.range_of(phase.groups)
         for s in self.model.layout:
             if begin <= s.begin < end:
-                whole[s.begin : s.end] = tensors[f"phase.{phase.name}.{name}.{s.name}"].ravel()
+                s.view(whole)[...] = tensors[f"phase.{phase.name}.{name}.{s.name}"]
         return whole[begin:end]
 
 
