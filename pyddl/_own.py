@@ -130,9 +130,8 @@ def said(error: BaseException, path: Path | str) -> str:
 
 
 def name_of(cls: type) -> str | None:
-    """``FILE.py:Class`` of a class, as seen from here; None where no file has it, as in a notebook."""
+    """``FILE.py:Class`` of a class, right in any working directory; None where no file has it, as in a notebook."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if file is None or "." in cls.__qualname__ or not file.endswith(".py"):
         return None
-    near = os.path.relpath(file)
-    return f"{os.path.abspath(file) if near.startswith('..') else near}:{cls.__name__}"
+    return f"{os.path.abspath(file)}:{cls.__name__}"

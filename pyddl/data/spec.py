@@ -26,7 +26,7 @@ from pyddl.data.source import ArraySource, RandomSource, Source
 from pyddl.errors import DataError, NoRowsError, ParameterError
 from pyddl.names import SCALES
 
-__all__ = ["FORMATS", "fetch", "find", "load", "of_pictures"]
+__all__ = ["FORMATS", "fetch", "find", "from_anywhere", "load", "of_pictures"]
 
 T = TypeVar("T")
 PARTS = ("train", "test")
@@ -110,6 +110,14 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
         if labels is not None:
             source = _labelled(source, names, labels, without, addresses, known)
         return source if scale is None else _scaled(source, scale)
+
+
+def from_anywhere(spec: str) -> str:
+    """A specification that means the same in another working directory: paths become absolute, and names stay."""
+    path, inner = _inner(spec)
+    if spec.partition(":")[0] in NAMED or not os.path.exists(path):
+        return spec
+    return os.path.abspath(path) + (f":{inner}" if inner else "")
 
 
 def _labelled(source: Source, labels: Any, given: Any, without: Sequence[str], addresses: Mapping[str, str],

@@ -1,12 +1,14 @@
 """What users of the command line stumble over: runs in this process, as `pyddl ...` would do them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
 
 from pyddl.data import load
+from pyddl.data.spec import from_anywhere
 from pyddl.models import Autoencoder, Classifier
 from pyddl.train import Trainer, load_run
 from pyddl.train.run import read_toml
@@ -70,6 +72,24 @@ def test_names_of_labels_and_of_test_data_are_recorded_too(tmp_path):
     Trainer(Classifier(3, hidden=(), classes=2), epochs=1, out=str(tmp_path / "r")).fit(source, source)
     config = read_toml((tmp_path / "r/config.toml").read_text())
     assert {config["data"], config["test"]} == {rows} and {config["labels"], config["test_labels"]} == {labels}
+
+
+def test_a_run_is_found_and_goes_on_from_any_folder(pyddl_here, tmp_path, monkeypatch):
+    table = np.column_stack([np.random.default_rng(0).random((40, 3)), np.arange(40) % 2])
+    np.savetxt("x.csv", table, delimiter=",", header="a,b,c,y", comments="")
+    Path("mine.py").write_text("from pyddl.strategies import Local\n\n\nclass Mine(Local):\n    pass\n")
+    one = ["--epochs", "1", "--batch-size", "20", "--quiet"]
+    pyddl_here("train", "autoencoder", "--data", "x.csv:a,b,c", "--hidden", "2", *one, "--out", "ae")
+    pyddl_here("train", "classifier", "--data", "x.csv:a,b,c", "--labels", "x.csv:y", "--test", "x.csv:a,b,c",
+               "--test-labels", "x.csv:y", "--encoder", "ae", "--strategy", "mine.py:Mine", *one, "--out", "r")
+    monkeypatch.chdir(tmp_path.parent)
+    run = str(Path(tmp_path.name, "r"))
+    before = json.loads(pyddl_here("evaluate", run, "--json")[0])
+    assert before["rows"] == 40 and "40 codes" in pyddl_here("encode", run, "--out", str(tmp_path / "c.npy"))[0]
+    pyddl_here("train", "--resume", "--epochs", "2", "--out", run)
+    assert len(load_run(run).metrics) == 2
+    assert from_anywhere("digits:test") == "digits:test" and from_anywhere("random:2x3") == "random:2x3"
+    assert from_anywhere("https://host/x.csv:a") == "https://host/x.csv:a"
 
 
 def test_evaluating_without_a_test_part_says_which_rows_it_takes(pyddl_here, tmp_path):
