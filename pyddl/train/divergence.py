@@ -12,8 +12,8 @@ __all__ = ["Divergence"]
 class Divergence:
     """What this rank has found that is not finite.
 
-    A rank alone ends at once. Among others, who would wait for it in the next sum, it goes on and asks for a stop, which
-    that sum carries to all of them.
+    A rank alone ends at once. Among others, who would wait for it in the next sum, it goes on and asks for a stop,
+    which that sum carries to all of them.
 
     Parameters
     ----------
