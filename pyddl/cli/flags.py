@@ -1,38 +1,20 @@
-"""Options of commands: makes click's flags from `pyddl.options`, and reads what a TOML file gives."""
+"""Options of commands: makes click's flags from `pyddl.options`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
-from pyddl import _check
-from pyddl.errors import DataError, ParameterError
+from pyddl.errors import ParameterError
 from pyddl.options import Option, of_section, stranger
 
-__all__ = ["flags", "read_config", "write_in_groups"]
+__all__ = ["flags", "write_in_groups"]
 
 GROUPS = {"data": "Data", "model": "Model", "training": "Training", "own": "Options of single strategies",
           "machine": "Ranks and machine", "simulation": "Simulated machine", "output": "Output"}
 """Titles of the groups of flags, in their order: the option table's sections, and what strategies have of their own."""
-
-
-def read_config(path: str) -> dict[str, Any]:
-    """What a TOML file says; its names and values are not checked yet."""
-    from pyddl.train.run import read_toml
-
-    try:
-        return read_toml(Path(path).read_text(encoding="utf-8-sig"))  # Windows' editors begin with a byte order mark
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{_check.shown(path)}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text in UTF-8 (byte {error.start}): save it in that encoding") from None
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
 
 
 class _Checked(click.ParamType):

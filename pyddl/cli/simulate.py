@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from pyddl import _check, models, options
-from pyddl.cli.flags import read_config
 from pyddl.cli.model_command import ModelCommand
 from pyddl.errors import ParameterError
 
@@ -102,6 +101,8 @@ class _Progress:
 
 def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """The model, and all options: flags over the file over defaults."""
+    from pyddl.train.run import read_config
+
     from_file = {} if config is None else read_config(config)
     recorded = from_file.get("model", MODEL)
     name = _check.one_of("MODEL", model or recorded, models.TABLE)

@@ -12,7 +12,6 @@ import click
 
 from pyddl import _check, models, options
 from pyddl.cli.app import BAD_INPUT
-from pyddl.cli.flags import read_config
 from pyddl.cli.model_command import ModelCommand
 from pyddl.cli.output import GoingOn
 from pyddl.comm.abort import STOPPED
@@ -47,6 +46,8 @@ def run(model: str | None, config: str | None, **given: Any) -> int:
 
 def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """All options: flags over the file over defaults."""
+    from pyddl.train.run import read_config
+
     from_file: dict[str, Any] = {} if config is None else read_config(config)
     name = model or from_file.get("model")
     if name is None:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -39,8 +39,8 @@ from pyddl.train.agreement import FLOAT32_INSTEAD, dtype_of_all
 from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.tensors import write_parts
 
-__all__ = ["ROWS", "Run", "RunDirectory", "as_recorded", "load_run", "new_folder", "recorded_config", "write_model",
-           "written"]
+__all__ = ["ROWS", "Run", "RunDirectory", "as_recorded", "claimed", "load_run", "new_folder", "read_config",
+           "recorded_config", "write_model", "written"]
 
 log = logging.getLogger("pyddl")
 
@@ -87,7 +87,9 @@ class RunDirectory:
             raise ParameterError(f"{self.path} already holds a run ({left[0]}); {cure}")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._claim()
+            self._claimed = claimed(self.path, f"another training is writing to {self.path}: let it end, stop it "
+                                    f"(SIGUSR1), or choose another out. Where it died with its machine: remove {LOCK} "
+                                    "there")
             for name in (SUMMARY, MODEL) if resume else left:
                 (self.path / name).unlink(missing_ok=True)  # stale until this session ends
             if overwrite and not resume:
@@ -99,17 +101,6 @@ class RunDirectory:
         except OSError as error:
             raise ParameterError(f"cannot write to the run directory {_check.shown(self.path)}: {error.strerror}") \
                 from None
-
-    def _claim(self) -> None:
-        self._claimed = open(self.path / LOCK, "w", encoding="utf-8")  # noqa: SIM115 (`close` does it)
-        try:
-            fcntl.lockf(self._claimed, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                return  # a file system without locks: there everyone must take care
-            self.close()
-            raise ParameterError(f"another training is writing to {self.path}: let it end, stop it (SIGUSR1), or "
-                                 f"choose another out. Where it died with its machine: remove {LOCK} there") from None
 
     def close(self) -> None:
         """Let other trainings write to the directory."""
@@ -150,6 +141,24 @@ class RunDirectory:
         with written(self.path / name):
             temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, self.path / name)
+
+
+def claimed(folder: Path, otherwise: str) -> TextIO:
+    """Keep other processes from claiming the folder, until what is returned is closed, or this process ends.
+
+    Raises
+    ------
+    ParameterError
+        Another process has it; it says ``otherwise``.
+    """
+    lock = open(folder / LOCK, "w", encoding="utf-8")  # noqa: SIM115 (who claims closes it)
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            lock.close()
+            raise ParameterError(otherwise) from None
+    return lock  # perhaps on a file system without locks: there everyone must take care
 
 
 def write_model(out: str | Path, model: Model, parameters: np.ndarray, averaged: np.ndarray, buffers: np.ndarray,
@@ -337,6 +346,20 @@ def read_toml(text: str) -> dict[str, Any]:
         import tomli as tomllib  # type: ignore[no-redef]
 
     return tomllib.loads(text)
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """What a TOML file says; its names and values are not checked yet."""
+    try:
+        return read_toml(Path(path).read_text(encoding="utf-8-sig"))  # Windows' editors begin with a byte order mark
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{_check.shown(path)}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8 (byte {error.start}): save it in that encoding") from None
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _object(text: str) -> dict[str, Any]:
