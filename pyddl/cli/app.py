@@ -121,15 +121,13 @@ def app() -> int:
             return _failed(error, status=BAD_INPUT)
         say(f"pyddl: {error}")
         return OnAllRanks(BAD_INPUT) if error.on_all_ranks else BAD_INPUT
-    except CommError as error:
+    except PyddlError as error:
         if error.on_all_ranks:
             say(f"pyddl: {error}")
             return OnAllRanks(1)
-        if installed():
+        if isinstance(error, CommError) and installed():
             raise  # only some ranks may know: the abort hook ends all
-        return _failed(error)  # MPI has not come up
-    except PyddlError as error:
-        return _failed(error)
+        return _failed(error)  # of a CommError: MPI has not come up
     except MemoryError as error:
         return _failed(error, f"out of memory: {error}. Choose fewer hidden units or a smaller batch_size, or let "
                               "ranks hold one copy of the model together (--split)")

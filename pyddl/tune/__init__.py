@@ -9,7 +9,7 @@ from pyddl._names import lazily, offers
 __all__ = ["Parameter", "Search", "Space", "Study", "Trial"]
 
 _HOMES = {
-    "Parameter": "pyddl.tune.space",
+    "Parameter": "pyddl.tune.parameter",
     "Space": "pyddl.tune.space",
     "Search": "pyddl.tune.search",
     "Study": "pyddl.tune.study",

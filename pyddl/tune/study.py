@@ -29,8 +29,9 @@ import numpy as np
 from pyddl import _check
 from pyddl.errors import DataError, ParameterError
 from pyddl.train.run import claimed, written
+from pyddl.tune.parameter import Parameter
 from pyddl.tune.search import Search
-from pyddl.tune.space import Parameter, Space
+from pyddl.tune.space import Space
 
 __all__ = ["JOURNAL", "Importances", "Search", "Study", "Trial"]
 
@@ -69,7 +70,7 @@ class Importances:
     shares : dict of float
         By parameter, the largest first; their sum is 1.
     epoch : int
-        That after which the trials were compared: as late as `trials` of them came.
+        That after which the trials were compared.
     trials : int
     """
 
@@ -304,8 +305,8 @@ class Study:
     def importances(self) -> Importances | None:
         """Of the parameters, by PED-ANOVA [4]_; None where there are too few trials, or all are alike.
 
-        Trials are compared after the latest epoch that enough of them have come to: few are complete where most are
-        ended early.
+        Trials are compared after the latest epoch that a third of them came to, and ten at least: where most are ended
+        early, few are complete, and these are alike.
 
         References
         ----------
@@ -315,7 +316,7 @@ class Study:
         trials = [trial for trial in self._trials() if trial.user_attrs.get("state") in ("complete", "pruned")]
         for epoch in sorted({epoch for trial in trials for epoch in trial.intermediate_values}, reverse=True):
             here = [trial for trial in trials if epoch in trial.intermediate_values]
-            if len(here) >= FEW:
+            if len(here) >= max(FEW, len(trials) / 3):
                 break
         else:
             return None
