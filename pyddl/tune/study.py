@@ -39,7 +39,7 @@ JOURNAL = "journal.log"
 NAME = "pyddl"  # of the one study in the file
 STATES = ("complete", "pruned", "failed")
 FEW = 10  # trials, of which importances say nothing
-CREATE_TRIAL = 4  # op_code of a journal's line
+ASKED, REPORTED, SAID = 4, 7, 8  # op_code of the lines of a journal that begin a trial, have a value, or an attribute
 
 
 @dataclass(frozen=True)
@@ -229,18 +229,14 @@ class Study:
     def report(self, number: int, epoch: int, value: float) -> bool:
         """A trial's value after an epoch, of 1 and more. Whether the trial shall end here."""
         trial, handle = self._trials()[number], self._handle(number)
-        ends = trial.user_attrs.get("ends")  # decided before, by a session that died before it was told
-        if ends is not None:
-            return epoch >= int(ends)
         if epoch in trial.intermediate_values:  # again, from a checkpoint
-            return False
+            return epoch >= trial.user_attrs.get("ends", math.inf)
         if not math.isfinite(value):  # training itself ends it, or not
             return False
         handle.report(value, epoch)
-        if not handle.should_prune():
-            return False
-        handle.set_user_attr("ends", epoch)
-        return True
+        ends = handle.should_prune()
+        handle.set_user_attr("ends" if ends else "seen", epoch)  # without this line the report is none, see `_mend`
+        return bool(ends)
 
     def tell(self, number: int, state: str, value: float | None = None, why: str | None = None,
              seconds: float | None = None, *, learn: bool = True) -> None:
@@ -272,7 +268,7 @@ class Study:
         elif state == "failed" and not learn:
             self._study.tell(number, state=states.FAIL)
         else:
-            if state == "failed":  # Optuna's samplers do not see FAIL, and would draw the same again
+            if state == "failed" and not handle.constraints:  # samplers do not see FAIL, and would draw the same again
                 handle.set_constraint("trained", 1.0)
             self._study.tell(number, state=states.PRUNED)
 
@@ -370,7 +366,7 @@ def _suggest(trial: Any, parameter: Parameter) -> Any:
 
 
 def _mend(path: Path) -> None:
-    """Cut off what a process that was killed has left of a line; and all where the study was not yet there.
+    """Cut off what a process that was killed has left of a line, or of the lines of one report.
 
     Raises
     ------
@@ -383,21 +379,27 @@ def _mend(path: Path) -> None:
         lines = path.read_bytes().splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
-    for number, line in enumerate(lines, 1):
-        try:
-            said = json.loads(line)
-        except ValueError:
-            said = None
-        if not isinstance(said, dict) or "op_code" not in said:
-            raise DataError(f"{path}: line {number} is damaged; expected an object of a journal. What stands before it "
-                            f"can be kept: head -n {number - 1} {path}")
-    _truncate(path, lines)
+    ops = [_op_code(line) for line in lines]
+    if None in ops:
+        number = ops.index(None)
+        raise DataError(f"{path}: line {number + 1} is damaged; expected an object of a journal. What stands before it "
+                        f"can be kept: head -n {number} {path}")
+    last = max((number for number, op in enumerate(ops) if op == REPORTED), default=len(ops))
+    _truncate(path, lines if SAID in ops[last:] else lines[:last])
+
+
+def _op_code(line: bytes) -> Any:
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return None
+    return said.get("op_code") if isinstance(said, dict) else None
 
 
 def _cut(path: Path, trial: int) -> None:
     """Let a trial, the last, never have been there."""
     lines = path.read_bytes().splitlines(keepends=True)
-    begins = [number for number, line in enumerate(lines) if json.loads(line)["op_code"] == CREATE_TRIAL]
+    begins = [number for number, line in enumerate(lines) if _op_code(line) == ASKED]
     _truncate(path, lines[: begins[trial]])
 
 
