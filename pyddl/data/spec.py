@@ -222,7 +222,7 @@ def _labels(text: str, source: Source | None = None) -> Labels:
         found = _with_rows(_parts_of(Path(path), inner), lambda part, form: _part_labels(part, form, inner))
         return found[0] if len(found) == 1 else _joined(found, path)
     if kind != "file":
-        meant = _check.nearest(name, NAMED)
+        meant = _check.nearest_path(text, NAMED)
         if source is not None and source.spec and text in (source.columns or ()):
             meant = f"; did you mean {_inner(source.spec['data'])[0] + ':' + text!r}?"
         raise DataError(f"labels {_check.shown(text)!r} are neither a known data set nor a file; expected "
@@ -309,8 +309,8 @@ def _random(text: str, sizes: str) -> Source:
     return RandomSource(int(match[1]), int(match[2]))
 
 
-def _file(text: str, without: Sequence[str]) -> Source:
-    text, inner = _inner(text)
+def _file(given: str, without: Sequence[str]) -> Source:
+    text, inner = _inner(given)
     path = Path(text)
     kind = kind_of(text)
     if kind == "folder":
@@ -318,8 +318,7 @@ def _file(text: str, without: Sequence[str]) -> Source:
     if kind != "file":
         raise DataError(f"data {_check.shown(text)!r} is neither a known data set nor a file; expected "
                         f"{', '.join(sorted(NAMED))} (with :train or :test), random:ROWSxFEATURES, or the path of a "
-                        "file or folder of data"
-                        f"{_check.nearest(text.partition(':')[0], NAMED)}")
+                        f"file or folder of data{_check.nearest_path(given, NAMED)}")
     return _format(text, inner).open(text, inner, without)
 
 

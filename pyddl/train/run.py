@@ -298,8 +298,9 @@ def load_run(path: str | Path) -> Run:
         os.stat(path / MODEL)
     except (OSError, ValueError) as error:
         why = f"it has no {MODEL}" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", error)
+        meant = "" if os.path.exists(path) else _check.nearest_path(path)
         raise DataError(f"{_check.shown(path)} is no finished run: {why}; expected the directory given as --out to "
-                        "pyddl train") from None
+                        f"pyddl train{meant}") from None
     try:
         with safe_open(path / MODEL, framework="numpy") as file:
             about = file.metadata() or {}
@@ -356,7 +357,7 @@ def read_config(path: str) -> dict[str, Any]:
     try:
         return read_toml(Path(path).read_text(encoding="utf-8-sig"))  # Windows' editors begin with a byte order mark
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise DataError(f"{path}: no such file{_check.nearest_path(path)}") from None
     except OSError as error:
         raise DataError(f"{_check.shown(path)}: {error.strerror}") from None
     except UnicodeDecodeError as error:
