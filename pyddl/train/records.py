@@ -22,6 +22,7 @@ from pyddl.train.calendar import Span
 from pyddl.train.ledger import Ledger
 from pyddl.train.plan import Plan
 from pyddl.train.run import ROWS
+from pyddl.train.signs import standing
 from pyddl.train.timing import PARTS
 
 __all__ = ["Spent", "by_part", "config", "stage", "summary", "title"]
@@ -188,5 +189,6 @@ def summary(plan: Plan, ledger: Ledger, spent: Spent, transport: Transport, *, c
         "time_per_rank": by_part(spent.per_rank),
         "gflops": reached, "peak_gflops": peak, "machine": platform.node(), "server": server, "deaths": ledger.deaths,
         "simd_level": _core.simd_level(), "onednn": _core.onednn_version(), "stopped_early": ledger.patience.over,
+        "warnings": standing(ledger.metrics),
         "finished": None if stopped else datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

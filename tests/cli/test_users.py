@@ -1,12 +1,14 @@
 """What users of the command line stumble over: runs in this process, as `pyddl ...` would do them."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
 
+from pyddl import Autoencoder as Estimated
 from pyddl.data import load
 from pyddl.data.spec import from_anywhere
 from pyddl.models import Autoencoder, Classifier
@@ -72,6 +74,18 @@ def test_names_of_labels_and_of_test_data_are_recorded_too(tmp_path):
     Trainer(Classifier(3, hidden=(), classes=2), epochs=1, out=str(tmp_path / "r")).fit(source, source)
     config = read_toml((tmp_path / "r/config.toml").read_text())
     assert {config["data"], config["test"]} == {rows} and {config["labels"], config["test_labels"]} == {labels}
+
+
+def test_parameters_that_run_away_are_told_of_at_the_end_of_a_quiet_run_too(pyddl_here, tmp_path):
+    wild = (*SMALL, "--epochs", "3", "--activation", "tanh", "--lr", "1e12", "--out", "r")
+    out, err = pyddl_here(*wild, "--quiet")
+    said = re.fullmatch(r"warning: since epoch 1: (parameters reach .e.1\d, in \S+: training has diverged, .*)\n", err)
+    assert not out and said, err
+    assert json.loads((tmp_path / "r/summary.json").read_text())["warnings"] == [f"since epoch 1: {said[1]}"]
+    out, err = pyddl_here(*wild, "--overwrite")
+    assert out.count("warning: epoch 1: parameters reach") == out.count("warning:") == err.count("warning:") == 1
+    with pytest.warns(UserWarning, match="since epoch 1: parameters reach"):
+        Estimated(hidden=(4,), activation="tanh", learning_rate=1e12, epochs=1).fit(np.eye(9))
 
 
 def test_a_run_is_found_and_goes_on_from_any_folder(pyddl_here, tmp_path, monkeypatch):
