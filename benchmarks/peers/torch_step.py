@@ -22,6 +22,14 @@ from torch.nn import functional
 from benchmarks.peers.line import clocked, serve
 
 
+def filled(model: nn.Sequential, weights: str) -> nn.Sequential:
+    """With parameters from a file, in their order."""
+    with torch.no_grad():
+        for parameter, given in zip(model.parameters(), np.load(weights).values(), strict=True):
+            parameter.copy_(torch.from_numpy(given))
+    return model
+
+
 def network(units: list[int], weights: str) -> nn.Sequential:
     """Dense layers with ReLU between them, but none after the code or the last one."""
     layers: list[nn.Module] = []
@@ -30,11 +38,7 @@ def network(units: list[int], weights: str) -> nn.Sequential:
         layers.append(nn.Linear(fan_in, fan_out))
         if i not in (code, last):
             layers.append(nn.ReLU())
-    model = nn.Sequential(*layers)
-    with torch.no_grad():
-        for parameter, given in zip(model.parameters(), np.load(weights).values(), strict=True):
-            parameter.copy_(torch.from_numpy(given))
-    return model
+    return filled(nn.Sequential(*layers), weights)
 
 
 class Training:
@@ -49,11 +53,12 @@ class Training:
         dtype: str,
         compiled: bool,
         adam: str,
+        ddp: dict[str, Any] | None = None,
     ):
         rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         parameters = list(model.parameters())
         if ranks > 1:
-            model = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+            model = nn.parallel.DistributedDataParallel(model, **{"gradient_as_bucket_view": True, **(ddp or {})})
         autocast = torch.autocast("cpu", torch.bfloat16) if dtype == "bfloat16" else nullcontext()
 
         def loss_of(x: torch.Tensor) -> torch.Tensor:
