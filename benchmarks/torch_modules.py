@@ -40,7 +40,6 @@ TOGETHER = {how: {"dtype": "float32", "strategy": how} for how in ("allreduce", 
 EAGER, COMPILED = ({"dtype": "float32", "compiled": compiled} for compiled in (False, True))
 DDP = {"DDP": EAGER, "DDP, static graph": {**EAGER, "ddp": {"static_graph": True}}, "DDP, compiled": COMPILED}
 ALONE = {"PyTorch": EAGER, "PyTorch, compiled": COMPILED}
-OF_DDP = tuple(DDP)
 
 
 class Case(step.Case):
@@ -143,7 +142,7 @@ def section(lines: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 def main(given: Sequence[str] | None = None) -> Record:
     options = harness.arguments(__doc__, given, ranks={"type": int, "default": 2}, cases={"default": ",".join(CASES)})
     if not harness.TORCH.exists():
-        raise SystemExit(f"{harness.TORCH} is not there; make {harness.TORCH.parent.parent.name}/.made sets it up")
+        raise SystemExit(f"{harness.TORCH} is not there; make bench sets it up")
     quick = options.size == "quick"
     rounds, seconds = (7, 0.05) if quick else (15, 0.15)
     cases = options.cases.split(",")

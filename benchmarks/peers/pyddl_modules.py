@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from benchmarks.peers.modules import module
 from benchmarks.peers.pyddl_step import Trainings, main
-from pyddl.models.torch import Torch
+from pyddl.models import Torch
 
 
 def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
