@@ -1,11 +1,11 @@
 """How fast do several ranks train a module of PyTorch, against PyTorch's DDP over gloo, and one rank, against PyTorch?
 
-The autoencoder 784-256-64-256-784 with 32, 128 and 512 rows per rank, and a small convolutional one (1-16-32 channels of
-28 x 28 pixels and back) with 32 and 128: the same module, loss and Adam on both sides, one thread per rank. pyddl's ranks
-train it as a `pyddl.models.Torch` by ``allreduce``, and by ``local``, which sends nothing. DDP's gradients are views of
-its buckets; it is eager, eager with a static graph, and compiled; one process of PyTorch is eager and compiled. Before
-anything is timed, all must give the same losses from the same weights over 20 steps: those of several ranks, as one
-process has them that takes all their rows at once.
+The autoencoder 784-256-64-256-784 with 32, 128 and 512 rows per rank, and a small convolutional one (1-16-32 channels
+of 28 x 28 pixels and back) with 32 and 128: the same module, loss and Adam on both sides, one thread per rank. pyddl's
+ranks train it as a `pyddl.models.Torch` by ``allreduce``, and by ``local``, which sends nothing. DDP's gradients are
+views of its buckets; it is eager, eager with a static graph, and compiled; one process of PyTorch is eager, compiled.
+Before anything is timed, all must give the same losses from the same weights over 20 steps: those of several ranks, as
+one process has them that takes all their rows at once.
 
     python -m benchmarks.torch_modules [--size quick|node|cluster] [--ranks 2] [--cases 784-256-64-256-784:32,...]
 
@@ -40,7 +40,6 @@ TOGETHER = {how: {"dtype": "float32", "strategy": how} for how in ("allreduce", 
 EAGER, COMPILED = ({"dtype": "float32", "compiled": compiled} for compiled in (False, True))
 DDP = {"DDP": EAGER, "DDP, static graph": {**EAGER, "ddp": {"static_graph": True}}, "DDP, compiled": COMPILED}
 ALONE = {"PyTorch": EAGER, "PyTorch, compiled": COMPILED}
-OF_DDP = tuple(DDP)
 
 
 class Case(step.Case):
@@ -143,7 +142,7 @@ def section(lines: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 def main(given: Sequence[str] | None = None) -> Record:
     options = harness.arguments(__doc__, given, ranks={"type": int, "default": 2}, cases={"default": ",".join(CASES)})
     if not harness.TORCH.exists():
-        raise SystemExit(f"{harness.TORCH} is not there; make {harness.TORCH.parent.parent.name}/.made sets it up")
+        raise SystemExit(f"{harness.TORCH} is not there; make bench sets it up")
     quick = options.size == "quick"
     rounds, seconds = (7, 0.05) if quick else (15, 0.15)
     cases = options.cases.split(",")

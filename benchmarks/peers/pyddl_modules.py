@@ -19,8 +19,8 @@ def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
 
 
 class OfModules(Trainings):
-    def model(self, dtype: str, **named: Any) -> Any:
-        return Torch(module(named["name"], named["weights"]), loss)
+    def model(self, dtype: str, *, name: str) -> Any:  # type: ignore[override]
+        return Torch(module(name), loss)
 
     def parts(self, setup: str, count: int) -> dict[str, float]:
         return self.trainings[setup].parts(count)

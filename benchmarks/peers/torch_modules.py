@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from benchmarks.peers.modules import module
-from benchmarks.peers.torch_step import Training, Trainings, main
+from benchmarks.peers.torch_step import Training, Trainings, filled, main
 
 
 class OfModules(Trainings):
     def made(self, batch: int, rows: torch.Tensor, how: dict[str, Any], *, adam: str, name: str = "",
              weights: str = "", **_: Any) -> Training:
-        return Training(module(name, weights), batch, rows, adam=adam, **how)
+        return Training(filled(module(name), weights), batch, rows, adam=adam, **how)
 
 
 if __name__ == "__main__":

@@ -22,15 +22,7 @@ from torch.nn import functional
 from benchmarks.peers.line import clocked, serve
 
 
-def filled(model: nn.Sequential, weights: str) -> nn.Sequential:
-    """With parameters from a file, in their order."""
-    with torch.no_grad():
-        for parameter, given in zip(model.parameters(), np.load(weights).values(), strict=True):
-            parameter.copy_(torch.from_numpy(given))
-    return model
-
-
-def network(units: list[int], weights: str) -> nn.Sequential:
+def network(units: list[int]) -> nn.Sequential:
     """Dense layers with ReLU between them, but none after the code or the last one."""
     layers: list[nn.Module] = []
     last, code = len(units) - 2, (len(units) - 1) // 2 - 1
@@ -38,7 +30,15 @@ def network(units: list[int], weights: str) -> nn.Sequential:
         layers.append(nn.Linear(fan_in, fan_out))
         if i not in (code, last):
             layers.append(nn.ReLU())
-    return filled(nn.Sequential(*layers), weights)
+    return nn.Sequential(*layers)
+
+
+def filled(model: nn.Sequential, weights: str) -> nn.Sequential:
+    """With parameters from a file, in their order."""
+    with torch.no_grad():
+        for parameter, given in zip(model.parameters(), np.load(weights).values(), strict=True):
+            parameter.copy_(torch.from_numpy(given))
+    return model
 
 
 class Training:
@@ -97,7 +97,7 @@ class Trainings:
         self, batch: int, rows: torch.Tensor, how: dict[str, Any], *, adam: str, units: list[int], weights: str
     ) -> Training:
         """A training of the network that the driver has named."""
-        return Training(network(units, weights), batch, rows, adam=adam, **how)
+        return Training(filled(network(units), weights), batch, rows, adam=adam, **how)
 
     def prepare(self, batch: int, rows: str, modes: dict[str, dict[str, Any]], **named: Any) -> dict[str, str]:
         """Make a training for each mode: ``dtype`` and ``compiled``. Returns which Adam was chosen for each."""
