@@ -183,8 +183,9 @@ class _Coordinator:
         self._parent.send((places, key))
         rank_0 = os.getppid()
         while len(self._ranks) < size:
-            for each in wait(listeners, 0.5):
-                self._admit(each.accept()[0], key)  # type: ignore[union-attr]
+            for ready in wait(listeners, 0.5):
+                assert isinstance(ready, socket.socket)
+                self._admit(ready.accept()[0], key)
             if os.getppid() != rank_0:
                 raise EOFError
         for each in listeners:
@@ -213,15 +214,17 @@ class _Coordinator:
             pending = bool(self._died) or self._desk.waits
             answers: Answers = []
             for connection in wait(list(ranks), 0.2 if pending else None):
-                rank = ranks[connection]  # type: ignore[index]
+                assert isinstance(connection, Connection)
+                rank = ranks[connection]
                 try:
-                    what, said = connection.recv()  # type: ignore[union-attr]
+                    what, said = connection.recv()
                 except (EOFError, ConnectionError):
                     if rank == 0:
                         raise EOFError from None
-                    del ranks[connection]  # type: ignore[arg-type]
+                    del ranks[connection]
                     if outlives():  # else its job ends, and the trial goes on in another one
                         self._died[rank] = time.monotonic()
+                        self._desk.silent(rank)
                     continue
                 if what == "epoch":
                     answers.append((rank, self._desk.epoch(rank, said)))

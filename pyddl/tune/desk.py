@@ -94,27 +94,36 @@ class Desk:
         self.table.epoch(number, line["epoch"], value)
         return "prune" if prune else "stop" if self._stops else "on"
 
-    def gone(self, rank: int) -> Answers:
-        """A rank has died, and the others live."""
-        self._deaths = True
+    def silent(self, rank: int) -> None:
+        """A rank has died, perhaps with its whole job."""
         self._waiting.pop(rank, None)
+
+    def gone(self, rank: int) -> Answers:
+        """It has, and the others live."""
+        self._deaths = True
         group = self._group_of.pop(rank, None)
         if group is None:
             return self._end()
-        self.table.note(f"rank {rank} has died")
-        self._living[group].discard(rank)
-        self._dead[group].append(rank)
+        if rank in self._living[group]:
+            self.table.note(f"rank {rank} has died")
+            self._lose(group, rank)
         return self._serve(group)
+
+    def _lose(self, group: int, rank: int) -> None:
+        self._living[group].remove(rank)
+        self._dead[group].append(rank)
 
     def tick(self) -> Answers:
         """Time has passed: groups of which some do not come back are told to end."""
         answers: Answers = []
         for group, since in list(self._since.items()):
             if self._clock() - since > PATIENCE:
-                del self._since[group]
-                back = [rank for rank in self._living[group] if rank in self._waiting]
-                why = self._outcome(group).why
-                answers += [(rank, Split(f"trial {self._trials[group].number}: {why}")) for rank in back]
+                number, outcome = self._trials[group].number, self._outcome(group)
+                self._enter(group, outcome)
+                for rank in sorted(self._living[group] & self._waiting.keys()):
+                    answers.append((rank, Split(f"trial {number}: {outcome.why}")))
+                    del self._waiting[rank]
+                    self._lose(group, rank)
         return answers
 
     @property

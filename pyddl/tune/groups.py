@@ -31,8 +31,9 @@ def groups_of(nodes: Sequence[int], size: int) -> tuple[list[list[int]], list[in
     ([[0, 1], [3, 4], [5, 6]], [2])
     """
     if size > len(nodes):
-        raise ParameterError(f"--ranks-per-trial is {size}, and there {'is' if len(nodes) == 1 else 'are'} {len(nodes)} "
-                             f"rank{'s' * (len(nodes) != 1)}: give at most {len(nodes)}, or start more (--ranks {size})")
+        count = len(nodes)
+        raise ParameterError(f"--ranks-per-trial is {size}, and there {'is' if count == 1 else 'are'} {count} "
+                             f"rank{'s' * (count != 1)}: give at most {count}, or start more (--ranks {size})")
     groups, left = [], []
     for node in sorted(set(nodes)):
         here = [rank for rank, where in enumerate(nodes) if where == node]

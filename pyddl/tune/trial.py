@@ -15,7 +15,7 @@ from typing import Any
 
 from pyddl import _check, models, options
 from pyddl.comm.child import Child
-from pyddl.errors import CheckpointError, DataError, NotFiniteError, PeerLost, PyddlError
+from pyddl.errors import CheckpointError, CommError, DataError, NotFiniteError, PeerLost, PyddlError
 from pyddl.train import named
 from pyddl.train.progress import Progress
 from pyddl.train.stop import StopRequest
@@ -143,7 +143,7 @@ def train(given: Mapping[str, Any], out: Path, *, resume: bool, tell: Tell, stop
                 done = run(True)
         if done is None:
             done = run(False)
-    except PeerLost as error:
+    except CommError as error:
         return Outcome("failed", why=str(error), lost=True, learn=False)
     except CheckpointError as error:
         return Outcome("failed", why=str(error), learn=False, fatal=True)
