@@ -202,18 +202,22 @@ def test_tpe_comes_nearer_to_the_best_than_random_draws(tmp_path, direction):
     assert sum(found["tpe"]) < 0.75 * sum(found["random"])
 
 
-def test_tpe_keeps_away_from_trials_that_diverged(tmp_path):
+@pytest.mark.parametrize("epochs", [0, 8])
+def test_tpe_keeps_away_from_trials_that_diverged(tmp_path, epochs):
+    """Also where they came further than any other, and were good until then."""
     diverged = {}
     for learn in (True, False):
         study = Study(tmp_path / f"{learn}", space(), Search(trials=40, pruner="none"))
         while (trial := study.ask()) is not None:
             rate = trial.given["learning_rate"]
+            for epoch in range(1, epochs + 1 if rate > 0.01 else 2):
+                study.report(trial.number, epoch, -rate)
             if rate > 0.01:
                 study.tell(trial.number, "failed", why="diverged", learn=learn)
             else:
-                study.tell(trial.number, "complete", -rate)  # best right at the edge
+                study.tell(trial.number, "pruned")
         diverged[learn] = sum(row["state"] == "failed" for row in study.rows()[20:])
-    assert diverged[True] < diverged[False]
+    assert diverged[True] < 0.6 * diverged[False]  # 7 to 8 of 20 against 18 to 20, of 4 seeds
 
 
 def test_a_trial_without_a_finite_value_has_failed_and_the_search_goes_on(tmp_path):
