@@ -28,6 +28,7 @@ COMMANDS = {
     "encode": "Write the codes of data to a file.",
     "reconstruct": "Write what a trained model makes of data, by way of its codes, to a file.",
     "plot": "Draw a run's curves and its reconstructions.",
+    "tune": "Search over runs: train many, one after another or on groups of MPI ranks, and keep the best.",
     "simulate": "Show a strategy at many workers, on a virtual clock.",
     "bench": "Measure how fast pyddl is on this machine, and against whom.",
     "doctor": "Say what this machine offers, and what is wrong with it.",
@@ -117,15 +118,13 @@ def app() -> int:
     except (ParameterError, ShapeError, DataError) as error:
         say(f"pyddl: {error}")
         return OnAllRanks(BAD_INPUT) if error.on_all_ranks else BAD_INPUT
-    except CommError as error:
+    except PyddlError as error:
         if error.on_all_ranks:
             say(f"pyddl: {error}")
             return OnAllRanks(1)
-        if installed():
+        if isinstance(error, CommError) and installed():
             raise  # only some ranks may know: the abort hook ends all
-        return _failed(str(error))  # MPI has not come up
-    except PyddlError as error:
-        return _failed(str(error))
+        return _failed(str(error))  # of a CommError: MPI has not come up
     except MemoryError as error:
         return _failed(f"out of memory: {error}. Choose fewer hidden units or a smaller batch_size, or let ranks hold "
                        "one copy of the model together (--split)")

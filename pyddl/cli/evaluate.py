@@ -107,8 +107,8 @@ def _measure(trained: Any, name: str) -> Any:
 
 def _recorded_rows(trained: Any, labels: str | None = None) -> tuple[Any, Any]:
     """The rows that the run was trained on, and the test rows among the same data; the run records its data."""
-    from pyddl.cli.model_command import source_of
     from pyddl.data.joined import training_and_test
+    from pyddl.train.named import source_of
 
     recorded = trained.config
     source = trained.as_trained(source_of({**recorded, "labels": labels}, recorded=True))
@@ -134,8 +134,8 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
     is not given.
     """
     from pyddl.cli.app import say
-    from pyddl.cli.model_command import source_of
     from pyddl.data.joined import reach, reaches_beyond, rounded_into, with_classes
+    from pyddl.train.named import source_of
 
     recorded = trained.config if labelled else _without_files_of_labels(trained.config)
     asked = {name: value for name, value in (pictures or {}).items() if value}

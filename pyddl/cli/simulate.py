@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from pyddl import _check, models, options
-from pyddl.cli.model_command import ModelCommand, for_data, scaled_as, source_of
+from pyddl.cli.model_command import ModelCommand
 from pyddl.errors import ParameterError
 
 __all__ = ["DEFAULTS", "command"]
@@ -40,6 +40,7 @@ def run(model: str | None, config: str | None, out: str | None, **given: Any) ->
     from pyddl.data.joined import training_and_test
     from pyddl.optim.given import optimizer_of
     from pyddl.strategies.given import strategy_of
+    from pyddl.train.named import for_data, scaled_as, source_of
     from pyddl.train.plots import draw_simulations
     from pyddl.train.run import new_folder, written
     from pyddl.train.simulation import check, simulate

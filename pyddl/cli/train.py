@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from pyddl import _check, models, options
-from pyddl.cli.app import BAD_INPUT
-from pyddl.cli.model_command import ModelCommand, for_data, scaled_as, source_of
+from pyddl.cli.model_command import ModelCommand
 from pyddl.cli.output import GoingOn
+from pyddl.cli.start import on_ranks
 from pyddl.comm.abort import STOPPED
 from pyddl.errors import ParameterError
 
@@ -33,15 +33,9 @@ def run(model: str | None, config: str | None, **given: Any) -> int:
         recorded = str(Path(given["out"]) / "config.toml")
         config = recorded if os.path.exists(recorded) else None
     settings = _settings(model, config, {name: value for name, value in given.items() if value is not None})
-    from pyddl.comm.environment import started
-
-    launched = started()
-    if (launched is None or launched.may_start) and settings["ranks"] is not None and settings["ranks"] > 1:
-        return _start(settings)
-    if launched is not None and launched.size is not None and given["ranks"] not in (None, launched.size):
-        raise ParameterError(f"--ranks is {given['ranks']}, but the launcher started {launched.size} ({launched.by}); "
-                             "leave --ranks out, or start without mpirun or srun")
-    return _train(settings)
+    status = on_ranks(settings["ranks"], given=given["ranks"], threads=settings["threads"],
+                      outlive=settings["on_failure"] == "continue", verbose=settings["verbose"])
+    return _train(settings) if status is None else status
 
 
 def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -83,68 +77,39 @@ def _for(model: str, strategy: str | None, from_file: dict[str, Any], where: str
     return options.fitting(left, defaults, model=model, strategy=strategy, instead=models.TABLE[model].defaults)
 
 
-def _start(settings: dict[str, Any]) -> int:
-    """Start mpirun with this very command line: a rank knows the launcher by its environment."""
-    from pyddl.comm import launcher
-
-    line, environment = launcher.command(settings["ranks"], [sys.executable, *sys.orig_argv[1:]],
-                                         threads=settings["threads"], outlive=settings["on_failure"] == "continue")
-    if settings["verbose"]:
-        click.echo(launcher.shown(line, environment), err=True)
-    return launcher.supervise(line, environment, spoken=(BAD_INPUT, STOPPED))
-
-
 def _train(settings: dict[str, Any]) -> int:
     from pyddl.comm.world import world
-    from pyddl.train.agreement import FLOAT32_INSTEAD, agreement, dtype_of_all
+    from pyddl.train import named
     from pyddl.train.run import new_folder
     from pyddl.train.stop import StopRequest
-    from pyddl.train.trainer import Trainer
 
     if sys.stdout is not None:
         sys.stdout = GoingOn(sys.stdout)  # type: ignore[assignment]
     stop = StopRequest().__enter__()  # for the rest of the process: a signal during start-up must not be lost
     here = world()
-    wanted = settings.get("dtype", "float32")
-    dtype = dtype_of_all(here.transport, wanted)
-    if dtype != wanted and here.rank == 0:
-        click.echo(FLOAT32_INSTEAD, err=True)
-    settings = {**settings, **({"dtype": dtype} if "dtype" in settings else {})}
-    with agreement(here.transport):  # a file that only one rank lacks ends all of them with one message
-        source = source_of(settings)
-        test = source_of(settings, "test", "test_labels")
-    source = scaled_as(source, settings, here)
-    with agreement(here.transport):
-        source, model = for_data(settings["model"], source, settings)
-    recorded = {name: settings[name] for name in ("model", *(
-        option.name for option in options.of_section("data", "model"))) if name in settings}
     out = settings["out"] or here.transport.gather_objects(new_folder(settings["model"]) if here.rank == 0 else "")[0]
     try:
-        trainer = Trainer(
-            model, out=out, progress=_progress(settings["quiet"]), stop=stop, config=recorded,
-            **{option.name: settings[option.name] for option in options.TABLE
-               if option.trainer and option.name != "out" and option.name in settings})
-        result = trainer.fit(source, test)
+        done = named.train({**settings, "out": out}, progress=_progress(settings["quiet"]), stop=stop)
     except BaseException:
         if settings["out"] is None and here.rank == 0:
             with contextlib.suppress(OSError):  # something is in it
                 Path(out).rmdir()
                 Path(out).parent.rmdir()
         raise
-    stopped = result.summary["finished"] is None
+    result = done.result
     if here.rank == 0 and result.metrics:
         from pyddl.cli.app import try_to_draw
         from pyddl.data.joined import training_and_test
         from pyddl.train.report import draw, table
 
-        tested = training_and_test(source, test, settings["validation"], settings["seed"])[1] or source
+        tested = training_and_test(done.source, done.test, settings["validation"], settings["seed"])[1] or done.source
         vectors = (result.averaged, result.buffers)
-        drawn = [] if stopped else try_to_draw(lambda: draw(out, result.model, *vectors, result.metrics, tested))
+        drawn = [] if done.stopped else try_to_draw(lambda: draw(out, result.model, *vectors, result.metrics, tested))
         if not settings["quiet"]:
             click.echo("\n".join([table(result.summary), f"written to {out}", *(f"picture {path}" for path in drawn)]))
-    if stopped and here.rank == 0:
+    if done.stopped and here.rank == 0:
         click.echo(f"stopped on request; go on with: pyddl train --resume --out {out}", err=True)
-    return STOPPED if stopped else 0
+    return STOPPED if done.stopped else 0
 
 
 def _progress(quiet: bool) -> Any:

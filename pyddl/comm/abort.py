@@ -71,6 +71,14 @@ def install(abort: Callable[[int], Any], rank: int, size: int) -> None:
     threading.excepthook = thread_failed
 
 
+def _after_fork() -> None:
+    global _abort, _name, _others_first
+    _abort, _name, _others_first = None, "", None  # the others wait for the parent, not for its child
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def installed() -> bool:
     """Whether a failure of this process is one of a rank among others, who may wait for it."""
     return _abort is not None

@@ -21,12 +21,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
 from pyddl import _check
+from pyddl.comm.child import ending_with
 from pyddl.comm.environment import started, terminal
 from pyddl.comm.relay import Relay
 from pyddl.comm.threads import cores, quota
@@ -34,8 +35,6 @@ from pyddl.errors import CommError
 
 __all__ = ["Launcher", "command", "configure", "find", "main", "shown", "supervise", "terminal", "threads_per_rank"]
 
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 HOST_LISTS = ("SLURM_JOB_NODELIST", "SLURM_NODELIST", "PBS_NODEFILE", "LSB_HOSTS", "LSB_DJOB_HOSTFILE", "PE_HOSTFILE",
               "HYDRA_HOST_FILE", "COBALT_NODEFILE")
@@ -243,7 +242,7 @@ def supervise(argv: Sequence[str], environ: Mapping[str, str], spoken: Collectio
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         running = subprocess.Popen(argv, env=dict(environ), start_new_session=True, stderr=subprocess.PIPE,
-                                   preexec_fn=_ending_with(os.getpid()))
+                                   preexec_fn=ending_with(os.getpid()))
         assert running.stderr is not None
         relay = Relay(running.stderr.fileno(), sys.stderr.fileno())
         relay.start()
@@ -256,20 +255,6 @@ def supervise(argv: Sequence[str], environ: Mapping[str, str], spoken: Collectio
         for number, handler in before.items():
             signal.signal(number, handler)
     return status if status >= 0 else 128 - status
-
-
-def _ending_with(parent: int) -> Callable[[], None]:
-    """What a new process calls to get SIGTERM when ``parent`` has ended, however that was."""
-    import ctypes
-
-    prctl = ctypes.CDLL(None).prctl
-
-    def ask() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it has ended already
-            os._exit(1)
-
-    return ask
 
 
 def _catches(process: int, number: int) -> bool:

@@ -11,7 +11,7 @@ from pyddl import _core
 from pyddl.comm.cut import shares
 from pyddl.comm.operations import Average, Epoch, Gather
 from pyddl.data.batch import Chains
-from pyddl.errors import DataError, ParameterError
+from pyddl.errors import DataError, NotFiniteError, ParameterError
 from pyddl.layout import Layout, Slice
 from pyddl.models.protocol import Model
 from pyddl.models.stages import Phase, Stage
@@ -67,6 +67,8 @@ class Replica:
         model's gradient sums up.
     on_epoch : callable
         What `next_epoch` does: it gives the epoch that begins, or None. Set where the strategy has servers.
+    diverged : callable
+        What is told of a value that is not finite; it raises, by default at once.
     """
 
     def __init__(self, model: Model, *, number: int = 0, count: int = 1, seed: int = 0, vectors: Sequence[str] = (),
@@ -89,6 +91,7 @@ class Replica:
         self.losses: dict[str, list[float]] = defaultdict(list)
         self.rows_seen: Counter[str] = Counter()  # those of the losses
         self.on_epoch: Callable[[], Epoch | None] = lambda: None
+        self.diverged: Callable[[NotFiniteError], None] = _raise
         self.hosts = False
         self.owners = count if joint else 1
         self._sharded, self._counted = sharded, counted
@@ -273,6 +276,10 @@ class Replica:
         """Memory for a whole vector of the phase: that of the gradients between two steps, where they are whole."""
         gradients = self.whole_gradients
         return (gradients if gradients.size == self.layout.size else self.layout.zeros())[phase.place]
+
+
+def _raise(error: NotFiniteError) -> None:
+    raise error
 
 
 def joined(places: Sequence[slice]) -> list[slice]:

@@ -147,9 +147,9 @@ class Server(Replica):
         begin = perf_counter()
         at = _core.first_not_finite(arrived.vector)
         if at >= 0:
-            raise NotFiniteError(
+            self.diverged(NotFiniteError(
                 f"step {self.steps}, rank {self.count + arrived.worker}: it pushed a vector whose first bad value is "
-                f"{arrived.vector[at]}, in {self._slice_of(arrived.phase, at)}: {NOT_FINITE_CURE}")
+                f"{arrived.vector[at]}, in {self._slice_of(arrived.phase, at)}: {NOT_FINITE_CURE}"))
         self.consumed += arrived.rows
         updates = self._updated_at.get(arrived.phase or "", None)
         staleness = self.version - arrived.version if updates is None else (

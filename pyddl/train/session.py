@@ -24,6 +24,7 @@ from pyddl.train import records
 from pyddl.train.calendar import Span
 from pyddl.train.checkpoint import Saved
 from pyddl.train.connection import Connection, who_died
+from pyddl.train.divergence import Divergence
 from pyddl.train.evaluation import evaluate, exact_sum, scores_of
 from pyddl.train.fences import Fence, ServedFence
 from pyddl.train.ledger import Ledger
@@ -66,6 +67,7 @@ class Session:
         self.activity = Activity()
         self.ledger = Ledger(plan, self.progress)
         self.connection = Connection(plan, self.activity, stop)
+        self.divergence = Divergence(self.connection, stop)
         self._ran = False  # any stage
         self.resumes = plan.options["resume"] and before is None  # the start is newer than any checkpoint
         if before is not None:
@@ -90,6 +92,7 @@ class Session:
         if ledger.checkpoints is not None:
             ledger.checkpoints.group = plan.division.group
         self.replica = self._server() if plan.world.rank < plan.strategy.servers else self._worker()
+        self.replica.diverged = self.divergence.found
         self.fence = self._fence()
         self.whole = Whole(plan, connection, self.replica, self.fence)
         group = plan.division.group
@@ -314,20 +317,22 @@ class Session:
                                 "samples_per_second": samples / seconds, "seconds": seconds}
         for name in ("train_loss", "test_loss"):
             if line[name] is not None and not isfinite(line[name]):
-                raise NotFiniteError(f"after epoch {ledger.epoch}, rank {self.plan.world.rank}: the {name} is "
-                                     f"{line[name]}: {NOT_FINITE_CURE}")
+                self.divergence.found(NotFiniteError(f"after epoch {ledger.epoch}, rank {self.plan.world.rank}: the "
+                                                     f"{name} is {line[name]}: {NOT_FINITE_CURE}"))
+        self.divergence.agree()
         self._show(line)
         best = ledger.close_epoch(line)
         self._stop_or_go_on(line, best)
         clock.go_on()
 
     def _check_finite(self, when: str) -> None:
-        """Refuse vectors that the last updates have spoilt, which no loss has shown yet."""
+        """Refuse vectors that the last updates have spoilt, whether or not a loss has shown it yet. Collective."""
         replica, plan = self.replica, self.plan
         for name, vector, layout in (("parameters", replica.whole, plan.model.layout),
                                      ("buffers", replica.buffers, plan.model.buffers)):
             if where := not_finite(name, vector, layout):
-                raise NotFiniteError(f"{when}, rank {plan.world.rank}: {where}: {NOT_FINITE_CURE}")
+                self.divergence.found(NotFiniteError(f"{when}, rank {plan.world.rank}: {where}: {NOT_FINITE_CURE}"))
+        self.divergence.agree()
 
     def _losses(self) -> dict[str, float]:
         """Means over the rows of the epoch that has ended, of each phase where there are several, and their sum."""

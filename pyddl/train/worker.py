@@ -110,6 +110,7 @@ class Worker(Replica):
             replica = Worker(self.model, self.sampler, number=number, count=replicas, seed=self.seed,
                              gradients=self.whole_gradients, rank=self.rank)
             replica.losses, replica.rows_seen = self.losses, self.rows_seen
+            replica.diverged = lambda error: self.diverged(error)
             self.replicas.append(replica)
 
     @property
@@ -318,7 +319,7 @@ class Worker(Replica):
                                  "sum of the losses of the batch's rows; or a mapping of such sums, loss among them"
                                  ) from None
         if not finite:
-            raise NotFiniteError(self._where_not_finite(loss, batch, gradients))
+            self.diverged(NotFiniteError(self._where_not_finite(loss, batch, gradients)))
         self.losses[batch.phase].append(loss)
         for name, value in sums.items():
             self.losses[f"{batch.phase}.{name}"].append(value)

@@ -5,13 +5,13 @@ import pytest
 
 import pyddl as package
 from pyddl.cli.evaluate import rows_for
-from pyddl.cli.model_command import for_data
 from pyddl.cli.train import _settings
 from pyddl.data import ArraySource, load
 from pyddl.data.joined import in_order_of, training_and_test
 from pyddl.errors import DataError
 from pyddl.models import Autoencoder
 from pyddl.train import Trainer
+from pyddl.train.named import for_data
 from pyddl.train.run import load_run
 
 pa = pytest.importorskip("pyarrow")

@@ -3,7 +3,12 @@
 import re
 import time
 
+import numpy as np
 import pytest
+
+from pyddl.errors import NotFiniteError
+from pyddl.models import Autoencoder
+from pyddl.train import Trainer
 
 SOON = 30  # seconds from the failure to the end, on a machine that does much else; it takes about one
 
@@ -51,3 +56,20 @@ def test_a_loss_that_is_no_number_stops_with_step_rank_and_slice(mpirun, tmp_pat
     done = mpirun(2, TRAIN.format(failure="parameters[100] = np.nan"), str(tmp_path / "run"))
     assert re.search(r"NotFiniteError: step 3, rank 1: the loss is nan; the first bad value in parameters is in "
                      r"encoder\.0\.weight", done.err), done.err
+
+
+@pytest.mark.parametrize("strategy", ["allreduce", "local", "averaging", "gossip", "sequential", "elastic", "server"])
+@pytest.mark.mpi(min_size=2)
+def test_all_ranks_learn_of_a_loss_that_is_no_number(world, strategy):
+    """So that a program can go on after it."""
+    class Broken(Autoencoder):
+        def gradient(self, parameters, gradients, buffers, batch):
+            loss = super().gradient(parameters, gradients, buffers, batch)
+            return np.nan if batch.step == 5 and world.rank == 1 else loss
+
+    rows = np.random.default_rng(5).random((203, 20), dtype=np.float32)
+    with pytest.raises(NotFiniteError, match="rank 1: the loss is nan") as found:
+        Trainer(Broken(20, hidden=(8, 3)), strategy=strategy, batch_size=50, epochs=4).fit(rows)
+    assert found.value.on_all_ranks
+    result = Trainer(Autoencoder(20, hidden=(8, 3)), strategy=strategy, batch_size=50, epochs=1).fit(rows)
+    assert result.summary["finished"]

@@ -296,8 +296,7 @@ def test_a_loss_that_is_not_finite_names_the_rank_and_not_the_worker(mpirun, str
         Trainer(Broken(20, hidden=(8, 3)), epochs=20, batch_size=50, **{strategy}).fit(rows)
     """)
     assert done.code not in (0, None), done
-    assert re.search(rf"rank {rank} of 3: .*NotFiniteError: step \d+, rank {rank}: the loss is nan", done.err,
-                     re.DOTALL), done.err
+    assert re.search(rf"NotFiniteError: step \d+, rank {rank}: the loss is nan", done.err), done.err
 
 
 class Silent(Server):
