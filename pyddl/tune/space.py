@@ -79,8 +79,8 @@ class Space:
         self.where, self._in_space = where, f"{where}[space] "
         self.search = dict(search or {})
         self.fixed = fixed_options(fixed, where)
-        left = " and ".join(name for name in ("out", "ranks") if name in fixed)
-        self.notes = [f"{where}{left} left out: trials have folders and ranks of the search"] if left else []
+        left = ", ".join(name for name in ("out", "ranks") if name in fixed)
+        self.notes = [f"{where}left out, as trials have folders and ranks of the search: {left}"] if left else []
         self._by_name = {parameter.name: parameter for parameter in parameters(space, self._in_space)}
         if not any(parameter.count() != 1 for parameter in self._by_name.values()):
             raise ParameterError(f"{where}there is nothing to search; expected a table [space] with a range or choices "

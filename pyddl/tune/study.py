@@ -1,9 +1,8 @@
 """The study of a search: which trials there were, what became of them, and which one is next, in one file.
 
-This is the only place that knows Optuna [1]_. Its journal is a file of lines, each a JSON object, to which one process
-appends. Trials are drawn by random numbers of (seed, number of the trial), or by the tree-structured Parzen estimator
-(TPE) [2]_ from these and from the trials before; asynchronous successive halving (ASHA) [3]_ ends those that are not
-among the best.
+This is the only place that knows Optuna [1]_. Trials are drawn by random numbers of (seed, number of the trial), or by
+the tree-structured Parzen estimator (TPE) [2]_ from these and from the trials before; asynchronous successive halving
+(ASHA) [3]_ ends those that are not among the best.
 
 References
 ----------
@@ -15,9 +14,7 @@ References
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +26,7 @@ import numpy as np
 from pyddl import _check
 from pyddl.errors import DataError, ParameterError
 from pyddl.train.run import claimed, written
+from pyddl.tune.journal import Journal
 from pyddl.tune.parameter import Parameter
 from pyddl.tune.search import Search
 from pyddl.tune.space import Space
@@ -39,7 +37,6 @@ JOURNAL = "journal.log"
 NAME = "pyddl"  # of the one study in the file
 STATES = ("complete", "pruned", "failed")
 FEW = 10  # trials, of which importances say nothing
-CREATE_TRIAL = 4  # op_code of a journal's line
 
 
 @dataclass(frozen=True)
@@ -79,16 +76,6 @@ class Importances:
     trials: int
 
 
-class _NoLock:
-    """That of a journal to which only one process writes; the folder is claimed."""
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
 class Study:
     """A search's record, begun or gone on with.
 
@@ -124,7 +111,7 @@ class Study:
             raise
 
     def _open(self) -> None:
-        _mend(self._path)
+        self._journal = Journal(self._path)
         self._study = self._load()
         record = {"space": self.space.fingerprint(), "goal": self.search.goal, "direction": self.search.direction}
         recorded = self._study.user_attrs
@@ -138,19 +125,19 @@ class Study:
             self._study.set_user_attr("trials", self.search.trials)
         last = self._trials()[-1:]
         if last and last[0].state.name == "RUNNING" and self._given(last[0]) is None:  # killed while it was drawn
-            _cut(self._path, last[0].number)
+            self._journal.cut_before(last[0].number)
             self._study = self._load()
 
     def _load(self) -> Any:
         optuna = self._optuna
-        from optuna.storages.journal import JournalFileBackend, JournalStorage
+        from optuna.storages import JournalStorage
 
-        backend = JournalFileBackend(str(self._path), lock_obj=_NoLock())  # type: ignore[arg-type]
         pruner: Any = optuna.pruners.NopPruner()
         if self.search.pruner == "asha":
             pruner = optuna.pruners.SuccessiveHalvingPruner(self.search.first, self.search.factor)
         try:
-            return optuna.create_study(storage=JournalStorage(backend), study_name=NAME, pruner=pruner,
+            storage = JournalStorage(self._journal)  # type: ignore[arg-type]
+            return optuna.create_study(storage=storage, study_name=NAME, pruner=pruner,
                                        direction=self.search.direction, load_if_exists=True)
         except (ValueError, KeyError, TypeError, AssertionError, IndexError) as error:
             raise DataError(f"{self._path} is no journal of a search: {_check.first_line(error)}") from None
@@ -190,8 +177,9 @@ class Study:
         if len(self._trials()) >= self.trials:
             return None
         self._study.sampler = self._sampler(len(self._trials()))
-        asked = self._study.ask()
-        return Trial(asked.number, self.space.draw(lambda parameter: _suggest(asked, parameter)))
+        with self._journal.together():
+            asked = self._study.ask()
+            return Trial(asked.number, self.space.draw(lambda parameter: _suggest(asked, parameter)))
 
     def _sampler(self, number: int) -> Any:
         """One that depends on nothing but the seed, the trial's number, and, if it learns, the trials before."""
@@ -229,18 +217,15 @@ class Study:
     def report(self, number: int, epoch: int, value: float) -> bool:
         """A trial's value after an epoch, of 1 and more. Whether the trial shall end here."""
         trial, handle = self._trials()[number], self._handle(number)
-        ends = trial.user_attrs.get("ends")  # decided before, by a session that died before it was told
-        if ends is not None:
-            return epoch >= int(ends)
         if epoch in trial.intermediate_values:  # again, from a checkpoint
-            return False
+            return epoch >= trial.user_attrs.get("ends", math.inf)
         if not math.isfinite(value):  # training itself ends it, or not
             return False
-        handle.report(value, epoch)
-        if not handle.should_prune():
-            return False
-        handle.set_user_attr("ends", epoch)
-        return True
+        with self._journal.together():
+            handle.report(value, epoch)
+            ends = handle.should_prune()
+            handle.set_user_attr("ends" if ends else "seen", epoch)  # without this line it is no report: see `Journal`
+        return bool(ends)
 
     def tell(self, number: int, state: str, value: float | None = None, why: str | None = None,
              seconds: float | None = None, *, learn: bool = True) -> None:
@@ -264,17 +249,18 @@ class Study:
         if state == "complete" and (value is None or not math.isfinite(value)):
             state, why = "failed", f"its value is {value}"
         handle, states = self._handle(number), self._optuna.trial.TrialState
-        for name, said in (("state", state), ("why", why), ("seconds", seconds)):
-            if said is not None:
-                handle.set_user_attr(name, said)
-        if state == "complete":
-            self._study.tell(number, value)
-        elif state == "failed" and not learn:
-            self._study.tell(number, state=states.FAIL)
-        else:
-            if state == "failed":  # Optuna's samplers do not see FAIL, and would draw the same again
-                handle.set_constraint("trained", 1.0)
-            self._study.tell(number, state=states.PRUNED)
+        with self._journal.together():
+            for name, said in (("state", state), ("why", why), ("seconds", seconds)):
+                if said is not None:
+                    handle.set_user_attr(name, said)
+            if state == "complete":
+                self._study.tell(number, value)
+            elif state == "failed" and not learn:
+                self._study.tell(number, state=states.FAIL)
+            else:
+                if state == "failed" and not handle.constraints:  # samplers are blind for FAIL, and would draw it again
+                    handle.set_constraint("trained", 1.0)
+                self._study.tell(number, state=states.PRUNED)
 
     def _handle(self, number: int) -> Any:
         return self._optuna.trial.Trial(self._study, number)  # the journal has one study: ids are numbers
@@ -367,42 +353,3 @@ def _suggest(trial: Any, parameter: Parameter) -> Any:
         return trial.suggest_int(parameter.name, parameter.low, parameter.high, log=parameter.log,
                                  step=parameter.step or 1)
     return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-
-
-def _mend(path: Path) -> None:
-    """Cut off what a process that was killed has left of a line; and all where the study was not yet there.
-
-    Raises
-    ------
-    DataError
-        Another line is damaged.
-    """
-    if not path.exists():
-        return
-    with written(path):
-        lines = path.read_bytes().splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    for number, line in enumerate(lines, 1):
-        try:
-            said = json.loads(line)
-        except ValueError:
-            said = None
-        if not isinstance(said, dict) or "op_code" not in said:
-            raise DataError(f"{path}: line {number} is damaged; expected an object of a journal. What stands before it "
-                            f"can be kept: head -n {number - 1} {path}")
-    _truncate(path, lines)
-
-
-def _cut(path: Path, trial: int) -> None:
-    """Let a trial, the last, never have been there."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    begins = [number for number, line in enumerate(lines) if json.loads(line)["op_code"] == CREATE_TRIAL]
-    _truncate(path, lines[: begins[trial]])
-
-
-def _truncate(path: Path, lines: list[bytes]) -> None:
-    length = sum(map(len, lines))
-    if length < path.stat().st_size:
-        with written(path):
-            os.truncate(path, length)
