@@ -88,11 +88,15 @@ class Desk:
 
     def epoch(self, rank: int, line: Mapping[str, Any]) -> str:
         """An epoch of a rank's trial has ended; whether it goes ``on``, or is to ``prune`` or ``stop``."""
-        number = self._trials[self._group_of[rank]].number
+        prune = self.saw(self._trials[self._group_of[rank]].number, line)
+        return "prune" if prune else "stop" if self._stops else "on"
+
+    def saw(self, number: int, line: Mapping[str, Any]) -> bool:
+        """Enter an epoch of a trial; whether the trial shall end here."""
         value = self._value(line)
         prune = value is not None and self.study.report(number, line["epoch"], value)
         self.table.epoch(number, line["epoch"], value)
-        return "prune" if prune else "stop" if self._stops else "on"
+        return prune
 
     def silent(self, rank: int) -> None:
         """A rank has died, perhaps with its whole job."""
@@ -161,7 +165,7 @@ class Desk:
             trial = self._resuming.pop(0)
             if trial.attempts < AGAIN:
                 return trial, True
-            self._told(trial.number, Outcome("failed", why=f"was under way when its job died, {trial.attempts} times",
+            self.told(trial.number, Outcome("failed", why=f"was under way when its job died, {trial.attempts} times",
                                              learn=False))
         return self.study.ask(), False
 
@@ -171,7 +175,7 @@ class Desk:
         if self._over or self._trials or not living <= self._waiting.keys():
             return []
         self._over = True
-        over = self._finish()
+        over = self.finish()
         return [(rank, over) for rank in sorted(self._waiting)]
 
     # ---- what becomes of trials
@@ -192,9 +196,9 @@ class Desk:
             self.study.rest(trial.number)
             self.table.ended(trial.number, "stopped", None, "")
         else:
-            self._told(trial.number, outcome, self._clock() - self._began[group])
+            self.told(trial.number, outcome, self._clock() - self._began[group])
 
-    def _told(self, number: int, outcome: Outcome, seconds: float | None = None) -> None:
+    def told(self, number: int, outcome: Outcome, seconds: float | None = None) -> None:
         """Enter the end of a trial; then what its directory holds for going on is of no use."""
         value = None if outcome.line is None else self._value(outcome.line)
         if self._error is not None and outcome.state == "complete" and value is None:
@@ -241,7 +245,7 @@ class Desk:
             os.replace(part, link)
 
     # ---- the end
-    def _finish(self) -> Over:
+    def finish(self) -> Over:
         """Write ``summary.json``, and report."""
         rows = self.study.rows()
         left = len(rows) < self.study.trials or any(row["state"] == "running" for row in rows)

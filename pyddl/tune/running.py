@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyddl import errors
 from pyddl.comm import abort, threads
-from pyddl.comm.environment import outlives, started
+from pyddl.comm.environment import outlives, started, terminal
 from pyddl.comm.world import World, use, world
 from pyddl.errors import ParameterError, PeerLost, PyddlError
 from pyddl.train import trainer  # noqa: F401 (children of this process need not load it again)
 from pyddl.train.agreement import agreement
-from pyddl.train.run import claimed, written
+from pyddl.train.run import CONFIG, claimed, written
 from pyddl.train.stop import StopRequest
 from pyddl.tune.coordinator import Direct, Link, MakeDesk, connect, opened
 from pyddl.tune.coordinator import start as start_coordinator
@@ -32,7 +32,9 @@ from pyddl.tune.space import Space
 from pyddl.tune.study import JOURNAL, Study
 from pyddl.tune.trial import Asked, in_child, train
 
-__all__ = ["run"]
+__all__ = ["report", "run", "table_of"]
+
+CSV = "trials.csv"
 
 
 def run(space: Space, search: Search, out: Path, *, ranks_per_trial: int = 1, resume: bool = False,
@@ -57,11 +59,12 @@ def run(space: Space, search: Search, out: Path, *, ranks_per_trial: int = 1, re
     """
     def make() -> MakeDesk:
         study = _study(space, search, out, resume=resume, overwrite=overwrite)
-        until = float("inf") if search.minutes is None else time.monotonic() + 60 * search.minutes
+        until = math.inf if search.minutes is None else time.monotonic() + 60 * search.minutes
 
-        def desk(groups: Any, idle: Any) -> Desk:
-            table = _table(study, len(groups), quiet)
-            return Desk(study, out, groups, table, lambda: _report(study, out, quiet, say), idle=idle, until=until)
+        def desk(groups: Sequence[Sequence[int]], idle: Sequence[int]) -> Desk:
+            table = table_of(study, quiet)
+            table.begin()
+            return Desk(study, out, groups, table, lambda: report(study, out, quiet, say), idle=idle, until=until)
 
         return desk
 
@@ -126,7 +129,7 @@ def _remove(out: Path) -> None:
         return
     with written(out):
         lock = claimed(out, f"another search is writing to {out}: let it end, or choose another --out")
-        for name in (JOURNAL, SUMMARY, BEST):
+        for name in (JOURNAL, SUMMARY, CSV, BEST):
             (out / name).unlink(missing_ok=True)
         for name in (TRIALS, "plots"):
             shutil.rmtree(out / name, ignore_errors=True)
@@ -140,11 +143,9 @@ def _of_groups(groups: list[list[int]], idle: list[int], here: World) -> list[st
     size = len(groups[0])
     lines = [f"{len(groups)} group{'s' * (len(groups) > 1)} of {size} rank{'s' * (size > 1)}"]
     if idle:
-        many = len(idle) > 1
-        lines.append(f"warning: rank{'s' * many} {', '.join(map(str, idle))} {'are' if many else 'is'} left over and "
-                     f"idle{'s' * (not many)}: start a multiple of {size}".replace("is left over and idles",
-                                                                                    "is left over, and idle")
-                     .replace("are left over and idle", "are left over, and idle"))
+        are = "s {} are" if len(idle) > 1 else " {} is"
+        lines.append(f"warning: rank{are.format(', '.join(map(str, idle)))} left over, and idle: start a multiple of "
+                     f"{size}")
     return lines
 
 
@@ -211,17 +212,27 @@ def _leave(why: str) -> None:
     raise PeerLost(f"{why}; other ranks of the group wait for ever")
 
 
-def _table(study: Study, groups: int, quiet: bool) -> Any:
-    """Until pyddl/tune/table.py is there."""
-    class Nothing:
-        def __getattr__(self, name: str) -> Any:
-            return (lambda *a, **k: None) if quiet else (lambda *a, **k: print(name, *a, flush=True))
-    return Nothing()
+def table_of(study: Study, quiet: bool) -> Any:
+    """What shows the search as it goes."""
+    from pyddl.tune.table import LiveTable, PlainTable, Table
+
+    return Table(study) if quiet else LiveTable(study) if terminal() else PlainTable(study)
 
 
-def _report(study: Study, out: Path, quiet: bool, say: Callable[[str], None]) -> None:
-    for row in study.rows():
-        say(str(row))
+def report(study: Study, out: Path, quiet: bool, say: Callable[[str], None]) -> None:
+    """What a person sees at the end."""
+    from pyddl.tune.report import draw, table, write_csv
 
-
-_ = errors
+    rows = study.rows()
+    write_csv(out / CSV, rows)
+    paths, failures = draw(out, study)
+    if not quiet:
+        say(table(rows, study.search))
+        best = study.best()
+        if best is not None:
+            say(f"the best: {out / BEST}, which is trial {best['number']}; pyddl train --config "
+                f"{out / BEST / CONFIG} trains it again")
+        for path in (out / CSV, *paths):
+            say(f"written to {path}")
+    for text in failures:
+        say(f"no picture: {text}")
