@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,9 +15,13 @@ from pyddl.cli.flags import Grouped, flags_of
 from pyddl.cli.output import GoingOn
 from pyddl.cli.start import on_ranks
 from pyddl.comm.abort import STOPPED
+from pyddl.comm.environment import started
 from pyddl.errors import ParameterError
 from pyddl.options import Option, named
 from pyddl.tune.search import OPTIONS
+
+if TYPE_CHECKING:
+    from pyddl.tune import Search, Space
 
 __all__ = ["command"]
 
@@ -49,23 +54,53 @@ def run(space: str, dry_run: bool, only: int | None, collect: bool, **given: Any
         raise ParameterError("--resume goes on with the search of a folder: name it with --out")
     if settings["resume"] and settings["overwrite"]:
         raise ParameterError("--resume goes on with the search that --overwrite removes: leave one of the two out")
+    if (only is not None or collect) and given["out"] is None:
+        raise ParameterError(f"{'--collect' if collect else '--only'} is about the folder of a search: name it with "
+                             "--out")
+    if dry_run:
+        return _dry_run(read, search, settings)
+    if collect:
+        from pyddl.tune.array import collect as collect_trials
+
+        return collect_trials(read, search, Path(given["out"]), quiet=settings["quiet"], say=click.echo)
     status = on_ranks(settings["ranks"], given=given["ranks"], outlive=None, verbose=settings["verbose"])
     if status is not None:
         return status
     if sys.stdout is not None:
         sys.stdout = GoingOn(sys.stdout)  # type: ignore[assignment]
-    return _search(read, search, settings, space)
+    if only is not None:
+        from pyddl.tune.array import only as train_one
+
+        return train_one(read, search, only, Path(given["out"]), say)
+    return _search(read, search, settings)
 
 
-def _search(space: Any, search: Any, settings: dict[str, Any], path: str) -> int:
+def _dry_run(space: Space, search: Search, settings: Mapping[str, Any]) -> int:
+    from pyddl.tune.estimate import estimate
+    from pyddl.tune.groups import groups_of
+
+    launched = started()
+    if launched is not None and launched.rank:
+        return 0
+    ranks = settings["ranks"] or (launched.size if launched is not None else None) or 1
+    groups_of([0] * ranks, settings["ranks_per_trial"])
+    for text in (*space.notes, *estimate(space, search, ranks, settings["ranks_per_trial"])):
+        click.echo(text)
+    return 0
+
+
+def _search(space: Space, search: Search, settings: Mapping[str, Any]) -> int:
+    from pyddl.train.run import new_folder
     from pyddl.tune.running import run as search_runs
 
-    out = Path(settings["out"])
-    status = search_runs(space, search, out, ranks_per_trial=settings["ranks_per_trial"], resume=settings["resume"],
-                         overwrite=settings["overwrite"], quiet=settings["quiet"],
-                         say=lambda text: click.echo(text))
+    launched = started()
+    out = settings["out"] or (new_folder("tune") if launched is None or not launched.rank else "")
+    status, out = search_runs(space, search, out, ranks_per_trial=settings["ranks_per_trial"],
+                              resume=settings["resume"], overwrite=settings["overwrite"], quiet=settings["quiet"],
+                              say=click.echo)
     if status == STOPPED:
-        say(f"stopped on request; go on with: pyddl tune {path} --resume --out {out}")
+        say(f"stopped on request; go on with: pyddl tune {click.get_current_context().params['space']} --resume "
+            f"--out {out}")
     return status
 
 

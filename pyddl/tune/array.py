@@ -15,9 +15,10 @@ from pyddl.errors import ParameterError, PyddlError
 from pyddl.train.agreement import agreement
 from pyddl.train.run import METRICS, SUMMARY, recorded_config
 from pyddl.train.stop import StopRequest
-from pyddl.tune.desk import Desk, folder_of
+from pyddl.tune.desk import TRIALS, Desk, folder_of
 from pyddl.tune.messages import Outcome
 from pyddl.tune.parameter import plain
+from pyddl.tune.running import report, table_of
 from pyddl.tune.search import Search
 from pyddl.tune.space import Space
 from pyddl.tune.study import Study, drawn
@@ -60,16 +61,25 @@ def only(space: Space, search: Search, number: int, out: Path, say: Callable[[st
     return STOPPED if outcome.state == "stopped" else 0
 
 
-def collect(study: Study, desk: Desk) -> str:
-    """Enter the trials that have ended into the journal; what was found.
+def collect(space: Space, search: Search, out: Path, *, quiet: bool, say: Callable[[str], None]) -> int:
+    """Enter the trials that have ended into the journal, and report; the exit status.
 
     Raises
     ------
     ParameterError
         The search is not random; a directory is of another one.
     """
-    _check_random(study.search, "--collect")
-    folders = [path for path in (desk.out / "trials").glob("[0-9]*") if path.is_dir()]
+    _check_random(search, "--collect")
+    study = Study(out, space, search)
+    desk = Desk(study, out, [], table_of(study, True), lambda: report(study, out, quiet, say))
+    say(_collect(study, desk))
+    desk.finish()
+    study.close()
+    return 0
+
+
+def _collect(study: Study, desk: Desk) -> str:
+    folders = [path for path in (desk.out / TRIALS).glob("[0-9]*") if path.is_dir()]
     last = max((int(path.name) for path in folders if path.name.isdigit()), default=-1)
     while len(study.rows()) <= last and study.ask() is not None:
         pass

@@ -37,14 +37,14 @@ __all__ = ["report", "run", "table_of"]
 CSV = "trials.csv"
 
 
-def run(space: Space, search: Search, out: Path, *, ranks_per_trial: int = 1, resume: bool = False,
-        overwrite: bool = False, quiet: bool = False, say: Callable[[str], None] = print) -> int:
-    """Search ``space``, on the ranks of the world; the exit status. Collective.
+def run(space: Space, search: Search, out: str, *, ranks_per_trial: int = 1, resume: bool = False,
+        overwrite: bool = False, quiet: bool = False, say: Callable[[str], None] = print) -> tuple[int, str]:
+    """Search ``space``, on the ranks of the world; the exit status, and the folder. Collective.
 
     Parameters
     ----------
-    out : Path
-        The folder of the search.
+    out : str
+        The folder of the search, as rank 0 has it.
     resume, overwrite : bool
         Whether to go on with an earlier search there, or to replace it.
     quiet : bool
@@ -58,13 +58,14 @@ def run(space: Space, search: Search, out: Path, *, ranks_per_trial: int = 1, re
         On every rank.
     """
     def make() -> MakeDesk:
-        study = _study(space, search, out, resume=resume, overwrite=overwrite)
+        folder = Path(out)
+        study = _study(space, search, folder, resume=resume, overwrite=overwrite)
         until = math.inf if search.minutes is None else time.monotonic() + 60 * search.minutes
 
         def desk(groups: Sequence[Sequence[int]], idle: Sequence[int]) -> Desk:
             table = table_of(study, quiet)
             table.begin()
-            return Desk(study, out, groups, table, lambda: report(study, out, quiet, say), idle=idle, until=until)
+            return Desk(study, folder, groups, table, lambda: report(study, folder, quiet, say), idle=idle, until=until)
 
         return desk
 
@@ -76,6 +77,7 @@ def run(space: Space, search: Search, out: Path, *, ranks_per_trial: int = 1, re
         if several and here.rank == 0 and coordinator is None:  # this launcher numbers ranks in MPI only
             coordinator = start_coordinator(make)
         try:
+            out = here.transport.gather_objects(out)[0]
             with agreement(here.transport):
                 groups, idle = groups_of(here.transport.gather_objects(here.node), ranks_per_trial)
             with agreement(here.transport):
@@ -90,7 +92,7 @@ def run(space: Space, search: Search, out: Path, *, ranks_per_trial: int = 1, re
             _limit_threads(here)
             if search.minutes is not None:
                 signal.setitimer(signal.ITIMER_REAL, 60 * search.minutes)
-            over = _work(link, space, out, rows, asked, _communicator(here, groups))
+            over = _work(link, space, Path(out), rows, asked, _communicator(here, groups))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if coordinator is not None:
@@ -101,7 +103,7 @@ def run(space: Space, search: Search, out: Path, *, ranks_per_trial: int = 1, re
         error = (ParameterError if over.status == 2 else PyddlError)(over.error)
         error.on_all_ranks = True
         raise error
-    return over.status
+    return over.status, out
 
 
 def _study(space: Space, search: Search, out: Path, *, resume: bool, overwrite: bool) -> Study:

@@ -31,7 +31,7 @@ from pyddl.tune.parameter import Parameter
 from pyddl.tune.search import Search
 from pyddl.tune.space import Space
 
-__all__ = ["JOURNAL", "Importances", "Search", "Study", "Trial"]
+__all__ = ["JOURNAL", "Importances", "Search", "Study", "Trial", "drawn"]
 
 JOURNAL = "journal.log"
 NAME = "pyddl"  # of the one study in the file
@@ -183,7 +183,7 @@ class Study:
 
     def _sampler(self, number: int) -> Any:
         """One that depends on nothing but the seed, the trial's number, and, if it learns, the trials before."""
-        seed = int(np.random.SeedSequence([self.search.seed, number]).generate_state(1)[0])
+        seed = _seed(self.search.seed, number)
         if self.search.sampler == "random":
             return self._optuna.samplers.RandomSampler(seed)
         return self._optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
@@ -335,6 +335,18 @@ class Study:
         given = self._given(trial)
         assert given is not None
         return Trial(trial.number, given, self.attempts(trial.number))
+
+
+def drawn(space: Space, search: Search, number: int) -> dict[str, Any]:
+    """The options that trial ``number`` of a random search draws: those that its journal would have."""
+    optuna = _optuna()
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(_seed(search.seed, number))).ask()
+    return space.draw(lambda parameter: _suggest(trial, parameter))
+
+
+def _seed(seed: int, number: int) -> int:
+    """Of what is drawn for one trial."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 def _optuna() -> Any:
