@@ -88,15 +88,15 @@ class Desk:
 
     def epoch(self, rank: int, line: Mapping[str, Any]) -> str:
         """An epoch of a rank's trial has ended; whether it goes ``on``, or is to ``prune`` or ``stop``."""
-        prune = self.saw(self._trials[self._group_of[rank]].number, line)
+        number = self._trials[self._group_of[rank]].number
+        prune, value = self.saw(number, line)
+        self.table.epoch(number, line["epoch"], value)
         return "prune" if prune else "stop" if self._stops else "on"
 
-    def saw(self, number: int, line: Mapping[str, Any]) -> bool:
-        """Enter an epoch of a trial; whether the trial shall end here."""
+    def saw(self, number: int, line: Mapping[str, Any]) -> tuple[bool, float | None]:
+        """Enter an epoch of a trial; whether the trial shall end here, and what is sought."""
         value = self._value(line)
-        prune = value is not None and self.study.report(number, line["epoch"], value)
-        self.table.epoch(number, line["epoch"], value)
-        return prune
+        return value is not None and self.study.report(number, line["epoch"], value), value
 
     def silent(self, rank: int) -> None:
         """A rank has died, perhaps with its whole job."""
