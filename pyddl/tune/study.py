@@ -36,7 +36,7 @@ __all__ = ["JOURNAL", "Importances", "Search", "Study", "Trial", "drawn"]
 JOURNAL = "journal.log"
 NAME = "pyddl"  # of the one study in the file
 STATES = ("complete", "pruned", "failed")
-FEW = 10  # trials, of which importances say nothing
+FEW, GOOD = 10, 0.25  # trials, of which importances say nothing; share of them that counts as good
 
 
 @dataclass(frozen=True)
@@ -291,8 +291,8 @@ class Study:
     def importances(self) -> Importances | None:
         """Of the parameters, by PED-ANOVA [4]_; None where there are too few trials, or all are alike.
 
-        Trials are compared after the latest epoch that a third of them came to, and ten at least: where most are ended
-        early, few are complete, and these are alike.
+        Trials are compared after the latest epoch that half of them came to, and ten at least: where most are ended
+        early, few are complete, and these are alike. A quarter of them counts as good.
 
         References
         ----------
@@ -302,7 +302,7 @@ class Study:
         trials = [trial for trial in self._trials() if trial.user_attrs.get("state") in ("complete", "pruned")]
         for epoch in sorted({epoch for trial in trials for epoch in trial.intermediate_values}, reverse=True):
             here = [trial for trial in trials if epoch in trial.intermediate_values]
-            if len(here) >= max(FEW, len(trials) / 3):
+            if len(here) >= max(FEW, len(trials) / 2):
                 break
         else:
             return None
@@ -310,7 +310,7 @@ class Study:
         study = optuna.create_study(direction=self.search.direction)
         study.add_trials([optuna.trial.create_trial(params=trial.params, distributions=trial.distributions,
                                                     value=trial.intermediate_values[epoch]) for trial in here])
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, 5 / len(here))))
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=GOOD)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of parameters that few trials have
             shares = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
