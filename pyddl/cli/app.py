@@ -28,6 +28,7 @@ COMMANDS = {
     "encode": "Write the codes of data to a file.",
     "reconstruct": "Write what a trained model makes of data, by way of its codes, to a file.",
     "plot": "Draw a run's curves and its reconstructions.",
+    "tune": "Search over runs: train many, one after another or on groups of MPI ranks, and keep the best.",
     "simulate": "Show a strategy at many workers, on a virtual clock.",
     "bench": "Measure how fast pyddl is on this machine, and against whom.",
     "doctor": "Say what this machine offers, and what is wrong with it.",

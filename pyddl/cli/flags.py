@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
@@ -10,10 +10,10 @@ import click
 from pyddl.errors import ParameterError
 from pyddl.options import Option, of_section, stranger
 
-__all__ = ["flags", "write_in_groups"]
+__all__ = ["Grouped", "flags", "flags_of", "write_in_groups"]
 
 GROUPS = {"data": "Data", "model": "Model", "training": "Training", "own": "Options of single strategies",
-          "machine": "Ranks and machine", "simulation": "Simulated machine", "output": "Output"}
+          "search": "Search", "machine": "Ranks and machine", "simulation": "Simulated machine", "output": "Output"}
 """Titles of the groups of flags, in their order: the option table's sections, and what strategies have of their own."""
 
 
@@ -64,6 +64,13 @@ def write_in_groups(command: click.Command, ctx: click.Context, formatter: click
             formatter.write_dl(groups[title])
 
 
+class Grouped(click.Command):
+    """A command whose help has flags in groups."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        write_in_groups(self, context, formatter)
+
+
 def flags(*sections: str, model: str | None = None, defaults: Mapping[str, Any] | None = None,
           shown: Callable[[Option], bool] = lambda option: True) -> list[click.Parameter]:
     """The flags of these sections of the table. A flag not given is None.
@@ -78,8 +85,14 @@ def flags(*sections: str, model: str | None = None, defaults: Mapping[str, Any] 
     shown : callable
         Which options the help may show.
     """
+    return flags_of(of_section(*sections), model=model, defaults=defaults, shown=shown)
+
+
+def flags_of(options: Iterable[Option], *, model: str | None = None, defaults: Mapping[str, Any] | None = None,
+             shown: Callable[[Option], bool] = lambda option: True) -> list[click.Parameter]:
+    """The flags of these options, as `flags`."""
     made: list[click.Parameter] = []
-    for option in of_section(*sections):
+    for option in options:
         extra: dict[str, Any] = {"is_flag": True} if option.kind == "bool" else {"type": _Checked(option)}
         hidden = not shown(option) or bool(option.section == "model" and option.of
                                            and (model is None or stranger(option.name, model=model)))

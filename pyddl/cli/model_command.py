@@ -9,15 +9,10 @@ from typing import Any
 import click
 
 from pyddl import _check, models
-from pyddl.cli.flags import flags, write_in_groups
+from pyddl.cli.flags import Grouped, flags, write_in_groups
 from pyddl.options import Option
 
 __all__ = ["ModelCommand"]
-
-
-class _OfModel(click.Command):
-    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        write_in_groups(self, context, formatter)
 
 
 class ModelCommand(click.Group):
@@ -66,7 +61,7 @@ class ModelCommand(click.Group):
             return self._run(name, **{**before, **{key: value for key, value in given.items() if value is not None}})
 
         text = f"{models.TABLE[name].help}\n\n{self.help}"
-        return _OfModel(name, callback=run, params=self._flags(name), help=text)
+        return Grouped(name, callback=run, params=self._flags(name), help=text)
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
         _check.one_of("MODEL", args[0], models.TABLE)

@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from pyddl import _check, models, options
-from pyddl.cli.app import BAD_INPUT
 from pyddl.cli.model_command import ModelCommand
 from pyddl.cli.output import GoingOn
+from pyddl.cli.start import on_ranks
 from pyddl.comm.abort import STOPPED
 from pyddl.errors import ParameterError
 
@@ -33,15 +33,9 @@ def run(model: str | None, config: str | None, **given: Any) -> int:
         recorded = str(Path(given["out"]) / "config.toml")
         config = recorded if os.path.exists(recorded) else None
     settings = _settings(model, config, {name: value for name, value in given.items() if value is not None})
-    from pyddl.comm.environment import started
-
-    launched = started()
-    if (launched is None or launched.may_start) and settings["ranks"] is not None and settings["ranks"] > 1:
-        return _start(settings)
-    if launched is not None and launched.size is not None and given["ranks"] not in (None, launched.size):
-        raise ParameterError(f"--ranks is {given['ranks']}, but the launcher started {launched.size} ({launched.by}); "
-                             "leave --ranks out, or start without mpirun or srun")
-    return _train(settings)
+    status = on_ranks(settings["ranks"], given=given["ranks"], threads=settings["threads"],
+                      outlive=settings["on_failure"] == "continue", verbose=settings["verbose"])
+    return _train(settings) if status is None else status
 
 
 def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -81,17 +75,6 @@ def _for(model: str, strategy: str | None, from_file: dict[str, Any], where: str
     if recorded in (None, model):
         return options.fitting(left, defaults, strategy=strategy)
     return options.fitting(left, defaults, model=model, strategy=strategy, instead=models.TABLE[model].defaults)
-
-
-def _start(settings: dict[str, Any]) -> int:
-    """Start mpirun with this very command line: a rank knows the launcher by its environment."""
-    from pyddl.comm import launcher
-
-    line, environment = launcher.command(settings["ranks"], [sys.executable, *sys.orig_argv[1:]],
-                                         threads=settings["threads"], outlive=settings["on_failure"] == "continue")
-    if settings["verbose"]:
-        click.echo(launcher.shown(line, environment), err=True)
-    return launcher.supervise(line, environment, spoken=(BAD_INPUT, STOPPED))
 
 
 def _train(settings: dict[str, Any]) -> int:

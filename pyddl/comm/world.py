@@ -127,7 +127,7 @@ def world() -> World:
 @contextmanager
 def use(comm: MPI.Intracomm) -> Iterator[World]:
     """Narrow the world to the ranks of an mpi4py communicator, within a ``with`` block. Collective over
-    ``comm``.
+    ``comm``, at the end only where no error ends the block.
 
     The communicator is duplicated, so that pyddl's messages never meet the caller's, and the duplicate is
     freed at the end of the block.
@@ -144,11 +144,13 @@ def use(comm: MPI.Intracomm) -> Iterator[World]:
     _worlds.append(_describe(mine))
     try:
         yield _worlds[-1]
-    finally:
-        narrow = _worlds.pop()
-        narrow.transport.close()
-        if narrow.mpi is not None:
-            narrow.mpi.Free()
+    except BaseException:
+        _worlds.pop().transport.leave()
+        raise
+    narrow = _worlds.pop()
+    narrow.transport.close()
+    if narrow.mpi is not None:
+        narrow.mpi.Free()
 
 
 @contextmanager

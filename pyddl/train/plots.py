@@ -1,53 +1,28 @@
-"""Pictures of a run; needs matplotlib, which is imported only here."""
+"""Pictures of a run."""
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import numpy as np
 
 from pyddl.data import Source
 from pyddl.data.picture import Picture
 from pyddl.models.protocol import Model
+from pyddl.train.canvas import own_settings, subplots
 from pyddl.train.simulation import Simulated
 
 __all__ = ["animate_shown", "draw_codes", "draw_curves", "draw_lines", "draw_pictures", "draw_reconstructions",
            "draw_shown", "draw_simulations", "first_rows"]
 
-P = ParamSpec("P")
 MOST_PICTURES = 50
 MOST_PANELS = 6  # side by side
 MOST_FRAMES = 50  # of an animation
 MOST_POINTS = 2000  # of a map of codes
 MOST_NAMES = 30  # of columns, below their curve
 MOST_COLOURS = 20  # labels of more values have a scale in the place of a legend
-
-
-def _own_settings(draw: Callable[P, Path]) -> Callable[P, Path]:
-    """Let a function draw as everywhere, whatever a matplotlibrc or a notebook asks for, and change nothing there."""
-    @functools.wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Path:
-        matplotlib = _matplotlib()
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            return draw(*args, **kwargs)
-
-    return drawn
-
-
-def _matplotlib() -> Any:
-    """The module. Its import fails where MPLBACKEND names what is not there: that of a notebook, say."""
-    wanted = os.environ.pop("MPLBACKEND", None)
-    try:
-        import matplotlib
-    finally:
-        if wanted is not None:
-            os.environ["MPLBACKEND"] = wanted
-    return matplotlib
 
 
 def first_rows(source: Source, count: int = 10) -> np.ndarray:
@@ -57,7 +32,7 @@ def first_rows(source: Source, count: int = 10) -> np.ndarray:
     return rows
 
 
-@_own_settings
+@own_settings
 def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffers: np.ndarray, source: Source,
                          columns: int = 10) -> Path:
     """Originals over their reconstructions, the first ``columns`` rows of ``source``, as images or as curves.
@@ -77,7 +52,7 @@ def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffe
         rows = shown["original"]
     low, high = float(rows.min()), float(rows.max()) or 1.0
     limits = (min(low, 0.0), max(high, 1.0)) if source.image_shape else (low, high)
-    figure, axes = _subplots(len(shown), count, (0.9 * count + 0.5, 0.9 * len(shown) + 0.5))
+    figure, axes = subplots(len(shown), count, (0.9 * count + 0.5, 0.9 * len(shown) + 0.5))
     for line, (title, images) in zip(axes, shown.items(), strict=True):
         for axis, image in zip(line, images, strict=True):
             _show(axis, image, source.image_shape, limits)
@@ -91,12 +66,12 @@ def draw_reconstructions(path: Path, model: Model, parameters: np.ndarray, buffe
     return path
 
 
-@_own_settings
+@own_settings
 def draw_lines(path: Path, lines: Mapping[str, np.ndarray], image_shape: tuple[int, ...] | None) -> Path:
     """Rows under one another, a line for each name, as images or as curves, all on one scale."""
     low, high = (float(getattr(np.concatenate(list(lines.values())), each)()) for each in ("min", "max"))
     count = max(map(len, lines.values()))
-    figure, axes = _subplots(len(lines), count, (0.9 * count + 0.5, 0.9 * len(lines) + 0.3))
+    figure, axes = subplots(len(lines), count, (0.9 * count + 0.5, 0.9 * len(lines) + 0.3))
     for line, (title, rows) in zip(axes, lines.items(), strict=True):
         for axis, row in zip(line, rows, strict=False):
             _show(axis, row, image_shape, (min(low, 0.0), high if high > low else low + 1))
@@ -105,7 +80,7 @@ def draw_lines(path: Path, lines: Mapping[str, np.ndarray], image_shape: tuple[i
     return path
 
 
-@_own_settings
+@own_settings
 def draw_codes(path: Path, model: Model, parameters: np.ndarray, buffers: np.ndarray, source: Source) -> Path:
     """Codes of the first rows of ``source``, at most `MOST_POINTS`, as points, coloured by their labels if it has some.
 
@@ -123,7 +98,7 @@ def draw_codes(path: Path, model: Model, parameters: np.ndarray, buffers: np.nda
         pca = PCA(2, random_state=0).fit(codes)
         points = pca.transform(codes)
         axes_are = f"principal component of {codes.shape[1]} code values"
-    figure, ((axis,),) = _subplots(1, 1, (5.5, 4.5))
+    figure, ((axis,),) = subplots(1, 1, (5.5, 4.5))
     values = np.unique([] if labels is None else labels)
     if labels is None:
         axis.scatter(points[:, 0], points[:, 1], s=5, linewidths=0)
@@ -145,7 +120,7 @@ def draw_codes(path: Path, model: Model, parameters: np.ndarray, buffers: np.nda
     return path
 
 
-@_own_settings
+@own_settings
 def draw_pictures(path: Path, title: str, rows: np.ndarray, image_shape: tuple[int, ...] | None,
                   columns: int = 10) -> Path:
     """Rows as they enter a model, as images or as curves, at most `MOST_PICTURES` of them, all on one scale.
@@ -167,7 +142,7 @@ def draw_pictures(path: Path, title: str, rows: np.ndarray, image_shape: tuple[i
     left = f", the first {len(shown)} of {len(rows)}" if len(rows) > len(shown) else ""
     heading = f"{title}{left}, from {limits[0]:.3g} to {limits[1]:.3g}"
     size = (max(0.9 * width + 0.3, 0.07 * len(heading)), 0.9 * lines + 0.5)
-    figure, axes = _subplots(lines, width, size)
+    figure, axes = subplots(lines, width, size)
     for axis in axes.ravel()[len(shown) :]:
         axis.set_axis_off()
     for axis, row in zip(axes.ravel(), shown, strict=False):
@@ -177,7 +152,7 @@ def draw_pictures(path: Path, title: str, rows: np.ndarray, image_shape: tuple[i
     return path
 
 
-@_own_settings
+@own_settings
 def draw_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | None, lines: int = 10,
                columns: int = 10) -> Path:
     """What a model showed after some epochs (epochs, number, features), a line for each: its first rows as images or as
@@ -189,7 +164,7 @@ def draw_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | Non
     high = high if high > low else low + 1
     if few:
         low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)  # what lies at the edge is seen whole
-        figure, axes = _subplots(1, len(epochs), (1.8 * len(epochs), 2.1))
+        figure, axes = subplots(1, len(epochs), (1.8 * len(epochs), 2.1))
         for axis, epoch in zip(axes[0], epochs, strict=True):
             if shown.shape[2] == 1:
                 axis.hist(shown[epoch, :, 0], bins=np.linspace(low, high, 31))
@@ -200,7 +175,7 @@ def draw_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | Non
             axis.tick_params(labelsize=6)
     else:
         count = min(columns, shown.shape[1])
-        figure, axes = _subplots(len(epochs), count, (0.9 * count + 0.6, 0.9 * len(epochs) + 0.2))
+        figure, axes = subplots(len(epochs), count, (0.9 * count + 0.6, 0.9 * len(epochs) + 0.2))
         for line, epoch in zip(axes, epochs, strict=True):
             for axis, row in zip(line, shown[epoch], strict=False):
                 _show(axis, row, image_shape, (min(low, 0.0), high))
@@ -209,7 +184,7 @@ def draw_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | Non
     return path
 
 
-@_own_settings
+@own_settings
 def animate_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | None, columns: int = 10) -> Path:
     """The same as an animated picture, a frame for each epoch, of at most `MOST_FRAMES` epochs: images side by side, a
     histogram, points, or the first rows as curves."""
@@ -219,7 +194,7 @@ def animate_shown(path: Path, shown: np.ndarray, image_shape: tuple[int, ...] | 
     low, high = float(shown[-1].min()), float(shown[-1].max())
     high = high if high > low else low + 1
     edge = 0.05 * (high - low)
-    figure, axes = _subplots(1, 1, (4, 4))
+    figure, axes = subplots(1, 1, (4, 4))
     axis = axes[0, 0]
 
     def draw(epoch: int) -> None:
@@ -280,7 +255,7 @@ def _image(row: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray:
     return image if picture.channels == 3 else image.mean(axis=2)
 
 
-@_own_settings
+@own_settings
 def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> Path:
     """Training and test loss over the epochs, a panel for each stage, whose losses may be of different kinds; and one
     for each other score and for the losses of phases."""
@@ -296,7 +271,7 @@ def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> Path:
               *((name.replace("_", " "), (f"train_{name}", f"test_{name}"), metrics) for name in others)]
     panels = [(title, shown, lines) for title, shown, lines in panels
               if any(line.get(name) is not None for name in shown for line in lines)]
-    figure, axes = _subplots(1, len(panels), (4.5 * len(panels), 3))
+    figure, axes = subplots(1, len(panels), (4.5 * len(panels), 3))
     for axis, (title, shown, lines) in zip(axes[0], panels, strict=True):
         for name in shown:
             values = [np.nan if line.get(name) is None else line[name] for line in lines]
@@ -311,11 +286,11 @@ def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> Path:
     return path
 
 
-@_own_settings
+@own_settings
 def draw_simulations(path: Path, runs: Sequence[Simulated]) -> Path:
     """Test loss against virtual time, a panel for each number of workers and a line for each strategy."""
     counts = list(dict.fromkeys(run.workers for run in runs))
-    figure, axes = _subplots(1, len(counts), (3.6 * len(counts), 3), sharey=True)
+    figure, axes = subplots(1, len(counts), (3.6 * len(counts), 3), sharey=True)
     for axis, count in zip(axes[0], counts, strict=True):
         for run in runs:
             points = [point for point in run.curve if point.get("test_loss") is not None]
@@ -329,13 +304,3 @@ def draw_simulations(path: Path, runs: Sequence[Simulated]) -> Path:
     axes[0][0].legend(fontsize=8)
     figure.savefig(path, dpi=120)
     return path
-
-
-def _subplots(lines: int, columns: int, size: tuple[float, float], **more: Any) -> tuple[Any, Any]:
-    """A figure of so many inches that is on no display, and its axes (lines, columns)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(lines, columns, squeeze=False, **more)

@@ -39,8 +39,8 @@ from pyddl.train.agreement import FLOAT32_INSTEAD, dtype_of_all
 from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.tensors import write_parts
 
-__all__ = ["ROWS", "Run", "RunDirectory", "as_recorded", "claimed", "load_run", "new_folder", "read_config",
-           "recorded_config", "write_model", "written"]
+__all__ = ["CONFIG", "METRICS", "MODEL", "ROWS", "SUMMARY", "Run", "RunDirectory", "as_recorded", "claimed",
+           "load_run", "new_folder", "read_config", "recorded_config", "write_model", "written"]
 
 log = logging.getLogger("pyddl")
 

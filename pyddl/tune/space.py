@@ -141,6 +141,10 @@ class Space:
             settings[name] = {**settings.get(name, {}), **value} if name in in_part else value
         return settings
 
+    def epochs(self, drawn: Mapping[str, Any]) -> int:
+        """How many epochs a trial has, where it is not ended early."""
+        return int(self._value("epochs", drawn, self._heads(drawn)))
+
     def _heads(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
         """Model, strategy and optimizer of a trial, as far as its model is known."""
         given = {**self.fixed, **drawn}

@@ -1,9 +1,8 @@
 """The study of a search: which trials there were, what became of them, and which one is next, in one file.
 
-This is the only place that knows Optuna [1]_. Its journal is a file of lines, each a JSON object, to which one process
-appends. Trials are drawn by random numbers of (seed, number of the trial), or by the tree-structured Parzen estimator
-(TPE) [2]_ from these and from the trials before; asynchronous successive halving (ASHA) [3]_ ends those that are not
-among the best.
+This is the only place that knows Optuna [1]_. Trials are drawn by random numbers of (seed, number of the trial), or by
+the tree-structured Parzen estimator (TPE) [2]_ from these and from the trials before; asynchronous successive halving
+(ASHA) [3]_ ends those that are not among the best.
 
 References
 ----------
@@ -15,9 +14,7 @@ References
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,17 +26,17 @@ import numpy as np
 from pyddl import _check
 from pyddl.errors import DataError, ParameterError
 from pyddl.train.run import claimed, written
+from pyddl.tune.journal import Journal
 from pyddl.tune.parameter import Parameter
 from pyddl.tune.search import Search
 from pyddl.tune.space import Space
 
-__all__ = ["JOURNAL", "Importances", "Search", "Study", "Trial"]
+__all__ = ["JOURNAL", "Importances", "Search", "Study", "Trial", "drawn"]
 
 JOURNAL = "journal.log"
 NAME = "pyddl"  # of the one study in the file
 STATES = ("complete", "pruned", "failed")
-FEW = 10  # trials, of which importances say nothing
-ASKED, REPORTED, SAID = 4, 7, 8  # op_code of the lines of a journal that begin a trial, have a value, or an attribute
+FEW, GOOD = 10, 0.25  # trials, of which importances say nothing; share of them that counts as good
 
 
 @dataclass(frozen=True)
@@ -79,16 +76,6 @@ class Importances:
     trials: int
 
 
-class _NoLock:
-    """That of a journal to which only one process writes; the folder is claimed."""
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
 class Study:
     """A search's record, begun or gone on with.
 
@@ -124,7 +111,7 @@ class Study:
             raise
 
     def _open(self) -> None:
-        _mend(self._path)
+        self._journal = Journal(self._path)
         self._study = self._load()
         record = {"space": self.space.fingerprint(), "goal": self.search.goal, "direction": self.search.direction}
         recorded = self._study.user_attrs
@@ -138,19 +125,19 @@ class Study:
             self._study.set_user_attr("trials", self.search.trials)
         last = self._trials()[-1:]
         if last and last[0].state.name == "RUNNING" and self._given(last[0]) is None:  # killed while it was drawn
-            _cut(self._path, last[0].number)
+            self._journal.cut_before(last[0].number)
             self._study = self._load()
 
     def _load(self) -> Any:
         optuna = self._optuna
-        from optuna.storages.journal import JournalFileBackend, JournalStorage
+        from optuna.storages import JournalStorage
 
-        backend = JournalFileBackend(str(self._path), lock_obj=_NoLock())  # type: ignore[arg-type]
         pruner: Any = optuna.pruners.NopPruner()
         if self.search.pruner == "asha":
             pruner = optuna.pruners.SuccessiveHalvingPruner(self.search.first, self.search.factor)
         try:
-            return optuna.create_study(storage=JournalStorage(backend), study_name=NAME, pruner=pruner,
+            storage = JournalStorage(self._journal)  # type: ignore[arg-type]
+            return optuna.create_study(storage=storage, study_name=NAME, pruner=pruner,
                                        direction=self.search.direction, load_if_exists=True)
         except (ValueError, KeyError, TypeError, AssertionError, IndexError) as error:
             raise DataError(f"{self._path} is no journal of a search: {_check.first_line(error)}") from None
@@ -190,12 +177,13 @@ class Study:
         if len(self._trials()) >= self.trials:
             return None
         self._study.sampler = self._sampler(len(self._trials()))
-        asked = self._study.ask()
-        return Trial(asked.number, self.space.draw(lambda parameter: _suggest(asked, parameter)))
+        with self._journal.together():
+            asked = self._study.ask()
+            return Trial(asked.number, self.space.draw(lambda parameter: _suggest(asked, parameter)))
 
     def _sampler(self, number: int) -> Any:
         """One that depends on nothing but the seed, the trial's number, and, if it learns, the trials before."""
-        seed = int(np.random.SeedSequence([self.search.seed, number]).generate_state(1)[0])
+        seed = _seed(self.search.seed, number)
         if self.search.sampler == "random":
             return self._optuna.samplers.RandomSampler(seed)
         return self._optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
@@ -233,9 +221,10 @@ class Study:
             return epoch >= trial.user_attrs.get("ends", math.inf)
         if not math.isfinite(value):  # training itself ends it, or not
             return False
-        handle.report(value, epoch)
-        ends = handle.should_prune()
-        handle.set_user_attr("ends" if ends else "seen", epoch)  # without this line the report is none, see `_mend`
+        with self._journal.together():
+            handle.report(value, epoch)
+            ends = handle.should_prune()
+            handle.set_user_attr("ends" if ends else "seen", epoch)  # without this line it is no report: see `Journal`
         return bool(ends)
 
     def tell(self, number: int, state: str, value: float | None = None, why: str | None = None,
@@ -260,17 +249,18 @@ class Study:
         if state == "complete" and (value is None or not math.isfinite(value)):
             state, why = "failed", f"its value is {value}"
         handle, states = self._handle(number), self._optuna.trial.TrialState
-        for name, said in (("state", state), ("why", why), ("seconds", seconds)):
-            if said is not None:
-                handle.set_user_attr(name, said)
-        if state == "complete":
-            self._study.tell(number, value)
-        elif state == "failed" and not learn:
-            self._study.tell(number, state=states.FAIL)
-        else:
-            if state == "failed" and not handle.constraints:  # samplers do not see FAIL, and would draw the same again
-                handle.set_constraint("trained", 1.0)
-            self._study.tell(number, state=states.PRUNED)
+        with self._journal.together():
+            for name, said in (("state", state), ("why", why), ("seconds", seconds)):
+                if said is not None:
+                    handle.set_user_attr(name, said)
+            if state == "complete":
+                self._study.tell(number, value)
+            elif state == "failed" and not learn:
+                self._study.tell(number, state=states.FAIL)
+            else:
+                if state == "failed" and not handle.constraints:  # samplers are blind for FAIL, and would draw it again
+                    handle.set_constraint("trained", 1.0)
+                self._study.tell(number, state=states.PRUNED)
 
     def _handle(self, number: int) -> Any:
         return self._optuna.trial.Trial(self._study, number)  # the journal has one study: ids are numbers
@@ -301,8 +291,8 @@ class Study:
     def importances(self) -> Importances | None:
         """Of the parameters, by PED-ANOVA [4]_; None where there are too few trials, or all are alike.
 
-        Trials are compared after the latest epoch that a third of them came to, and ten at least: where most are ended
-        early, few are complete, and these are alike.
+        Trials are compared after the latest epoch that half of them came to, and ten at least: where most are ended
+        early, few are complete, and these are alike. A quarter of them counts as good.
 
         References
         ----------
@@ -312,7 +302,7 @@ class Study:
         trials = [trial for trial in self._trials() if trial.user_attrs.get("state") in ("complete", "pruned")]
         for epoch in sorted({epoch for trial in trials for epoch in trial.intermediate_values}, reverse=True):
             here = [trial for trial in trials if epoch in trial.intermediate_values]
-            if len(here) >= max(FEW, len(trials) / 3):
+            if len(here) >= max(FEW, len(trials) / 2):
                 break
         else:
             return None
@@ -320,7 +310,7 @@ class Study:
         study = optuna.create_study(direction=self.search.direction)
         study.add_trials([optuna.trial.create_trial(params=trial.params, distributions=trial.distributions,
                                                     value=trial.intermediate_values[epoch]) for trial in here])
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, 5 / len(here))))
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=GOOD)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of parameters that few trials have
             shares = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
@@ -347,6 +337,18 @@ class Study:
         return Trial(trial.number, given, self.attempts(trial.number))
 
 
+def drawn(space: Space, search: Search, number: int) -> dict[str, Any]:
+    """The options that trial ``number`` of a random search draws: those that its journal would have."""
+    optuna = _optuna()
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(_seed(search.seed, number))).ask()
+    return space.draw(lambda parameter: _suggest(trial, parameter))
+
+
+def _seed(seed: int, number: int) -> int:
+    """Of what is drawn for one trial."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
 def _optuna() -> Any:
     try:
         import optuna
@@ -363,48 +365,3 @@ def _suggest(trial: Any, parameter: Parameter) -> Any:
         return trial.suggest_int(parameter.name, parameter.low, parameter.high, log=parameter.log,
                                  step=parameter.step or 1)
     return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-
-
-def _mend(path: Path) -> None:
-    """Cut off what a process that was killed has left of a line, or of the lines of one report.
-
-    Raises
-    ------
-    DataError
-        Another line is damaged.
-    """
-    if not path.exists():
-        return
-    with written(path):
-        lines = path.read_bytes().splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    ops = [_op_code(line) for line in lines]
-    if None in ops:
-        number = ops.index(None)
-        raise DataError(f"{path}: line {number + 1} is damaged; expected an object of a journal. What stands before it "
-                        f"can be kept: head -n {number} {path}")
-    last = max((number for number, op in enumerate(ops) if op == REPORTED), default=len(ops))
-    _truncate(path, lines if SAID in ops[last:] else lines[:last])
-
-
-def _op_code(line: bytes) -> Any:
-    try:
-        said = json.loads(line)
-    except ValueError:
-        return None
-    return said.get("op_code") if isinstance(said, dict) else None
-
-
-def _cut(path: Path, trial: int) -> None:
-    """Let a trial, the last, never have been there."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    begins = [number for number, line in enumerate(lines) if _op_code(line) == ASKED]
-    _truncate(path, lines[: begins[trial]])
-
-
-def _truncate(path: Path, lines: list[bytes]) -> None:
-    length = sum(map(len, lines))
-    if length < path.stat().st_size:
-        with written(path):
-            os.truncate(path, length)

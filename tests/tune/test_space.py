@@ -218,8 +218,8 @@ strategy = ["averaging", "gossip"]
      "[space]; did you mean 'search'?"),
     ({**AUTOENCODER, "epohcs": 2}, {"learning_rate": RATE}, "there is no option 'epohcs'; did you mean 'epochs'?"),
     ({**AUTOENCODER, "epochs": 0}, {"learning_rate": RATE}, "epochs is 0; expected a whole number at least 1"),
-    (AUTOENCODER, {"learning_rate": {**RATE, "when": {"strateg": "x"}}}, "when names 'strateg', which is no option; did "
-     "you mean 'strategy'?"),
+    (AUTOENCODER, {"learning_rate": {**RATE, "when": {"strateg": "x"}}}, "when names 'strateg', which is no option; "
+     "did you mean 'strategy'?"),
     (AUTOENCODER, {"learning_rate": {**RATE, "when": "averaging"}}, "when is 'averaging'; expected a table of options"),
     (AUTOENCODER, {"learning_rate": {**RATE, "when": {"optimizer": "sgd"}}}, "learning_rate is never drawn: when asks "
      "for optimizer sgd, and it is adam"),
@@ -261,7 +261,7 @@ def test_what_is_wrong_with_a_search(table, words):
 
 def test_flags_win_over_the_table_and_say_their_own_name():
     assert Search.of({"trials": 4, "seed": 3}, {"trials": 5, "seed": None}) == Search(trials=5, seed=3)
-    with pytest.raises(ParameterError, match="^trials is 0"):
+    with pytest.raises(ParameterError, match=r"^trials is 0"):
         Search.of({}, {"trials": 0}, where="space.toml: ")
 
 
@@ -269,7 +269,7 @@ def test_the_goal_is_a_column_and_its_name_says_which_way_is_better():
     line = {"epoch": 1, "train_loss": 3.0, "test_loss": None, "seconds": 0.5}
     assert Search().value(line) == 3.0 and Search().column(line) == "train_loss"
     assert Search().value({**line, "test_loss": 2.0}) == 2.0
-    with pytest.raises(ParameterError, match="goal is 'tain_loss'; .* have seconds, train_loss; did you mean 'train_lo"):
+    with pytest.raises(ParameterError, match=r"goal is 'tain_loss'; .* seconds, train_loss; did you mean 'train_loss'"):
         Search(goal="tain_loss").value(line)
     wanted = {"test_accuracy": "maximize", "test_elbo": "maximize", "test_log_likelihood": "maximize",
               "samples_per_second": "maximize", "test_squared_error": "minimize"}

@@ -1,0 +1,108 @@
+"""What a person sees at the end of a search: a table of the best trials, all trials as a file, and pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyddl.errors import ParameterError
+from pyddl.train.run import METRICS, written
+from pyddl.tune.desk import folder_of
+from pyddl.tune.search import Search
+from pyddl.tune.study import Study
+from pyddl.tune.table import best_first, said
+
+__all__ = ["draw", "table", "write_csv"]
+
+MOST = 10  # trials of a table
+
+
+def table(rows: Sequence[Mapping[str, Any]], search: Search) -> str:
+    """The ten best trials in columns, the best first, and how many there were of each state."""
+    best = best_first(rows, search.direction)[:MOST]
+    names = list(dict.fromkeys(name for row in best for name in row["given"]))
+    lines = [["trial", search.goal, *names],
+             *([str(row["number"]), f"{row['value']:.4f}",
+                *(said(row["given"][name]) if name in row["given"] else "" for name in names)] for row in best)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    states = [row["state"] for row in rows]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed", "running")
+                       if state in states)
+    shown = ["  ".join(text.rjust(width) if column < 2 else text.ljust(width)
+                       for column, (text, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+             for line in lines]
+    return "\n".join([*(shown if best else ["no trial is complete"]),
+                      f"{len(rows)} trial{'s' * (len(rows) != 1)}: {counts or 'none begun'}"])
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each trial, a column for each parameter; what a trial has not is empty.
+
+    Raises
+    ------
+    CheckpointError
+        It cannot be written.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row["given"]))
+    text = io.StringIO()
+    file = csv.writer(text, lineterminator="\n")
+    own = ("number", "state", "value", "epochs", "seconds")
+    file.writerow([*own, *names, "why"])
+    for row in rows:
+        given = (row["given"].get(name) for name in names)
+        file.writerow([*(row[name] for name in own),
+                       *(value if isinstance(value, float) else "" if value is None else said(value)
+                         for value in given), row["why"]])
+    with written(path):
+        path.write_text(text.getvalue(), encoding="utf-8")
+
+
+def draw(out: Path, study: Study) -> tuple[list[Path], list[str]]:
+    """Draw the search's pictures into its folder ``plots``; return their paths, and a line for what there is none of.
+
+    Raises
+    ------
+    CheckpointError
+        They cannot be written.
+    """
+    from pyddl.tune.plots import draw_curves, draw_importances, draw_parameters, draw_trials
+
+    rows, search = study.rows(), study.search
+    if not any(row["value"] is not None for row in rows):
+        return [], ["no pictures: no trial has come to the end of an epoch"]
+    curves, goal = {}, search.goal
+    for row in rows:
+        if curve := _curve(folder_of(out, row["number"]), search):
+            curves[row["number"]] = curve[1]
+            goal = curve[0]
+    importances, drawn, notes = study.importances(), [], []
+    folder = out / "plots"
+    with written(folder):
+        folder.mkdir(exist_ok=True)
+        drawn.append(draw_trials(folder / "trials.png", rows, search, goal))
+        drawn.append(draw_parameters(folder / "parameters.png", rows, study.space.parameters, importances, goal))
+        if curves:
+            drawn.append(draw_curves(folder / "curves.png", rows, curves, search, goal))
+        if importances is None:
+            notes.append("no importances of parameters: they need ten trials that did not fail, and some better than "
+                         "others")
+        else:
+            drawn.append(draw_importances(folder / "importances.png", importances))
+    return drawn, notes
+
+
+def _curve(folder: Path, search: Search) -> tuple[str, list[tuple[int, float]]] | None:
+    """Name and values of what is sought, after each epoch of a trial; None where there are none."""
+    found, column = [], search.goal
+    try:
+        for text in (folder / METRICS).read_text(encoding="utf-8").splitlines():
+            line = json.loads(text)
+            column = search.column(line)
+            found.append((line["epoch"], search.value(line)))
+    except (OSError, ValueError, KeyError, ParameterError):  # a trial that died while it wrote
+        pass
+    return (column, found) if found else None
