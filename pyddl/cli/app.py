@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 
 import click
 
-from pyddl import __version__, _check
+from pyddl import __version__, _check, _own
 from pyddl.cli.output import any_characters, give_up
-from pyddl.comm.abort import OnAllRanks, installed
+from pyddl.comm.abort import PATIENCE, OnAllRanks, installed
 from pyddl.comm.environment import started
 from pyddl.errors import CommError, DataError, ParameterError, PyddlError, ShapeError
 
@@ -91,10 +92,10 @@ def _first() -> bool:
     return rank is None or not rank.rank
 
 
-def _failed(text: str) -> int:
+def _failed(text: str, before: str = "") -> int:
     rank = started()
     here = f"rank {rank.rank}: " if rank is not None and rank.size != 1 else ""  # perhaps only this one knows
-    _to_stderr(f"pyddl: {here}{text}")
+    _to_stderr(f"{before}pyddl: {here}{text}")
     return 1
 
 
@@ -115,8 +116,13 @@ def app() -> int:
     except click.Abort:
         return 130
     except (ParameterError, ShapeError, DataError) as error:
-        say(f"pyddl: {error}")
-        return OnAllRanks(BAD_INPUT) if error.on_all_ranks else BAD_INPUT
+        say(f"{_own.trace(error)}pyddl: {error}")
+        if error.on_all_ranks:
+            return OnAllRanks(BAD_INPUT)
+        if installed() and not _first():
+            time.sleep(PATIENCE)  # the first rank may say the same, and end all
+            _failed(f"{error}", _own.trace(error))
+        return BAD_INPUT
     except CommError as error:
         if error.on_all_ranks:
             say(f"pyddl: {error}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pyddl import _check, models, options
+from pyddl import _check, _own, models, options
 from pyddl.cli.app import BAD_INPUT
 from pyddl.cli.flags import read_config
 from pyddl.cli.model_command import ModelCommand, for_data, scaled_as, source_of
@@ -117,6 +117,8 @@ def _train(settings: dict[str, Any]) -> int:
         source, model = for_data(settings["model"], source, settings)
     recorded = {name: settings[name] for name in ("model", *(
         option.name for option in options.of_section("data", "model"))) if name in settings}
+    if recorded.get("module") is not None:
+        recorded["module"] = _own.anywhere(recorded["module"])
     out = settings["out"] or here.transport.gather_objects(new_folder(settings["model"]) if here.rank == 0 else "")[0]
     try:
         trainer = Trainer(
