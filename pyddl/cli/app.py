@@ -15,9 +15,10 @@ import click
 
 from pyddl import __version__, _check, _own
 from pyddl.cli.output import any_characters, give_up
-from pyddl.comm.abort import OnAllRanks, installed, told_by_another
+from pyddl.comm.abort import STOPPED, OnAllRanks, end_all, installed, told_by_another
 from pyddl.comm.environment import started
 from pyddl.errors import CommError, DataError, ParameterError, PyddlError, ShapeError
+from pyddl.train.stop import NotBegun
 
 __all__ = ["app", "say", "try_to_draw"]
 
@@ -137,6 +138,12 @@ def app() -> int:
         return 0
     except OSError as error:
         return _failed(error, _of_system(error))
+    except NotBegun as error:
+        if not told_by_another(error):
+            _to_stderr("pyddl: stopped on request before training began; start it again")
+        if installed():
+            end_all(STOPPED)
+        os._exit(STOPPED)  # whatever threads still read
 
 
 def _of_system(error: OSError) -> str:
