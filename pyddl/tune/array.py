@@ -13,6 +13,7 @@ from pyddl.comm.abort import STOPPED
 from pyddl.comm.world import world
 from pyddl.errors import ParameterError, PyddlError
 from pyddl.train.agreement import agreement
+from pyddl.train.progress import PlainProgress
 from pyddl.train.run import METRICS, SUMMARY, recorded_config
 from pyddl.train.stop import StopRequest
 from pyddl.tune.desk import TRIALS, Desk, folder_of
@@ -50,7 +51,8 @@ def only(space: Space, search: Search, number: int, out: Path, say: Callable[[st
         say(f"trial {number} has ended")
         return 0
     with StopRequest() as stop:
-        outcome = train(space.settings(given), folder, resume=True, tell=lambda line: "on", stop=stop)
+        outcome = train(space.settings(given), folder, resume=True, tell=lambda line: "on", stop=stop,
+                        shown=PlainProgress())
     if outcome.state == "failed":
         if here.rank == 0 and not outcome.lost:
             folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +94,7 @@ def _collect(study: Study, desk: Desk) -> str:
         _compare(folder, trial.given)
         for line in _metrics(folder):
             desk.saw(trial.number, line)
-        desk.told(trial.number, outcome)
+        desk.told(trial.number, outcome, _summary(folder).get("seconds"))
         found += 1
     left = len(study.running())
     return f"{found} trial{'s' * (found != 1)} taken into the journal" + (
@@ -106,10 +108,16 @@ def _check_random(search: Search, flag: str) -> None:
 
 
 def _finished(folder: Path) -> bool:
+    return _summary(folder).get("finished") is not None
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    """What the run says of itself; nothing where it has not ended."""
     try:
-        return json.loads((folder / SUMMARY).read_text(encoding="utf-8")).get("finished") is not None
-    except (OSError, ValueError, AttributeError):
-        return False
+        said = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        return {**said, "seconds": sum(said["time"].values())}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _outcome(folder: Path) -> Outcome | None:

@@ -80,23 +80,38 @@ class Asked(StopRequest):
 class Reporting(Progress):
     """Tells the search of each epoch, and stops the trial where it says so.
 
+    Parameters
+    ----------
+    tell : callable
+    stop : StopRequest
+        Of the trial.
+    shown : Progress
+        Shows it besides.
+
     Attributes
     ----------
     pruned : bool
-    line : dict or None
-        The last epoch's.
     """
 
-    def __init__(self, tell: Tell, stop: StopRequest):
-        self._tell, self._stop = tell, stop
+    def __init__(self, tell: Tell, stop: StopRequest, shown: Progress):
+        self._tell, self._stop, self._shown = tell, stop, shown
         self.pruned = False
-        self.line: dict[str, Any] | None = None
 
     def begin(self, title: str, epochs: int, steps_per_epoch: int, step: int = 0) -> None:
         self._epochs = epochs
+        self._shown.begin(title, epochs, steps_per_epoch, step)
+
+    def step(self, step: int) -> None:
+        self._shown.step(step)
+
+    def note(self, text: str) -> None:
+        self._shown.note(text)
+
+    def end(self) -> None:
+        self._shown.end()
 
     def epoch(self, line: dict[str, Any]) -> None:
-        self.line = line
+        self._shown.epoch(line)
         answer = self._tell(line)
         if answer != "on" and line["epoch"] < self._epochs:  # after the last one it is complete, whatever was said
             self.pruned = answer == "prune"
@@ -120,7 +135,7 @@ def settings_of(given: Mapping[str, Any], out: Path, *, resume: bool) -> dict[st
 
 def train(given: Mapping[str, Any], out: Path, *, resume: bool, tell: Tell, stop: StopRequest,
           opened: Callable[..., Any] | None = None,
-          among: Callable[[], AbstractContextManager[Any]] = nullcontext) -> Outcome:
+          among: Callable[[], AbstractContextManager[Any]] = nullcontext, shown: Progress | None = None) -> Outcome:
     """Train a trial on the ranks of the world; what became of it, on this rank. Collective.
 
     Nothing but Ctrl-C and the like is raised.
@@ -129,8 +144,10 @@ def train(given: Mapping[str, Any], out: Path, *, resume: bool, tell: Tell, stop
     ----------
     among : callable
         Gives a context in which the world is that of the trial.
+    shown : Progress, optional
+        Shows it besides.
     """
-    reporting = Reporting(tell, stop)
+    reporting = Reporting(tell, stop, shown or Progress())
 
     def run(resume: bool) -> named.Trained:
         with among():
