@@ -42,9 +42,10 @@ test-long: setup test-wheel test-routes test-sanitized spark storage
 test-sanitized: setup
 	VENV=$(VENV) SANITIZED=$(VENV)-sanitized tests/native/sanitize
 
-# Every MPI of this machine, and PyPI's, in environments of their own: see tests/routes/run, and quick beside it.
+# Every MPI of this machine, and PyPI's, in environments of their own, and what needs PyTorch (ROUTE=torch: that alone):
+# see tests/routes/run, and quick beside it.
 test-routes:
-	ROUTES=$(VENV)-routes PYTHON=$(PYTHON) tests/routes/run $(ROUTE)
+	VENV=$(VENV) ROUTES=$(VENV)-routes PYTHON=$(PYTHON) tests/routes/run $(ROUTE)
 
 # The wheel in clean environments, with each MPI and with none.
 test-wheel: wheel
@@ -131,21 +132,21 @@ $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	@rm -f $(VENV)/.unfinished
 	@touch $@
 
-$(VENV)-torch/.made: PACKAGES := numpy torch==2.13.0
 $(VENV)-tensorflow/.made: PACKAGES := numpy tensorflow-cpu==2.21.0
 $(VENV)-mpich/.made: PACKAGES := numpy mpi4py mpich
 $(VENV)-storage/.made: PACKAGES := moto[server]==5.2.5 gcp-storage-emulator==2026.7.19
-$(VENV)-torch/.made $(VENV)-tensorflow/.made $(VENV)-mpich/.made $(VENV)-storage/.made:
+$(VENV)-tensorflow/.made $(VENV)-mpich/.made $(VENV)-storage/.made:
 	@echo 'setting up $(@D)'
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	@touch $@
 
 # Those that have all of $(VENV) behind them.
+$(VENV)-torch/.made: PACKAGES := torch==2.13.0
 $(VENV)-gensim/.made: PACKAGES := gensim==4.4.0
 $(VENV)-spark/.made: PACKAGES := gensim==4.4.0 pyspark==4.3.0
 $(VENV)-docs/.made: PACKAGES := $(SITE)
-$(VENV)-gensim/.made $(VENV)-spark/.made $(VENV)-docs/.made: | $(VENV)/.built
+$(VENV)-torch/.made $(VENV)-gensim/.made $(VENV)-spark/.made $(VENV)-docs/.made: | $(VENV)/.built
 	@echo 'setting up $(@D)'
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)

@@ -17,6 +17,7 @@ from benchmarks import (
     step,
     sum,
     threads,
+    torch_modules,
 )
 
 
@@ -24,7 +25,7 @@ def main() -> None:
     options = harness.arguments(__doc__)
     shared = ["--size", options.size, "--out", str(options.out)]
     for question in (start, overhead, sum, server_latency, server, auto, split, ranks, threads, step, convolution,
-                     adversarial_step):
+                     adversarial_step, torch_modules):
         question.main(shared)
     report.main(shared)
 

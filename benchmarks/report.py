@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks import adversarial_step, convolution, harness, likelihood, readme, split, tempering
+from benchmarks import adversarial_step, convolution, harness, likelihood, readme, split, tempering, torch_modules
 from benchmarks.auto import NEAR
 from benchmarks.ranks import rates
 from benchmarks.server import AIM as SERVER_AIM
@@ -21,7 +21,7 @@ __all__ = ["Aim", "aims", "main", "write"]
 
 Lines = list[dict[str, Any]]
 QUESTIONS = ("step", "ranks", "sum", "overhead", "start", "server_latency", "server", "auto", "split", "threads",
-             "convolution", "adversarial_step", "rbm", "likelihood", "tempering")
+             "convolution", "adversarial_step", "torch_modules", "rbm", "likelihood", "tempering")
 LIKELIHOODS = {"784-16, thresholded": -140.0, "784-500, thresholded": -80.0, "784-500, drawn": -91.0}
 RANKS = {"pyddl": "allreduce", "pyddl sharded": "allreduce with --shard-optimizer"}
 
@@ -183,6 +183,11 @@ def aims(lines: dict[str, Lines]) -> list[Aim]:
         if line["objective"] == "wgan_gp":
             found += [Aim(f"adversarial step, {line['case']}, {dtype}: of one without penalty", adversarial_step.MOST,
                           times, most=True) for dtype, times in line["times_plain"].items()]
+    for line in (each for each in lines["torch_modules"] if each["ranks"] == 2):
+        parts = ", ".join(f"{part} {1e6 * value:.0f} us" for part, value in line["parts"].items())
+        found.append(Aim(f"PyTorch module, {line['case'].replace(':', ', ')} rows per rank: against the best of DDP",
+                         torch_modules.AIMS[line["case"]], line["against"]["DDP"]["faster"],
+                         why=f"of a step of one rank {parts}; {line['share_of_local']:.0%} of ranks that send nothing"))
     for line in lines["rbm"]:
         wanted = {10: 3.0, 100: 2.0}.get(line["batch"])
         if wanted is not None:
@@ -447,6 +452,7 @@ def write(path: Path, lines: dict[str, Lines]) -> None:
         ("server", asynchronous_section),
         ("convolution", convolution.section),
         ("adversarial_step", adversarial_step.section),
+        ("torch_modules", torch_modules.section),
         ("rbm", rbm_section),
         ("likelihood", likelihood_section),
         ("tempering", tempering_section),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from pyddl.errors import ParameterError, ShapeError
 from pyddl.names import ALSO_CALLED
 
+LOOKED_AT = 10_000  # files of a folder, for one that is meant
 MOST_THREADS = 1024  # of one process, as in csrc/kernels/threads.hpp
 
 
@@ -86,10 +89,30 @@ def name_or_object(name: str, value: Any, base: type) -> None:
 
 def nearest(value: Any, names: Iterable[str]) -> str:
     """'; did you mean ...?' when one of ``names`` looks like ``value`` or means the same elsewhere, else ''."""
-    known = list(names)
-    close = [name for alike in ALSO_CALLED if value in alike for name in alike if name in known]
-    close = close or difflib.get_close_matches(str(value), known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return _meant(_closest(str(value), list(names)))
+
+
+def nearest_path(path: str | os.PathLike[str], names: Iterable[str] = ()) -> str:
+    """The same of ``names`` and of what lies where ``path`` would; what follows a colon is left as it is."""
+    folder, name = os.path.split(os.fspath(path))
+    name, colon, inner = name.partition(":")
+    try:
+        with os.scandir(folder or ".") as entries:
+            beside = [entry.name for entry in islice(entries, LOOKED_AT) if not entry.name.startswith(".")]
+    except (OSError, ValueError):
+        beside = []
+    close = _closest(name, [*beside, *(() if folder else names)])
+    return _meant(close and os.path.join(folder, close) + colon + inner)
+
+
+def _closest(value: str, known: list[str]) -> str | None:
+    same = [name for alike in ALSO_CALLED if value in alike for name in alike if name in known]
+    lower = {name.lower(): name for name in known}
+    return next(iter(same or [lower[name] for name in difflib.get_close_matches(value.lower(), lower, n=1)]), None)
+
+
+def _meant(name: str | None) -> str:
+    return f"; did you mean {name!r}?" if name else ""
 
 
 def vector(name: str, x: Any, size: int, dtype: type = np.float32) -> np.ndarray:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,10 +15,13 @@ from typing import Any
 from pyddl import _check
 from pyddl.errors import ParameterError
 
-__all__ = ["PATTERN", "class_named", "is_named", "name_of", "said"]
+__all__ = ["FUNCTION", "PATTERN", "class_named", "file_of", "function_named", "is_named", "name_of", "said"]
 
 PATTERN = "FILE.py:Class"
 """How such a class is named."""
+
+FUNCTION = "FILE.py:make_model"
+"""How a function is named that makes something."""
 
 _NAME = re.compile(r"(.+\.py)(?::(\w*))?")
 
@@ -59,6 +63,38 @@ def class_named(what: str, name: str, base: type) -> type:
     raise ParameterError(f"{what} is {name!r}, and {member} is none; {wanted}")
 
 
+def function_named(what: str, name: str) -> tuple[Callable[..., Any], ModuleType]:
+    """The function, or class, of that name, and its file, which is run once in a process.
+
+    Raises
+    ------
+    ParameterError
+        As in `class_named`.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise ParameterError(f"{what} is {name!r}; expected {FUNCTION}: a Python file, and a function in it")
+    path, member = found.groups()
+    module = _module(what, name, Path(path))
+    offered = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
+               and getattr(value, "__module__", None) == module.__name__]
+    has = f"{path} has {', '.join(offered) or 'none'}"
+    if not member:
+        raise ParameterError(f"{what} is {name!r}; expected {FUNCTION}, with the name of a function: {has}")
+    value = getattr(module, member, None)
+    if value is None:
+        raise ParameterError(f"{what} is {name!r}, and {path} has no {member}; of functions {has}"
+                             f"{_check.nearest(member, offered)}")
+    if not callable(value):
+        raise ParameterError(f"{what} is {name!r}, and {member} is no function; of functions {has}")
+    return value, module
+
+
+def file_of(member: Any) -> str:
+    """The file that a function or class is from; empty where it is from none."""
+    return getattr(sys.modules.get(getattr(member, "__module__", None) or ""), "__file__", None) or ""
+
+
 def _module(what: str, name: str, path: Path) -> ModuleType:
     """What the file defines."""
     key = str(path.resolve())
@@ -94,9 +130,8 @@ def said(error: BaseException, path: Path | str) -> str:
 
 
 def name_of(cls: type) -> str | None:
-    """``FILE.py:Class`` of a class, as seen from here; None where no file has it, as in a notebook."""
+    """``FILE.py:Class`` of a class, right in any working directory; None where no file has it, as in a notebook."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if file is None or "." in cls.__qualname__ or not file.endswith(".py"):
         return None
-    near = os.path.relpath(file)
-    return f"{os.path.abspath(file) if near.startswith('..') else near}:{cls.__name__}"
+    return f"{os.path.abspath(file)}:{cls.__name__}"

@@ -11,6 +11,7 @@ __all__ = [
     "DataError",
     "InternalError",
     "NoRowsError",
+    "NotANumberError",
     "NotFiniteError",
     "ParameterError",
     "PeerLost",
@@ -42,6 +43,10 @@ class DataError(PyddlError, ValueError):
 
 class NoRowsError(DataError):
     """A file of data is whole, and has no rows: among others in a folder that is a part like any."""
+
+
+class NotANumberError(DataError, TypeError):
+    """A value is no number; also for those who look for what NumPy raises."""
 
 
 class CheckpointError(PyddlError, OSError):

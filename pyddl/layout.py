@@ -62,6 +62,10 @@ class Slice:
           strategies that have no such sums are refused
     first, of : int, optional
         Where this is only a part of a tensor: rows from ``first`` on, out of ``of`` rows in all.
+    order : tuple of int, optional
+        The axes as they follow one another in memory, the slowest first, where that is not their own order: a
+        convolution's weights (outputs, inputs, height, width) with ``order=(0, 2, 3, 1)`` have channels last. Of a part
+        of a tensor the first axis comes first.
 
     Attributes
     ----------
@@ -76,6 +80,7 @@ class Slice:
     merge: str = "mean"
     first: int = 0
     of: int | None = None
+    order: tuple[int, ...] | None = None
     begin: int = field(default=0, compare=False)
 
     @property
@@ -90,6 +95,13 @@ class Slice:
     def whole_shape(self) -> tuple[int, ...]:
         """Of the tensor that this is a part of, or else its own."""
         return self.shape if self.of is None else (self.of, *self.shape[1:])
+
+    def view(self, vector: np.ndarray, first: int = 0) -> np.ndarray:
+        """This slice of ``vector``, which begins at element ``first`` of the layout, in its shape: the same memory."""
+        values = vector[self.begin - first : self.end - first]
+        if self.order is None:
+            return values.reshape(self.shape)
+        return values.reshape([self.shape[axis] for axis in self.order]).transpose(np.argsort(self.order))
 
 
 class Layout:
@@ -126,6 +138,7 @@ class Layout:
                 raise ParameterError(f"two slices are named {s.name!r}; names must differ")
             _check.one_of(f"merge of slice {s.name}", s.merge, MERGES)
             shape = _check.integers(f"shape of slice {s.name}", s.shape, at_least=0)
+            _check_order(s)
             placed.append(replace(s, shape=shape, begin=at))
             at += -(-placed[-1].size // ALIGNMENT) * ALIGNMENT
         groups = [p.group for p in placed]
@@ -213,7 +226,7 @@ class Layout:
     def views(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         """Each slice of ``vector`` under its name and in its shape; writing to a view writes to the vector."""
         _check.vector("vector", vector, self.size)
-        return {s.name: vector[s.begin : s.end].reshape(s.shape) for s in self._slices}
+        return {s.name: s.view(vector) for s in self._slices}
 
     def cut(self, whole: Layout, vector: np.ndarray) -> np.ndarray:
         """The part of ``vector``, of layout ``whole``, that this layout's slices name: a new vector."""
@@ -222,3 +235,12 @@ class Layout:
             first = self[name].first
             view[...] = views[name][first : first + len(view)] if view.shape else views[name]
         return part
+
+
+def _check_order(s: Slice) -> None:
+    if s.order is None:
+        return
+    if sorted(s.order) != list(range(len(s.shape))):
+        raise ParameterError(f"order of slice {s.name} is {s.order}; expected each axis of shape {s.shape} once")
+    if s.of is not None and s.order[0] != 0:
+        raise ParameterError(f"order of slice {s.name} is {s.order}; expected axis 0 first, of which this is a part")

@@ -181,7 +181,8 @@ TABLE: list[Option] = [
     Option("scale", "str", None, "data",
            "scale of the data's columns, learned from the training rows and kept by the run; minmax: from 0 to 1; "
            "standard: mean 0, deviation 1; pixels: values of 0 to 255 divided by 255. Pictures have one for all "
-           "pixels. Codes and errors are those of scaled rows; reconstructions and samples are scaled back",
+           "pixels; a column of one value becomes 0. Codes and errors are those of scaled rows; reconstructions and "
+           "samples are scaled back",
            choices=names.SCALES, trainer=False),
     # ---- model
     Option("hidden", "ints", (256, 64), "model",
@@ -225,7 +226,13 @@ TABLE: list[Option] = [
            of=_SUPERVISED),
     Option("dtype", "str", "float32", "model",
            "element type of the matrix products; sums, weights and updates are float32 always", choices=names.DTYPES,
-           trainer=False, of=(*_NETWORKS, "linear", *_CHAINED, *_ADVERSARIAL)),
+           trainer=False, of=(*_NETWORKS, "linear", *_CHAINED, *_ADVERSARIAL, "torch")),
+    # ---- PyTorch modules
+    Option("module", "str", None, "model",
+           f"function that makes a PyTorch module, and the file that it is in: {_own.FUNCTION}", trainer=False,
+           of=("torch",)),
+    Option("arguments", "values", None, "model", "arguments of that function: NAME=VALUE, with commas", trainer=False,
+           of=("torch",)),
     # ---- variational autoencoders
     Option("kl_weight", "float", 1.0, "model",
            "weight of the divergence of the codes in what is minimised; loss and elbo are reported with weight 1",

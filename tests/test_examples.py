@@ -71,3 +71,13 @@ def test_the_layers_learn_the_digits():
 def test_the_pair_finds_the_distribution():
     made, _ = example("adversarial_pair").main(epochs=100)
     assert abs(made.mean() - 4.0) < 0.2 and abs(made.std() - 0.5) < 0.15
+
+
+@pytest.mark.mpi
+def test_a_torch_module_learns_while_its_ranks_meet_now_and_then(world):
+    pytest.importorskip("torch")
+    vae = example("torch_vae")
+    result = vae.main(epochs=12)
+    assert result.summary["strategy"] == ("averaging" if world.size > 1 else "allreduce")
+    first, *_, last = result.metrics
+    assert last["test_loss"] < 0.75 * first["test_loss"] and 1 < last["test_kl"] < 6

@@ -157,7 +157,7 @@ class Trainings:
             for view, given in zip(views.values(), np.load(weights).values(), strict=True):
                 view[:] = given
             self.trainings[name] = training
-        return {"flops": model.flops, "parameters": model.layout.count}
+        return {"flops": getattr(model, "flops", None), "parameters": model.layout.count}
 
     def losses(self, setup: str, count: int) -> list[float]:
         """Sums of this rank's losses in the next steps."""

@@ -22,7 +22,7 @@ from torch.nn import functional
 from benchmarks.peers.line import clocked, serve
 
 
-def network(units: list[int], weights: str) -> nn.Sequential:
+def network(units: list[int]) -> nn.Sequential:
     """Dense layers with ReLU between them, but none after the code or the last one."""
     layers: list[nn.Module] = []
     last, code = len(units) - 2, (len(units) - 1) // 2 - 1
@@ -30,7 +30,11 @@ def network(units: list[int], weights: str) -> nn.Sequential:
         layers.append(nn.Linear(fan_in, fan_out))
         if i not in (code, last):
             layers.append(nn.ReLU())
-    model = nn.Sequential(*layers)
+    return nn.Sequential(*layers)
+
+
+def filled(model: nn.Sequential, weights: str) -> nn.Sequential:
+    """With parameters from a file, in their order."""
     with torch.no_grad():
         for parameter, given in zip(model.parameters(), np.load(weights).values(), strict=True):
             parameter.copy_(torch.from_numpy(given))
@@ -49,11 +53,12 @@ class Training:
         dtype: str,
         compiled: bool,
         adam: str,
+        ddp: dict[str, Any] | None = None,
     ):
         rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         parameters = list(model.parameters())
         if ranks > 1:
-            model = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+            model = nn.parallel.DistributedDataParallel(model, **{"gradient_as_bucket_view": True, **(ddp or {})})
         autocast = torch.autocast("cpu", torch.bfloat16) if dtype == "bfloat16" else nullcontext()
 
         def loss_of(x: torch.Tensor) -> torch.Tensor:
@@ -92,7 +97,7 @@ class Trainings:
         self, batch: int, rows: torch.Tensor, how: dict[str, Any], *, adam: str, units: list[int], weights: str
     ) -> Training:
         """A training of the network that the driver has named."""
-        return Training(network(units, weights), batch, rows, adam=adam, **how)
+        return Training(filled(network(units), weights), batch, rows, adam=adam, **how)
 
     def prepare(self, batch: int, rows: str, modes: dict[str, dict[str, Any]], **named: Any) -> dict[str, str]:
         """Make a training for each mode: ``dtype`` and ``compiled``. Returns which Adam was chosen for each."""

@@ -15,7 +15,7 @@ import click
 
 from pyddl import __version__, _check
 from pyddl.cli.output import any_characters, give_up
-from pyddl.comm.abort import OnAllRanks, installed
+from pyddl.comm.abort import OnAllRanks, installed, told_by_another
 from pyddl.comm.environment import started
 from pyddl.errors import CommError, DataError, ParameterError, PyddlError, ShapeError
 
@@ -92,11 +92,13 @@ def _first() -> bool:
     return rank is None or not rank.rank
 
 
-def _failed(text: str) -> int:
+def _failed(error: Exception, text: str | None = None, status: int = 1) -> int:
+    """Say what this rank fails by, of which perhaps only this one knows, unless another says the same."""
     rank = started()
-    here = f"rank {rank.rank}: " if rank is not None and rank.size != 1 else ""  # perhaps only this one knows
-    _to_stderr(f"pyddl: {here}{text}")
-    return 1
+    here = f"rank {rank.rank}: " if rank is not None and rank.size != 1 else ""
+    if not told_by_another(error):
+        _to_stderr(f"pyddl: {here}{text or error}")
+    return status
 
 
 def app() -> int:
@@ -116,6 +118,8 @@ def app() -> int:
     except click.Abort:
         return 130
     except (ParameterError, ShapeError, DataError) as error:
+        if installed() and not error.on_all_ranks:
+            return _failed(error, status=BAD_INPUT)
         say(f"pyddl: {error}")
         return OnAllRanks(BAD_INPUT) if error.on_all_ranks else BAD_INPUT
     except PyddlError as error:
@@ -124,15 +128,15 @@ def app() -> int:
             return OnAllRanks(1)
         if isinstance(error, CommError) and installed():
             raise  # only some ranks may know: the abort hook ends all
-        return _failed(str(error))  # of a CommError: MPI has not come up
+        return _failed(error)  # of a CommError: MPI has not come up
     except MemoryError as error:
-        return _failed(f"out of memory: {error}. Choose fewer hidden units or a smaller batch_size, or let ranks hold "
-                       "one copy of the model together (--split)")
+        return _failed(error, f"out of memory: {error}. Choose fewer hidden units or a smaller batch_size, or let "
+                              "ranks hold one copy of the model together (--split)")
     except BrokenPipeError:  # the reader of a pipe has left
         sys.stderr.close()
         return 0
     except OSError as error:
-        return _failed(_of_system(error))
+        return _failed(error, _of_system(error))
 
 
 def _of_system(error: OSError) -> str:

@@ -107,6 +107,8 @@ def _train(settings: dict[str, Any]) -> int:
         drawn = [] if done.stopped else try_to_draw(lambda: draw(out, result.model, *vectors, result.metrics, tested))
         if not settings["quiet"]:
             click.echo("\n".join([table(result.summary), f"written to {out}", *(f"picture {path}" for path in drawn)]))
+    for text in result.summary.get("warnings", ()) if here.rank == 0 else ():
+        click.echo(f"warning: {text}", err=True)
     if done.stopped and here.rank == 0:
         click.echo(f"stopped on request; go on with: pyddl train --resume --out {out}", err=True)
     return STOPPED if done.stopped else 0

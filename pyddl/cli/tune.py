@@ -84,6 +84,7 @@ def _dry_run(space: Space, search: Search, settings: Mapping[str, Any]) -> int:
         return 0
     ranks = settings["ranks"] or (launched.size if launched is not None else None) or 1
     groups_of([0] * ranks, settings["ranks_per_trial"])
+    space.check_ranks(settings["ranks_per_trial"])
     for text in (*space.notes, *estimate(space, search, ranks, settings["ranks_per_trial"])):
         click.echo(text)
     return 0

@@ -1,4 +1,4 @@
-"""One rank fails: every rank ends, and the first traceback says which rank and why.
+"""One rank fails: every rank ends, and one traceback says which rank and why.
 
 Without this an uncaught exception ends one process, and all others wait for it for ever.
 """
@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from pyddl.errors import PeerLost
 
 __all__ = ["ENDING_ALL", "LEAVING", "STOPPED", "OnAllRanks", "end_all", "end_without_mpi", "install", "installed",
-           "leave", "run_main"]
+           "leave", "run_main", "told_by_another"]
 
 STOPPED = 75
 """Exit status of a run that was stopped on request and can be resumed: all ranks agree on it, so it is no
@@ -42,16 +42,21 @@ INTERRUPTED = 130  # as a shell reports SIGINT
 
 _abort: Callable[[int], Any] | None = None
 _name = ""
+_told: Callable[[str], bool] | None = None
+_silent: bool | None = None  # whether another rank tells what this one has failed by; None: it has not failed
 _others_first: Callable[[], bool] | None = None  # where this process ends without MPI_Finalize
 _claim: socket.socket | None = None
 
 
-def install(abort: Callable[[int], Any], rank: int, size: int) -> None:
+def install(abort: Callable[[int], Any], rank: int, size: int, told: Callable[[str], bool]) -> None:
     """From now on an uncaught exception, in any thread, prints this rank's traceback and calls
-    ``abort(code)``; a crash in native code prints its Python traceback too."""
-    global _abort, _name
+    ``abort(code)``; a crash in native code prints its Python traceback too.
+
+    ``told(kind)`` is whether another rank that fails by this kind of error says so.
+    """
+    global _abort, _name, _told
     first = _abort is None
-    _abort, _name = abort, f"rank {rank} of {size}"
+    _abort, _name, _told = abort, f"rank {rank} of {size}", told
     from pyddl import _core  # not at the top: whoever only starts ranks does not need it
 
     if not faulthandler.is_enabled():
@@ -84,11 +89,22 @@ def installed() -> bool:
     return _abort is not None
 
 
+def told_by_another(error: BaseException | str) -> bool:
+    """Whether another rank fails by such an error too, and says so: then this one is silent to its end."""
+    global _silent
+    if _silent is None:
+        kind = error if isinstance(error, str) else type(error).__name__
+        main = threading.current_thread() is threading.main_thread()
+        _silent = main and _told is not None and _told(kind)
+    return _silent
+
+
 def _fail(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if isinstance(error, PeerLost):  # the other rank's own words come first, and matter more than where this one waited
         time.sleep(AFTER_OTHERS)
-        os.write(2, f"{_name}: {error}{ENDING_ALL}\n".encode(errors="backslashreplace"))
-    else:
+        if not told_by_another(error):
+            os.write(2, f"{_name}: {error}{ENDING_ALL}\n".encode(errors="backslashreplace"))
+    elif not told_by_another(error):
         report(error, kind, trace)
     _end(INTERRUPTED if issubclass(kind, KeyboardInterrupt) else 1)
 
@@ -106,7 +122,8 @@ def report(error: BaseException, kind: type[BaseException] | None = None,
 
 def _end(code: int) -> None:
     if _abort is not None:
-        time.sleep(0.2)  # lets the launcher pass on what was written, before its own words about the end
+        # lets the launcher pass on what was written, by this rank or another, before its own words about the end
+        time.sleep(AFTER_OTHERS if _silent else 0.2)
         if not _first_of_node():
             time.sleep(PATIENCE)  # the first one's abort ends this rank too
             os._exit(code)
@@ -142,8 +159,9 @@ def end_all(code: int) -> NoReturn:
 
 def leave(status: object) -> None:
     """One rank leaves by ``sys.exit`` what all do together: end all ranks, and never as a success."""
-    text = f"{_name}: sys.exit({status!r}) while the other ranks go on; ending all\n"
-    os.write(2, text.encode(errors="backslashreplace"))
+    if not told_by_another("sys.exit"):
+        text = f"{_name}: sys.exit({status!r}) while the other ranks go on; ending all\n"
+        os.write(2, text.encode(errors="backslashreplace"))
     _end(status if isinstance(status, int) and status not in (0, STOPPED) else 1)
 
 
@@ -191,7 +209,8 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     except SystemExit as leaving:
         status = leaving.code
         if isinstance(status, str):  # as Python does with sys.exit("message")
-            print(status, file=sys.stderr)
+            if not told_by_another("sys.exit"):
+                print(status, file=sys.stderr)
             status = 1
     except BaseException as error:
         if _abort is None:
@@ -200,7 +219,8 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
         status = 1
     code = status if isinstance(status, int) else 0
     if code not in (0, STOPPED) and not isinstance(status, OnAllRanks) and _abort is not None:
-        os.write(2, f"{_name}: exit status {code}{ENDING_ALL}\n".encode())
+        if not told_by_another("sys.exit"):
+            os.write(2, f"{_name}: exit status {code}{ENDING_ALL}\n".encode())
         _end(code)
     if _others_first is not None:
         _end_now(code)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pyddl.comm import abort
 from pyddl.comm.environment import Started, outlives, started
+from pyddl.comm.faults import Faults
 from pyddl.comm.modules import first_line, fitting
 from pyddl.comm.transport import Alone, MPITransport, Transport
 from pyddl.errors import CommError
@@ -215,8 +216,9 @@ def _find() -> World:
     if size == 1:
         return _alone()
     os.environ[_RANK_PROCESS] = str(os.getpid())
-    abort.install(mpi4py_mpi.COMM_WORLD.Abort, mpi4py_mpi.COMM_WORLD.rank, size)
-    found = _describe(mpi4py_mpi.COMM_WORLD.Dup())
+    whole = mpi4py_mpi.COMM_WORLD
+    abort.install(whole.Abort, whole.rank, size, Faults(whole).told)
+    found = _describe(whole.Dup())
     atexit.register(found.transport.leave)
     return found
 

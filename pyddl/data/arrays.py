@@ -6,13 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from pyddl.errors import DataError, ShapeError
+from pyddl.errors import DataError, NotANumberError, ShapeError
 
 __all__ = ["as_array", "as_numbers", "column_names", "first_missing"]
-
-
-class _NotANumber(DataError, TypeError):
-    """For those, too, who look for what NumPy raises."""
 
 
 def as_array(given: Any, name: str) -> np.ndarray:
@@ -73,16 +69,20 @@ def _refuse_no_number(value: Any, name: str, place: tuple[int, ...], names: Any)
     except (TypeError, ValueError, OverflowError) as error:
         why = str(error)
     if not place:
-        raise _NotANumber(f"{name} is {str(value)[:50]!r}; expected an array of numbers ({why})")
+        raise NotANumberError(f"{name} is {str(value)[:50]!r}; expected an array of numbers ({why})")
     at = [f"column {(place[1] if names is None else names[place[1]])!r}"] if len(place) > 1 else []
     where, row = ": ".join([name, *at]), f"in row {place[0]}"
     if _is_missing(value):
-        raise _NotANumber(f"{where} has no value {row}; expected numbers: fill in (SimpleImputer) or drop "
+        raise NotANumberError(f"{where} has no value {row}; expected numbers: fill in (SimpleImputer) or drop "
                           f"such rows ({why})")
     if isinstance(value, str):
         raise DataError(f"{where} holds text, {value[:50]!r} {row}; expected numbers: leave the column out, or make "
                         "numbers of it (OneHotEncoder, pandas.get_dummies)")
-    raise _NotANumber(f"{where} holds {str(value)[:50]!r} {row}; expected numbers ({why})")
+    if hasattr(value, "isoformat"):
+        raise NotANumberError(f"{where} holds dates or times, {str(value)[:50]!r} {row}; expected numbers: leave "
+                              "the column out, or make numbers of it (of a DataFrame's column .dt.dayofyear, for "
+                              "example)")
+    raise NotANumberError(f"{where} holds {str(value)[:50]!r} {row}; expected numbers ({why})")
 
 
 def column_names(given: Any) -> tuple[str, ...] | None:

@@ -385,13 +385,21 @@ def _first_fault(written: Written, names: Sequence[str], reported: BaseException
             for place, name in places.items():
                 value = _number(fields[place].strip(), written.decimal)
                 if value is None or not abs(value) <= LARGEST:
-                    return DataError(
-                        f"{at}, column {name} {_holds(fields[place].strip(), value)}; expected a finite number: mend "
-                        f"or drop such rows, or choose columns with {Path(path).name}:NAME,NAME")
+                    cures = ["mend or drop such rows", _left_out(written, [each for each in names if each != name])]
+                    first, other = cures if row else reversed(cures)  # a column of dates or text begins with one
+                    return DataError(f"{at}, column {name} {_holds(fields[place].strip(), value)}; expected a finite "
+                                     f"number: {first}, or {other}")
             row += 1
     except csv.Error as error:
         return DataError(f"{path}: row {row} (line {written.skipped + rows.line_num}) cannot be read: {error}")
     return DataError(f"{path} cannot be read: {first_line(reported) if reported else 'its values changed meanwhile'}")
+
+
+def _left_out(written: Written, names: Sequence[str]) -> str:
+    """How to take these columns only."""
+    others = [f"-{name}" for name in written.names if name not in names]
+    chosen = ",".join(others) if len(others) <= 5 else "NAME,NAME"
+    return f"leave the column out with {Path(written.path).name}:{chosen}"
 
 
 def _holds(field: str, value: float | None) -> str:

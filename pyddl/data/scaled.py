@@ -17,10 +17,12 @@ __all__ = ["learned"]
 def learned(kind: str, source: Source, statistics: Statistics | None = None) -> Scaling:
     """The scaling of this kind that these rows give. Collective where ranks share the work of their ``statistics``.
 
+    A column with one value in all rows becomes 0, as scikit-learn's scalers have it.
+
     Raises
     ------
     DataError
-        A column has the same value in all rows; or it is to be pixels, and values are outside 0 to 255.
+        All columns have one value each; or values that are to be pixels are outside 0 to 255.
     """
     _check.one_of("scale", kind, SCALES)
     if kind == "pixels":
@@ -35,17 +37,8 @@ def learned(kind: str, source: Source, statistics: Statistics | None = None) -> 
         low, high = low.min(keepdims=True), high.max(keepdims=True)
         variance = np.mean(variance + np.square(mean - mean.mean()), keepdims=True)
         mean = mean.mean(keepdims=True)
-    _refuse_constant(kind, source, low, high)
-    return Scaling(kind, low, 1 / (high - low)) if kind == "minmax" else Scaling(kind, mean, 1 / np.sqrt(variance))
-
-
-def _refuse_constant(kind: str, source: Source, low: np.ndarray, high: np.ndarray) -> None:
-    constant = np.flatnonzero(low == high)
-    if not constant.size:
-        return
-    names = [str(i) if source.columns is None else repr(source.columns[i]) for i in constant[:5]]
-    more = f" and {constant.size - 5} more" if constant.size > 5 else ""
-    raise DataError(f"scale is {kind}, and column{'s' if constant.size > 1 else ''} {', '.join(names)}{more} of "
-                    f"{source.name} {'have' if constant.size > 1 else 'has'} one value in all rows "
-                    f"({low[constant[0]]:g}), which no scale changes: leave such columns out; for rows that are "
-                    "pictures choose scale pixels")
+    offset, width = (low, high - low) if kind == "minmax" else (mean, np.sqrt(variance))
+    constant = (low == high) | (width < np.finfo(np.float32).tiny)  # whose inverse a float32 holds no more
+    if constant.all():
+        raise DataError(f"scale is {kind}, and all rows of {source.name} are alike: there is no scale to learn")
+    return Scaling(kind, offset, 1 / np.where(constant, 1, width))

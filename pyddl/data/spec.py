@@ -26,7 +26,7 @@ from pyddl.data.source import ArraySource, RandomSource, Source
 from pyddl.errors import DataError, NoRowsError, ParameterError
 from pyddl.names import SCALES
 
-__all__ = ["FORMATS", "fetch", "find", "load", "of_pictures"]
+__all__ = ["FORMATS", "fetch", "find", "from_anywhere", "load", "of_pictures"]
 
 T = TypeVar("T")
 PARTS = ("train", "test")
@@ -64,8 +64,9 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
         Whether coloured pictures become grey ones.
     scale : {"minmax", "standard", "pixels"} or Source, optional
         Bring columns to one scale, which these rows give: to [0, 1], or to mean 0 and deviation 1; or divide values of
-        0 to 255 by 255. Pictures have one scale for all pixels. Of a scaled source its own is taken: test rows need
-        that of the training rows, which the trainer gives to those without one.
+        0 to 255 by 255. Pictures have one scale for all pixels; a column with one value in all rows becomes 0. Of a
+        scaled source its own is taken: test rows need that of the training rows, which the trainer gives to those
+        without one.
 
     Returns
     -------
@@ -78,7 +79,7 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
     DataError
         Nothing of that name, or the file is damaged. A named set that is not on this machine is fetched into
         the user cache; without a network the message lists every place that was tried. What an address leads to cannot
-        be had. A label is missing, NaN or infinite. A column that is to be scaled has one value in all rows.
+        be had. A label is missing, NaN or infinite. Rows that are to be scaled are all alike.
     ShapeError
         There are more labels than rows, or fewer.
 
@@ -109,6 +110,14 @@ def load(spec: Any, part: str | None = None, *, labels: Any = None, image_size: 
         if labels is not None:
             source = _labelled(source, names, labels, without, addresses, known)
         return source if scale is None else _scaled(source, scale)
+
+
+def from_anywhere(spec: str) -> str:
+    """A specification that means the same in another working directory: paths become absolute, and names stay."""
+    path, inner = _inner(spec)
+    if spec.partition(":")[0] in NAMED or not os.path.exists(path):
+        return spec
+    return os.path.abspath(path) + (f":{inner}" if inner else "")
 
 
 def _labelled(source: Source, labels: Any, given: Any, without: Sequence[str], addresses: Mapping[str, str],
@@ -213,7 +222,7 @@ def _labels(text: str, source: Source | None = None) -> Labels:
         found = _with_rows(_parts_of(Path(path), inner), lambda part, form: _part_labels(part, form, inner))
         return found[0] if len(found) == 1 else _joined(found, path)
     if kind != "file":
-        meant = _check.nearest(name, NAMED)
+        meant = _check.nearest_path(text, NAMED)
         if source is not None and source.spec and text in (source.columns or ()):
             meant = f"; did you mean {_inner(source.spec['data'])[0] + ':' + text!r}?"
         raise DataError(f"labels {_check.shown(text)!r} are neither a known data set nor a file; expected "
@@ -300,8 +309,8 @@ def _random(text: str, sizes: str) -> Source:
     return RandomSource(int(match[1]), int(match[2]))
 
 
-def _file(text: str, without: Sequence[str]) -> Source:
-    text, inner = _inner(text)
+def _file(given: str, without: Sequence[str]) -> Source:
+    text, inner = _inner(given)
     path = Path(text)
     kind = kind_of(text)
     if kind == "folder":
@@ -309,8 +318,7 @@ def _file(text: str, without: Sequence[str]) -> Source:
     if kind != "file":
         raise DataError(f"data {_check.shown(text)!r} is neither a known data set nor a file; expected "
                         f"{', '.join(sorted(NAMED))} (with :train or :test), random:ROWSxFEATURES, or the path of a "
-                        "file or folder of data"
-                        f"{_check.nearest(text.partition(':')[0], NAMED)}")
+                        f"file or folder of data{_check.nearest_path(given, NAMED)}")
     return _format(text, inner).open(text, inner, without)
 
 

@@ -190,6 +190,8 @@ class Estimator(Conventions):
             trainer = self._trainer(model, seed, passes)
         self.result_ = trainer.fit(source, start=start, passes=passes).whole()  # transform is no collective matter
         self.seed_, self._run = seed, None
+        for text in self.result_.summary.get("warnings", ()) if here.rank == 0 else ():
+            warn(text)
         self._learned()
 
     def _source(self, rows: np.ndarray | Source, y: Any, *, first: bool) -> Source:

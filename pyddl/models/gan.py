@@ -662,6 +662,8 @@ def signs_of_collapse(line: Mapping[str, Any], samples: np.ndarray, scale: np.fl
         texts.append(f"the discriminator gets all rows and samples right, and teaches the generator little: {held}, "
                      "lower discriminator_rate, or give the generator more units or generator_every 1")
     spread = (samples / np.float64(scale)).var(axis=0).mean()
+    if not np.isfinite(spread):
+        texts.append("samples are infinite or NaN: lower generator_rate")
     if spread < ALIKE:
         another = "lower generator_rate" if objective == "r3gan" else "lower generator_rate, or choose objective r3gan"
         texts.append(f"all samples are alike (their variance is {spread:.1g} of the data's): {held}, "

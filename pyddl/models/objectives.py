@@ -162,6 +162,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 """By name."""
 
 
+@np.errstate(invalid="ignore")  # the trainer finds what is not finite, and says so in its own words
 def _softplus(x: np.ndarray) -> np.ndarray:
     return np.logaddexp(np.float32(0), x)
 

@@ -77,6 +77,7 @@ TABLE: dict[str, Entry] = {
                          "Adversarial pairs that invert an encoder's levels one by one, then jointly.",
                          {"activation": "leaky_relu", "schedule": "cosine"},
                          simulated={"generator": (16,), "discriminator": (16,), "pretrain_epochs": (2,)}),
+    "torch": Entry("pyddl.models.torch", "Torch", "A PyTorch module of your own, with a loss of your own."),
 }
 
 

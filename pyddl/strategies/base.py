@@ -167,7 +167,7 @@ class Strategy:
     joint : bool
         Whether the workers train one model together: `settle` gives it, and losses of all of them count.
     needs : int
-        The fewest workers it makes sense with.
+        The fewest workers it makes sense with; with servers, workers and servers.
     splits : bool
         Whether its workers may be model groups, several ranks each that hold one replica together.
     one_group : bool

@@ -19,11 +19,24 @@ from pyddl.strategies.sequential import Sequential
 from pyddl.strategies.server import Server
 from pyddl.strategies.split import Split
 
-__all__ = ["NAMES", "described", "recorded", "strategy", "strategy_of"]
+__all__ = ["NAMES", "class_of", "described", "recorded", "strategy", "strategy_of"]
 
 _BY_NAME: dict[str, type[Strategy]] = {
     s.name: s for s in (Local, Allreduce, Averaging, Server, Elastic, Gossip, Sequential, Split, Auto)}
 NAMES = tuple(_BY_NAME)
+
+
+def class_of(name: str) -> type[Strategy]:
+    """The class of that name, one of `NAMES` or ``FILE.py:Class``.
+
+    Raises
+    ------
+    ParameterError
+        There is none; the nearest name is offered.
+    """
+    if _own.is_named(name):
+        return _own.class_named("strategy", name, Strategy)
+    return _BY_NAME[_check.one_of("strategy", name, (*NAMES, _own.PATTERN))]
 
 
 def strategy(name: str, **given: Any) -> Strategy:
@@ -46,10 +59,7 @@ def strategy(name: str, **given: Any) -> Strategy:
     >>> strategy("averaging", period=4).period
     4
     """
-    if _own.is_named(name):
-        chosen = _own.class_named("strategy", name, Strategy)
-    else:
-        chosen = _BY_NAME[_check.one_of("strategy", name, (*NAMES, _own.PATTERN))]
+    chosen = class_of(name)
     own = list(signature(chosen).parameters)
     for option in given:
         if option not in own:

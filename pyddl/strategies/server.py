@@ -100,6 +100,7 @@ class Server(Strategy):
 
     name = "server"
     replicated = True
+    needs = 2
 
     def __init__(self, mode: str = "sync", bound: int | None = None, push_every: int = 1, fetch_every: int = 1,
                  server_optimizer: str | None = None, servers: int = 1, backup: int = 0, solo_steps: int = 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from pyddl import _core
+from pyddl import _core, options
 from pyddl.comm import threads
 from pyddl.comm.transport import Transport
+from pyddl.data import spec
 from pyddl.models.protocol import name_of
 from pyddl.strategies import given as strategies
 from pyddl.strategies.auto import Choice
@@ -20,12 +22,14 @@ from pyddl.train.calendar import Span
 from pyddl.train.ledger import Ledger
 from pyddl.train.plan import Plan
 from pyddl.train.run import ROWS
+from pyddl.train.signs import standing
 from pyddl.train.timing import PARTS
 
 __all__ = ["Spent", "by_part", "config", "stage", "summary", "title"]
 
 NOT_RECORDED = ("overwrite", "resume", "quiet",  # of no concern to who makes the run again or goes on with it
                 "strategy_options")  # as the strategy itself says
+SPECIFIED = ("data", "labels", "test", "test_labels")  # options that say where data are
 PEAK_SECONDS = 0.2  # how long the machine's own matrix-product peak is measured at the end
 
 
@@ -134,13 +138,20 @@ def _servers(plan: Plan) -> str:
 def config(plan: Plan, choice: Choice | None) -> dict[str, Any]:
     """What ``config.toml`` holds: with it, the same run can be made again."""
     rows = {"columns": plan.data.columns, "image_shape": plan.data.image_shape}
-    whole = {"model": name_of(plan.model), **plan.config, **strategies.recorded(plan.strategy),
+    whole = {"model": name_of(plan.model), **_from_anywhere(plan.config), **strategies.recorded(plan.strategy),
              "ranks": plan.world.size, "optimizer": plan.optimizer.name,
              **{name: value for name, value in plan.options.items() if name not in NOT_RECORDED},
              "threads": _core.threads(), ROWS: {**{name: list(value) for name, value in rows.items() if value},
                                                     **_scaling(plan)} or None,
              "auto": choice and choice.record()}
     return whole
+
+
+def _from_anywhere(given: Mapping[str, Any]) -> dict[str, Any]:
+    """These options with paths that are right in any working directory."""
+    kinds = {option.name: option.kind for option in options.of_section("model")}
+    return {name: value if value is None else spec.from_anywhere(value) if name in SPECIFIED
+            else os.path.abspath(value) if kinds.get(name) == "run" else value for name, value in given.items()}
 
 
 def _scaling(plan: Plan) -> dict[str, Any]:
@@ -178,5 +189,6 @@ def summary(plan: Plan, ledger: Ledger, spent: Spent, transport: Transport, *, c
         "time_per_rank": by_part(spent.per_rank),
         "gflops": reached, "peak_gflops": peak, "machine": platform.node(), "server": server, "deaths": ledger.deaths,
         "simd_level": _core.simd_level(), "onednn": _core.onednn_version(), "stopped_early": ledger.patience.over,
+        "warnings": standing(ledger.metrics),
         "finished": None if stopped else datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -225,7 +225,7 @@ class Replica:
 
         ``state`` is the `whole_state`, filled from all shares.
         """
-        return {f"{vector}.{s.name}": values[s.begin - begin : s.end - begin].reshape(s.shape)
+        return {f"{vector}.{s.name}": s.view(values, begin)
                 for vector, slices, values, begin in self._vectors(state) for s in slices}
 
     def slices(self) -> dict[str, Slice]:
@@ -268,7 +268,7 @@ class Replica:
                     found = "no such tensor" if tensor is None else f"shape {tensor.shape}"
                     raise DataError(f"the checkpoint is of another model: {vector}.{s.name} should have shape "
                                     f"{s.shape}; found {found}")
-                whole[s.begin - begin : s.end - begin] = tensor.ravel()
+                s.view(whole, begin)[...] = tensor
             if phase is not None and part:
                 values[:] = whole[phase.share]
 

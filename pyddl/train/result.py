@@ -150,12 +150,12 @@ def _of_shares(mine: np.ndarray, begin: int, end: int, transport: Transport) -> 
 def _joined(whole: Layout, part: Layout, vector: np.ndarray, transport: Transport, parts: int) -> np.ndarray:
     """The whole of the vector, of which the first ``parts`` ranks of ``transport`` have a part each. Collective."""
     out = whole.zeros()
-    mine, views = part.views(vector), whole.views(out)
     for s in whole:
+        width = s.size // max(1, s.shape[0]) if s.shape else 1  # elements of a row: of a part the first axis comes first
         firsts = [0] if part[s.name].of is None else transport.gather_objects(part[s.name].first)[:parts]
         for root, (first, end) in enumerate(pairwise([*firsts, s.shape[0] if s.shape else 1])):
-            rows = views[s.name][first:end] if s.shape else views[s.name]
+            rows = out[s.begin + first * width : s.begin + end * width]
             if transport.rank == root:
-                rows[...] = mine[s.name]
+                rows[:] = vector[part[s.name].begin : part[s.name].end]
             transport.broadcast(rows, root)
     return out

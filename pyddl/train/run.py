@@ -165,10 +165,13 @@ def write_model(out: str | Path, model: Model, parameters: np.ndarray, averaged:
                 group: ModelGroup | None = None) -> None:
     """Write ``model.safetensors``: every slice under its name, whole. Collective over ``group``, where there is one.
 
-    Where averaged copies of parameters were kept, they are there as ``average.NAME``.
+    Where averaged copies of parameters were kept, they are there as ``average.NAME``. A tensor that the model knows by
+    several names (``aliases``) is there under each.
     """
     slices = {s.name: s for s in [*model.layout, *model.buffers]}
     tensors = model.layout.views(parameters) | model.buffers.views(buffers)
+    for name, of in getattr(model, "aliases", {}).items():
+        slices[name], tensors[name] = slices[of], tensors[of]
     if averaged is not parameters:
         slices |= {f"average.{s.name}": s for s in model.layout}
         tensors |= {f"average.{name}": view for name, view in model.layout.views(averaged).items()}
@@ -262,7 +265,7 @@ class Run:
         whole, (begin, end) = self.model.layout.zeros(), self.model.layout.range_of(phase.groups)
         for s in self.model.layout:
             if begin <= s.begin < end:
-                whole[s.begin : s.end] = tensors[f"phase.{phase.name}.{name}.{s.name}"].ravel()
+                s.view(whole)[...] = tensors[f"phase.{phase.name}.{name}.{s.name}"]
         return whole[begin:end]
 
 
@@ -295,8 +298,9 @@ def load_run(path: str | Path) -> Run:
         os.stat(path / MODEL)
     except (OSError, ValueError) as error:
         why = f"it has no {MODEL}" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", error)
+        meant = "" if os.path.exists(path) else _check.nearest_path(path)
         raise DataError(f"{_check.shown(path)} is no finished run: {why}; expected the directory given as --out to "
-                        "pyddl train") from None
+                        f"pyddl train{meant}") from None
     try:
         with safe_open(path / MODEL, framework="numpy") as file:
             about = file.metadata() or {}
@@ -353,7 +357,7 @@ def read_config(path: str) -> dict[str, Any]:
     try:
         return read_toml(Path(path).read_text(encoding="utf-8-sig"))  # Windows' editors begin with a byte order mark
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise DataError(f"{path}: no such file{_check.nearest_path(path)}") from None
     except OSError as error:
         raise DataError(f"{_check.shown(path)}: {error.strerror}") from None
     except UnicodeDecodeError as error:

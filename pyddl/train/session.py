@@ -20,7 +20,7 @@ from pyddl.comm.transport import Transport
 from pyddl.errors import NotFiniteError, StrategyError
 from pyddl.strategies import Steps
 from pyddl.strategies.auto import Choice
-from pyddl.train import records
+from pyddl.train import records, signs
 from pyddl.train.calendar import Span
 from pyddl.train.checkpoint import Saved
 from pyddl.train.connection import Connection, who_died
@@ -385,16 +385,16 @@ class Session:
         return {f"test_{name}": value for name, value in scores.items()}
 
     def _show(self, line: dict[str, Any]) -> None:
-        """What the model shows of itself after an epoch, and warns of. Collective."""
+        """What the model shows of itself after an epoch, and what is to be warned of. Collective."""
         model: Any = self.plan.model
-        if not (hasattr(model, "shown") or hasattr(model, "warnings")):
-            return
-        with self.whole.settled() as (parameters, buffers):
-            rows = model.shown(parameters, buffers) if hasattr(model, "shown") else None
-            texts = model.warnings(parameters, buffers, line, rows) if hasattr(model, "warnings") else []
+        texts, rows = signs.too_large(self.replica.whole, model.layout), None
+        if hasattr(model, "shown") or hasattr(model, "warnings"):
+            with self.whole.settled() as (parameters, buffers):
+                rows = model.shown(parameters, buffers) if hasattr(model, "shown") else None
+                texts += model.warnings(parameters, buffers, line, rows) if hasattr(model, "warnings") else []
         if texts:
             line["warnings"] = texts
-        for text in texts:
+        for text in signs.begun(line, self.ledger.metrics):
             self.progress.note(f"warning: epoch {line['epoch']}: {text}")
         if rows is not None and self.ledger.directory is not None:
             self.ledger.directory.shown(line["epoch"], rows)

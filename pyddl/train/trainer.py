@@ -238,7 +238,8 @@ class Trainer:
         require_same_options(transport, {
             **{name: value for name, value in self.options.items() if name not in OF_EACH_RANK},
             "strategy": named, "optimizer": self.optimizer, **options_of(self.model), **described(self.model),
-            "groups": [s.group for s in self.model.layout], "merge": [s.merge for s in self.model.buffers],
+            "groups": [s.group for s in self.model.layout],
+            "order": [s.order for s in self.model.layout], "merge": [s.merge for s in self.model.buffers],
             "stages": stages})
         for name, source in sources.items():
             if source is None or transport.size == 1:

@@ -30,8 +30,8 @@ def table(rows: Sequence[Mapping[str, Any]], search: Search) -> str:
                 *(said(row["given"][name]) if name in row["given"] else "" for name in names)] for row in best)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     states = [row["state"] for row in rows]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed", "running")
-                       if state in states)
+    words = {"complete": "complete", "pruned": "pruned", "failed": "failed", "running": "under way"}
+    counts = ", ".join(f"{states.count(state)} {word}" for state, word in words.items() if state in states)
     shown = ["  ".join(text.rjust(width) if column < 2 else text.ljust(width)
                        for column, (text, width) in enumerate(zip(line, widths, strict=True))).rstrip()
              for line in lines]
@@ -73,7 +73,7 @@ def draw(out: Path, study: Study) -> tuple[list[Path], list[str]]:
 
     rows, search = study.rows(), study.search
     if not any(row["value"] is not None for row in rows):
-        return [], ["no pictures: no trial has come to the end of an epoch"]
+        return [], ["no trial has come to the end of an epoch"]
     curves, goal = {}, search.goal
     for row in rows:
         if curve := _curve(folder_of(out, row["number"]), search):
@@ -88,7 +88,7 @@ def draw(out: Path, study: Study) -> tuple[list[Path], list[str]]:
         if curves:
             drawn.append(draw_curves(folder / "curves.png", rows, curves, search, goal))
         if importances is None:
-            notes.append("no importances of parameters: they need ten trials that did not fail, and some better than "
+            notes.append("importances need ten trials that did not fail, some of them better than "
                          "others")
         else:
             drawn.append(draw_importances(folder / "importances.png", importances))

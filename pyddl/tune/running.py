@@ -80,6 +80,7 @@ def run(space: Space, search: Search, out: str, *, ranks_per_trial: int = 1, res
             out = here.transport.gather_objects(out)[0]
             with agreement(here.transport):
                 groups, idle = groups_of(here.transport.gather_objects(here.node), ranks_per_trial)
+                space.check_ranks(ranks_per_trial)
             with agreement(here.transport):
                 if here.rank == 0:
                     for text in (*space.notes, *_of_groups(groups, idle, here)):

@@ -25,6 +25,7 @@ from typing import Any
 
 from pyddl import _check, models
 from pyddl.errors import ParameterError
+from pyddl.strategies.given import class_of
 from pyddl.tune.given import checked, fixed_options, parameters
 from pyddl.tune.parameter import Parameter, plain, shown
 from pyddl.tune.use import HEADS, RULES_OF, default, known, option, usable, why_not
@@ -111,6 +112,21 @@ class Space:
             if not isinstance(table, dict):
                 raise ParameterError(f"{path}: {name} is {table!r}; expected a table [{name}]")
         return cls(whole, tables["space"], search=tables["search"], where=f"{path}: ")
+
+    def check_ranks(self, ranks: int) -> None:
+        """Refuse the space where a trial would have a strategy that makes no sense on so many ranks.
+
+        Raises
+        ------
+        ParameterError
+            Also where a strategy of one's own cannot be found.
+        """
+        for name in dict.fromkeys(self._possible("strategy")):
+            needs = class_of(name).needs
+            if needs > ranks:
+                table = "[space] " if "strategy" in self._by_name else ""
+                raise ParameterError(f"{self.where}{table}strategy {name} needs {needs} ranks, and a trial has {ranks}: "
+                                     f"leave it out, or say --ranks-per-trial {needs}")
 
     # ---- one trial
     def draw(self, suggest: Callable[[Parameter], Any]) -> dict[str, Any]:

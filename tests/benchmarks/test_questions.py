@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from benchmarks import (
@@ -32,6 +33,7 @@ from benchmarks import (
     sum,
     tempering,
     threads,
+    torch_modules,
     variational,
 )
 from pyddl.comm import launcher
@@ -223,6 +225,41 @@ def test_ranks_give_the_losses_of_one(out):
     assert max(line["difference"][name] for name in ("pyddl", "pyddl sharded")) < 1e-3
     assert set(line["seconds"]) == {"pyddl", "pyddl sharded", "pyddl local", "pyddl 1 rank"}
     assert positive(line["seconds"])
+
+
+TIMES = {"pyddl": [1.0, 2.0, 1.0, 1.0], "pyddl 1 rank": [0.8] * 4, "DDP": [3.0, 4.0, 2.0, 3.0],
+         "DDP, static graph": [9.0, 9.0, 1.5, 9.0], "PyTorch": [1.0] * 4}
+
+
+def test_modules_are_compared_with_the_fastest_way_of_ddp():
+    timings = {name: harness.Timing(rounds) for name, rounds in TIMES.items()}
+    found = torch_modules.against(timings, "pyddl", torch_modules.DDP)  # compiled: not timed
+    assert found == {"best": "DDP", "faster": 2.5, "quartiles": [2.0, 3.0]}
+    assert set(torch_modules.AIMS) == set(torch_modules.CASES)
+    line = {"case": "convolutions:32", "batch": 32, "ranks": 2, "against": {"DDP": found},
+            "seconds": {name: timing.summary() for name, timing in timings.items()},
+            "parts": {"gradient": 1e-3}, "share_of_local": 0.9}
+    assert torch_modules.rates(line)["pyddl"] == 2 * 32 and torch_modules.rates(line)["PyTorch"] == 32
+    assert "| convolutions, 32 | 64 | 40 |" in "\n".join(torch_modules.section([line]))
+    assert [(aim.wanted, aim.reached) for aim in report.aims(dict.fromkeys(report.QUESTIONS, ()) | {
+        "torch_modules": [line]})] == [(1.0, 2.5)]
+
+
+def test_modules_begin_at_weights_of_their_shapes():
+    dense, convolutions = (torch_modules.first_weights(name) for name in (torch_modules.step.NETWORKS[1],
+                                                                          "convolutions"))
+    assert [each.shape for each in dense.values()][:2] == [(256, 784), (256,)]
+    assert [each.shape for each in convolutions.values()] == torch_modules.CONVOLUTIONS
+    assert not convolutions["1"].any() and 0.4 < np.abs(convolutions["0"]).max() < np.sqrt(6 / 9)
+
+
+def test_modules_need_an_environment_with_pytorch(monkeypatch, tmp_path, out):
+    monkeypatch.setattr(harness, "TORCH", tmp_path / "bin" / "python")
+    with pytest.raises(SystemExit, match="is not there; make bench sets it up"):
+        torch_modules.main([*SMALL, "--out", str(out)])
+    monkeypatch.setattr(harness, "TORCH", tmp_path)
+    with pytest.raises(SystemExit, match="no case dense:7; there are"):
+        torch_modules.main([*SMALL, "--cases", "dense:7", "--out", str(out)])
 
 
 def test_several_threads_give_the_losses_of_one(out):

@@ -52,7 +52,8 @@ def test_levels_are_announced_and_their_books_kept(folder):
     assert len(lines) == 5 and "train_loss_generator_2" in lines[2] and "train_loss_generators" in lines[4]
     assert {"train_conditional", "train_entropy", "train_pairs_right", "test_recognised"} <= set(lines[-1])
     config = read_toml((folder / "s/config.toml").read_text())
-    assert (config["encoder"], config["entropy_weight"], config["pretrain_epochs"]) == ("c", 1.0, [1])
+    assert (config["encoder"], config["entropy_weight"], config["pretrain_epochs"]) == (
+        str(folder / "c"), 1.0, [1])
     for picture in ("samples", "inverted_1", "inverted_2", "shown", "curves"):
         assert (folder / f"s/plots/{picture}.png").stat().st_size > 1000
     mine, theirs = (load_file(folder / run / "model.safetensors") for run in ("s", "c"))

@@ -65,7 +65,8 @@ def test_a_named_set_brings_its_labels(tmp_path, ranks):
 
 def test_an_encoder_is_frozen_first_and_then_moves(folder):
     config = read_toml((folder / "on_ae/config.toml").read_text())
-    assert (config["encoder"], config["frozen_epochs"], config["labels"]) == ("ae", 2, "classes.npy")
+    assert (config["encoder"], config["frozen_epochs"], config["labels"]) == (
+        str(folder / "ae"), 2, str(folder / "classes.npy"))
     lines = [json.loads(line) for line in (folder / "on_ae/metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 10 and lines[-1]["train_loss"] < lines[1]["train_loss"]
     assert scores("on_ae", cwd=folder)["accuracy"] > 0.8

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyddl.cli import app, flags, output
+from pyddl.cli import app, output
 from pyddl.train import run
+from pyddl.train.run import read_config
 
 TRAIN = ("train", "autoencoder", "--data", "digits", "--hidden", "4", "--epochs", "1", "--batch-size", "500")
 
@@ -186,7 +187,7 @@ def test_what_may_not_be_read_is_named(command, tmp_path, monkeypatch, capsys):
 
 def test_a_byte_order_mark_begins_no_option(tmp_path):
     (tmp_path / "x.toml").write_bytes(b'\xef\xbb\xbfmodel = "rbm"\r\nhidden = 7\r\n')
-    assert flags.read_config(str(tmp_path / "x.toml")) == {"model": "rbm", "hidden": 7}
+    assert read_config(str(tmp_path / "x.toml")) == {"model": "rbm", "hidden": 7}
 
 
 def test_a_working_directory_that_is_gone_is_named(tmp_path):

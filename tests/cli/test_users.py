@@ -1,12 +1,16 @@
 """What users of the command line stumble over: runs in this process, as `pyddl ...` would do them."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
 
+from pyddl import Autoencoder as Estimated
 from pyddl.data import load
+from pyddl.data.spec import from_anywhere
 from pyddl.models import Autoencoder, Classifier
 from pyddl.train import Trainer, load_run
 from pyddl.train.run import read_toml
@@ -70,6 +74,36 @@ def test_names_of_labels_and_of_test_data_are_recorded_too(tmp_path):
     Trainer(Classifier(3, hidden=(), classes=2), epochs=1, out=str(tmp_path / "r")).fit(source, source)
     config = read_toml((tmp_path / "r/config.toml").read_text())
     assert {config["data"], config["test"]} == {rows} and {config["labels"], config["test_labels"]} == {labels}
+
+
+def test_parameters_that_run_away_are_told_of_at_the_end_of_a_quiet_run_too(pyddl_here, tmp_path):
+    wild = (*SMALL, "--epochs", "3", "--activation", "tanh", "--lr", "1e12", "--out", "r")
+    out, err = pyddl_here(*wild, "--quiet")
+    said = re.fullmatch(r"warning: since epoch 1: (parameters reach .e.1\d, in \S+: training has diverged, .*)\n", err)
+    assert not out and said, err
+    assert json.loads((tmp_path / "r/summary.json").read_text())["warnings"] == [f"since epoch 1: {said[1]}"]
+    out, err = pyddl_here(*wild, "--overwrite")
+    assert out.count("warning: epoch 1: parameters reach") == out.count("warning:") == err.count("warning:") == 1
+    with pytest.warns(UserWarning, match="since epoch 1: parameters reach"):
+        Estimated(hidden=(4,), activation="tanh", learning_rate=1e12, epochs=1).fit(np.eye(9))
+
+
+def test_a_run_is_found_and_goes_on_from_any_folder(pyddl_here, tmp_path, monkeypatch):
+    table = np.column_stack([np.random.default_rng(0).random((40, 3)), np.arange(40) % 2])
+    np.savetxt("x.csv", table, delimiter=",", header="a,b,c,y", comments="")
+    Path("mine.py").write_text("from pyddl.strategies import Local\n\n\nclass Mine(Local):\n    pass\n")
+    one = ["--epochs", "1", "--batch-size", "20", "--quiet"]
+    pyddl_here("train", "autoencoder", "--data", "x.csv:a,b,c", "--hidden", "2", *one, "--out", "ae")
+    pyddl_here("train", "classifier", "--data", "x.csv:a,b,c", "--labels", "x.csv:y", "--test", "x.csv:a,b,c",
+               "--test-labels", "x.csv:y", "--encoder", "ae", "--strategy", "mine.py:Mine", *one, "--out", "r")
+    monkeypatch.chdir(tmp_path.parent)
+    run = str(Path(tmp_path.name, "r"))
+    before = json.loads(pyddl_here("evaluate", run, "--json")[0])
+    assert before["rows"] == 40 and "40 codes" in pyddl_here("encode", run, "--out", str(tmp_path / "c.npy"))[0]
+    pyddl_here("train", "--resume", "--epochs", "2", "--out", run)
+    assert len(load_run(run).metrics) == 2
+    assert from_anywhere("digits:test") == "digits:test" and from_anywhere("random:2x3") == "random:2x3"
+    assert from_anywhere("https://host/x.csv:a") == "https://host/x.csv:a"
 
 
 def test_evaluating_without_a_test_part_says_which_rows_it_takes(pyddl_here, tmp_path):

@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from support import assert_on_all_ranks
+
+from pyddl.comm.faults import Faults
 
 WAIT = "pyddl.world().transport.barrier()"  # the others wait for the failing rank
 
@@ -28,6 +31,30 @@ def test_an_uncaught_exception_ends_all_ranks(mpirun, failure, code, said):
     assert done.seconds < 30  # it takes about two
     assert said in done.err and done.err.count("Traceback") == 1, done.err  # mpirun's own words may come before
     assert "went on" not in done.out
+
+
+@pytest.mark.parametrize(("failure", "said"), [("raise ValueError('of all')", "rank 0 of 3: Traceback"),
+                                               ("rank and sys.exit('of two')", "of two\nrank 1 of 3: exit status 1")])
+def test_a_fault_of_several_ranks_is_told_once(mpirun, failure, said):
+    done = mpirun(3, f"""
+        import sys, pyddl
+        def main():
+            rank = pyddl.world().rank
+            {failure}
+            {WAIT}
+        pyddl.comm.run_main(main)
+    """)
+    assert said in done.err and sum(line.startswith("rank ") for line in done.err.splitlines()) == 1, done.err
+
+
+@pytest.mark.mpi
+def test_a_rank_is_silent_where_the_one_below_fails_alike(world):
+    from mpi4py import MPI
+
+    for kinds, silent in (("AAAA", "-+++"), ("ABBA", "--+-"), ("-AAB", "--+-"), ("A-AA", "---+")):
+        faults, mine = Faults(MPI.COMM_WORLD), kinds[world.rank % 4]
+        told = mine != "-" and faults.told(mine)
+        assert_on_all_ranks(world, told == (silent[world.rank % 4] == "+"), (kinds, told))
 
 
 @pytest.mark.parametrize(("ending", "code"), [("sys.exit(3)", 3), ("return 4", 4), ("sys.exit('no')", 1),

@@ -95,7 +95,8 @@ def test_columns_of_labels_are_no_features(file, name, expected, classes):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ("a,b\n1,2\n3,x\n", r"x.csv: row 1 \(line 3\), column b holds 'x'; expected a finite number"),
+    ("a,b\n1,2\n3,x\n", r"x.csv: row 1 \(line 3\), column b holds 'x'; expected a finite number: mend or "
+     "drop such rows, or leave the column out with x.csv:-b$"),
     ("1,2\n3,4\nx,5\n", r"x.csv: row 2 \(line 3\), column 0 holds 'x'"),
     ("a,b\n" + "1,2\n" * 200_000 + "x,2\n", r"row 200000 \(line 200002\), column a holds 'x'"),
     ("a,b\n1,2\n3\n", r"x.csv: row 1 \(line 3\) has 1 values; expected 2"),

@@ -77,7 +77,7 @@ def test_every_kind_of_folder(spark):
 @pytest.mark.parametrize(("name", "message"), [
     ("lists_by_kind", "part-.* is no table of numbers, to which kind, .*a column; leave it out: lists_by_kind:-kind"),
     ("csv_by_year_and_kind", r"kind is 'cat' in kind=cat, no finite number; leave it out \(csv_by_year_and_kind:-kind"),
-    ("csv", r"csv/part-.*: row 0 \(line 2\), column kind holds 'dog'; .* choose columns with csv:NAME,NAME"),
+    ("csv", r"csv/part-.*: row 0 \(line 2\), column kind holds 'dog'; .*: leave the column out with csv:-kind, or"),
     ("parquet_by_year:-year,a", "names columns to take and columns to leave out"),
     ("parquet_by_year:c", "has no column 'c'; it has a, b"),
     ("parquet_by_year:-c", "has no column 'c'; it has a, b"),

@@ -14,6 +14,7 @@ from idx_files import idx_bytes, write_mnist
 import pyddl.data
 from pyddl.data.named import MNIST, NAMED
 from pyddl.errors import DataError, ParameterError
+from pyddl.train import load_run
 
 NOWHERE = "http://127.0.0.1:9/mnist"  # the discard port: refuses at once
 
@@ -168,6 +169,21 @@ def test_a_name_within_a_file_that_has_none_is_refused(tmp_path, name):
     (tmp_path / "rows" / name).write_bytes(b"")
     with pytest.raises(DataError, match=rf"{name} has no parts with names, such as 'b'; .*leave out :b"):
         pyddl.data.load(f"{tmp_path / 'rows'}:b")
+
+
+@pytest.mark.parametrize(("spec", "meant"), [
+    ("d.cvs", "d.csv"), ("d.cvs:-b", "d.csv:-b"), ("D.CSV:a,b", "d.csv:a,b"), ("./c.csv", "./d.csv"),
+    ("MNIST:test", "mnist:test"), ("zzz", None), ("elsewhere/d.csv", None)])
+def test_what_lies_there_is_offered_for_a_misspelt_name(tmp_path, monkeypatch, spec, meant):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "run").mkdir()
+    for read in (pyddl.data.load, lambda text: pyddl.data.load(np.eye(1), labels=text)):
+        with pytest.raises(DataError) as caught:
+            read(spec)
+        assert str(caught.value).partition("; did you mean ")[2] == (f"{meant!r}?" if meant else "")
+    with pytest.raises(DataError, match=r"rnu is no finished run: .*; did you mean 'run'\?"):
+        load_run("rnu")
 
 
 def test_unknown_names_are_explained():

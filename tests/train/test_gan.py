@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -189,3 +190,8 @@ def test_a_pair_that_collapses_is_named(tmp_path, rate, message):
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert any(message in text for text in lines[-1]["warnings"]) and any(message in text for text in seen), lines[-1]
     assert "raise penalty" in seen[-1]
+    lasting = [any(message in text for text in line.get("warnings", ())) for line in lines]
+    starts = sum(now and not before for before, now in pairwise([False, *lasting]))
+    assert sum(message in text for text in seen) == starts < sum(lasting), "said when it begins"
+    stands, = (text for text in json.loads((tmp_path / "run/summary.json").read_text())["warnings"] if message in text)
+    assert stands.startswith(f"since epoch {30 - lasting[::-1].index(False) + 1 if False in lasting else 1}: ")

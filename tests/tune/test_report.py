@@ -85,7 +85,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
     drawn, notes = draw(tmp_path, searched(tmp_path, trials=4))
     assert "importances.png" not in [path.name for path in drawn] and len(notes) == 1 and "ten trials" in notes[0]
     assert draw(tmp_path / "none", study_in(tmp_path / "none")) == (
-        [], ["no pictures: no trial has come to the end of an epoch"])
+        [], ["no trial has come to the end of an epoch"])
 
 
 def go_through(shown, study):

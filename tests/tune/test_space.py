@@ -239,6 +239,19 @@ def test_what_is_wrong_with_a_space_is_said_in_one_line(fixed, space, words):
     assert said.startswith("space.toml: ") and words in said and "\n" not in said, said
 
 
+def test_a_strategy_that_needs_more_ranks_than_a_trial_has(tmp_path):
+    (tmp_path / "mine.py").write_text("from pyddl.strategies import Averaging\nclass Mine(Averaging): needs = 3\n")
+    space = Space(AUTOENCODER, {"strategy": ["allreduce", "server", f"{tmp_path}/mine.py:Mine"]}, where="space.toml: ")
+    for ranks, name in ((1, "server"), (2, f"{tmp_path}/mine.py:Mine")):
+        with pytest.raises(ParameterError) as caught:
+            space.check_ranks(ranks)
+        assert str(caught.value) == (f"space.toml: [space] strategy {name} needs {ranks + 1} ranks, and a trial has "
+                                     f"{ranks}: leave it out, or say --ranks-per-trial {ranks + 1}")
+    space.check_ranks(3)
+    with pytest.raises(ParameterError, match=r"^strategy gossip needs 2 ranks, and a trial has 1: "):
+        Space({**AUTOENCODER, "strategy": "gossip"}, {"learning_rate": RATE}).check_ranks(1)
+
+
 def test_files_that_are_none(tmp_path):
     with pytest.raises(DataError, match=r"none\.toml: no such file"):
         Space.read(tmp_path / "none.toml")

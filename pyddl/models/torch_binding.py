@@ -1,0 +1,328 @@
+"""A PyTorch module whose parameters, gradients and buffers are views of flat vectors: nothing is copied in a step.
+
+A tensor of the module stays the object that it is; its memory becomes that of the vectors (``tensor.data = view``), and
+after training its own again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyddl import _check, _core
+from pyddl.errors import ParameterError
+from pyddl.layout import Layout, Slice
+from pyddl.models.stages import ALL, Phase, Stage
+from pyddl.models.torch_batch import tensor_of
+
+__all__ = ["FROZEN", "Binding"]
+
+FROZEN = "frozen"
+"""Group of the slices that no phase trains."""
+
+EXACT = 1 << 24  # whole numbers up to here are float32
+
+
+class Binding:
+    """The tensors of a module, and where they lie in flat vectors.
+
+    Parameters
+    ----------
+    module : nn.Module
+    stages : sequence of Stage
+        Of phases whose groups are names of submodules, or beginnings of names of parameters. Without any, all
+        parameters are trained together.
+    merge : mapping of str
+        Merge rules of buffers, by patterns of names (``*.running_mean``); by default ``mean``, of whole numbers
+        ``max``.
+
+    Attributes
+    ----------
+    layout, buffers : Layout
+        Slices under the names that the module's ``state_dict`` has, without those that ``torch.compile`` puts in.
+    stages : tuple of Stage
+    aliases : dict of str
+        Other names of tied tensors, and the names of their slices.
+
+    Raises
+    ------
+    ParameterError
+        A tensor is of another type than float32 (buffers may be whole numbers), or has no values yet; two share memory
+        and are not one; a phase names nothing.
+    """
+
+    def __init__(self, module: nn.Module, stages: Sequence[Stage] = (), merge: Mapping[str, str] | None = None):
+        self.module = module
+        self.aliases: dict[str, str] = {}
+        parameters = self._distinct(module.named_parameters(remove_duplicate=False))
+        kept = {_plain(name) for name in module.state_dict()}
+        buffers = {name: each for name, each in self._distinct(module.named_buffers(remove_duplicate=False)).items()
+                   if name in kept}
+        self.aliases = {name: of for name, of in self.aliases.items() if name in kept}
+        _check_tensors(parameters, buffers, kept - set(self.aliases))
+        self.stages, groups = _grouped(parameters, stages)
+        self.layout = Layout(
+            Slice(name, tuple(each.shape), group=groups[name], decay=each.ndim >= 2, order=_order(each))
+            for name, each in sorted(parameters.items(), key=lambda item: list(groups.values()).index(groups[item[0]])))
+        self.buffers = Layout(Slice(name, tuple(each.shape), merge=_merge(name, each, merge or {}))
+                              for name, each in buffers.items())
+        self._parameters = [(s, parameters[s.name]) for s in self.layout]
+        self._buffers = [(s, buffers[s.name]) for s in self.buffers]
+        self._viewed = [(s, each) for s, each in self._buffers if each.dtype == torch.float32]
+        self._copied = [(s, each) for s, each in self._buffers if each.dtype != torch.float32]
+        self._holders = {_plain(f"{path}.{name}" if path else name): (holder, name)
+                         for path, holder in module.named_modules() for name in holder._buffers}
+        self._required = [each.requires_grad for _, each in self._parameters]
+        self._own: list[tuple[Tensor, Tensor]] = []  # of each bound tensor: its own memory
+        self._vectors: tuple[np.ndarray | None, ...] = (None, None, None)
+        self._views: dict[int, tuple[np.ndarray, list[Tensor]]] = {}
+        self._grads: list[Tensor] = []
+        self._places: list[int] = []  # addresses of the parameters' views
+        self._trained: frozenset[str] | None = None
+
+    def _distinct(self, named: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """Each tensor under its first name."""
+        first: dict[int, str] = {}
+        out: dict[str, Tensor] = {}
+        for path, each in named:
+            name = _plain(path)
+            if id(each) in first:
+                self.aliases[name] = first[id(each)]
+            else:
+                first[id(each)], out[name] = name, each
+        return out
+
+    # ---- binding
+
+    def to(self, parameters: np.ndarray, gradients: np.ndarray | None, buffers: np.ndarray) -> None:
+        """Let the module's tensors be views of these vectors; at once where they are already."""
+        bound = self._vectors
+        if parameters is bound[0] and gradients is bound[1] and buffers is bound[2]:
+            return
+        if not self._own:
+            self._own = [(each, each.data) for _, each in (*self._parameters, *self._buffers)]
+            self._threads = torch.get_num_threads()
+            self._random = torch.get_rng_state()
+            torch.set_num_threads(_core.threads())
+        if parameters is not bound[0]:
+            views = self._views_of(parameters, self._parameters)
+            for (_, each), view in zip(self._parameters, views, strict=True):
+                each.data = view
+            self._places = [view.data_ptr() for view in views]
+        if buffers is not bound[2]:
+            for (_, each), view in zip(self._viewed, self._views_of(buffers, self._viewed), strict=True):
+                each.data = view
+        self._grads = [] if gradients is None else self._views_of(gradients, self._parameters)
+        self._vectors = parameters, gradients, buffers
+        self._give_gradients()
+
+    def _views_of(self, vector: np.ndarray, tensors: Sequence[tuple[Slice, Tensor]]) -> list[Tensor]:
+        known = self._views.get(id(vector))
+        if known is None:
+            known = self._views[id(vector)] = (vector, [tensor_of(s.view(vector)) for s, _ in tensors])
+        return known[1]
+
+    def train(self, names: frozenset[str]) -> None:
+        """Let the parameters of these slices require a gradient, and no others."""
+        if names != self._trained:
+            self._trained = names
+            for s, each in self._parameters:
+                each.requires_grad_(s.name in names)
+            self._give_gradients()
+
+    def _give_gradients(self) -> None:
+        for (_, each), view in zip(self._parameters, self._grads, strict=bool(self._grads)):
+            each.grad = view if each.requires_grad else None
+
+    def load_copied(self) -> None:
+        """Give buffers that are no views what the vector says."""
+        vector = self._vectors[2]
+        assert vector is not None
+        for s, each in self._copied:
+            each.copy_(torch.from_numpy(s.view(vector)))
+
+    def settle(self) -> None:
+        """After a gradient: see that all memory is still the vectors', and write back buffers that are no views.
+
+        Raises
+        ------
+        ParameterError
+            The module has changed where a parameter or its gradient lies.
+        """
+        for (s, each), view, place in zip(self._parameters, self._grads, self._places, strict=True):
+            if each.requires_grad and each.grad is not view:
+                what = "set the gradient to None" if each.grad is None else "replaced the gradient"
+                raise ParameterError(f"the module or its loss has {what} of parameter {s.name}, which pyddl sums up "
+                                     "where it lies: leave zero_grad and optimizers out, the trainer does their work")
+            if each.data_ptr() != place:
+                raise ParameterError(f"the module or its loss has moved parameter {s.name} to other memory, which "
+                                     "training does not see: change values in place (copy_, mul_), or not at all")
+        self.settle_buffers()
+
+    def settle_buffers(self) -> None:
+        vector = self._vectors[2]
+        assert vector is not None
+        for s, each in self._buffers:
+            holder, name = self._holders[s.name]
+            found = holder._buffers[name]
+            if found is not each:  # the module has put another tensor in its place
+                holder._buffers[name] = each
+                with torch.no_grad():
+                    each.copy_(found)
+        for s, each in self._copied:
+            s.view(vector)[...] = _exact(s.name, each)
+
+    def release(self) -> None:
+        """Give the module's tensors their own memory back, as they were before."""
+        if not self._own:
+            return
+        for each, own in self._own:
+            each.data = own
+        for (_, each), required in zip(self._parameters, self._required, strict=True):
+            each.grad = None
+            each.requires_grad_(required)
+        torch.set_num_threads(self._threads)
+        torch.set_rng_state(self._random)
+        self._own, self._views, self._grads, self._trained = [], {}, [], None
+        self._vectors = (None, None, None)
+
+    @contextmanager
+    def bound(self, parameters: np.ndarray, buffers: np.ndarray) -> Iterator[nn.Module]:
+        """The module with these values, as it serves: in eval mode, without gradients, its buffers as before."""
+        modes = [(each, each.training) for each in self.module.modules()]
+        self.to(parameters, None, np.array(buffers))
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                self.load_copied()
+                yield self.module
+        finally:
+            for each, training in modes:
+                each.training = training
+            self.release()
+
+    # ---- values
+
+    def save(self, parameters: np.ndarray, buffers: np.ndarray) -> None:
+        """Write the module's values to the vectors."""
+        for vector, tensors in ((parameters, self._parameters), (buffers, self._buffers)):
+            for s, each in tensors:
+                s.view(vector)[...] = _exact(s.name, each)
+
+    def take(self, other: nn.Module) -> None:
+        """Give the module the values of another one that was made alike."""
+        theirs = {_plain(name): each for name, each in (*other.named_parameters(), *other.named_buffers())}
+        with torch.no_grad():
+            for s, each in (*self._parameters, *self._buffers):
+                if s.name not in theirs or theirs[s.name].shape != each.shape:
+                    raise ParameterError(f"what makes the module has made another one the second time, without {s.name}"
+                                         f" of shape {s.shape}: it should depend on its arguments only")
+                each.copy_(theirs[s.name])
+
+    def load(self, parameters: np.ndarray, buffers: np.ndarray) -> None:
+        """Give the module's tensors these values, in its own memory."""
+        self.release()
+        with torch.no_grad():
+            for vector, tensors in ((parameters, self._parameters), (buffers, self._buffers)):
+                for s, each in tensors:
+                    each.copy_(torch.from_numpy(np.array(s.view(vector))))
+
+
+def _plain(name: str) -> str:
+    """A name without what `torch.compile` puts in."""
+    return name.replace("_orig_mod.", "")
+
+
+def _exact(name: str, tensor: Tensor) -> np.ndarray:
+    """Its values, whole numbers as float32."""
+    values = tensor.detach()
+    if not values.dtype.is_floating_point:
+        if name.endswith("num_batches_tracked"):  # BatchNorm's own, which may well stop there
+            values = values.clamp(max=EXACT)
+        elif values.numel() and int(values.abs().max()) > EXACT:
+            raise ParameterError(f"buffer {name} holds whole numbers beyond {EXACT}, which pyddl keeps as float32, not "
+                                 "exactly: register it with persistent=False, or as smaller numbers")
+    return values.to(torch.float32).numpy()
+
+
+def _order(parameter: Tensor) -> tuple[int, ...] | None:
+    """The axes of a tensor as they follow in memory, the slowest first; None where that is their order, or where its
+    memory has holes."""
+    if parameter.is_contiguous():
+        return None
+    order = tuple(sorted(range(parameter.ndim), key=lambda axis: -parameter.stride(axis)))
+    return order if parameter.permute(order).is_contiguous() else None
+
+
+def _merge(name: str, buffer: Tensor, rules: Mapping[str, str]) -> str:
+    usual = "mean" if buffer.dtype.is_floating_point else "max"
+    return next((rule for pattern, rule in rules.items() if fnmatchcase(name, pattern)), usual)
+
+
+def _check_tensors(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], kept: set[str]) -> None:
+    """Refuse what cannot lie in float32 vectors."""
+    if not parameters:
+        raise ParameterError("the module has no parameters: there is nothing to train")
+    if strange := sorted(kept - set(parameters) - set(buffers)):
+        raise ParameterError(f"the module keeps {strange[0]} in its state_dict, which is neither a parameter nor a "
+                             "buffer, and pyddl cannot hold it: let get_extra_state be")
+    ends: list[tuple[int, int, str]] = []
+    for name, each in (*parameters.items(), *buffers.items()):
+        if isinstance(each, nn.parameter.UninitializedTensorMixin):
+            raise ParameterError(f"parameter {name} has no shape yet: call the module on a few rows first")
+        what = "parameter" if name in parameters else "buffer"
+        if each.device.type != "cpu":
+            raise ParameterError(f"{what} {name} is on {each.device}; pyddl trains on CPUs: move the module there")
+        if each.dtype in (torch.float64, torch.complex64, torch.complex128) or (
+                name in parameters and each.dtype != torch.float32):
+            raise ParameterError(f"{what} {name} is {str(each.dtype).removeprefix('torch.')}, and pyddl's vectors are "
+                                 "float32: make it module.float(); for products in bfloat16 give dtype='bfloat16', or "
+                                 "use torch.autocast in the loss")
+        if each.is_sparse or each.layout != torch.strided:
+            raise ParameterError(f"{what} {name} is sparse; expected a dense tensor")
+        if each.numel():
+            ends.append((each.data_ptr(), each.data_ptr() + each.element_size(), name))
+    ends.sort()
+    for (first, _, one), (second, _, other) in zip(ends, ends[1:], strict=False):
+        if first == second:
+            raise ParameterError(f"{one} and {other} share memory and are two tensors: to tie them, let both names "
+                                 "have the same nn.Parameter")
+
+
+def _grouped(parameters: Mapping[str, Tensor], given: Sequence[Stage]) -> tuple[tuple[Stage, ...], dict[str, str]]:
+    """Stages as the layout's groups have them, and the group of each parameter: in the order of the groups."""
+    trainable = [name for name, each in parameters.items() if each.requires_grad]
+    prefixes = list(dict.fromkeys(group for stage in given for phase in stage.phases for group in phase.groups))
+    for prefix in prefixes:
+        if not any(_begins(name, prefix) for name in trainable):
+            tops = sorted({name.split(".")[0] for name in parameters})
+            raise ParameterError(f"phases name {prefix!r}, and no parameter that requires a gradient is called so, or "
+                                 f"begins so: the module's begin with {', '.join(tops)}{_check.nearest(prefix, tops)}")
+    if not trainable:
+        raise ParameterError("no parameter of the module requires a gradient: there is nothing to train")
+    groups = {}
+    for prefix in prefixes or [ALL]:
+        for name in trainable:
+            if not prefixes or (_begins(name, prefix) and all(
+                    len(other) <= len(prefix) or not _begins(name, other) for other in prefixes)):
+                groups[name] = prefix
+    names = list(dict.fromkeys(groups.values()))
+    groups |= {name: FROZEN for name in parameters if name not in groups}
+    if not given and len(trainable) < len(parameters):
+        given = [Stage((Phase(ALL),))]
+
+    def trained(phase: Phase) -> Phase:
+        own = [name for name in names if not phase.groups or any(_begins(name, group) for group in phase.groups)]
+        return replace(phase, groups=tuple(own))
+
+    return tuple(replace(stage, phases=tuple(map(trained, stage.phases))) for stage in given), groups
+
+
+def _begins(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
