@@ -253,10 +253,9 @@ class Desk:
         """Write ``summary.json``, and report."""
         rows = self.study.rows()
         left = len(rows) < self.study.trials or any(row["state"] == "running" for row in rows)
-        finished = not left and self._error is None
         self.table.end()
         self.point_to_best()
-        self._summary(rows, finished)
+        self._summary(rows, left)
         if self._error is not None:
             return Over(self._error[0], self._error[1], self._deaths)
         self._report()
@@ -268,7 +267,7 @@ class Desk:
                         self._deaths)
         return Over(0, deaths=self._deaths)
 
-    def _summary(self, rows: Sequence[Mapping[str, Any]], finished: bool) -> None:
+    def _summary(self, rows: Sequence[Mapping[str, Any]], left: bool) -> None:
         states = [row["state"] for row in rows]
         search = self.study.search
         summary = {
@@ -276,7 +275,8 @@ class Desk:
             "seed": search.seed, "trials": self.study.trials,
             **{state: states.count(state) for state in ("complete", "pruned", "failed", "running")},
             "best": self.study.best(), "groups": len(self._living), "seconds": self._clock() - self._begun,
-            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds") if finished else None}
+            "stopped": None if not left else "error" if self._error else "request" if self._asked else "minutes",
+            "finished": None if left or self._error else datetime.now(timezone.utc).isoformat(timespec="seconds")}
         part = self.out / f".{SUMMARY}.part"
         with written(self.out / SUMMARY):
             part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
