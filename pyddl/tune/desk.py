@@ -63,7 +63,8 @@ class Desk:
         self._group_of = {rank: number for number, group in enumerate(groups) for rank in group}
         self._trials: dict[int, Trial] = {}  # under way, by group
         self._began: dict[int, float] = {}
-        self._waiting: dict[int, Outcome | None] = {rank: None for rank in idle}
+        self._idle = set(idle)
+        self._waiting: dict[int, Outcome | None] = {}
         self._since: dict[int, float] = {}  # when the first of a group came back from a failure
         self._dead: dict[int, list[int]] = {number: [] for number in self._living}  # since its last trial
         self._deaths = self._over = False
@@ -77,6 +78,8 @@ class Desk:
     def next(self, rank: int, outcome: Outcome | None) -> Answers:
         """A rank has come to the end of a trial, or wants its first."""
         self._waiting[rank] = outcome
+        if rank in self._idle:
+            return self._end()
         if outcome is not None:
             self._asked |= outcome.asked
             if outcome.fatal:
@@ -105,9 +108,10 @@ class Desk:
     def gone(self, rank: int) -> Answers:
         """It has, and the others live."""
         self._deaths = True
-        group = self._group_of.pop(rank, None)
-        if group is None:
+        if rank in self._idle:
+            self._idle.remove(rank)
             return self._end()
+        group = self._group_of[rank]
         if rank in self._living[group]:
             self.table.note(f"rank {rank} has died")
             self._lose(group, rank)
@@ -171,7 +175,7 @@ class Desk:
 
     def _end(self) -> Answers:
         """Where nobody is at work any more, the end of all."""
-        living = {rank for ranks in self._living.values() for rank in ranks}
+        living = self._idle.union(*self._living.values())
         if self._over or self._trials or not living <= self._waiting.keys():
             return []
         self._over = True
