@@ -112,7 +112,8 @@ def test_a_search_on_two_nodes_stops_on_request_and_goes_on(slurm, tmp_path):
     slurm("scancel", job)
     (tmp_path / "slow").unlink()
     submit(slurm, "tune.sbatch", tmp_path, 1, space, "--out", str(run), small=())
-    wait_for(lambda: (run / "summary.json").exists() and "finished" in (run / "summary.json").read_text(), log)
+    wait_for(lambda: re.search(r"stopped on request.*written to", log.read_text(), re.DOTALL), log)
+    wait_for((run / "summary.json").exists, log)
     ended = json.loads((run / "summary.json").read_text())
     assert ended["finished"] and ended["complete"] == 3 and ended["groups"] == 2, log.read_text()
 
