@@ -26,12 +26,12 @@ from benchmarks import harness
 from benchmarks.harness import Record
 from pyddl import models, options
 from pyddl.cli.flags import flags
-from pyddl.cli.model_command import for_data, source_of
 from pyddl.data import Source
 from pyddl.data.joined import training_and_test
 from pyddl.optim.given import optimizer_of
 from pyddl.strategies import strategy
 from pyddl.train.crew import Crew
+from pyddl.train.named import for_data, source_of
 from pyddl.train.simulation import simulate
 
 __all__ = ["RECIPES", "Recipe", "main", "strategies"]

@@ -28,6 +28,7 @@ load                a finished run directory, as an estimator
 data                data sets: data.load("mnist"), files, arrays
 models              the models themselves, functions on a flat vector; layers, to build one
 train               Trainer, and the Result that it leaves; simulate, evaluate, load_run
+tune                the search over runs: Space, Study
 strategies          how ranks work together: allreduce, averaging, server, ...
 optim               update rules and schedules
 ParameterServer     asynchronous training of any Python object, by two callbacks
@@ -50,7 +51,7 @@ __version__ = "0.1.0"
 # system.
 _HOMES = {
     **{name: f"pyddl.{name}" for name in ("callbacks", "cli", "comm", "data", "errors", "estimators", "models", "optim",
-                                          "options", "strategies", "train")},
+                                          "options", "strategies", "train", "tune")},
     "Layout": "pyddl.layout", "ParameterServer": "pyddl.callbacks", "Slice": "pyddl.layout",
     "ZCA": "pyddl.estimators", "load": "pyddl.estimators", "use": "pyddl.comm", "world": "pyddl.comm"}
 

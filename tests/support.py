@@ -115,3 +115,18 @@ def assert_reproducible(world: World, monkeypatch: pytest.MonkeyPatch, train: Ca
     one = train()
     assert np.array_equal(one.parameters, together.parameters)
     return together, one
+
+
+def descendants(process: int) -> list[int]:
+    """Process numbers of all processes below one."""
+    found = [int(child) for task in Path(f"/proc/{process}/task").iterdir()
+             for child in (task / "children").read_text().split()]
+    return found + [below for child in found for below in descendants(child)]
+
+
+def ended(process: int) -> bool:
+    """Whether a process is gone, or dead and perhaps waited for by nobody."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyddl import models, options, strategies
+from pyddl.tune.search import OPTIONS as SEARCH
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -16,7 +17,8 @@ OF_MODELS = sorted((ROOT / "docs/models").glob("*.md"))
 FOREIGN = {"--map-by", "--oversubscribe", "--bind-to", "--no-binary", "--no-build-isolation", "--config-settings",
            "--mpi", "--cpus-per-task", "--signal", "--nodes", "--partition", "--account", "--shm-size", "--cpus",
            "--help", "--size", "--with-ft", "--outlive", "--config", "--measure", "--likelihood", "--count", "--clock",
-           "--width", "--quality", "--classifier", "--modes", "--deviation", "--label", "--part"}
+           "--width", "--quality", "--classifier", "--modes", "--deviation", "--label", "--part",
+           "--dry-run", "--ranks-per-trial", "--only", "--collect"}
 
 
 @pytest.fixture(scope="module", params=PAGES, ids=lambda path: path.stem)
@@ -36,6 +38,7 @@ def test_links_lead_somewhere(page):
 
 def test_options_exist(page):
     flags = {option.flag for option in options.TABLE} | {also for option in options.TABLE for also in option.also}
+    flags |= {option.flag for option in SEARCH}
     flags |= {f"--no-{option.flag[2:]}" for option in options.TABLE if option.default is True}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text(encoding="utf-8"))) <= flags | FOREIGN
 

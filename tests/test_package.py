@@ -44,7 +44,7 @@ def test_the_parameter_server_is_still_found_under_its_former_name():
     assert pyddl.server.AdaGradDescent is pyddl.callbacks.AdaGradDescent
 
 
-OFFERED = ["models", "models.layers", "train", "data", "optim", "strategies", "estimators", "callbacks", "comm",
+OFFERED = ["models", "models.layers", "train", "tune", "data", "optim", "strategies", "estimators", "callbacks", "comm",
            "comm.operations", "errors", "options"]
 
 

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from searches import RATES, odd, write
+from support import said_by_pyddl
 
 from pyddl.comm import launcher
 from pyddl.errors import CommError
@@ -56,10 +58,10 @@ def slurm(tmp_path_factory):
     subprocess.run([SANDBOX, "stop"], **ours)
 
 
-def submit(slurm, script, folder, nodes, *arguments):
+def submit(slurm, script, folder, nodes, *arguments, tasks=TASKS, small=SMALL):
     """Submit a script of ours; return the job's number."""
     done = slurm("sbatch", "--parsable", "--chdir", str(folder), "--output", str(folder / "log"), f"--nodes={nodes}",
-                 *TASKS, str(ROOT / "slurm" / script), *SMALL, *arguments)
+                 *tasks, str(ROOT / "slurm" / script), *small, *map(str, arguments))
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -93,6 +95,37 @@ def test_training_on_two_nodes_stops_on_request_and_goes_on(slurm, tmp_path):
     assert f"going on after step {step} of {40 * epochs}" in log.read_text()
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, epochs + 1))
+
+
+def test_a_search_on_two_nodes_stops_on_request_and_goes_on(slurm, tmp_path):
+    log, space = tmp_path / "log", write(tmp_path, RATES + '\nstrategy = ["odd.py:Slow"]', trials=3, epochs=2)
+    odd(tmp_path)
+    (tmp_path / "slow").touch()
+    job = submit(slurm, "tune.sbatch", tmp_path, 2, space, "--ranks-per-trial", "2", small=())
+    run = tmp_path / "runs" / job
+    wait_for(lambda: len([*run.glob("trials/*/metrics.jsonl")]) == 2, log)
+    slurm("scancel", "--signal=USR1", job)
+    wait_for((run / "summary.json").exists, log)
+    wait_for(lambda: "Restarts=1" in slurm("scontrol", "show", "job", job).stdout, log)
+    stopped = json.loads((run / "summary.json").read_text())
+    assert stopped["stopped"] == "request" and stopped["running"] == stopped["groups"] == 2, log.read_text()
+    slurm("scancel", job)
+    (tmp_path / "slow").unlink()
+    submit(slurm, "tune.sbatch", tmp_path, 1, space, "--out", str(run), small=())
+    wait_for(lambda: re.search(r"stopped on request.*written to", log.read_text(), re.DOTALL), log)
+    wait_for((run / "summary.json").exists, log)
+    ended = json.loads((run / "summary.json").read_text())
+    assert ended["finished"] and ended["complete"] == 3 and ended["groups"] == 2, log.read_text()
+
+
+@pytest.mark.long
+def test_a_job_array_trains_trials(slurm, tmp_path):
+    space = write(tmp_path, RATES, trials=2)
+    job = submit(slurm, "tune_array.sbatch", tmp_path, 1, space, tasks=["--ntasks=1", "--cpus-per-task=1",
+                 "--array=0-1"], small=())
+    run = tmp_path / "runs" / job
+    wait_for(lambda: len([*run.glob("trials/*/summary.json")]) == 2, tmp_path / "log")
+    assert "2 trials taken into the journal" in said_by_pyddl("tune", space, "--out", run, "--collect", cwd=tmp_path)
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from pyddl import options
 ROOT = Path(__file__).parents[2]
 MADE = ROOT / "docs/site/made"
 MODULES = ("estimators", "models", "models.layers", "train", "strategies", "comm.operations", "optim", "data",
-           "callbacks", "comm", "layout", "errors")
+           "tune", "callbacks", "comm", "layout", "errors")
 STEPS_OF_HEADINGS = "=-~"
 
 project, release = "pyddl", pyddl.__version__

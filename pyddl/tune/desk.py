@@ -63,7 +63,8 @@ class Desk:
         self._group_of = {rank: number for number, group in enumerate(groups) for rank in group}
         self._trials: dict[int, Trial] = {}  # under way, by group
         self._began: dict[int, float] = {}
-        self._waiting: dict[int, Outcome | None] = {rank: None for rank in idle}
+        self._idle = set(idle)
+        self._waiting: dict[int, Outcome | None] = {}
         self._since: dict[int, float] = {}  # when the first of a group came back from a failure
         self._dead: dict[int, list[int]] = {number: [] for number in self._living}  # since its last trial
         self._deaths = self._over = False
@@ -77,6 +78,8 @@ class Desk:
     def next(self, rank: int, outcome: Outcome | None) -> Answers:
         """A rank has come to the end of a trial, or wants its first."""
         self._waiting[rank] = outcome
+        if rank in self._idle:
+            return self._end()
         if outcome is not None:
             self._asked |= outcome.asked
             if outcome.fatal:
@@ -105,9 +108,10 @@ class Desk:
     def gone(self, rank: int) -> Answers:
         """It has, and the others live."""
         self._deaths = True
-        group = self._group_of.pop(rank, None)
-        if group is None:
+        if rank in self._idle:
+            self._idle.remove(rank)
             return self._end()
+        group = self._group_of[rank]
         if rank in self._living[group]:
             self.table.note(f"rank {rank} has died")
             self._lose(group, rank)
@@ -171,7 +175,7 @@ class Desk:
 
     def _end(self) -> Answers:
         """Where nobody is at work any more, the end of all."""
-        living = {rank for ranks in self._living.values() for rank in ranks}
+        living = self._idle.union(*self._living.values())
         if self._over or self._trials or not living <= self._waiting.keys():
             return []
         self._over = True
@@ -249,10 +253,9 @@ class Desk:
         """Write ``summary.json``, and report."""
         rows = self.study.rows()
         left = len(rows) < self.study.trials or any(row["state"] == "running" for row in rows)
-        finished = not left and self._error is None
         self.table.end()
         self.point_to_best()
-        self._summary(rows, finished)
+        self._summary(rows, left)
         if self._error is not None:
             return Over(self._error[0], self._error[1], self._deaths)
         self._report()
@@ -264,7 +267,7 @@ class Desk:
                         self._deaths)
         return Over(0, deaths=self._deaths)
 
-    def _summary(self, rows: Sequence[Mapping[str, Any]], finished: bool) -> None:
+    def _summary(self, rows: Sequence[Mapping[str, Any]], left: bool) -> None:
         states = [row["state"] for row in rows]
         search = self.study.search
         summary = {
@@ -272,7 +275,8 @@ class Desk:
             "seed": search.seed, "trials": self.study.trials,
             **{state: states.count(state) for state in ("complete", "pruned", "failed", "running")},
             "best": self.study.best(), "groups": len(self._living), "seconds": self._clock() - self._begun,
-            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds") if finished else None}
+            "stopped": None if not left else "error" if self._error else "request" if self._asked else "minutes",
+            "finished": None if left or self._error else datetime.now(timezone.utc).isoformat(timespec="seconds")}
         part = self.out / f".{SUMMARY}.part"
         with written(self.out / SUMMARY):
             part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -51,7 +51,8 @@ def draw_trials(path: Path, rows: Rows, search: Search, goal: str) -> Path:
     axis.set_xlabel("trial")
     axis.set_xlim(-0.5 - EDGE * len(rows), len(rows) - 0.5 + EDGE * len(rows))
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    if axis.get_legend_handles_labels()[0]:  # where all is under way there is none
+        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120)
     return path
 

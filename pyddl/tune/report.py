@@ -30,8 +30,8 @@ def table(rows: Sequence[Mapping[str, Any]], search: Search) -> str:
                 *(said(row["given"][name]) if name in row["given"] else "" for name in names)] for row in best)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     states = [row["state"] for row in rows]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed", "running")
-                       if state in states)
+    words = {"complete": "complete", "pruned": "pruned", "failed": "failed", "running": "under way"}
+    counts = ", ".join(f"{states.count(state)} {word}" for state, word in words.items() if state in states)
     shown = ["  ".join(text.rjust(width) if column < 2 else text.ljust(width)
                        for column, (text, width) in enumerate(zip(line, widths, strict=True))).rstrip()
              for line in lines]

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from pyddl import options
-from pyddl.errors import PyddlError
 from pyddl.train.named import PICTURES, source_of
 from pyddl.tune.space import Space
 
 __all__ = ["Rows"]
 
-TEST = ("test", "test_labels")
-
 
 class Rows:
     """`pyddl.train.named.source_of`, which keeps what it has opened: children of this process have it too.
+
+    All trials of a search are on the same rows: losses of others do not compare.
 
     Examples
     --------
@@ -36,22 +34,16 @@ class Rows:
         return self._kept[key]
 
     def open(self, space: Space) -> None:
-        """Open what all trials are on.
+        """Open what all trials are on, unless they make other pictures of it each.
 
         Raises
         ------
         PyddlError
             It cannot be opened.
         """
-        names = {option.name: option.default for option in options.of_section("data")}
-        if not names.keys() & {parameter.option for parameter in space.parameters}:
-            self._both({**names, **{name: value for name, value in space.fixed.items() if name in names}})
+        if {*PICTURES} & {parameter.option for parameter in space.parameters}:
+            return
+        settings = {option.name: space.fixed.get(option.name, option.default) for option in options.of_section("data")}
+        _ = self(settings).test  # a named set reads its test part when it is asked for
+        self(settings, "test", "test_labels")
 
-    def of_trial(self, settings: Mapping[str, Any]) -> None:
-        """Open what a trial is on; what fails, fails in the trial."""
-        with suppress(PyddlError, MemoryError, KeyError):
-            self._both({**{option.name: option.default for option in options.of_section("data")}, **settings})
-
-    def _both(self, settings: Mapping[str, Any]) -> None:
-        source = self(settings)
-        _ = source.test, self(settings, *TEST)  # a named set reads its test part when it is asked for

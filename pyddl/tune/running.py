@@ -187,7 +187,6 @@ def _work(link: Link, space: Space, out: Path, rows: Rows, asked: Asked, group: 
             continue
         given, folder = space.settings(answer.given), folder_of(out, answer.number)
         if group is None:
-            rows.of_trial(given)
             outcome = in_child(given, folder, resume=answer.resume, tell=link.epoch, asked=asked, opened=rows,
                                watched=link.connection, closed=() if link.connection is None else (link.connection,))
         else:

@@ -36,7 +36,7 @@ __all__ = ["JOURNAL", "Importances", "Search", "Study", "Trial", "drawn"]
 JOURNAL = "journal.log"
 NAME = "pyddl"  # of the one study in the file
 STATES = ("complete", "pruned", "failed")
-FEW, GOOD = 10, 0.25  # trials, of which importances say nothing; share of them that counts as good
+FEW, MOST, GOOD = 10, 0.75, 0.25  # for importances: trials at least; share of all that is compared; and that is good
 
 
 @dataclass(frozen=True)
@@ -291,8 +291,8 @@ class Study:
     def importances(self) -> Importances | None:
         """Of the parameters, by PED-ANOVA [4]_; None where there are too few trials, or all are alike.
 
-        Trials are compared after the latest epoch that half of them came to, and ten at least: where most are ended
-        early, few are complete, and these are alike. A quarter of them counts as good.
+        Trials are compared after the latest epoch that three quarters of them came to, and ten at least: where most are
+        ended early, those that went on are alike, and too few. A quarter of them counts as good.
 
         References
         ----------
@@ -302,7 +302,7 @@ class Study:
         trials = [trial for trial in self._trials() if trial.user_attrs.get("state") in ("complete", "pruned")]
         for epoch in sorted({epoch for trial in trials for epoch in trial.intermediate_values}, reverse=True):
             here = [trial for trial in trials if epoch in trial.intermediate_values]
-            if len(here) >= max(FEW, len(trials) / 2):
+            if len(here) >= max(FEW, MOST * len(trials)):
                 break
         else:
             return None

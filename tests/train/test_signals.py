@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import descendants, ended
 
 from pyddl import data
 from pyddl.comm import launcher
@@ -144,21 +145,6 @@ def test_a_signal_ends_what_comes_before_training_at_once(tmp_path, number, rank
         end(running)
     assert running.returncode == 75, said
     assert said.count("pyddl: stopped on request before training began") == 1 and not (tmp_path / "run").exists(), said
-
-
-def descendants(process):
-    """Process numbers of all processes below one."""
-    found = [int(child) for task in Path(f"/proc/{process}/task").iterdir()
-             for child in (task / "children").read_text().split()]
-    return found + [below for child in found for below in descendants(child)]
-
-
-def ended(process):
-    """Whether a process is gone, or dead and perhaps waited for by nobody."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_killing_the_program_that_started_the_ranks_ends_them_too(tmp_path):
