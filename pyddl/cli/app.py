@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from pyddl import __version__, _check
+from pyddl import __version__, _check, _own
 from pyddl.cli.output import any_characters, give_up
 from pyddl.comm.abort import OnAllRanks, installed, told_by_another
 from pyddl.comm.environment import started
@@ -97,7 +97,7 @@ def _failed(error: Exception, text: str | None = None, status: int = 1) -> int:
     rank = started()
     here = f"rank {rank.rank}: " if rank is not None and rank.size != 1 else ""
     if not told_by_another(error):
-        _to_stderr(f"pyddl: {here}{text or error}")
+        _to_stderr(f"{_own.trace(error)}pyddl: {here}{text or error}")
     return status
 
 
@@ -120,7 +120,7 @@ def app() -> int:
     except (ParameterError, ShapeError, DataError) as error:
         if installed() and not error.on_all_ranks:
             return _failed(error, status=BAD_INPUT)
-        say(f"pyddl: {error}")
+        say(f"{_own.trace(error)}pyddl: {error}")
         return OnAllRanks(BAD_INPUT) if error.on_all_ranks else BAD_INPUT
     except PyddlError as error:
         if error.on_all_ranks:
