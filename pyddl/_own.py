@@ -147,11 +147,9 @@ def said(error: BaseException, path: Path | str | None = None) -> str:
 
 def _is_users(file: str) -> bool:
     """Whether a file is neither pyddl's nor of what is installed."""
-    return os.path.isfile(file) and not file.startswith((_PYDDL, sys.prefix + os.sep, sys.base_prefix + os.sep)) \
-        and "site-packages" not in Path(file).parts
-
-
-_PYDDL = str(Path(__file__).resolve().parent) + os.sep
+    ours = tuple(os.path.dirname(os.path.abspath(each)) + os.sep for each in (__file__, os.__file__))
+    return os.path.isfile(file) and not file.startswith(ours) and not {"site-packages", "dist-packages"} & {
+        *Path(file).parts}
 
 
 def trace(error: BaseException) -> str:
@@ -170,7 +168,7 @@ def trace(error: BaseException) -> str:
 
 
 def name_of(cls: type) -> str | None:
-    """``FILE.py:Class`` of a class, to be found from any folder; None where no file has it, as in a notebook."""
+    """``FILE.py:Class`` of a class, right in any working directory; None where no file has it, as in a notebook."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if file is None or "." in cls.__qualname__ or not file.endswith(".py"):
         return None
