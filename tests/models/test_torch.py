@@ -490,7 +490,7 @@ def drops(module, batch):
     (lambda module, batch: {"error": module(batch.rows).sum()}, "returned the names error; expected a scalar"),
     (lambda module, batch: module(batch.rows[:, :3]).sum(),
      r"the module's loss raised RuntimeError: mat1 and mat2 .*, in line \d+ of .*test_torch.py"),
-    (lambda module, batch: {"loss": module(batch.rows).sum(), "b": "x"}, "b of the module's loss is 'x'; expected a sc")])
+    (lambda module, batch: {"loss": module(batch.rows).sum(), "b": "x"}, "b of the module's loss is 'x'; expected a")])
 def test_losses_that_are_none_are_refused_in_one_line(loss, said):
     with pytest.raises(ParameterError, match=said) as refused:
         train(Torch(nn.Linear(6, 6), loss))
