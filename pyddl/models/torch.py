@@ -24,8 +24,8 @@ __all__ = ["Torch"]
 
 FEW = 8  # rows that the loss is tried on
 CHUNK = 500  # rows that pass through the module at once
-MEAN = ("the module's loss looks like a mean over the rows, and pyddl expects their sum: figures and step sizes are too "
-        "small by the number of rows (reduction='sum')")
+MEAN = ("the module's loss looks like a mean over the rows, and pyddl expects their sum: figures and step sizes are "
+        "too small by the number of rows (reduction='sum')")
 INSTALL = "model torch needs PyTorch, which is not installed here: pip install 'pyddl[torch]'"
 
 
@@ -81,11 +81,13 @@ class Torch:
                  phases: Sequence[Phase] = (), stages: Sequence[Stage] = (), merge: Mapping[str, str] | None = None,
                  dtype: str = "float32", inputs: int | None = None):
         try:
-            from pyddl.models.pytorch import binding, made
-        except ModuleNotFoundError as error:
-            if error.name != "torch":
-                raise
+            import torch  # noqa: F401
+        except ImportError as error:
+            if not isinstance(error, ModuleNotFoundError) or error.name != "torch":
+                raise  # it is there, and broken
             raise ParameterError(INSTALL) from None
+        from pyddl.models.pytorch import binding, made
+
         if phases and stages:
             raise ParameterError("phases and stages are both given; expected one of them: stages are made of phases")
         _check.one_of("dtype", dtype, names.DTYPES)

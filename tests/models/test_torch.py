@@ -1,4 +1,4 @@
-"""PyTorch modules as models: gradients and updates as PyTorch's own, values that are the module's, and what is refused."""
+"""PyTorch modules as models: gradients and updates are PyTorch's own; which values they have; and what is refused."""
 
 import copy
 import re
@@ -10,6 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from safetensors.torch import load_file  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
 import pyddl  # noqa: E402
 from pyddl import _core  # noqa: E402
 from pyddl.data import ArraySource  # noqa: E402
@@ -17,9 +21,6 @@ from pyddl.data.batch import Batch  # noqa: E402
 from pyddl.errors import DataError, ParameterError  # noqa: E402
 from pyddl.models import Phase, Stage, Torch  # noqa: E402
 from pyddl.train import Trainer, load_run, simulate  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
 
 FILE = Path(__file__).with_name("torch_modules.py")
 sys.path.append(str(FILE.parent))
@@ -198,7 +199,7 @@ def test_a_module_begins_with_its_own_values_and_goes_on_with_those_of_training(
 def test_a_file_may_make_a_module_a_pair_or_a_whole_model(tmp_path):
     (tmp_path / "made.py").write_text(
         "import torch\nfrom torch import nn\nimport pyddl\n"
-        "def of_pair(): return nn.Linear(6, 6), lambda module, batch: (module(batch.rows) - batch.rows).square().sum()\n"
+        "def of_pair(): return nn.Linear(6, 6), lambda module, batch: module(batch.rows).square().sum()\n"
         "def takes(inputs, arguments=1, **others): return of_pair()\n"
         "def nothing(): return 3\ndef raises(): return {}['width']\nNUMBER = 4\n")
     named = f"{tmp_path}/made.py:"
@@ -207,7 +208,8 @@ def test_a_file_may_make_a_module_a_pair_or_a_whole_model(tmp_path):
         "module": named + "takes", "arguments": {"more": 1}, "inputs": 6, "dtype": "float32"}
     assert [each.name for each in Torch(f"{FILE}:make_pair", inputs=6).stages[0].phases] == ["critic", "generator"]
     for member, said in {
-            "nothing": "has made int; expected a torch.nn.Module", "raises": r"cannot be made: KeyError: 'width', in line 7 of",
+            "nothing": "has made int; expected a torch.nn.Module",
+            "raises": r"cannot be made: KeyError: 'width', in line 7 of",
             "of_pai": "has no of_pai; of functions .*did you mean 'of_pair'", "NUMBER": "NUMBER is no function",
             "": "expected FILE.py:make_model, with the name of a function: .*has of_pair, takes"}.items():
         with pytest.raises(ParameterError, match=said):
@@ -486,9 +488,9 @@ def drops(module, batch):
     (lambda module, batch: 3.0, "the module's loss returned 3.0; expected a scalar tensor"),
     (lambda module, batch: None, "the module's loss returned None; expected a scalar tensor"),
     (lambda module, batch: {"error": module(batch.rows).sum()}, "returned the names error; expected a scalar"),
-    (lambda module, batch: module(batch.rows[:, :3]).sum(), r"the module's loss raised RuntimeError: mat1 and mat2 .*, in "
-                                                            r"line \d+ of .*test_torch.py"),
-    (lambda module, batch: {"loss": module(batch.rows).sum(), "b": "x"}, "b of the module's loss is 'x'; expected a sc")])
+    (lambda module, batch: module(batch.rows[:, :3]).sum(),
+     r"the module's loss raised RuntimeError: mat1 and mat2 .*, in line \d+ of .*test_torch.py"),
+    (lambda module, batch: {"loss": module(batch.rows).sum(), "b": "x"}, "b of the module's loss is 'x'; expected a")])
 def test_losses_that_are_none_are_refused_in_one_line(loss, said):
     with pytest.raises(ParameterError, match=said) as refused:
         train(Torch(nn.Linear(6, 6), loss))
@@ -497,7 +499,8 @@ def test_losses_that_are_none_are_refused_in_one_line(loss, said):
 
 @pytest.mark.parametrize(("module", "said"), [
     (nn.Linear(2, 2).double(), "parameter weight is float64, and pyddl's vectors are float32: make it module.float"),
-    (nn.Linear(2, 2).bfloat16(), "parameter weight is bfloat16"), (nn.LazyLinear(2), "parameter weight has no shape yet"),
+    (nn.Linear(2, 2).bfloat16(), "parameter weight is bfloat16"),
+    (nn.LazyLinear(2), "parameter weight has no shape yet"),
     (nn.Linear(2, 2, device="meta"), "parameter weight is on meta; pyddl trains on CPUs")])
 def test_parameters_are_float32_and_here(module, said):
     with pytest.raises(ParameterError, match=said):

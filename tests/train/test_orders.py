@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from pyddl.layout import Layout, Slice
 from pyddl.train import Trainer
-
-from safetensors.numpy import load_file
 
 ROWS = np.random.default_rng(2).random((24, 3), dtype=np.float32)
 
@@ -14,9 +13,8 @@ ROWS = np.random.default_rng(2).random((24, 3), dtype=np.float32)
 class Matrix:
     """Least squares of the rows by themselves; its matrix lies by rows or by columns."""
 
-    aliases = {"again": "weight"}
-
     def __init__(self, order=None):
+        self.aliases = {"again": "weight"}
         self.layout = Layout([Slice("weight", (2, 3), order=order)])
         self.buffers = Layout()
 

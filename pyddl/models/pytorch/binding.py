@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyddl import _check, _core
 from pyddl.errors import ParameterError
 from pyddl.layout import Layout, Slice
-from pyddl.models.stages import ALL, Phase, Stage
 from pyddl.models.pytorch.batch import tensor_of
+from pyddl.models.stages import ALL, Phase, Stage
 
 __all__ = ["FROZEN", "Binding", "counted", "uncompiled"]
 
@@ -303,7 +304,7 @@ def _check_tensors(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tenso
     if strange := sorted(kept - set(parameters) - set(buffers)):
         raise ParameterError(f"the module keeps {strange[0]} in its state_dict, which is neither a parameter nor a "
                              "buffer, and pyddl cannot hold it: let get_extra_state be")
-    ends: list[tuple[int, int, str]] = []
+    begins: list[tuple[int, str]] = []
     for name, each in (*parameters.items(), *buffers.items()):
         if isinstance(each, nn.parameter.UninitializedTensorMixin):
             raise ParameterError(f"parameter {name} has no shape yet: call the module on a few rows first")
@@ -318,9 +319,9 @@ def _check_tensors(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tenso
         if each.is_sparse or each.layout != torch.strided:
             raise ParameterError(f"{what} {name} is sparse; expected a dense tensor")
         if each.numel():
-            ends.append((each.data_ptr(), each.data_ptr() + each.element_size(), name))
-    ends.sort()
-    for (first, _, one), (second, _, other) in zip(ends, ends[1:], strict=False):
+            begins.append((each.data_ptr(), name))
+    begins.sort()
+    for (first, one), (second, other) in pairwise(begins):
         if first == second:
             raise ParameterError(f"{one} and {other} share memory and are two tensors: to tie them, let both names "
                                  "have the same nn.Parameter")

@@ -10,8 +10,8 @@ import torch
 
 from pyddl import _check, _own
 from pyddl.errors import ParameterError, PyddlError
-from pyddl.models.stages import Stage
 from pyddl.models.pytorch.batch import TensorBatch
+from pyddl.models.stages import Stage
 
 __all__ = ["Loss", "Made", "loss_of", "maker", "sums_of"]
 
@@ -40,8 +40,8 @@ def maker(given: Any, arguments: Mapping[str, Any], inputs: int | None) -> Calla
     """
     if isinstance(given, torch.nn.Module):
         if arguments:
-            raise ParameterError(f"arguments are {dict(arguments)}, and the module is made already: give them to it, or "
-                                 "give a function that makes one")
+            raise ParameterError(f"arguments are {dict(arguments)}, and the module is made already: give them to it, "
+                                 "or give a function that makes one")
         return lambda seed: Made(given)
     function, beside = _function(given)
     what = given if isinstance(given, str) else getattr(function, "__qualname__", repr(function))
