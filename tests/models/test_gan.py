@@ -281,9 +281,10 @@ def test_layers_may_be_given():
     assert GAN(4, (), (), objective="minimax").layout.count == 4 * 4 + 4 + 4 + 1 + 4 + 1
 
 
-def test_the_generator_may_have_an_activation_of_its_own():
+@pytest.mark.parametrize(("generator", "discriminator"), [((5, 5), (6,)), ("5,5", "6")])
+def test_the_generator_may_have_an_activation_of_its_own(generator, discriminator):
     """A smooth one, too: only the discriminator's slopes are penalised."""
-    model = GAN(3, (5, 5), (6,), generator_activation="tanh")
+    model = GAN(3, generator, discriminator, generator_activation="tanh")
     for made in (model, create("gan", **model.options())):
         assert [layer.activation for layer in made.generator.layers] == ["tanh", "tanh", "linear"]
         assert [layer.activation for layer in made.discriminator.layers] == ["leaky_relu", "linear"]
