@@ -124,9 +124,9 @@ class Space:
         for name in dict.fromkeys(self._possible("strategy")):
             needs = class_of(name).needs
             if needs > ranks:
-                table = "[space] " if "strategy" in self._by_name else ""
-                raise ParameterError(f"{self.where}{table}strategy {name} needs {needs} ranks, and a trial has {ranks}: "
-                                     f"leave it out, or say --ranks-per-trial {needs}")
+                where = self._in_space if "strategy" in self._by_name else self.where
+                raise ParameterError(f"{where}strategy {name} needs {needs} ranks, and a trial has {ranks}: leave it "
+                                     f"out, or say --ranks-per-trial {needs}")
 
     # ---- one trial
     def draw(self, suggest: Callable[[Parameter], Any]) -> dict[str, Any]:

@@ -193,7 +193,7 @@ class Study:
         return [trial.number for trial in self._trials() if trial.state.name == "RUNNING"]
 
     def resume(self) -> list[Trial]:
-        """The same as trials: of a search that was stopped those which go on from their checkpoints."""
+        """These trials, of a search that was stopped: they go on from their checkpoints."""
         return [self._trial(self._trials()[number]) for number in self.running()]
 
     def begin(self, number: int) -> int:
@@ -240,7 +240,7 @@ class Study:
         why : str, optional
             Of a failed one.
         seconds : float, optional
-            That it took, in all sessions.
+            That it took.
         learn : bool
             Whether a failed one has failed by its own options, as where training diverges or memory is too small, so
             that TPE keeps away from them; false where a machine was lost.
@@ -354,6 +354,9 @@ def _optuna() -> Any:
         import optuna
     except ImportError:
         raise ParameterError("a search needs Optuna, which is not installed here: pip install 'pyddl[tune]'") from None
+    if int(optuna.__version__.partition(".")[0]) < 5:  # trials had no constraints of their own
+        raise ParameterError(f"a search needs Optuna 5 or later, and {optuna.__version__} is installed here: "
+                             "pip install 'pyddl[tune]'")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -66,7 +66,8 @@ class Table:
         left = self._study.trials - len(self._ended)
         if self._here and left > 0:
             passed = perf_counter() - self._begun
-            parts.append(f"about {_time(passed / self._here * left)} left")
+            limit = float("inf") if self._search.minutes is None else max(0.0, 60 * self._search.minutes - passed)
+            parts.append(f"about {_time(min(passed / self._here * left, limit))} left")
         return ", ".join(parts)
 
 

@@ -134,6 +134,19 @@ def test_a_table_on_a_terminal(tmp_path, capsys, monkeypatch):
         assert words in said, words
 
 
+def test_the_time_left_is_at_most_that_of_the_search(tmp_path, capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("pyddl.tune.table.perf_counter", lambda: now[0])
+    for minutes, left in ((None, "1:30:00"), (20, "10:00")):
+        study = study_in(tmp_path / f"{minutes}", trials=10, minutes=minutes)
+        shown = PlainTable(study)
+        shown.begin()
+        shown.started(0, {}, [0])
+        now[0] += 600
+        shown.ended(0, "complete", 1.0, "")
+        assert f"1 of 10 trials, 1 complete, about {left} left\n" in capsys.readouterr().out
+
+
 def test_nothing_is_shown_where_nothing_is_wanted(tmp_path, capsys):
     study = study_in(tmp_path, trials=6)
     go_through(Table(study), study)

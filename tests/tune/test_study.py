@@ -330,6 +330,14 @@ def test_without_optuna_the_extra_is_named(tmp_path, monkeypatch):
         Study(tmp_path, space(), Search())
 
 
+def test_an_optuna_that_is_too_old_is_named(tmp_path, monkeypatch):
+    import optuna
+
+    monkeypatch.setattr(optuna, "__version__", "4.8.0")
+    with pytest.raises(ParameterError, match=r"needs Optuna 5 or later, and 4\.8\.0 is installed here"):
+        Study(tmp_path, space(), Search())
+
+
 def test_importances_find_what_matters_and_say_nothing_of_few_trials(tmp_path):
     study = go_through(Study(tmp_path, space(), Search(trials=9, sampler="random", pruner="none")))
     assert study.importances() is None
