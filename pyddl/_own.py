@@ -13,9 +13,10 @@ from types import ModuleType
 from typing import Any
 
 from pyddl import _check
-from pyddl.errors import ParameterError
+from pyddl.errors import ParameterError, PyddlError
 
-__all__ = ["FUNCTION", "PATTERN", "class_named", "file_of", "function_named", "is_named", "name_of", "said"]
+__all__ = ["FUNCTION", "PATTERN", "anywhere", "class_named", "failed", "function_named", "is_named", "name_of", "said",
+           "trace"]
 
 PATTERN = "FILE.py:Class"
 """How such a class is named."""
@@ -90,9 +91,13 @@ def function_named(what: str, name: str) -> tuple[Callable[..., Any], ModuleType
     return value, module
 
 
-def file_of(member: Any) -> str:
-    """The file that a function or class is from; empty where it is from none."""
-    return getattr(sys.modules.get(getattr(member, "__module__", None) or ""), "__file__", None) or ""
+def anywhere(name: str) -> str:
+    """The same name, so that it can be found from any folder."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return name
+    path, member = found.groups()
+    return os.path.abspath(path) + ("" if member is None else f":{member}")
 
 
 def _module(what: str, name: str, path: Path) -> ModuleType:
@@ -113,20 +118,53 @@ def _module(what: str, name: str, path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[key]
-        raise ParameterError(f"{what} is {name!r}, and {path} cannot be run: {said(error, path)}") from error
+        raise failed(f"{what} is {name!r}, and {path} cannot be run: {said(error, path)}") from error
     return module
 
 
-def said(error: BaseException, path: Path | str) -> str:
-    """An exception in one line, with the line of the file that it comes from."""
-    here = os.path.abspath(path)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-             if os.path.abspath(frame.filename) == here]
+def failed(text: str) -> ParameterError:
+    """The error to raise from one that code of the user's has raised: its traceback will be shown."""
+    raised = ParameterError(text)
+    raised.of_users_code = True
+    return raised
+
+
+def said(error: BaseException, path: Path | str | None = None) -> str:
+    """An exception in one line, with the line that it comes from: of that file, or by default of the last one that is
+    neither pyddl's nor installed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = None if path is None else os.path.abspath(path)
+    if here is None:
+        here = next((file for frame in reversed(frames) if _is_users(file := os.path.abspath(frame.filename))), "")
+    lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == here]
     if isinstance(error, SyntaxError) and os.path.abspath(error.filename or "") == here:
         lines.append(error.lineno)
     text = error.msg if isinstance(error, SyntaxError) else str(error)
-    first = text.splitlines()[0] if text else ""
-    return f"{type(error).__name__}{first and ': '}{first}{f', in line {lines[-1]}' if lines else ''}"
+    first = text.strip().splitlines()[0] if text.strip() else ""
+    where = "" if not lines else f", in line {lines[-1]}" + (f" of {_near(here)}" if path is None else "")
+    return f"{type(error).__name__}{first and ': '}{first}{where}"
+
+
+def _is_users(file: str) -> bool:
+    """Whether a file is neither pyddl's nor of what is installed."""
+    ours = tuple(os.path.dirname(os.path.abspath(each)) + os.sep for each in (__file__, os.__file__))
+    return os.path.isfile(file) and not file.startswith(ours) and not {"site-packages", "dist-packages"} & {
+        *Path(file).parts}
+
+
+def trace(error: BaseException) -> str:
+    """The traceback of what code of the user's raised and ``error`` was raised from, from its own lines on; nothing
+    where no such code was it."""
+    cause: BaseException | None = error
+    while isinstance(cause, PyddlError) and not cause.of_users_code:
+        cause = cause.__cause__
+    if cause is None or cause.__cause__ is None or not isinstance(cause, PyddlError):
+        return ""
+    theirs = cause.__cause__
+    at = theirs.__traceback__
+    while at is not None and not _is_users(os.path.abspath(at.tb_frame.f_code.co_filename)):
+        at = at.tb_next
+    return "".join(traceback.format_exception(type(theirs), theirs, at))
 
 
 def name_of(cls: type) -> str | None:
@@ -135,3 +173,9 @@ def name_of(cls: type) -> str | None:
     if file is None or "." in cls.__qualname__ or not file.endswith(".py"):
         return None
     return f"{os.path.abspath(file)}:{cls.__name__}"
+
+
+def _near(file: str) -> str:
+    """A path, as seen from here where that is shorter."""
+    near = os.path.relpath(file)
+    return file if near.startswith("..") else near

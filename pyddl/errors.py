@@ -27,6 +27,7 @@ class PyddlError(Exception):
     """Base of all errors that pyddl raises on purpose."""
 
     on_all_ranks = False  # whether every rank raises it, by agreement
+    of_users_code = False  # whether what caused it was raised by code of the user's, who wants to see its traceback
 
 
 class ParameterError(PyddlError, ValueError):

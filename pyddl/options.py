@@ -102,7 +102,7 @@ class Option:
         if not isinstance(value, str) or not value:
             what = "the path of a run, or in Python a fitted estimator" if self.kind == "run" else "text"
             raise ParameterError(f"{self.name} is {value!r}; expected {what}")
-        if not self.choices or (_own.PATTERN in self.choices and _own.is_named(value)):
+        if not self.choices or (_own.is_named(value) and {_own.PATTERN, _own.FUNCTION} & set(self.choices)):
             return value
         return _check.one_of(self.name, value, self.choices)
 
@@ -229,8 +229,8 @@ TABLE: list[Option] = [
            trainer=False, of=(*_NETWORKS, "linear", *_CHAINED, *_ADVERSARIAL, "torch")),
     # ---- PyTorch modules
     Option("module", "str", None, "model",
-           f"function that makes a PyTorch module, and the file that it is in: {_own.FUNCTION}", trainer=False,
-           of=("torch",)),
+           "function that makes a PyTorch module, and the file that it is in; or, in Python, a module",
+           choices=(_own.FUNCTION,), trainer=False, of=("torch",)),
     Option("arguments", "values", None, "model", "arguments of that function: NAME=VALUE, with commas", trainer=False,
            of=("torch",)),
     # ---- variational autoencoders

@@ -71,3 +71,24 @@ def test_errors_name_what_is_wrong():
         layout.views(np.zeros(15, dtype=np.float32))
     with pytest.raises(ShapeError, match="float64"):
         layout.views(np.zeros(16))
+
+
+# ---- axes in another order
+
+def test_a_slice_may_have_its_axes_in_another_order():
+    layout = Layout([Slice("bias", (3,)), Slice("weight", (4, 3, 2, 2), order=(0, 2, 3, 1))])
+    vector = layout.zeros()
+    vector[16:] = np.arange(48)
+    view = layout.views(vector)["weight"]
+    assert view.shape == (4, 3, 2, 2) and np.shares_memory(view, vector)
+    assert np.array_equal(view, vector[16:].reshape(4, 2, 2, 3).transpose(0, 3, 1, 2))
+    part = Layout([Slice("bias", (3,)), Slice("weight", (2, 3, 2, 2), first=1, of=4, order=(0, 2, 3, 1))])
+    assert np.array_equal(part.views(part.cut(layout, vector))["weight"], view[1:3])
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ({"order": (0, 0)}, r"order of slice a is \(0, 0\); expected each axis of shape \(2, 2\) once"),
+    ({"order": (0,)}, "expected each axis"), ({"order": (1, 0), "of": 4}, "expected axis 0 first, of which this is")])
+def test_orders_of_axes_are_checked(given, said):
+    with pytest.raises(ParameterError, match=said):
+        Layout([Slice("a", (2, 2), **given)])

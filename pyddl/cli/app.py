@@ -13,11 +13,12 @@ from typing import Any
 
 import click
 
-from pyddl import __version__, _check
+from pyddl import __version__, _check, _own
 from pyddl.cli.output import any_characters, give_up
-from pyddl.comm.abort import OnAllRanks, installed, told_by_another
+from pyddl.comm.abort import STOPPED, OnAllRanks, end_all, installed, told_by_another
 from pyddl.comm.environment import started
 from pyddl.errors import CommError, DataError, ParameterError, PyddlError, ShapeError
+from pyddl.train.stop import NotBegun
 
 __all__ = ["app", "say", "try_to_draw"]
 
@@ -97,7 +98,7 @@ def _failed(error: Exception, text: str | None = None, status: int = 1) -> int:
     rank = started()
     here = f"rank {rank.rank}: " if rank is not None and rank.size != 1 else ""
     if not told_by_another(error):
-        _to_stderr(f"pyddl: {here}{text or error}")
+        _to_stderr(f"{_own.trace(error)}pyddl: {here}{text or error}")
     return status
 
 
@@ -120,7 +121,7 @@ def app() -> int:
     except (ParameterError, ShapeError, DataError) as error:
         if installed() and not error.on_all_ranks:
             return _failed(error, status=BAD_INPUT)
-        say(f"pyddl: {error}")
+        say(f"{_own.trace(error)}pyddl: {error}")
         return OnAllRanks(BAD_INPUT) if error.on_all_ranks else BAD_INPUT
     except PyddlError as error:
         if error.on_all_ranks:
@@ -137,6 +138,12 @@ def app() -> int:
         return 0
     except OSError as error:
         return _failed(error, _of_system(error))
+    except NotBegun as error:
+        if not told_by_another(error):
+            _to_stderr("pyddl: stopped on request before training began; start it again")
+        if installed():
+            end_all(STOPPED)
+        os._exit(STOPPED)  # whatever threads still read
 
 
 def _of_system(error: OSError) -> str:

@@ -58,6 +58,8 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
 
     here = world()
     with agreement(here.transport):
+        _together("--classifier", classifier, "--quality", quality)
+        _together("--deviation", deviation, "--modes", modes)
         trained = load_run(run)
         source = rows_for(trained, data, labels, pictures=pictures)
         check_labels(trained.model, source, "these data")
@@ -92,6 +94,12 @@ def command(run: str, data: str | None, labels: str | None, measured: tuple[str,
         for name, value in scores.items():
             click.echo(f"{name:<{max(14, *map(len, scores))}} {value if isinstance(value, str) else f'{value:.4f}'}")
     return 0
+
+
+def _together(flag: str, value: Any, other: str, there: Any) -> None:
+    """Refuse a flag that says more of another one, which is not given."""
+    if value is not None and not there:
+        raise ParameterError(f"{flag} is for {other}, which is not given: give it too, or leave {flag} out")
 
 
 def _measure(trained: Any, name: str) -> Any:
@@ -139,6 +147,8 @@ def rows_for(trained: Any, data: str | None, labels: str | None = None, *, label
 
     recorded = trained.config if labelled else _without_files_of_labels(trained.config)
     asked = {name: value for name, value in (pictures or {}).items() if value}
+    for name in asked:
+        _together(f"--{name.replace('_', '-')}", True, "the pictures of --data", data)
     source = source_of({**trained.config, **asked, "data": data, "labels": labels}, recorded=not asked)
     if source is None and recorded.get("test"):
         source = source_of({**recorded, "data": recorded["test"], "labels": recorded.get("test_labels")}, recorded=True)

@@ -26,8 +26,8 @@ def run(model: str | None, config: str | None, **given: Any) -> int:
     """Train MODEL on this process, or on MPI ranks.
 
     Under mpirun or srun all ranks train together; --ranks N starts mpirun by itself. SIGUSR1, SIGTERM and Ctrl-C end
-    training at a step boundary with a checkpoint and exit status 75; the same line with --resume goes on. With
-    --resume, options that are not given are those of the run directory.
+    training at a step boundary with a checkpoint and exit status 75, and what comes before it at once; the same line
+    with --resume goes on. With --resume, options that are not given are those of the run directory.
     """
     if config is None and given["resume"] and given["out"] is not None:
         recorded = str(Path(given["out"]) / "config.toml")
@@ -85,7 +85,7 @@ def _train(settings: dict[str, Any]) -> int:
 
     if sys.stdout is not None:
         sys.stdout = GoingOn(sys.stdout)  # type: ignore[assignment]
-    stop = StopRequest().__enter__()  # for the rest of the process: a signal during start-up must not be lost
+    stop = StopRequest(at_once=True).__enter__()  # for the rest of the process: none is lost during start-up
     here = world()
     out = settings["out"] or here.transport.gather_objects(new_folder(settings["model"]) if here.rank == 0 else "")[0]
     try:

@@ -137,10 +137,13 @@ def _blocks(files: Sequence[Path], size: tuple[int, int] | None, grey: bool) -> 
         raise DataError(f"{len(files)} pictures of {shape[0]} x {shape[1]} pixels are {wanted:,} bytes, and the cache "
                         f"has room for {free:,}: choose a smaller image_size; XDG_CACHE_HOME names another folder")
     at_a_time = max(1, BLOCK // (shape[0] * shape[1] * len(mode)))
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # Pillow lets go of the GIL while it decodes
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))  # Pillow lets go of the GIL while it decodes
+    try:
         for begin in range(0, len(files), at_a_time):
             part = files[begin : begin + at_a_time]
             yield np.stack(list(pool.map(lambda file: _decoded(file, mode, shape), part)))
+    finally:  # where that is early, by a signal perhaps, nobody waits for large pictures
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _about(file: Path) -> tuple[tuple[int, int], bool]:

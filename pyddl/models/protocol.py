@@ -16,7 +16,7 @@ from pyddl.data.statistics import Statistics
 from pyddl.errors import ParameterError
 from pyddl.layout import Layout
 
-__all__ = ["Model", "check_model", "described", "name_of", "options_of"]
+__all__ = ["Model", "check_model", "described", "finish", "name_of", "options_of"]
 
 
 @runtime_checkable
@@ -67,6 +67,11 @@ class Model(Protocol):
         Whether batches must have labels.
     ``check_data(data)``
         Raises where the data (a `Source`) do not fit in another way; called before training, on every rank.
+    ``finish(parameters, buffers)``
+        Called once a training has ended, on every rank, with what its `Result` has, averaged copies in their places:
+        for a model that shows the values to others, in memory of its own.
+    ``aliases`` : mapping of str
+        Other names of slices, and the names that the layout has: ``model.safetensors`` holds a tensor under each.
     ``options() -> dict``
         Plain values that make the same model again. Ranks, and a run and what goes on with it, must have the same.
     ``split(part, parts) -> Model``
@@ -151,9 +156,10 @@ def name_of(model: Model) -> str:
 def described(model: Model) -> dict[str, Any]:
     """A model as plain values: two of which these are equal give the same losses, and one can take over from the other.
 
-    Not the element type of its products: where a processor lacks it, training goes on in float32.
+    Not the element type of its products: where a processor lacks it, training goes on in float32. Nor the file that
+    makes it, which may lie elsewhere by now.
     """
-    options = {name: value for name, value in options_of(model).items() if name != "dtype"}
+    options = {name: value for name, value in options_of(model).items() if name not in ("dtype", "module")}
     tensors = {f"{vector}.{s.name}": list(s.shape) for vector, layout in (("parameters", model.layout),
                                                                            ("buffers", model.buffers)) for s in layout}
     return {"model": name_of(model), "tensors": tensors, **json.loads(json.dumps(options))}
@@ -162,3 +168,9 @@ def described(model: Model) -> dict[str, Any]:
 def options_of(model: Model) -> dict[str, Any]:
     """What a model says of how it was made, as plain values; nothing where it does not say."""
     return dict(getattr(model, "options", dict)())
+
+
+def finish(model: Model, parameters: np.ndarray, buffers: np.ndarray) -> None:
+    """Tell a model that wants to know that a training has ended with these values."""
+    if hasattr(model, "finish"):
+        model.finish(parameters, buffers)

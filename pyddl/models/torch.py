@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyddl import _check, _own, names
 from pyddl.data.batch import Batch
+from pyddl.data.prefetch import label_buffer
 from pyddl.data.source import Source
 from pyddl.data.statistics import Statistics
-from pyddl.errors import ParameterError, PyddlError
-from pyddl.models.stages import Phase, Stage
+from pyddl.errors import DataError, ParameterError, PyddlError
+from pyddl.models.stages import ALL, Phase, Stage
 
 if TYPE_CHECKING:
-    from pyddl.models.torch_batch import TensorBatch
+    from pyddl.models.pytorch.batch import TensorBatch
+    from pyddl.models.pytorch.made import Loss
 
 __all__ = ["Torch"]
 
-Loss: TypeAlias = Callable[[Any, "TensorBatch"], Any]
-
+FEW = 8  # rows that the loss is tried on
+CHUNK = 500  # rows that pass through the module at once
+MEAN = ("the module's loss looks like a mean over the rows, and pyddl expects their sum: figures and step sizes are "
+        "too small by the number of rows (reduction='sum')")
 INSTALL = "model torch needs PyTorch, which is not installed here: pip install 'pyddl[torch]'"
 
 
@@ -39,8 +41,8 @@ class Torch:
         `Torch`; it is given ``inputs``, the features of a row, where it takes that.
     loss : callable, optional
         ``loss(module, batch)``: a scalar tensor, the *sum* of the losses of ``batch``'s rows, or such sums by their
-        names, ``loss`` among them. ``batch`` is a `pyddl.models.torch_batch.TensorBatch`. By default ``loss`` of the
-        file, or the module's own method ``loss(batch)``.
+        names, ``loss`` among them. ``batch`` is a `pyddl.models.pytorch.batch.TensorBatch`. By default the module's own
+        method ``loss(batch)``, or the function ``loss`` of the file.
     arguments : mapping, optional
         What the callable is given besides.
     phases : sequence of Phase, default=()
@@ -78,83 +80,111 @@ class Torch:
     def __init__(self, module: Any = None, loss: Loss | None = None, *, arguments: Mapping[str, Any] | None = None,
                  phases: Sequence[Phase] = (), stages: Sequence[Stage] = (), merge: Mapping[str, str] | None = None,
                  dtype: str = "float32", inputs: int | None = None):
-        _require()
-        from pyddl.models.torch_binding import Binding
+        try:
+            import torch  # noqa: F401
+        except ImportError as error:
+            if not isinstance(error, ModuleNotFoundError) or error.name != "torch":
+                raise  # it is there, and broken
+            raise ParameterError(INSTALL) from None
+        from pyddl.models.pytorch import binding, made
 
-        self.dtype = _check.one_of("dtype", dtype, names.DTYPES)
-        self._make = _maker(module, dict(arguments or {}), inputs)
-        self._given, self._arguments, self._inputs = module, arguments, inputs
-        made = _Made(module) if self._make is None else self._make(0)
         if phases and stages:
             raise ParameterError("phases and stages are both given; expected one of them: stages are made of phases")
-        given = stages or made.stages or ([Stage(tuple(phases))] if phases else [])
-        self.module = made.module
-        self._loss = loss or made.loss or _own_loss(made.module)
-        self._merge = merge or made.merge
-        self._binding = Binding(made.module, given, self._merge)
+        _check.one_of("dtype", dtype, names.DTYPES)
+        self._given, self._arguments, self._inputs = module, dict(arguments or {}), inputs
+        self._make = made.maker(module, self._arguments, inputs)
+        first = self._make(0)
+        self.made = first._replace(loss=loss or first.loss or made.loss_of(first.module, first.beside),
+                                   stages=stages or ([Stage(tuple(phases))] if phases else first.stages),
+                                   merge=merge or first.merge, dtype=max(dtype, first.dtype, key=names.DTYPES.index))
+        self._binding = binding.Binding(self.module, self.made.stages, self.made.merge)
         self.layout, self.buffers, self.aliases = self._binding.layout, self._binding.buffers, self._binding.aliases
         if self._binding.stages:
             self.stages = self._binding.stages
         if inputs is not None:
             self.inputs = inputs
-        if made.dtype == "bfloat16":
-            self.dtype = made.dtype
-        self._turns: dict[str, tuple[slice, frozenset[str]]] = {}
-        self._names: tuple[str, ...] = ("loss",)
+        self._turns = dict(self._turns_of_phases())
+        self._names: dict[str, tuple[str, ...]] = {}  # of the sums, by phase
+        self._advice: list[str] = []
+        for member in ("encode", "reconstruct", "sample", "pictures"):
+            if callable(getattr(self.module, member, None)):
+                setattr(self, member, getattr(self, f"_{member}"))
+
+    @property
+    def module(self) -> Any:
+        return self.made.module
+
+    @property
+    def dtype(self) -> str:
+        return self.made.dtype
 
     @classmethod
     def for_data(cls, data: Source, **options: Any) -> Torch:
-        """The model for these rows."""
-        return cls(inputs=data.features, **options)
+        """The model for these rows, on a few of which its loss is tried."""
+        made = cls(inputs=data.features, **options)
+        made.check_data(data)
+        return made
 
     def options(self) -> dict[str, Any]:
-        """Plain values that make the same model again, where a file makes it."""
+        """Plain values that make the same model again, where a function in a file makes it."""
         if not isinstance(self._given, str):
             return {"module": None, "dtype": self.dtype}
-        path, _, member = self._given.rpartition(":")
-        return {"module": f"{Path(path).resolve()}:{member}", "arguments": dict(self._arguments or {}),
-                "inputs": self._inputs, "dtype": self.dtype}
+        return {"module": _own.anywhere(self._given), "arguments": self._arguments, "inputs": self._inputs,
+                "dtype": self.dtype}
+
+    def _turns_of_phases(self) -> Iterator[tuple[str, tuple[int, slice, frozenset[str]]]]:
+        """Of each phase: its number, where its gradient lies, and which slices are trained."""
+        stages = self._binding.stages or (Stage((Phase(ALL),)),)
+        for number, phase in [each for stage in stages for each in enumerate(stage.phases)]:
+            begin, end = self.layout.range_of(phase.groups)
+            yield phase.name, (number, slice(begin, end), frozenset(
+                s.name for s in self.layout if begin <= s.begin < end))
 
     # ---- training
 
     def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int, data: Statistics) -> None:
         self._binding.release()
-        if self._make is not None:
-            self._binding.take(self._make(seed).module)
+        made = self._make(seed).module
+        if made is not self.module:
+            self._binding.take(made)
         self._binding.save(parameters, buffers)
 
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
                  batch: Batch) -> float | Mapping[str, float]:
-        import torch
-
-        from pyddl.models.torch_batch import TensorBatch, generator_seed
-
-        place, trained = self._turn(batch.phase)
+        _, place, trained = self._turns[batch.phase]
         gradients[place].fill(0)
         if len(batch) == 0:
-            return dict.fromkeys(self._names, 0.0)
-        binding = self._binding
-        binding.to(parameters, gradients, buffers)
-        binding.train(trained)
-        binding.load_copied()
-        torch.default_generator.manual_seed(generator_seed(batch))
-        with self._products():
-            found = self._loss(self.module, TensorBatch(batch))
-        loss, sums = _sums(found)
-        loss.backward()
-        binding.settle()
+            return self._of_nothing(batch.phase)
+        self._binding.to(parameters, gradients, buffers)
+        self._binding.train(trained)
+        self._binding.load_copied()
+        sums = self._sums(batch, batch.phase, backward=True)
+        self._binding.settle()
         return sums
 
-    def _turn(self, phase: str) -> tuple[slice, frozenset[str]]:
-        """Where the gradient of a phase lies, and its slices."""
-        known = self._turns.get(phase)
-        if known is None:
-            named = {each.name: each for stage in getattr(self, "stages", ()) for each in stage.phases}
-            groups = named[phase].groups if phase in named else ()
-            begin, end = self.layout.range_of(groups)
-            known = self._turns[phase] = slice(begin, end), frozenset(
-                s.name for s in self.layout if begin <= s.begin < end)
-        return known
+    def _sums(self, batch: Batch, phase: str, *, backward: bool = False) -> dict[str, float]:
+        """What the loss gives for these rows in the turn of a phase, as numbers; and its gradient."""
+        import torch
+
+        from pyddl.models.pytorch.batch import TensorBatch, generator_seed
+        from pyddl.models.pytorch.made import sums_of
+
+        turn = batch.turn if backward else self._turns[phase][0]
+        tensors = TensorBatch(batch, phase, turn)
+        torch.default_generator.manual_seed(generator_seed(batch, turn))
+        with self._said("the module's loss", tensors):
+            with self._products():
+                loss, sums = sums_of(self.made.loss(self.module, tensors))  # type: ignore[misc]
+            if backward:
+                if not loss.requires_grad:
+                    raise ParameterError(f"the module's loss does not depend on any parameter that phase {phase} trains"
+                                         ": was it detached, or computed under torch.no_grad?")
+                loss.backward()
+        self._names[phase] = tuple(sums)
+        return sums
+
+    def _of_nothing(self, phase: str) -> dict[str, float]:
+        return dict.fromkeys(self._names.get(phase, ("loss",)), 0.0)
 
     def _products(self) -> AbstractContextManager[Any]:
         """As `dtype` says."""
@@ -162,126 +192,138 @@ class Torch:
 
         return torch.autocast("cpu", torch.bfloat16) if self.dtype == "bfloat16" else nullcontext()
 
-    # ---- afterwards
+    @contextmanager
+    def _said(self, what: str, tensors: TensorBatch | None = None) -> Iterator[None]:
+        """Within the block, what code of the user's raises becomes an error in one line."""
+        try:
+            yield
+        except (PyddlError, MemoryError):
+            raise
+        except Exception as error:
+            if "DefaultCPUAllocator" in str(error):
+                raise MemoryError(str(error).strip().splitlines()[0]) from error
+            if tensors is not None and tensors.lacks_labels:
+                raise DataError(f"{what} asks for labels, and the rows have none: give them with --labels, or a source "
+                                f"that has some ({_own.said(error)})") from error
+            raise _own.failed(f"{what} raised {_own.said(error)}") from error
+
+    def finish(self, parameters: np.ndarray, buffers: np.ndarray) -> None:
+        """Give the module these values, in memory of its own."""
+        self._binding.load(parameters, buffers)
+
+    # ---- the module as it serves
+
+    @property
+    def _scored(self) -> list[str]:
+        """The phases whose losses are scores: those of the last stage."""
+        return [each.name for each in self._binding.stages[-1].phases] if self._binding.stages else [ALL]
 
     def evaluate(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch) -> dict[str, float]:
-        """Sums over the rows of what the loss gives, the module in eval mode."""
+        """Sums over the rows of what the loss gives, the module in eval mode: of several phases ``loss`` is the sum of
+        their losses, and ``loss_PHASE`` each."""
+        if len(batch) == 0:
+            return _joined({phase: self._of_nothing(phase) for phase in self._scored})
+        with self._binding.bound(parameters, buffers):
+            return _joined({phase: self._sums(batch, phase) for phase in self._scored})
+
+    def check_data(self, data: Source) -> None:
+        """Try the loss on a few rows, before anything depends on it.
+
+        Raises
+        ------
+        ParameterError
+            It raises, or is no scalar.
+        """
+        from pyddl.models.pytorch.binding import counted, uncompiled
+
+        count = min(len(data), FEW) // 2 * 2 or len(data)
+        if count == 0:
+            return
+        index = np.arange(count, dtype=np.int64)
+        rows, labels = np.empty((count, data.features), dtype=np.float32), label_buffer(data, count)
+        data.read(index, rows)
+        if labels is not None:
+            data.read_labels(index, labels)
+        batch = Batch(rows, index, labels=labels)
+        with uncompiled(), self._binding.serving():
+            try:
+                self._try(batch, counted)
+            except DataError:  # who encodes needs no labels
+                if labels is not None:
+                    raise
+
+    def _try(self, batch: Batch, counted: Any) -> None:
+        count = len(batch)
+        operations, self._advice = 0, []
+        for phase in self._scored:
+            with counted() as done:
+                whole = self._sums(batch, phase)["loss"]
+            operations += done()
+            halves = [self._sums(batch.part(*part), phase)["loss"] for part in ((0, count // 2), (count // 2, count))
+                      if count > 1]
+            if halves and _is_mean(whole, sum(halves)):
+                self._advice = [MEAN]
+        if operations:
+            self.flops = 3 * operations // count  # the pass backward is two of those forward
+
+    def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any],
+                 shown: np.ndarray | None) -> list[str]:
+        """Once: that the loss looks like a mean."""
+        advice, self._advice = self._advice, []
+        return advice
+
+    def _encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """What the module's ``encode(rows)`` makes of them."""
+        return self._of_rows("encode", parameters, buffers, rows)
+
+    def _reconstruct(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """What the module's ``reconstruct(rows)`` makes of them."""
+        return self._of_rows("reconstruct", parameters, buffers, rows)
+
+    def _of_rows(self, member: str, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        with self._binding.bound(parameters, buffers):
+            parts = [self._called(member, rows[begin : begin + CHUNK], count=len(rows[begin : begin + CHUNK]))
+                     for begin in range(0, max(1, len(rows)), CHUNK)]
+        return np.concatenate(parts)
+
+    def _sample(self, parameters: np.ndarray, buffers: np.ndarray, count: int, seed: int) -> np.ndarray:
+        """So many rows of the module's ``sample(count)``, PyTorch's generator seeded."""
         import torch
 
-        from pyddl.models.torch_batch import TensorBatch, generator_seed
-
-        if len(batch) == 0:
-            return dict.fromkeys(self._names, 0.0)
-        with self._binding.bound(parameters, buffers) as module, self._products():
-            torch.default_generator.manual_seed(generator_seed(batch))
-            return _sums(self._loss(module, TensorBatch(batch)))[1]
-
-
-class _Made(NamedTuple):
-    """A module, and what belongs to it."""
-
-    module: Any
-    loss: Loss | None = None
-    stages: Sequence[Stage] = ()
-    merge: Mapping[str, str] | None = None
-    dtype: str = "float32"
-
-
-def _require() -> None:
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise ParameterError(INSTALL) from error
-
-
-def _maker(given: Any, arguments: dict[str, Any], inputs: int | None) -> Callable[[int], _Made] | None:
-    """What makes the module, by a seed; None where one is given."""
-    import torch
-
-    if isinstance(given, torch.nn.Module):
-        if arguments:
-            raise ParameterError(f"arguments are {arguments!r}, and the module is made already: give them to it, or "
-                                 "give a function that makes one")
-        return None
-    file_loss = None
-    if isinstance(given, str):
-        function, file = _own.function_named("module", given)
-        file_loss = vars(file).get("loss")
-    elif callable(given):
-        function = given
-    else:
-        raise ParameterError(f"module is {given!r}; expected {_own.FUNCTION}, a function in a file that makes a "
-                             "PyTorch module, or in Python such a module")
-    what = given if isinstance(given, str) else getattr(function, "__qualname__", repr(function))
-    takes = _parameters(function)
-    if inputs is not None and "inputs" in takes:
-        arguments = {"inputs": inputs, **arguments}
-    for name in arguments:
-        if name not in takes and None not in takes:
-            raise ParameterError(f"module {what} takes no argument {name!r}{_check.nearest(name, filter(None, takes))}")
-
-    def make(seed: int) -> _Made:
-        with torch.random.fork_rng(devices=[]):
+        with self._binding.bound(parameters, buffers):
             torch.manual_seed(seed)
-            try:
-                made = function(**arguments)
-            except PyddlError:
-                raise
-            except Exception as error:
-                raise ParameterError(f"module {what} cannot be made: {_own.said(error, _own.file_of(function))}"
-                                     ) from error
-        return _taken(made, what, file_loss)
+            return self._called("sample", count, count=count)
 
-    return make
+    def _pictures(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Pictures of the module's ``pictures(rows)``, by their names."""
+        import torch
 
+        with self._binding.bound(parameters, buffers), self._said("pictures of the module"):
+            found = self.module.pictures(torch.from_numpy(np.array(rows, dtype=np.float32)))
+        return {name: each.detach().float().numpy() for name, each in found.items()}
 
-def _parameters(function: Callable[..., Any]) -> list[str | None]:
-    """Names of what a function takes by name; None among them where it takes any."""
-    try:
-        found = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return [None]
-    return [None if each.kind is each.VAR_KEYWORD else each.name for each in found
-            if each.kind not in (each.POSITIONAL_ONLY, each.VAR_POSITIONAL)]
+    def _called(self, member: str, given: Any, *, count: int) -> np.ndarray:
+        """What a method of the module gives: a row of float32 for each."""
+        import torch
 
-
-def _taken(made: Any, what: str, loss: Loss | None) -> _Made:
-    """What such a function has returned."""
-    import torch
-
-    if isinstance(made, Torch):
-        return _Made(made.module, made._loss, getattr(made, "stages", ()), made._merge, made.dtype)
-    if isinstance(made, tuple) and len(made) == 2 and callable(made[1]):
-        made, loss = made
-    if not isinstance(made, torch.nn.Module):
-        raise ParameterError(f"module {what} has made {type(made).__name__}; expected a torch.nn.Module, a module and "
-                             "its loss, or a pyddl.models.Torch")
-    return _Made(made, loss)
+        with self._said(f"{member} of the module"), self._products():
+            found = getattr(self.module, member)(torch.from_numpy(given) if isinstance(given, np.ndarray) else given)
+        if not isinstance(found, torch.Tensor) or found.ndim == 0 or len(found) != count:
+            what = f"of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+            raise ParameterError(f"{member} of the module returned {what}; expected a tensor of {count} rows")
+        return found.float().reshape(count, -1).numpy().copy()
 
 
-def _own_loss(module: Any) -> Loss:
-    """The module's own method ``loss``."""
-    import torch
-
-    own = getattr(module, "loss", None)
-    if own is None or isinstance(own, torch.nn.Module) or not callable(own):
-        raise ParameterError(f"{type(module).__name__} comes without a loss: give loss(module, batch), or the module a "
-                             "method loss(batch), which returns the sum of the losses of batch.rows")
-    return lambda module, batch: module.loss(batch)
+def _joined(sums: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Sums of several phases as those of one batch."""
+    if len(sums) == 1:
+        return dict(*sums.values())
+    others = {name: value for each in sums.values() for name, value in each.items()}
+    return {**others, "loss": sum(each["loss"] for each in sums.values()),
+            **{f"loss_{phase}": each["loss"] for phase, each in sums.items()}}
 
 
-def _sums(found: Any) -> tuple[Any, dict[str, float]]:
-    """The loss, and all sums as numbers."""
-    import torch
-
-    given = dict(found) if isinstance(found, Mapping) else {"loss": found}
-    for name, value in given.items():
-        if not isinstance(value, torch.Tensor | float | int) or (isinstance(value, torch.Tensor) and value.numel() != 1):
-            shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
-            raise ParameterError(f"{name} of the module's loss is {shape}; expected a scalar: the sum over the rows")
-    loss = given.get("loss")
-    if not isinstance(loss, torch.Tensor):
-        raise ParameterError(f"the module's loss returned {found!r}; expected a scalar tensor, or a mapping of such "
-                             "sums, loss among them")
-    return loss, {name: value.item() if isinstance(value, torch.Tensor) else float(value)
-                  for name, value in given.items()}
+def _is_mean(whole: float, halves: float) -> bool:
+    """Whether the loss of all rows looks like a mean, given the sum of those of both halves: then it is half of it."""
+    return halves != 0 and abs(whole / halves - 0.5) < 0.1

@@ -71,7 +71,7 @@ def strategy(name: str, **given: Any) -> Strategy:
     except Exception as error:
         if chosen in _BY_NAME.values():
             raise
-        raise ParameterError(f"strategy {name} cannot be made: {_own.said(error, name.rpartition(':')[0])}") from error
+        raise _own.failed(f"strategy {name} cannot be made: {_own.said(error, name.rpartition(':')[0])}") from error
 
 
 def strategy_of(given: str | Strategy, values: Mapping[str, Any]) -> Strategy:

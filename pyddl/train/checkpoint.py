@@ -192,7 +192,8 @@ class Checkpoints:
                 return
         else:
             try:
-                save_file(dict(saved.tensors), path, metadata=about)
+                save_file({name: np.asarray(tensor, order="C") for name, tensor in saved.tensors.items()}, path,
+                          metadata=about)
             except SafetensorError as error:  # a full disk, too
                 raise ValueError(error) from None
         _flush(path)

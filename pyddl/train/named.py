@@ -84,13 +84,13 @@ def source_of(settings: Mapping[str, Any], data: str = "data", labels: str = "la
     test data; where they are for training data that are none, they are refused.
     """
     from pyddl.data import load
-    from pyddl.data.spec import of_pictures
+    from pyddl.data.spec import from_here, of_pictures
 
-    given = {} if settings[labels] is None else {"labels": settings[labels]}
+    given: dict[str, Any] = {} if settings[labels] is None else {"labels": from_here(settings[labels])}
     if settings[data] is not None:
         if (data == "data" and not recorded) or of_pictures(settings[data]):
             given |= {name: settings[name] for name in PICTURES if settings.get(name)}
-        return load(settings[data], **given)
+        return load(from_here(settings[data]), **given)
     if given:
         raise ParameterError(f"--{labels.replace('_', '-')} are those of the rows of --{data}, which is not given: "
                              "give it too, or leave them out")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pyddl import _core, options
+from pyddl import _core, _own, options
 from pyddl.comm import threads
 from pyddl.comm.transport import Transport
 from pyddl.data import spec
@@ -151,7 +151,8 @@ def _from_anywhere(given: Mapping[str, Any]) -> dict[str, Any]:
     """These options with paths that are right in any working directory."""
     kinds = {option.name: option.kind for option in options.of_section("model")}
     return {name: value if value is None else spec.from_anywhere(value) if name in SPECIFIED
-            else os.path.abspath(value) if kinds.get(name) == "run" else value for name, value in given.items()}
+            else os.path.abspath(value) if kinds.get(name) == "run"
+            else _own.anywhere(value) if name == "module" else value for name, value in given.items()}
 
 
 def _scaling(plan: Plan) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def _joined(whole: Layout, part: Layout, vector: np.ndarray, transport: Transpor
     """The whole of the vector, of which the first ``parts`` ranks of ``transport`` have a part each. Collective."""
     out = whole.zeros()
     for s in whole:
-        width = s.size // max(1, s.shape[0]) if s.shape else 1  # elements of a row: of a part the first axis comes first
+        width = s.size // max(1, s.shape[0]) if s.shape else 1  # of a part the first axis comes first
         firsts = [0] if part[s.name].of is None else transport.gather_objects(part[s.name].first)[:parts]
         for root, (first, end) in enumerate(pairwise([*firsts, s.shape[0] if s.shape else 1])):
             rows = out[s.begin + first * width : s.begin + end * width]

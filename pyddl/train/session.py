@@ -66,7 +66,7 @@ class Session:
         self.progress = progress if plan.world.rank == 0 else Progress()
         self.activity = Activity()
         self.ledger = Ledger(plan, self.progress)
-        self.connection = Connection(plan, self.activity, stop)
+        self.connection, self._asked = Connection(plan, self.activity, stop), stop
         self.divergence = Divergence(self.connection, stop)
         self._ran = False  # any stage
         self.resumes = plan.options["resume"] and before is None  # the start is newer than any checkpoint
@@ -103,6 +103,7 @@ class Session:
             threads.here(plan.world.rank, plan.world.node, _core.threads()))
         self.progress.begin(records.title(plan, ledger, self.choice, placements), plan.epochs,
                             plan.sampler.steps_per_epoch, ledger.step)
+        self._asked.begin()
         try:
             self._stages()
         finally:

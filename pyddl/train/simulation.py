@@ -24,7 +24,7 @@ from pyddl.data.sampler import Sampler
 from pyddl.data.statistics import Statistics
 from pyddl.data.tickets import SliceLoader, TicketLoader, Tickets
 from pyddl.errors import ParameterError, StrategyError
-from pyddl.models.protocol import Model
+from pyddl.models.protocol import Model, finish
 from pyddl.models.stages import stages_of
 from pyddl.optim import Optimizer
 from pyddl.optim.given import optimizer_of
@@ -198,8 +198,10 @@ def simulate(model: Model, data: Source | np.ndarray, test: Source | np.ndarray 
     everyone.settle()
     first = everyone.workers[0]
     received = [server.received_so_far.summary(server.version) for server in everyone.servers]
-    return Simulated(strategy.name, workers, calendar.end, snapshots.curve, timelines, first.whole,
-                     everyone.averaged(), first.buffers_as_one(), received)
+    averaged, buffers = everyone.averaged(), first.buffers_as_one()
+    finish(model, averaged, buffers)
+    return Simulated(strategy.name, workers, calendar.end, snapshots.curve, timelines, first.whole, averaged, buffers,
+                     received)
 
 
 def check(strategy: Strategy, workers: int, batch_size: int, data: Source) -> None:

@@ -8,9 +8,13 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["EarlyStopping", "StopRequest", "StopTogether"]
+__all__ = ["EarlyStopping", "NotBegun", "StopRequest", "StopTogether"]
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+
+
+class NotBegun(BaseException):
+    """A signal asks to stop, and training has not begun: there is nothing to keep, and no step to wait for."""
 
 
 class StopRequest:
@@ -18,6 +22,11 @@ class StopRequest:
 
     As a context manager in the main thread it takes SIGUSR1, SIGTERM and Ctrl-C; a second Ctrl-C interrupts at once.
     SLURM sends SIGUSR1 before the time limit with ``#SBATCH --signal=USR1@60``.
+
+    Parameters
+    ----------
+    at_once : bool, default=False
+        Whether a signal ends what comes before training, such as reading the data, by `NotBegun`.
 
     Attributes
     ----------
@@ -32,7 +41,8 @@ class StopRequest:
     ...     result = Trainer(model, out="runs/ae", stop=stop).fit(data)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: bool = False) -> None:
+        self._at_once = at_once
         self.requested = False
         self.agreed = False
         self._before: dict[int, Any] = {}
@@ -48,10 +58,17 @@ class StopRequest:
             signal.signal(number, handler)
         self._before.clear()
 
+    def begin(self) -> None:
+        """From now on signals wait for a step boundary."""
+        self._at_once = False
+
     def _request(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        if self._at_once:
+            self._at_once = False
+            raise NotBegun
 
 
 class StopTogether:

@@ -16,7 +16,7 @@ from pyddl.comm.world import World, world
 from pyddl.data import Source, load
 from pyddl.data.joined import labelled_part, rounded_into, training_and_test
 from pyddl.errors import DataError, ParameterError, ShapeError
-from pyddl.models.protocol import Model, check_model, described, name_of, options_of
+from pyddl.models.protocol import Model, check_model, described, finish, name_of, options_of
 from pyddl.models.stages import stages_of
 from pyddl.optim import Optimizer
 from pyddl.strategies import Auto, Strategy
@@ -157,7 +157,9 @@ class Trainer:
             session.open()
         directory = session.ledger.directory
         with contextlib.nullcontext() if directory is None else contextlib.closing(directory):
-            return self._run(session, lambda smaller: planned(chosen, choice, smaller))
+            result = self._run(session, lambda smaller: planned(chosen, choice, smaller))
+        finish(result.model, result.averaged, result.buffers)
+        return result
 
     def _sources(self, here: World, data: Source | np.ndarray, test: Source | np.ndarray | None
                  ) -> tuple[Source, Source | None, dict[str, Any]]:

@@ -76,6 +76,19 @@ def test_names_of_labels_and_of_test_data_are_recorded_too(tmp_path):
     assert {config["data"], config["test"]} == {rows} and {config["labels"], config["test_labels"]} == {labels}
 
 
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["evaluate", "r", "--classifier", "c"], "--classifier is for --quality, which is not given: give it too, or"),
+    (["evaluate", "r", "--deviation", "1"], "--deviation is for --modes, which is not given"),
+    *(([command, "r", *flag], f"{flag[0]} is for the pictures of --data, which is not given")
+      for command in ("evaluate", "encode", "reconstruct") for flag in (["--image-size", "8x8"], ["--grey"])),
+    (["simulate", "--node-latency", "1"], "node_latency is between workers of one node, and each has a node of its"),
+])
+def test_what_would_do_nothing_is_refused(pyddl_here, tmp_path, arguments, said):
+    estimated = Estimated(hidden=(2,), epochs=1).fit(np.eye(4))
+    estimated.save(tmp_path / "r")
+    assert pyddl_here(*arguments, check=2)[1].startswith(f"pyddl: {said}")
+
+
 def test_parameters_that_run_away_are_told_of_at_the_end_of_a_quiet_run_too(pyddl_here, tmp_path):
     wild = (*SMALL, "--epochs", "3", "--activation", "tanh", "--lr", "1e12", "--out", "r")
     out, err = pyddl_here(*wild, "--quiet")

@@ -123,6 +123,30 @@ def test_a_signal_while_ranks_still_start_is_not_lost(tmp_path):
     assert running.returncode == 75, said
 
 
+@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGUSR1, 2)],
+                         ids=lambda value: getattr(value, "name", value))
+def test_a_signal_ends_what_comes_before_training_at_once(tmp_path, number, ranks):
+    """Such as reading large data, for which a sleep stands here."""
+    reading = "import pyddl.data.spec as s, time; s._file = lambda *_: (print('reads', flush=True), time.sleep(600))"
+    start = ["-c", f"{reading}; from pyddl.cli import main; main()"]
+    argv, environ = [sys.executable, *start, *TRAIN[3:], "--data", "x.csv", "--out", "run"], environment()
+    if ranks > 1:
+        argv, more = launcher.command(ranks, argv, threads=1)
+        environ |= more
+    running = subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True, cwd=tmp_path)
+    try:
+        for _ in range(ranks):
+            assert running.stdout.readline() == "reads\n"
+        for process in descendants(running.pid) if ranks > 1 else [running.pid]:
+            os.kill(process, number)
+        _, said = running.communicate(timeout=SOON)
+    finally:
+        end(running)
+    assert running.returncode == 75, said
+    assert said.count("pyddl: stopped on request before training began") == 1 and not (tmp_path / "run").exists(), said
+
+
 def test_killing_the_program_that_started_the_ranks_ends_them_too(tmp_path):
     argv, environ = line("--ranks 2")
     running = subprocess.Popen([*argv, *WITHOUT_END, "--out", str(tmp_path / "run")], env=environ,

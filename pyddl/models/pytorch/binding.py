@@ -6,22 +6,26 @@ after training its own again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pyddl import _check, _core
 from pyddl.errors import ParameterError
 from pyddl.layout import Layout, Slice
+from pyddl.models.pytorch.batch import tensor_of
 from pyddl.models.stages import ALL, Phase, Stage
-from pyddl.models.torch_batch import tensor_of
 
-__all__ = ["FROZEN", "Binding"]
+__all__ = ["FROZEN", "Binding", "counted", "uncompiled"]
 
 FROZEN = "frozen"
 """Group of the slices that no phase trains."""
@@ -81,7 +85,7 @@ class Binding:
         self._required = [each.requires_grad for _, each in self._parameters]
         self._own: list[tuple[Tensor, Tensor]] = []  # of each bound tensor: its own memory
         self._vectors: tuple[np.ndarray | None, ...] = (None, None, None)
-        self._views: dict[int, tuple[np.ndarray, list[Tensor]]] = {}
+        self._views: dict[int, tuple[weakref.ref[np.ndarray], list[Tensor]]] = {}  # of vectors that are still there
         self._grads: list[Tensor] = []
         self._places: list[int] = []  # addresses of the parameters' views
         self._trained: frozenset[str] | None = None
@@ -123,10 +127,11 @@ class Binding:
         self._give_gradients()
 
     def _views_of(self, vector: np.ndarray, tensors: Sequence[tuple[Slice, Tensor]]) -> list[Tensor]:
-        known = self._views.get(id(vector))
-        if known is None:
-            known = self._views[id(vector)] = (vector, [tensor_of(s.view(vector)) for s, _ in tensors])
-        return known[1]
+        key, views = id(vector), self._views
+        if key not in views:
+            views[key] = (weakref.ref(vector, lambda _: views.pop(key, None)),
+                          [tensor_of(s.view(vector)) for s, _ in tensors])
+        return views[key][1]
 
     def train(self, names: frozenset[str]) -> None:
         """Let the parameters of these slices require a gradient, and no others."""
@@ -189,23 +194,36 @@ class Binding:
             each.requires_grad_(required)
         torch.set_num_threads(self._threads)
         torch.set_rng_state(self._random)
-        self._own, self._views, self._grads, self._trained = [], {}, [], None
+        self._views.clear()
+        self._own, self._grads, self._trained = [], [], None
         self._vectors = (None, None, None)
 
     @contextmanager
-    def bound(self, parameters: np.ndarray, buffers: np.ndarray) -> Iterator[nn.Module]:
-        """The module with these values, as it serves: in eval mode, without gradients, its buffers as before."""
-        modes = [(each, each.training) for each in self.module.modules()]
+    def bound(self, parameters: np.ndarray, buffers: np.ndarray) -> Iterator[None]:
+        """The module with these values, as in `serving`."""
         self.to(parameters, None, np.array(buffers))
+        try:
+            with self.serving():
+                self.load_copied()
+                yield
+        finally:
+            self.release()
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """The module in eval mode, without gradients; afterwards modes, buffers and PyTorch's generator are as they
+        were."""
+        modes = [(each, each.training) for each in self.module.modules()]
+        kept = [(each, each.clone()) for _, each in self._buffers]
         self.module.eval()
         try:
-            with torch.no_grad():
-                self.load_copied()
-                yield self.module
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                yield
+                for each, values in kept:
+                    each.copy_(values)
         finally:
             for each, training in modes:
                 each.training = training
-            self.release()
 
     # ---- values
 
@@ -234,6 +252,20 @@ class Binding:
                     each.copy_(torch.from_numpy(np.array(s.view(vector))))
 
 
+def uncompiled() -> AbstractContextManager[object]:
+    """Within it modules that `torch.compile` has made run as they were written: for a few rows nothing is compiled."""
+    return torch.compiler.set_stance("force_eager")
+
+
+@contextmanager
+def counted() -> Iterator[Callable[[], int]]:
+    """Gives what says how many floating-point operations of products and convolutions the block has done."""
+    counter = FlopCounterMode(display=False)
+    with warnings.catch_warnings(), counter:
+        warnings.simplefilter("ignore")  # it hooks itself into modules, compiled ones too
+        yield counter.get_total_flops
+
+
 def _plain(name: str) -> str:
     """A name without what `torch.compile` puts in."""
     return name.replace("_orig_mod.", "")
@@ -245,7 +277,7 @@ def _exact(name: str, tensor: Tensor) -> np.ndarray:
     if not values.dtype.is_floating_point:
         if name.endswith("num_batches_tracked"):  # BatchNorm's own, which may well stop there
             values = values.clamp(max=EXACT)
-        elif values.numel() and int(values.abs().max()) > EXACT:
+        elif values.numel() and values.double().abs().max() > EXACT:
             raise ParameterError(f"buffer {name} holds whole numbers beyond {EXACT}, which pyddl keeps as float32, not "
                                  "exactly: register it with persistent=False, or as smaller numbers")
     return values.to(torch.float32).numpy()
@@ -272,7 +304,7 @@ def _check_tensors(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tenso
     if strange := sorted(kept - set(parameters) - set(buffers)):
         raise ParameterError(f"the module keeps {strange[0]} in its state_dict, which is neither a parameter nor a "
                              "buffer, and pyddl cannot hold it: let get_extra_state be")
-    ends: list[tuple[int, int, str]] = []
+    begins: list[tuple[int, str]] = []
     for name, each in (*parameters.items(), *buffers.items()):
         if isinstance(each, nn.parameter.UninitializedTensorMixin):
             raise ParameterError(f"parameter {name} has no shape yet: call the module on a few rows first")
@@ -287,9 +319,9 @@ def _check_tensors(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tenso
         if each.is_sparse or each.layout != torch.strided:
             raise ParameterError(f"{what} {name} is sparse; expected a dense tensor")
         if each.numel():
-            ends.append((each.data_ptr(), each.data_ptr() + each.element_size(), name))
-    ends.sort()
-    for (first, _, one), (second, _, other) in zip(ends, ends[1:], strict=False):
+            begins.append((each.data_ptr(), name))
+    begins.sort()
+    for (first, one), (second, other) in pairwise(begins):
         if first == second:
             raise ParameterError(f"{one} and {other} share memory and are two tensors: to tie them, let both names "
                                  "have the same nn.Parameter")

@@ -36,10 +36,11 @@ class TensorBatch:
         Rows that the gradient will be divided by: those of all ranks' part of the step, where they are summed.
     """
 
-    def __init__(self, batch: Batch):
+    def __init__(self, batch: Batch, phase: str, turn: int):
         self.rows = tensor_of(batch.rows)
-        self.seed, self.step, self.turn, self.phase, self.total = (
-            batch.seed, batch.step, batch.turn, batch.phase, batch.total)
+        self.seed, self.step, self.total = batch.seed, batch.step, batch.total
+        self.phase, self.turn = phase, turn
+        self.lacks_labels = False  # and was asked for some
         self._batch, self._draws = batch, 0
 
     def __len__(self) -> int:
@@ -49,6 +50,7 @@ class TensorBatch:
     def labels(self) -> torch.Tensor | None:
         labels = self._batch.labels
         if labels is None:
+            self.lacks_labels = True
             return None
         return torch.from_numpy(labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64))
 
@@ -68,7 +70,7 @@ class TensorBatch:
     def _drawn(self, draw: Callable[..., None], shape: tuple[int, ...]) -> torch.Tensor:
         batch = self._batch
         out = np.empty((len(batch), math.prod(shape)), dtype=np.float32)
-        draw(out, batch.index, batch.seed, random.NOISE, batch.step, batch.turn + TURNS * self._draws)
+        draw(out, batch.index, batch.seed, random.NOISE, batch.step, self.turn + TURNS * self._draws)
         self._draws += 1
         return torch.from_numpy(out).reshape(len(batch), *shape)
 
@@ -82,11 +84,11 @@ def tensor_of(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array)
 
 
-def generator_seed(batch: Batch) -> int:
+def generator_seed(batch: Batch, turn: int) -> int:
     """What PyTorch's own generator begins with in a turn: 32 bits, for it takes no more."""
     low = 0xFFFFFFFF
     first = int(batch.index[0]) if len(batch) else 0
-    counter = np.array([[batch.step & low, batch.step >> 32, first & low, (first >> 32) | batch.turn << 16]], np.uint32)
+    counter = np.array([[batch.step & low, batch.step >> 32, first & low, (first >> 32) | turn << 16]], np.uint32)
     key = np.array([[batch.seed & low, (batch.seed >> 32) | random.TORCH << 16]], np.uint32)
     out = np.empty((1, 4), np.uint32)
     _core.philox4x32(counter, key, out)

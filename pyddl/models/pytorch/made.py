@@ -1,0 +1,139 @@
+"""Where a PyTorch module and its loss come from: given as they are, made by a function, or by one in a file."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+
+from pyddl import _check, _own
+from pyddl.errors import ParameterError, PyddlError
+from pyddl.models.pytorch.batch import TensorBatch
+from pyddl.models.stages import Stage
+
+__all__ = ["Loss", "Made", "loss_of", "maker", "sums_of"]
+
+Loss: TypeAlias = Callable[[torch.nn.Module, TensorBatch], Any]
+
+
+class Made(NamedTuple):
+    """A module, and what belongs to it."""
+
+    module: torch.nn.Module
+    loss: Loss | None = None
+    beside: Loss | None = None
+    """A function ``loss`` of the file, for a module that has none itself."""
+    stages: Sequence[Stage] = ()
+    merge: Mapping[str, str] | None = None
+    dtype: str = "float32"
+
+
+def maker(given: Any, arguments: Mapping[str, Any], inputs: int | None) -> Callable[[int], Made]:
+    """What makes the module, by a seed; the same each time where it is made already.
+
+    Raises
+    ------
+    ParameterError
+        It is nothing that makes one, or does not take these arguments.
+    """
+    if isinstance(given, torch.nn.Module):
+        if arguments:
+            raise ParameterError(f"arguments are {dict(arguments)}, and the module is made already: give them to it, "
+                                 "or give a function that makes one")
+        return lambda seed: Made(given)
+    function, beside = _function(given)
+    what = given if isinstance(given, str) else getattr(function, "__qualname__", repr(function))
+    takes = _names_taken(function)
+    if inputs is not None and "inputs" in takes:
+        arguments = {"inputs": inputs, **arguments}
+    for name in arguments:
+        if name not in takes and None not in takes:
+            near = _check.nearest(name, [each for each in takes if each])
+            raise ParameterError(f"module {what} takes no argument {name!r}{near}")
+
+    def make(seed: int) -> Made:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                made = function(**arguments)
+            except PyddlError:
+                raise
+            except Exception as error:
+                raise _own.failed(f"module {what} cannot be made: {_own.said(error)}") from error
+        return _taken(made, what, beside)
+
+    return make
+
+
+def _function(given: Any) -> tuple[Callable[..., Any], Loss | None]:
+    """What makes the module, and the loss that lies beside it."""
+    if isinstance(given, str):
+        function, file = _own.function_named("module", given)
+        return function, vars(file).get("loss")
+    if callable(given):
+        return given, None
+    if given is None:
+        raise ParameterError("module is missing: it was an object of Python, which no run directory holds, or was not "
+                             f"given; expected {_own.FUNCTION}, a function in a file that makes it. What was trained "
+                             "is in model.safetensors, for load_state_dict")
+    raise ParameterError(f"module is {given!r}; expected a torch.nn.Module, a function that makes one, or "
+                         f"{_own.FUNCTION}")
+
+
+def _names_taken(function: Callable[..., Any]) -> list[str | None]:
+    """Names of what a function takes by name; None among them where it takes any."""
+    try:
+        found = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return [None]
+    return [None if each.kind is each.VAR_KEYWORD else each.name for each in found
+            if each.kind not in (each.POSITIONAL_ONLY, each.VAR_POSITIONAL)]
+
+
+def _taken(made: Any, what: str, beside: Loss | None) -> Made:
+    """What such a function has returned."""
+    if isinstance(whole := getattr(made, "made", None), Made):  # of a pyddl.models.Torch
+        return whole
+    loss = None
+    if isinstance(made, tuple) and len(made) == 2 and callable(made[1]):
+        made, loss = made
+    if not isinstance(made, torch.nn.Module):
+        raise ParameterError(f"module {what} has made {type(made).__name__}; expected a torch.nn.Module, a module and "
+                             "its loss, or a pyddl.models.Torch")
+    return Made(made, loss, beside)
+
+
+def loss_of(module: torch.nn.Module, beside: Loss | None = None) -> Loss:
+    """The module's own method ``loss``, or the function that lies beside what makes it."""
+    own = getattr(module, "loss", None)
+    if own is not None and not isinstance(own, torch.nn.Module) and callable(own):
+        return lambda module, batch: module.loss(batch)
+    if beside is None:
+        raise ParameterError(f"{type(module).__name__} comes without a loss: give loss(module, batch), or the module a "
+                             "method loss(batch), which returns the sum of the losses of batch.rows")
+    return beside
+
+
+def sums_of(found: Any) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss, and all sums that came with it as numbers.
+
+    Raises
+    ------
+    ParameterError
+        It is no scalar, or comes without ``loss``.
+    """
+    given = dict(found) if isinstance(found, Mapping) else {"loss": found}
+    loss = given.get("loss")
+    if "loss" not in given or not isinstance(loss, torch.Tensor):
+        what = f"the names {', '.join(map(str, given)) or 'none'}" if isinstance(found, Mapping) else repr(found)
+        raise ParameterError(f"the module's loss returned {what}; expected a scalar tensor, the sum of the losses of "
+                             "the batch's rows, or a mapping of such sums, loss among them")
+    for name, value in given.items():
+        if not isinstance(value, torch.Tensor | float | int) or (isinstance(value, torch.Tensor) and value.ndim):
+            shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+            raise ParameterError(f"{name} of the module's loss is {shape}; expected a scalar, the sum over the batch's "
+                                 "rows: .sum()")
+    return loss, {name: value.item() if isinstance(value, torch.Tensor) else float(value)
+                  for name, value in given.items()}
