@@ -28,7 +28,8 @@ from pyddl.tune.messages import Outcome, Over, Split, Task
 __all__ = ["Direct", "Link", "Remote", "connect", "opened", "start"]
 
 HANDSHAKE = 5  # seconds for a stranger to say the key
-SETTLE = 2.0  # seconds after which a rank's death is no part of its job's
+SETTLE = 2.0  # seconds after which a rank's death is no part of its job's, where ranks outlive each other
+NO_END = 20.0  # where they do not, and the launcher has ended no other one
 LOST = "the process that keeps the search's journal has ended; go on with --resume"
 
 MakeDesk = Callable[[Sequence[Sequence[int]], Sequence[int]], Desk]
@@ -45,6 +46,10 @@ class Direct:
 
     def __init__(self, desk: Desk):
         self._desk = desk
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._desk.table.end()
 
     def next(self, outcome: Outcome | None) -> Task | Split | Over:
         (_, answer), = self._desk.next(0, outcome)
@@ -72,6 +77,10 @@ class Remote:
     def epoch(self, line: dict[str, Any]) -> str:
         """Say that an epoch has ended; ``on``, ``prune`` or ``stop``."""
         return str(self._asked("epoch", line))
+
+    def close(self) -> None:
+        """Let the coordinator see this rank's end."""
+        self.connection.close()
 
     def _asked(self, *said: Any) -> Any:
         try:
@@ -147,6 +156,7 @@ class _Coordinator:
         self._parent = parent
         self._ranks: dict[int, Connection] = {0: parent}
         self._died: dict[int, float] = {}  # when that was seen
+        self._desk: Desk | None = None
 
     def run(self, make: Callable[[], MakeDesk]) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -161,9 +171,10 @@ class _Coordinator:
             groups, idle, size, far = self._parent.recv()
             self._desk = made(groups, idle)
             self._welcome(size, far)
-            self._serve()
+            self._serve(self._desk)
         except (EOFError, ConnectionError):  # rank 0 has ended, and all with it
-            return
+            if self._desk is not None:
+                self._desk.table.end()
 
     # ---- the ranks come
 
@@ -207,11 +218,11 @@ class _Coordinator:
 
     # ---- and are answered
 
-    def _serve(self) -> None:
+    def _serve(self, desk: Desk) -> None:
         ranks = {connection: rank for rank, connection in self._ranks.items()}
-        over = False
+        over, settle = False, SETTLE if outlives() else NO_END
         while not over:
-            pending = bool(self._died) or self._desk.waits
+            pending = bool(self._died) or desk.waits
             answers: Answers = []
             for connection in wait(list(ranks), 0.2 if pending else None):
                 assert isinstance(connection, Connection)
@@ -222,19 +233,18 @@ class _Coordinator:
                     if rank == 0:
                         raise EOFError from None
                     del ranks[connection]
-                    if outlives():  # else its job ends, and the trial goes on in another one
-                        self._died[rank] = time.monotonic()
-                        self._desk.silent(rank)
+                    self._died[rank] = time.monotonic()
+                    desk.silent(rank)
                     continue
                 if what == "epoch":
-                    answers.append((rank, self._desk.epoch(rank, said)))
+                    answers.append((rank, desk.epoch(rank, said)))
                 else:
-                    answers += self._desk.next(rank, said)
+                    answers += desk.next(rank, said)
             for rank, when in list(self._died.items()):
-                if time.monotonic() - when > SETTLE:
+                if time.monotonic() - when > settle:
                     del self._died[rank]
-                    answers += self._desk.gone(rank)
-            answers += self._desk.tick()
+                    answers += desk.gone(rank)
+            answers += desk.tick()
             for rank, answer in answers:
                 over |= isinstance(answer, Over)
                 with contextlib.suppress(OSError):  # it has died

@@ -127,8 +127,8 @@ def asha_share(epochs: int, first: int, factor: int) -> float:
 
     Examples
     --------
-    >>> asha_share(9, 1, 3)
-    0.4444444444444444
+    >>> round(asha_share(9, 1, 3), 3)  # all 1, a third 2 more, a ninth the other 6
+    0.259
     """
     done = at = 0.0
     rung, going = first, 1.0

@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,8 @@ def run(space: Space, search: Search, out: str, *, ranks_per_trial: int = 1, res
             _limit_threads(here)
             if search.minutes is not None:
                 signal.setitimer(signal.ITIMER_REAL, 60 * search.minutes)
-            over = _work(link, space, Path(out), rows, asked, _communicator(here, groups))
+            with closing(link):
+                over = _work(link, space, Path(out), rows, asked, _communicator(here, groups))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if coordinator is not None:

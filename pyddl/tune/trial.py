@@ -25,6 +25,7 @@ __all__ = ["OUTPUT", "SECTIONS", "Asked", "Reporting", "in_child", "settings_of"
 
 SECTIONS = ("data", "model", "training", "machine", "output")
 OUTPUT = "output.txt"  # in the folder of a trial of one rank: what it printed
+FIRST_TO_GO = "500"  # of 1000: how readily the kernel ends a process where memory is short
 
 Tell = Callable[[dict[str, Any]], str]
 """``tell(line)`` of an epoch: ``on``, ``prune`` or ``stop``."""
@@ -194,6 +195,8 @@ def in_child(given: Mapping[str, Any], out: Path, *, resume: bool, tell: Tell, a
         The end of ``watched`` was seen; the child is ended.
     """
     def work(connection: Connection) -> None:
+        with suppress(OSError):  # it, rather than the rank
+            Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
         with StopRequest() as stop:
             stop.requested = asked.stops  # a signal that came before
 
