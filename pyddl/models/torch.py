@@ -154,7 +154,8 @@ class Torch:
         _, place, trained = self._turns[batch.phase]
         gradients[place].fill(0)
         if len(batch) == 0:
-            return self._of_nothing(batch.phase)
+            with self._binding.announcer.during(batch.ready, trained):
+                return self._of_nothing(batch.phase)
         self._binding.to(parameters, gradients, buffers)
         self._binding.train(trained)
         self._binding.load_copied()
@@ -179,7 +180,8 @@ class Torch:
                 if not loss.requires_grad:
                     raise ParameterError(f"the module's loss does not depend on any parameter that phase {phase} trains"
                                          ": was it detached, or computed under torch.no_grad?")
-                loss.backward()
+                with self._binding.announcer.during(batch.ready, self._turns[phase][2]):
+                    loss.backward()
         self._names[phase] = tuple(sums)
         return sums
 
