@@ -145,7 +145,7 @@ def test_a_gradient_that_comes_twice_is_no_final_one():
 
     model = Torch(nn.Linear(6, 6), loss)
     model.gradient(*vectors(model), Batch(ROWS[:4]))
-    with pytest.raises(ParameterError, match="bias has got a gradient twice in one pass backward.* use_reentrant=F"):
+    with pytest.raises(ParameterError, match=r"bias has got a gradient twice in one pass backward.* use_reentrant=F"):
         model.gradient(*vectors(model), Batch(ROWS[:4], ready=lambda begin, end: None))
 
 

@@ -169,7 +169,7 @@ class Binding:
         """
         for (s, each), (held, name), view, place in zip(self._parameters, self._held, self._grads, self._places,
                                                         strict=True):
-            if held.get(name) is not each:
+            if id(held.get(name)) != id(each):
                 raise ParameterError(f"the module or its loss has put another one in the place of parameter {s.name}, "
                                      "which training does not see: change values in place (copy_, mul_), or not at all")
             if each.requires_grad and each.grad is not view:
