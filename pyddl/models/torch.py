@@ -41,7 +41,7 @@ class Torch:
         `Torch`; it is given ``inputs``, the features of a row, where it takes that.
     loss : callable, optional
         ``loss(module, batch)``: a scalar tensor, the *sum* of the losses of ``batch``'s rows, or such sums by their
-        names, ``loss`` among them. ``batch`` is a `pyddl.models.pytorch.batch.TensorBatch`. By default the module's own
+        names, ``loss`` among them. ``batch`` is a `pyddl.models.pytorch.TensorBatch`. By default the module's own
         method ``loss(batch)``, or the function ``loss`` of the file.
     arguments : mapping, optional
         What the callable is given besides.
