@@ -80,4 +80,4 @@ def test_a_torch_module_learns_while_its_ranks_meet_now_and_then(world):
     result = vae.main(epochs=12)
     assert result.summary["strategy"] == ("averaging" if world.size > 1 else "allreduce")
     first, *_, last = result.metrics
-    assert last["test_loss"] < 0.75 * first["test_loss"] and 1 < last["test_kl"] < 6
+    assert last["test_loss"] < 0.8 * first["test_loss"] and 1 < last["test_kl"] < 6
