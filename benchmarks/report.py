@@ -186,7 +186,7 @@ def aims(lines: dict[str, Lines]) -> list[Aim]:
     for line in (each for each in lines["torch_modules"] if each["ranks"] == 2):
         parts = ", ".join(f"{part} {1e6 * value:.0f} us" for part, value in line["parts"].items())
         found.append(Aim(f"PyTorch module, {line['case'].replace(':', ', ')} rows per rank: against the best of DDP",
-                         torch_modules.AIMS[line["case"]], line["against"]["DDP"]["faster"],
+                         torch_modules.AIMS[line["case"]], line["against"]["pyddl"]["faster"],
                          why=f"of a step of one rank {parts}; {line['share_of_local']:.0%} of ranks that send nothing"))
     for line in lines["rbm"]:
         wanted = {10: 3.0, 100: 2.0}.get(line["batch"])

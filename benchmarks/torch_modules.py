@@ -2,10 +2,10 @@
 
 The autoencoder 784-256-64-256-784 with 32, 128 and 512 rows per rank, and a small convolutional one (1-16-32 channels
 of 28 x 28 pixels and back) with 32 and 128: the same module, loss and Adam on both sides, one thread per rank. pyddl's
-ranks train it as a `pyddl.models.Torch` by ``allreduce``, and by ``local``, which sends nothing. DDP's gradients are
-views of its buckets; it is eager, eager with a static graph, and compiled; one process of PyTorch is eager, compiled.
-Before anything is timed, all must give the same losses from the same weights over 20 steps: those of several ranks, as
-one process has them that takes all their rows at once.
+ranks train it as a `pyddl.models.Torch` by ``allreduce``, the same with ``--shard-optimizer``, and ``local``, which
+sends nothing. DDP's gradients are views of its buckets; it is eager, eager with a static graph, and compiled; one
+process of PyTorch is eager and compiled. Before anything is timed, all must give the same losses from the same weights
+over 20 steps: those of several ranks, as one process has them that takes all their rows at once.
 
     python -m benchmarks.torch_modules [--size quick|node|cluster] [--ranks 2] [--cases 784-256-64-256-784:32,...]
 
@@ -37,9 +37,11 @@ AIMS = dict(zip(CASES, (2.5, 1.6, 1.2, 1.0, 1.0), strict=True))
 """How many times as fast as the best of DDP."""
 
 TOGETHER = {how: {"dtype": "float32", "strategy": how} for how in ("allreduce", "local")}
+TOGETHER["sharded"] = {**TOGETHER["allreduce"], "shard_optimizer": True}
 EAGER, COMPILED = ({"dtype": "float32", "compiled": compiled} for compiled in (False, True))
 DDP = {"DDP": EAGER, "DDP, static graph": {**EAGER, "ddp": {"static_graph": True}}, "DDP, compiled": COMPILED}
 ALONE = {"PyTorch": EAGER, "PyTorch, compiled": COMPILED}
+RIVALS = {"pyddl": DDP, "pyddl sharded": DDP, "pyddl 1 rank": ALONE}
 
 
 class Case(step.Case):
@@ -93,7 +95,7 @@ def verify(case: Case, ranks: int, many: Peer, one: Peer, ddp: Peer, torch: Peer
     whole = case.losses(torch, "PyTorch") / ranks
     case.prepare(many, TOGETHER)
     case.prepare(ddp, ways)
-    difference = compared(whole, many, ["allreduce"], ranks) | compared(whole, ddp, ways, ranks)
+    difference = compared(whole, many, ["allreduce", "sharded"], ranks) | compared(whole, ddp, ways, ranks)
     case.prepare(one, {"local": TOGETHER["local"]})
     case.prepare(torch, alone)
     expected = case.losses(torch, "PyTorch")
@@ -107,19 +109,24 @@ def measure(case: Case, ranks: int, many: Peer, one: Peer, ddp: Peer, torch: Pee
     alone = {name: how for name, how in ALONE.items() if compiled or not how["compiled"]}
     difference = verify(case, ranks, many, one, ddp, torch, ways, alone)
     timings = harness.in_turn(
-        {"pyddl": many.timer("allreduce"), "pyddl local": many.timer("local"), "pyddl 1 rank": one.timer("local"),
+        {"pyddl": many.timer("allreduce"), "pyddl sharded": many.timer("sharded"), "pyddl local": many.timer("local"),
+         "pyddl 1 rank": one.timer("local"),
          **{name: ddp.timer(name) for name in ways}, **{name: torch.timer(name) for name in alone}}, rounds, seconds)
-    step_of_ours = timings["pyddl 1 rank"].median
-    faster = {"DDP": against(timings, "pyddl", ways), "PyTorch": against(timings, "pyddl 1 rank", alone)}
-    parts = step.median_parts(one, "local", seconds / step_of_ours)
+    faster = {name: against(timings, name, rivals) for name, rivals in RIVALS.items()}
+    parts = step.median_parts(one, "local", seconds / timings["pyddl 1 rank"].median)
     record.add(timings, case=case.name, network=case.network, batch=case.batch, ranks=ranks, difference=difference,
                against=faster, scaling=harness.speed_up(timings["pyddl"], timings["pyddl 1 rank"]),
                share_of_local=harness.speed_up(timings["pyddl"], timings["pyddl local"]), parts=parts)
     said = [f"{name} {rate:,.0f}" for name, rate in rates(record.lines[-1]).items()]
-    said += [f"{each['faster']:.2f}x {each['best']} ({each['quartiles'][0]:.2f} to {each['quartiles'][1]:.2f})"
-             for each in faster.values()]
+    said += [f"{name} {times(each)} of {each['best']}" for name, each in faster.items()]
     said.append("a step of 1 rank: " + ", ".join(f"{part} {1e6 * value:.0f} us" for part, value in parts.items()))
     harness.show(f"{case.name} on {ranks} ranks, samples/s: " + "; ".join(said))
+
+
+def times(found: Mapping[str, Any]) -> str:
+    """What `against` has found, in words."""
+    low, high = found["quartiles"]
+    return f"{found['faster']:.2f}x ({low:.2f} to {high:.2f})"
 
 
 def rates(line: Mapping[str, Any]) -> dict[str, float]:
@@ -131,12 +138,11 @@ def rates(line: Mapping[str, Any]) -> dict[str, float]:
 def section(lines: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     """Of the page of results."""
     yield f"\n### Modules of PyTorch, samples/s of all {lines[0]['ranks']} ranks, one thread each\n"
-    names = list(lines[0]["seconds"])
     yield harness.table(
-        ["module, rows per rank", *names, "pyddl / best of DDP (quartiles)", "1 rank / best of PyTorch"],
+        ["module, rows per rank", *lines[0]["seconds"],
+         *(f"{name} / best of {next(iter(rivals))} (quartiles)" for name, rivals in RIVALS.items())],
         [[line["case"].replace(":", ", "), *(f"{rate:,.0f}" for rate in rates(line).values()),
-          *(f"{each['faster']:.2f}x ({each['quartiles'][0]:.2f} to {each['quartiles'][1]:.2f})"
-            for each in line["against"].values())] for line in lines])
+          *(times(each) for each in line["against"].values())] for line in lines])
 
 
 def main(given: Sequence[str] | None = None) -> Record:

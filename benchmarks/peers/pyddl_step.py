@@ -146,7 +146,7 @@ class Trainings:
         self, batch: int, rows: str, weights: str, modes: dict[str, dict[str, Any]], **named: Any
     ) -> dict[str, Any]:
         """Make a training for each mode, of ``dtype``, ``strategy`` and what `Training` takes: the same weights."""
-        everything = np.load(rows, mmap_mode="r")[:]
+        everything = np.load(rows)
         self.trainings.clear()
         for name, how in modes.items():
             model = self.model(how["dtype"], **named)
