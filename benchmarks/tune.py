@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import harness
@@ -39,15 +39,23 @@ learning_rate = {{low = 1e-4, high = 1e-2, log = true}}
 """
 
 
-def of_session(session: int) -> Iterator[float]:
-    """Processor seconds of each of its processes, and of those of their children that have ended."""
+def below(first: int) -> float:
+    """Processor seconds of a process and of all below it, those that have ended too."""
+    parents, seconds = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
-        if int(fields[3]) == session:
-            yield sum(map(int, fields[11:15])) / TICK
+        parents[int(stat.parent.name)] = int(fields[1])
+        seconds[int(stat.parent.name)] = sum(map(int, fields[11:15])) / TICK
+
+    def is_below(process: int) -> bool:
+        while process > 1 and process != first:
+            process = parents.get(process, 0)
+        return process == first
+
+    return sum(each for process, each in seconds.items() if is_below(process))
 
 
 def of_machine() -> tuple[float, float]:
@@ -72,7 +80,7 @@ def measure(folder: Path, groups: int, trials: int, rows: int) -> dict[str, floa
     for begun in (groups, trials):
         while running.poll() is None and not (folder / f"search/trials/{begun - 1:04d}/metrics.jsonl").exists():
             time.sleep(0.05)
-        at.append((time.monotonic(), sum(of_session(running.pid)), *of_machine()))
+        at.append((time.monotonic(), below(running.pid), *of_machine()))
     said, _ = running.communicate()
     if running.returncode:
         raise RuntimeError(said)

@@ -48,8 +48,8 @@ class Direct:
         self._desk = desk
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
-        self._desk.table.end()
+        """End the search, or this session of it."""
+        self._desk.close()
 
     def next(self, outcome: Outcome | None) -> Task | Split | Over:
         (_, answer), = self._desk.next(0, outcome)
@@ -172,9 +172,14 @@ class _Coordinator:
             self._desk = made(groups, idle)
             self._welcome(size, far)
             self._serve(self._desk)
-        except (EOFError, ConnectionError):  # rank 0 has ended, and all with it
+        except (PyddlError, OSError) as error:
+            if not isinstance(error, ConnectionError):  # the journal cannot be written
+                os.write(2, f"pyddl: {error}\n".encode(errors="backslashreplace"))
+        except EOFError:  # rank 0 has ended, and all with it
+            pass
+        finally:
             if self._desk is not None:
-                self._desk.table.end()
+                self._desk.close()
 
     # ---- the ranks come
 

@@ -22,7 +22,7 @@ from pyddl.tune.study import Study, Trial
 __all__ = ["BEST", "SUMMARY", "TRIALS", "Desk", "folder_of"]
 
 TRIALS, BEST, SUMMARY = "trials", "best", "summary.json"
-PATIENCE = 10.0  # seconds that ranks of a group have to come back from a trial that has failed on another one
+PATIENCE = 60.0  # seconds that ranks of a group have to come back from a trial that has failed on another: a long step
 AGAIN = 2  # attempts after which a trial that took its job with it is given up
 
 Answers = list[tuple[int, Any]]
@@ -72,7 +72,7 @@ class Desk:
         self._error: tuple[int, str] | None = None
         self._begun = clock()
         self._noted: set[str] = set()
-        self._resuming = study.resume()
+        self._resuming: list[Trial] | None = None  # what an earlier session has left
 
     # ---- what ranks say
     def next(self, rank: int, outcome: Outcome | None) -> Answers:
@@ -165,6 +165,8 @@ class Desk:
 
     def _next(self) -> tuple[Trial | None, bool]:
         """The next trial, and whether it was under way before."""
+        if self._resuming is None:
+            self._resuming = self.study.resume()
         while self._resuming:
             trial = self._resuming.pop(0)
             if trial.attempts < AGAIN:
@@ -249,6 +251,11 @@ class Desk:
             os.replace(part, link)
 
     # ---- the end
+    def close(self) -> None:
+        """Leave the terminal as it was, and the folder to others."""
+        self.table.end()
+        self.study.close()
+
     def finish(self) -> Over:
         """Write ``summary.json``, and report."""
         rows = self.study.rows()

@@ -21,6 +21,7 @@ from pyddl.train import trainer  # noqa: F401 (children of this process need not
 from pyddl.train.agreement import agreement
 from pyddl.train.run import CONFIG, claimed, written
 from pyddl.train.stop import StopRequest
+from pyddl.tune.collected import collect
 from pyddl.tune.coordinator import Direct, Link, MakeDesk, connect, opened
 from pyddl.tune.coordinator import start as start_coordinator
 from pyddl.tune.desk import BEST, SUMMARY, TRIALS, Desk, folder_of
@@ -60,6 +61,8 @@ def run(space: Space, search: Search, out: str, *, ranks_per_trial: int = 1, res
     def make() -> MakeDesk:
         folder = Path(out)
         study = _study(space, search, folder, resume=resume, overwrite=overwrite)
+        if not study.rows() and (folder / TRIALS).exists():
+            say(collect(Desk(study, folder, [], table_of(study, True), lambda: None)))
         until = math.inf if search.minutes is None else time.monotonic() + 60 * search.minutes
 
         def desk(groups: Sequence[Sequence[int]], idle: Sequence[int]) -> Desk:
@@ -69,36 +72,36 @@ def run(space: Space, search: Search, out: str, *, ranks_per_trial: int = 1, res
 
         return desk
 
-    with Asked() as asked:
-        launched, rows = started(), Rows()
-        several = launched is not None and launched.size != 1
-        coordinator = start_coordinator(make) if several and launched is not None and launched.rank == 0 else None
-        here = world()
-        if several and here.rank == 0 and coordinator is None:  # this launcher numbers ranks in MPI only
-            coordinator = start_coordinator(make)
-        try:
-            out = here.transport.gather_objects(out)[0]
-            with agreement(here.transport):
-                groups, idle = groups_of(here.transport.gather_objects(here.node), ranks_per_trial)
-                space.check_ranks(ranks_per_trial)
-            with agreement(here.transport):
-                if here.rank == 0:
-                    for text in (*space.notes, *_of_groups(groups, idle, here)):
-                        say(text)
-                rows.open(space)
-                made = make() if not several else None
-                if coordinator is not None:
-                    opened(coordinator)
-            link: Link = Direct(made(groups, idle)) if made is not None else connect(coordinator, groups, idle, here)
-            _limit_threads(here)
-            if search.minutes is not None:
-                signal.setitimer(signal.ITIMER_REAL, 60 * search.minutes)
-            with closing(link):
-                over = _work(link, space, Path(out), rows, asked, _communicator(here, groups))
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        if coordinator is not None:
-            coordinator.wait()
+    asked = Asked().__enter__()  # for the rest of the process: a second signal must not kill it
+    launched, rows = started(), Rows()
+    several = launched is not None and launched.size != 1
+    coordinator = start_coordinator(make) if several and launched is not None and launched.rank == 0 else None
+    here = world()
+    if several and here.rank == 0 and coordinator is None:  # this launcher numbers ranks in MPI only
+        coordinator = start_coordinator(make)
+    try:
+        out = here.transport.gather_objects(out)[0]
+        with agreement(here.transport):
+            groups, idle = groups_of(here.transport.gather_objects(here.node), ranks_per_trial)
+            space.check_ranks(ranks_per_trial)
+        with agreement(here.transport):
+            if here.rank == 0:
+                for text in (*space.notes, *_of_groups(groups, idle, here)):
+                    say(text)
+            rows.open(space)
+            made = make() if not several else None
+            if coordinator is not None:
+                opened(coordinator)
+        link: Link = Direct(made(groups, idle)) if made is not None else connect(coordinator, groups, idle, here)
+        _limit_threads(here)
+        if search.minutes is not None:
+            signal.setitimer(signal.ITIMER_REAL, 60 * search.minutes)
+        with closing(link):
+            over = _work(link, space, Path(out), rows, asked, _communicator(here, groups))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    if coordinator is not None:
+        coordinator.wait()
     if over.deaths:
         abort.end_without_mpi(lambda: False)
     if over.error:
@@ -114,6 +117,9 @@ def _study(space: Space, search: Search, out: Path, *, resume: bool, overwrite: 
     if there and not (resume or overwrite):
         raise ParameterError(f"{out} already holds a search ({JOURNAL}); say --resume to go on with it, --overwrite to "
                              "replace it, or choose another --out")
+    if not there and os.path.exists(out / TRIALS) and not (resume or overwrite):
+        raise ParameterError(f"{out} already holds trials, and no {JOURNAL}; say --resume to take those that have "
+                             "ended into one and go on, --overwrite to replace them, or choose another --out")
     if overwrite and not resume:
         _remove(out)
     study = Study(out, space, search)

@@ -143,6 +143,11 @@ def test_tasks_of_an_array_train_the_trials_of_the_search(pyddl_here, tmp_path):
     for number in (2, 0):
         pyddl_here("tune", space, "--out", "tasks", "--only", number)
     assert "trial 2 has ended" in "".join(pyddl_here("tune", space, "--out", "tasks", "--only", 2))
+    _, err = pyddl_here("tune", space, "--out", "tasks", check=2)
+    assert "tasks already holds trials, and no journal.log; say --resume" in err
+    _, err = pyddl_here("tune", space, "--out", "tasks", "--resume", "--seed", 9, check=2)
+    assert "trials/0000 is of another space or seed: learning_rate is" in err
+    (tmp_path / "tasks/journal.log").unlink()
     out, _ = pyddl_here("tune", space, "--out", "tasks", "--collect")
     assert "2 trials taken into the journal; 1 not yet at the end" in out
     assert summary(tmp_path / "tasks")["finished"] is None
