@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +92,9 @@ class Torch:
         if phases and stages:
             raise ParameterError("phases and stages are both given; expected one of them: stages are made of phases")
         _check.one_of("dtype", dtype, names.DTYPES)
+        made.check_loss(loss)
+        self._again = partial(Torch, module, loss, arguments=arguments, phases=phases, stages=stages, merge=merge,
+                              dtype=dtype, inputs=inputs)
         self._given, self._arguments, self._inputs = module, dict(arguments or {}), inputs
         self._make = made.maker(module, self._arguments, inputs)
         first = self._make(0)
@@ -109,6 +113,9 @@ class Torch:
         for member in ("encode", "reconstruct", "sample", "pictures"):
             if callable(getattr(self.module, member, None)):
                 setattr(self, member, getattr(self, f"_{member}"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._again, ()
 
     @property
     def module(self) -> Any:
