@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,7 @@ class Torch:
         self._turns = dict(self._turns_of_phases())
         self._names: dict[str, tuple[str, ...]] = {}  # of the sums, by phase
         self._advice: list[str] = []
+        self._differentiates = False  # whether the loss itself asks for gradients, as penalties on slopes do
         for member in ("encode", "reconstruct", "sample", "pictures"):
             if callable(getattr(self.module, member, None)):
                 setattr(self, member, getattr(self, f"_{member}"))
@@ -181,7 +182,7 @@ class Torch:
         tensors = TensorBatch(batch, phase, turn)
         torch.default_generator.manual_seed(generator_seed(batch, turn))
         with self._said("the module's loss", tensors):
-            with self._products():
+            with self._products(), torch.set_grad_enabled(backward or self._differentiates):
                 loss, sums = sums_of(self.made.loss(self.module, tensors))  # type: ignore[misc]
             if backward:
                 if not loss.requires_grad:
@@ -243,7 +244,7 @@ class Torch:
         ParameterError
             It raises, or is no scalar.
         """
-        from pyddl.models.pytorch.binding import counted, uncompiled
+        from pyddl.models.pytorch.binding import uncompiled
 
         count = min(len(data), FEW) // 2 * 2 or len(data)
         if count == 0:
@@ -256,12 +257,20 @@ class Torch:
         batch = Batch(rows, index, labels=labels)
         with uncompiled(), self._binding.serving():
             try:
-                self._try(batch, counted)
+                self._try(batch)
             except DataError:  # who encodes needs no labels
                 if labels is not None:
                     raise
+            except ParameterError as error:
+                self._differentiates = True
+                with suppress(ParameterError):
+                    self._try(batch)
+                    return
+                raise error
 
-    def _try(self, batch: Batch, counted: Any) -> None:
+    def _try(self, batch: Batch) -> None:
+        from pyddl.models.pytorch.binding import counted
+
         count = len(batch)
         operations, self._advice = 0, []
         for phase in self._scored:

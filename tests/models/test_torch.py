@@ -267,7 +267,7 @@ def test_a_loss_that_is_a_module_is_no_loss():
     with pytest.raises(ParameterError, match="Linear comes without a loss"):
         Torch(module)
     for loss in (nn.MSELoss(), "mse"):
-        with pytest.raises(ParameterError, match="loss is .*; expected a function of module and batch, such"):
+        with pytest.raises(ParameterError, match=r"loss is .*; expected a function of module and batch, such"):
             Torch(module, loss)
 
 
@@ -441,6 +441,18 @@ def test_stages_and_parameters_of_no_phase():
             train(Torch(Coder(6), phases=phases))
     with pytest.raises(ParameterError, match="phases and stages are both given"):
         Torch(Coder(6), phases=[Phase("a")], stages=[Stage([Phase("a")])])
+
+
+def test_a_loss_may_differentiate():
+    def slopes(module, batch):
+        rows = batch.rows.clone().requires_grad_()
+        slope, = torch.autograd.grad(module(rows).sum(), rows, create_graph=True)
+        return slope.square().sum()
+
+    module = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))
+    result = train(Torch(module, slopes), validation=0.2, epochs=4)
+    assert result.metrics[-1]["test_loss"] < result.metrics[0]["test_loss"]
+    assert all(each.grad is None for each in module.parameters())
 
 
 # ---- compiled, in bfloat16
