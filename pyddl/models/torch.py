@@ -274,7 +274,7 @@ class Torch:
         count = len(batch)
         operations, self._advice = 0, []
         for phase in self._scored:
-            with counted() as done:
+            with nullcontext(int) if self._differentiates else counted() as done:  # which fails with such losses
                 whole = self._sums(batch, phase)["loss"]
             operations += done()
             halves = [self._sums(batch.part(*part), phase)["loss"] for part in ((0, count // 2), (count // 2, count))
