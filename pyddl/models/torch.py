@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +92,9 @@ class Torch:
         if phases and stages:
             raise ParameterError("phases and stages are both given; expected one of them: stages are made of phases")
         _check.one_of("dtype", dtype, names.DTYPES)
+        made.check_loss(loss)
+        self._again = partial(Torch, module, loss, arguments=arguments, phases=phases, stages=stages, merge=merge,
+                              dtype=dtype, inputs=inputs)
         self._given, self._arguments, self._inputs = module, dict(arguments or {}), inputs
         self._make = made.maker(module, self._arguments, inputs)
         first = self._make(0)
@@ -106,9 +110,13 @@ class Torch:
         self._turns = dict(self._turns_of_phases())
         self._names: dict[str, tuple[str, ...]] = {}  # of the sums, by phase
         self._advice: list[str] = []
+        self._differentiates = False  # whether the loss itself asks for gradients, as penalties on slopes do
         for member in ("encode", "reconstruct", "sample", "pictures"):
             if callable(getattr(self.module, member, None)):
                 setattr(self, member, getattr(self, f"_{member}"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._again, ()
 
     @property
     def module(self) -> Any:
@@ -174,7 +182,7 @@ class Torch:
         tensors = TensorBatch(batch, phase, turn)
         torch.default_generator.manual_seed(generator_seed(batch, turn))
         with self._said("the module's loss", tensors):
-            with self._products():
+            with self._products(), torch.set_grad_enabled(backward or self._differentiates):
                 loss, sums = sums_of(self.made.loss(self.module, tensors))  # type: ignore[misc]
             if backward:
                 if not loss.requires_grad:
@@ -236,7 +244,7 @@ class Torch:
         ParameterError
             It raises, or is no scalar.
         """
-        from pyddl.models.pytorch.binding import counted, uncompiled
+        from pyddl.models.pytorch.binding import uncompiled
 
         count = min(len(data), FEW) // 2 * 2 or len(data)
         if count == 0:
@@ -249,16 +257,24 @@ class Torch:
         batch = Batch(rows, index, labels=labels)
         with uncompiled(), self._binding.serving():
             try:
-                self._try(batch, counted)
+                self._try(batch)
             except DataError:  # who encodes needs no labels
                 if labels is not None:
                     raise
+            except ParameterError as error:
+                self._differentiates = True
+                with suppress(ParameterError):
+                    self._try(batch)
+                    return
+                raise error
 
-    def _try(self, batch: Batch, counted: Any) -> None:
+    def _try(self, batch: Batch) -> None:
+        from pyddl.models.pytorch.binding import counted
+
         count = len(batch)
         operations, self._advice = 0, []
         for phase in self._scored:
-            with counted() as done:
+            with nullcontext(int) if self._differentiates else counted() as done:  # which fails with such losses
                 whole = self._sums(batch, phase)["loss"]
             operations += done()
             halves = [self._sums(batch.part(*part), phase)["loss"] for part in ((0, count // 2), (count // 2, count))
