@@ -29,6 +29,10 @@ class VAE(nn.Module):
         kl = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum()
         return {"loss": bits + kl, "kl": kl}
 
+    def sample(self, count):
+        """For ``pyddl generate``."""
+        return torch.sigmoid(self.decoder(torch.randn(count, self.code)))
+
 
 def make_model(inputs):
     return VAE(inputs)

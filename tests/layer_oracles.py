@@ -175,6 +175,19 @@ def assert_close(got, expected, rtol=2e-5):
     np.testing.assert_allclose(got, expected, rtol=0, atol=rtol * scale)
 
 
+def differences(value, at, places, step=1e-6):
+    """The derivatives of ``value`` at the vector ``at`` by these of its elements: central differences."""
+    found = []
+    for place in places:
+        ends = []
+        for sign in (1, -1):
+            moved = at.copy()
+            moved[place] += sign * step
+            ends.append(value(moved))
+        found.append((ends[0] - ends[1]) / (2 * step))
+    return np.array(found)
+
+
 def assert_derivative(value, at, gradient, rtol=2e-4, directions=4, step=1e-6):
     """``gradient`` is that of ``value`` at ``at``, along some directions and some axes, by central differences."""
     rng = np.random.default_rng(3)

@@ -18,7 +18,7 @@ FOREIGN = {"--map-by", "--oversubscribe", "--bind-to", "--no-binary", "--no-buil
            "--mpi", "--cpus-per-task", "--signal", "--nodes", "--partition", "--account", "--shm-size", "--cpus",
            "--help", "--size", "--with-ft", "--outlive", "--config", "--measure", "--likelihood", "--count", "--clock",
            "--width", "--quality", "--classifier", "--modes", "--deviation", "--label", "--part",
-           "--dry-run", "--ranks-per-trial", "--only", "--collect"}
+           "--dry-run", "--ranks-per-trial", "--only", "--collect", "--array"}
 
 
 @pytest.fixture(scope="module", params=PAGES, ids=lambda path: path.stem)

@@ -76,8 +76,9 @@ def test_the_pair_finds_the_distribution():
 @pytest.mark.mpi
 def test_a_torch_module_learns_while_its_ranks_meet_now_and_then(world):
     pytest.importorskip("torch")
-    vae = example("torch_vae")
-    result = vae.main(epochs=12)
+    result = example("torch_vae").main(epochs=12)
     assert result.summary["strategy"] == ("averaging" if world.size > 1 else "allreduce")
     first, *_, last = result.metrics
     assert last["test_loss"] < 0.8 * first["test_loss"] and 1 < last["test_kl"] < 6
+    made = result.model.sample(result.parameters, result.buffers, 5, 0)
+    assert made.shape == (5, 64) and 0 <= made.min() < 0.2 < 0.8 < made.max() <= 1

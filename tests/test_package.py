@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import importlib.util
 import json
 import pkgutil
 import re
@@ -20,6 +21,8 @@ ROOT = Path(__file__).parent.parent
 COMPILED = {"pyddl._core", "pyddl.comm._mpi"}
 MODULES = sorted({"pyddl", *(found.name for found in pkgutil.walk_packages(pyddl.__path__, "pyddl.")
                            if not found.name.endswith("._mpi"))} - COMPILED)
+if importlib.util.find_spec("torch") is None:
+    MODULES = [name for name in MODULES if not name.startswith("pyddl.models.pytorch")]
 
 
 def test_the_version_has_one_source():

@@ -22,7 +22,7 @@ from pyddl.data.download import cache_folder
 from pyddl.data.npy import MAGIC, open_npy
 from pyddl.errors import DataError
 
-__all__ = ["begun", "kept", "one_at_a_time", "room_in_cache", "state_of"]
+__all__ = ["begun", "kept", "one_at_a_time", "require_room", "state_of"]
 
 WORTH_IT = 1 << 20  # bytes of values; smaller arrays are kept by each process
 MADE_AS = 1  # counts the ways in which copies were ever made: another number, and none that is there is taken
@@ -31,10 +31,19 @@ HEADER = 128  # bytes of a .npy file before its rows
 log = logging.getLogger("pyddl")
 
 
-def room_in_cache() -> int:
-    """Free bytes where copies are kept, or would be."""
-    folder = cache_folder("unpacked")
-    return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
+def require_room(wanted: int, what: str, cure: str = "", folder: Path | None = None) -> None:
+    """Refuse what takes more bytes than are free in ``folder``, by default where copies are kept, or would be.
+
+    Raises
+    ------
+    DataError
+        It begins with ``what``; ``cure`` is one beside another folder.
+    """
+    folder = folder or cache_folder("unpacked")
+    free = shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
+    if wanted > free:
+        raise DataError(f"{what} {wanted:,} bytes, and {folder} has room for {free:,}: {cure and cure + '; '}"
+                        "XDG_CACHE_HOME names another folder")
 
 
 def kept(place: Path, state: object, blocks: Callable[[], Iterator[np.ndarray]], how: str = "") -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from pyddl import _check
 from pyddl.data.folders import files_below
-from pyddl.data.kept import kept, room_in_cache, state_of
+from pyddl.data.kept import kept, require_room, state_of
 from pyddl.data.labels import Labels
 from pyddl.data.source import ArraySource, Source
 from pyddl.errors import DataError, ParameterError
@@ -132,10 +132,8 @@ def _blocks(files: Sequence[Path], size: tuple[int, int] | None, grey: bool) -> 
         coloured |= also
     shape = size or shape
     mode = "RGB" if coloured and not grey else "L"
-    wanted, free = len(files) * shape[0] * shape[1] * len(mode), room_in_cache()
-    if wanted > free:
-        raise DataError(f"{len(files)} pictures of {shape[0]} x {shape[1]} pixels are {wanted:,} bytes, and the cache "
-                        f"has room for {free:,}: choose a smaller image_size; XDG_CACHE_HOME names another folder")
+    require_room(len(files) * shape[0] * shape[1] * len(mode),
+                 f"{len(files)} pictures of {shape[0]} x {shape[1]} pixels are", "choose a smaller image_size")
     at_a_time = max(1, BLOCK // (shape[0] * shape[1] * len(mode)))
     pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))  # Pillow lets go of the GIL while it decodes
     try:

@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from pyddl import _check
 from pyddl.data.download import cache_folder
-from pyddl.data.kept import begun, one_at_a_time
+from pyddl.data.kept import begun, one_at_a_time, require_room
 from pyddl.errors import DataError
 
 __all__ = ["is_address", "local_copy"]
@@ -139,10 +139,7 @@ def _copied(address: str, place: Place, files: list[File], began: float) -> Path
 
 def _copy(address: str, place: Place, files: list[File], copy: Path, name: str, began: float) -> None:
     """Put a whole copy in place, or none."""
-    wanted, free = sum(file.size or 0 for file in files), shutil.disk_usage(copy.parent).free
-    if wanted > free:
-        raise DataError(f"{address} has {wanted} bytes, and {copy.parent} has room for {free}; XDG_CACHE_HOME names "
-                        "another folder")
+    require_room(sum(file.size or 0 for file in files), f"{address} has", folder=copy.parent)
     hidden = begun(copy)
     try:
         for file in files:

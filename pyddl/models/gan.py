@@ -17,29 +17,24 @@ import numpy as np
 from pyddl import _check, _core, random
 from pyddl.data.batch import Batch
 from pyddl.data.joined import reaches_beyond
-from pyddl.data.picture import Picture
 from pyddl.data.source import Source
 from pyddl.data.statistics import Statistics
 from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.layout import Layout, Slice
 from pyddl.models.classifier import check_classes, classes_of
-from pyddl.models.dcgan import discriminator_of, ending_in, generator_of, picture_of, pictures_of
 from pyddl.models.distance import energy_distance
-from pyddl.models.layers import Dense, Flatten, Layer, as_plain, from_plain
+from pyddl.models.layers import Dense
 from pyddl.models.likelihood import Measure
 from pyddl.models.network import Network
-from pyddl.models.network_text import hidden_layers
 from pyddl.models.objectives import OBJECTIVES
 from pyddl.models.packing import Packs
+from pyddl.models.pair_layers import UNITS, Layers, PairLayers, picture_for
 from pyddl.models.stages import Phase, Stage
 from pyddl.names import ACTIVATIONS, INITIALISERS, RULES
 
 __all__ = ["GAN"]
 
-Layers = str | Sequence[int | Layer | Mapping[str, Any]]
-
 OUTPUTS = ("linear", "sigmoid", "tanh")
-UNITS = {"generator": (128, 128, 128), "discriminator": (128, 128)}  # a third layer makes far sharper samples
 MOST_NOISE = 64  # numbers, where nothing else is said
 LEAST_SLOPE = np.float32(1e-6)  # of a loss that has a penalty: one tangent pass divides by it
 NOISE_KINKS = 2.0  # deviations of the noise over which the generator's first kinks are spread
@@ -176,11 +171,18 @@ class GAN:
                       "generator_rate": generator_rate, "discriminator_rate": discriminator_rate,
                       "beta1": _check.number("beta1", beta1, at_least=0, below=1),
                       "beta2": _check.number("beta2", beta2, at_least=0, below=1)}
-        texts = any(isinstance(each, str) for each in (generator, discriminator))
-        self._set_picture(channels, image_shape, upsample, batch_norm, texts)
-        self._given: dict[str, str | list[Any]] = {}
-        first = self._layers("generator", generator)
-        second = self._layers("discriminator", discriminator)
+        self.channels = () if channels is None else _check.integers("channels", channels, at_least=1)
+        self.image_shape, self.upsample, self.batch_norm = image_shape, upsample, batch_norm
+        self.picture = picture_for(self.inputs, self.channels, image_shape, upsample, batch_norm,
+                                   texts=any(isinstance(each, str) for each in (generator, discriminator)))
+        made = PairLayers(
+            self.inputs, seen=self.noise + self.beside, judged=self.classes or 1, packing=self.packing,
+            bias=not self.objective.of_differences, output=self.output, initialiser=self.initialiser,
+            activation={"generator": generator_activation or self.activation, "discriminator": self.activation},
+            channels=self.channels, picture=self.picture, upsample=upsample, batch_norm=batch_norm)
+        (first, first_given), (second, second_given) = (
+            made.of(*each) for each in (("generator", generator), ("discriminator", discriminator)))
+        self._given = {"generator": first_given, "discriminator": second_given}
         names = [f"{network}{self.ending}" for network in ("generator", "discriminator")]
         self.generator = Network(first, self.noise + self.beside, name=names[0], group=names[0], dtype=dtype)
         self.discriminator = Network(second, self.packing * self.inputs, name=names[1], group=names[1], dtype=dtype,
@@ -204,9 +206,7 @@ class GAN:
 
     def options(self) -> dict[str, Any]:
         """Plain values that make the same model again: ``GAN(**options)``."""
-        return {"inputs": self.inputs, "generator": self._given["generator"],
-                "discriminator": self._given["discriminator"],
-                "channels": list(self.channels) or None,
+        return {"inputs": self.inputs, **self._given, "channels": list(self.channels) or None,
                 "image_shape": None if self.image_shape is None else list(self.image_shape),
                 "upsample": self.upsample, "batch_norm": self.batch_norm, "noise": self.noise,
                 "objective": self.objective.name,
@@ -276,84 +276,6 @@ class GAN:
             raise ParameterError(f"packing is {found}, and conditional: the rows of a pack are of several classes, of "
                                  "which the discriminator is asked for one; leave one of the two out")
         return found
-
-    def _set_picture(self, channels: Sequence[int] | None, shape: Sequence[int] | None, upsample: str,
-                     batch_norm: str, texts: bool) -> None:
-        self.picture: Picture | None = None
-        self.channels = () if channels is None else _check.integers("channels", channels, at_least=1)
-        self.image_shape, self.upsample, self.batch_norm = shape, upsample, batch_norm
-        if texts and shape is not None:
-            self.picture = picture_of(shape, (), self.inputs)
-        if not self.channels and not texts:
-            for name, value, usual in (("image_shape", shape, None), ("upsample", upsample, "transposed"),
-                                       ("batch_norm", batch_norm, "none")):
-                if value != usual:
-                    raise ParameterError(f"{name} is {value!r}, which is of convolutions: leave it out, or give "
-                                         "channels, for example 64,128")
-        if not self.channels:
-            return
-        if shape is None:
-            raise ParameterError("channels are of convolutions, and the rows do not say the shape of a picture: give "
-                                 "image_shape (--image-shape HEIGHT,WIDTH or HEIGHT,WIDTH,CHANNELS), or choose model "
-                                 "gan without channels")
-        self.picture = picture_of(shape, self.channels, self.inputs)
-
-    def _made(self, name: str, units: Sequence[int]) -> list[Layer]:
-        """The layers of a network from its units."""
-        activation = (self.generator_activation or self.activation) if name == "generator" else self.activation
-        shared: dict[str, Any] = {"activation": activation, "initialiser": self.initialiser}
-        inner: list[Layer] = [Dense(each, **shared) for each in units]
-        if name == "generator":
-            if self.channels and self.picture is not None:
-                return generator_of(self.picture, self.channels, units, output=self.output, upsample=self.upsample,
-                                    batch_norm=self.batch_norm, **shared)
-            return [*inner, Dense(self.inputs, self.output, initialiser=self.initialiser)]
-        if self.channels and self.picture is not None:
-            return discriminator_of(self.picture, self.channels, units, packing=self.packing, **self._last, **shared)
-        return [*inner, Dense(**self._last, initialiser=self.initialiser)]
-
-    @property
-    def _last(self) -> dict[str, Any]:
-        """Of the discriminator's last layer."""
-        return {"outputs": self.classes or 1, "bias": not self.objective.of_differences}
-
-    def _of_text(self, name: str, text: str) -> list[Layer]:
-        """The layers of a network from a text of its hidden ones."""
-        shared: dict[str, Any] = {"activation": self.activation, "initialiser": self.initialiser,
-                                  "synchronised": self.batch_norm == "synchronised"}
-        picture = self.picture
-        if name == "discriminator":
-            pictures = [] if picture is None else pictures_of(picture, self.packing)
-            layers, shape = hidden_layers(text, name, (self.packing * self.inputs,), pictures=pictures, **shared)
-            flat: list[Layer] = [] if len(shape) == 1 else [Flatten()]
-            return [*layers, *flat, Dense(**self._last, initialiser=self.initialiser)]
-        layers, shape = hidden_layers(text, name, (self.noise + self.beside,), **shared)
-        if len(shape) == 1:
-            return [*layers, Dense(self.inputs, self.output, initialiser=self.initialiser)]
-        return [*layers[:-1], *ending_in(picture, self.inputs, layers[-1], shape, f"generator is {text!r}",
-                                         output=self.output, initialiser=self.initialiser)]
-
-    def _layers(self, name: str, given: Layers | None) -> list[Layer]:
-        """The layers of a network; how it was given is kept as plain values."""
-        if given is None:
-            given = () if self.channels else UNITS[name]
-        if isinstance(given, str):
-            self._given[name] = given
-            return self._of_text(name, given)
-        if not isinstance(given, Sequence):
-            raise ParameterError(f"{name} is {given!r}; expected units of hidden layers, for example (128, 128), a "
-                                 "text of layers, or layers of pyddl.models.layers")
-        if all(isinstance(each, int | np.integer) for each in given):
-            units = _check.integers(name, given, at_least=1)
-            self._given[name] = list(units)
-            return self._made(name, units)
-        layers: list[Any] = []
-        for each in given:
-            if isinstance(each, int | np.integer):
-                raise ParameterError(f"{name} mixes numbers and layers: give units of hidden layers, or all layers")
-            layers.append(from_plain(each) if isinstance(each, Mapping) else each)
-        self._given[name] = [as_plain(each) for each in layers]
-        return layers
 
     def _check_networks(self) -> None:
         made = int(np.prod(self.generator.output))

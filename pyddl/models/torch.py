@@ -41,7 +41,7 @@ class Torch:
         `Torch`; it is given ``inputs``, the features of a row, where it takes that.
     loss : callable, optional
         ``loss(module, batch)``: a scalar tensor, the *sum* of the losses of ``batch``'s rows, or such sums by their
-        names, ``loss`` among them. ``batch`` is a `pyddl.models.pytorch.batch.TensorBatch`. By default the module's own
+        names, ``loss`` among them. ``batch`` is a `pyddl.models.pytorch.TensorBatch`. By default the module's own
         method ``loss(batch)``, or the function ``loss`` of the file.
     arguments : mapping, optional
         What the callable is given besides.
@@ -154,7 +154,8 @@ class Torch:
         _, place, trained = self._turns[batch.phase]
         gradients[place].fill(0)
         if len(batch) == 0:
-            return self._of_nothing(batch.phase)
+            with self._binding.announcer.during(batch.ready, trained):
+                return self._of_nothing(batch.phase)
         self._binding.to(parameters, gradients, buffers)
         self._binding.train(trained)
         self._binding.load_copied()
@@ -179,7 +180,8 @@ class Torch:
                 if not loss.requires_grad:
                     raise ParameterError(f"the module's loss does not depend on any parameter that phase {phase} trains"
                                          ": was it detached, or computed under torch.no_grad?")
-                loss.backward()
+                with self._binding.announcer.during(batch.ready, self._turns[phase][2]):
+                    loss.backward()
         self._names[phase] = tuple(sums)
         return sums
 

@@ -190,7 +190,7 @@ def test_no_room_and_no_cache(server, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
-        with pytest.raises(DataError, match=rf"x.csv has {len(CSV)} bytes, and .* has room for 10; XDG_CACHE_HOME"):
+        with pytest.raises(DataError, match=rf"x.csv has {len(CSV)} bytes, and .* has room for 10: XDG_CACHE_HOME"):
             load(f"{server.address}/x.csv")
     (tmp_path / "cache").rename(tmp_path / "old")
     (tmp_path / "cache").write_text("no folder")

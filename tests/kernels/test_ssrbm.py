@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from layer_oracles import differences
 
 from pyddl import _core
 
@@ -121,17 +122,10 @@ def gradient(machine, rows, chains=None, *, weight=1.0, steps=1, index=None, num
     return loss, out
 
 
-def slopes(machine, u, step=1e-6):
+def slopes(machine, u):
     """Of the summed free energies of rows u, by differences."""
-    found, parameters = np.empty(len(machine.parameters)), machine.parameters.astype(np.float64)
-    for at in range(len(found)):
-        ends = []
-        for sign in (1, -1):
-            moved = parameters.copy()
-            moved[at] += sign * step
-            ends.append(machine.free_energy(u, moved).sum())
-        found[at] = (ends[0] - ends[1]) / (2 * step)
-    return found
+    parameters = machine.parameters.astype(np.float64)
+    return differences(lambda p: machine.free_energy(u, p).sum(), parameters, range(len(parameters)))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from layer_oracles import ACTIVATE, LEAK
+from layer_oracles import ACTIVATE, LEAK, assert_close, differences, rows_of
 from model_parts import together
 
 from pyddl import _core
@@ -74,27 +74,6 @@ def made(layers, inputs, seed=1, **options):
     return network, layout, parameters
 
 
-def rows_of(n, columns, seed=0):
-    return np.random.default_rng(seed).normal(size=(n, columns)).astype(np.float32)
-
-
-def differences(value, parameters, places, step=1e-6):
-    """d value / d parameters at these places, in double."""
-    found = []
-    for i in places:
-        moved = parameters.astype(float)
-        moved[i] += step
-        above = value(moved)
-        moved[i] -= 2 * step
-        found.append((above - value(moved)) / (2 * step))
-    return np.array(found)
-
-
-def assert_close(got, expected, rtol=2e-5):
-    scale = max(np.abs(expected).max(initial=0), 1e-6)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=rtol * scale)
-
-
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("n", [0, 1, 7, 67])
 def test_a_kept_pass_goes_backward_from_any_deltas(activation, n):
@@ -106,7 +85,8 @@ def test_a_kept_pass_goes_backward_from_any_deltas(activation, n):
     assert_close(out, oracle.outputs(parameters.astype(float), rows)[-1])
     expected, expected_below = oracle.backward(parameters.astype(float), rows, deltas)
     places = np.random.default_rng(2).choice(layout.size, 12, replace=False)
-    by_differences = differences(lambda p: float((oracle.outputs(p, rows)[-1] * deltas).sum()), parameters, places)
+    by_differences = differences(lambda p: float((oracle.outputs(p, rows)[-1] * deltas).sum()),
+                                 parameters.astype(float), places)
     np.testing.assert_allclose(expected[places], by_differences, rtol=1e-5, atol=1e-6)
     gradients = layout.zeros()
     for view in layout.views(gradients).values():
@@ -167,7 +147,8 @@ def test_softmax_gradient_and_scores(n):
     loss, deltas = softmax(logits, labels)
     expected, _ = oracle.backward(parameters.astype(float), rows, deltas)
     places = np.random.default_rng(2).choice(layout.size, 12, replace=False)
-    by_differences = differences(lambda p: softmax(oracle.outputs(p, rows)[-1], labels)[0], parameters, places)
+    by_differences = differences(lambda p: softmax(oracle.outputs(p, rows)[-1], labels)[0],
+                                 parameters.astype(float), places)
     np.testing.assert_allclose(expected[places], by_differences, rtol=1e-5, atol=1e-6)
     gradients = layout.zeros()
     assert network.gradient(parameters, gradients, None, None, rows, labels, "softmax") == pytest.approx(loss, rel=1e-5)
@@ -215,7 +196,7 @@ def test_tangents_give_the_gradient_of_a_penalty_on_gradients(penalty, inputs, h
         view[...] = np.nan
     network.tangent(parameters, gradients, None, None, slope(g).astype(np.float32))
     places = np.concatenate([np.random.default_rng(2).integers(s.begin, s.end, 8) for s in layout])
-    expected = differences(lambda p: value(oracle.backward(p, rows, ones)[1]), parameters, places)
+    expected = differences(lambda p: value(oracle.backward(p, rows, ones)[1]), parameters.astype(float), places)
     assert_close(gradients[places], expected, 2e-4)
     for name, view in layout.views(gradients).items():
         assert not name.endswith("bias") or not view.any()

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from layer_oracles import ACTIVATE
+from layer_oracles import ACTIVATE, differences
 from supervised import encoder, moved, rows_of
 
 from pyddl import _core, random
@@ -139,12 +139,7 @@ def test_gradients_are_those_of_finite_differences(case, phase):
     assert found["loss"] == pytest.approx(plain.loss(exact, phase), rel=2e-5)
     own = next(each for stage in stages_of(model) for each in stage.phases if each.name == phase)
     places = np.concatenate([np.arange(s.begin, s.end) for s in model.layout if s.group in own.groups])
-    expected = []
-    for at in places:
-        moved_up, moved_down = exact.copy(), exact.copy()
-        moved_up[at] += 1e-6
-        moved_down[at] -= 1e-6
-        expected.append((plain.loss(moved_up, phase) - plain.loss(moved_down, phase)) / 2e-6)
+    expected = differences(lambda p: plain.loss(p, phase), exact, places)
     assert len(expected) > 25
     np.testing.assert_allclose(gradients[places], expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
 

@@ -120,6 +120,35 @@ def test_slices_are_named_as_in_the_state_dict():
     assert model.layout.count == sum(each.numel() for each in model.module.parameters())
 
 
+@pytest.mark.parametrize("rows", [0, 9])
+def test_final_gradients_are_announced_last_slice_first(rows):
+    module = Coder(6)
+    module.spare = nn.Linear(2, 2)  # has no gradient
+    model = Torch(module)
+    parameters, gradients, buffers = vectors(model)
+    seen = []
+    model.gradient(parameters, gradients, buffers, Batch(
+        ROWS[:rows], ready=lambda begin, end: seen.append((begin, end, gradients[begin:end].copy()))))
+    assert [each[:2] for each in seen] == [(s.begin, s.end) for s in reversed(list(model.layout))]
+    assert all(np.array_equal(then, gradients[begin:end]) for begin, end, then in seen)
+    seen.clear()
+    model.gradient(parameters, gradients, buffers, Batch(ROWS[:9]))
+    assert not seen
+
+
+def test_a_gradient_that_comes_twice_is_no_final_one():
+    from torch.utils.checkpoint import checkpoint
+
+    def loss(module, batch):
+        rows = batch.rows.requires_grad_()
+        return sum(checkpoint(module, rows, use_reentrant=True).square().sum() for _ in range(2))
+
+    model = Torch(nn.Linear(6, 6), loss)
+    model.gradient(*vectors(model), Batch(ROWS[:4]))
+    with pytest.raises(ParameterError, match=r"bias has got a gradient twice in one pass backward.* use_reentrant=F"):
+        model.gradient(*vectors(model), Batch(ROWS[:4], ready=lambda begin, end: None))
+
+
 # ---- random numbers, and how a batch looks
 
 def test_a_batch_has_tensors_and_numbers_of_its_rows():
@@ -475,6 +504,11 @@ def moves(module, batch):
     return out
 
 
+def replaces(module, batch):
+    module.weight = nn.Parameter(module.weight.detach() * 2)
+    return squares(module, batch)
+
+
 def drops(module, batch):
     module.zero_grad()
     return squares(module, batch)
@@ -483,6 +517,7 @@ def drops(module, batch):
 @pytest.mark.parametrize(("loss", "said"), [
     (no_graph, "the module's loss does not depend on any parameter that phase all trains"),
     (moves, "has moved parameter weight to other memory, which training does not see"),
+    (replaces, "has put another one in the place of parameter weight, which training does not see"),
     (drops, "has replaced the gradient of parameter weight, which pyddl sums up where it lies"),
     (lambda module, batch: module(batch.rows), r"loss of the module's loss is a tensor of shape \(\d, 6\); expected a"),
     (lambda module, batch: 3.0, "the module's loss returned 3.0; expected a scalar tensor"),

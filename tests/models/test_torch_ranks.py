@@ -61,6 +61,34 @@ def test_ranks_do_what_one_process_does(world, monkeypatch):
         assert together.metrics[-1][name] == pytest.approx(alone.metrics[-1][name], rel=1e-5)
 
 
+NODES = """
+import numpy as np
+import torch
+
+import pyddl
+
+torch.manual_seed(1)
+module = torch.nn.Sequential(*(torch.nn.Linear(300, 300) for _ in range(4)))
+model = pyddl.models.Torch(module, lambda module, batch: (module(batch.rows) - batch.rows).square().sum())
+seen = []
+gradient = model.gradient
+model.gradient = lambda *given: seen.append(given[3].ready is not None) or gradient(*given)
+rows = np.random.default_rng(0).random((7, 300), dtype=np.float32)
+result = pyddl.train.Trainer(model, batch_size=2, epochs=2, threads=1).fit(rows)
+sums = pyddl.world().transport.gather_objects((float(np.abs(result.parameters).sum()), all(seen)))
+if pyddl.world().rank == 0:
+    print(*(each for pair in sums for each in pair))
+"""
+
+
+def test_gradients_travel_between_nodes_while_they_come(mpirun):
+    apart, together = (mpirun(2, NODES, environ={"PYDDL_RANKS_PER_NODE": each}) for each in ("1", "2"))
+    assert apart.code == together.code == 0, apart.err + together.err
+    one, announced, other, _ = apart.out.split()
+    assert one == other and announced == "True" and together.out.split()[1] == "False"
+    assert float(one) == pytest.approx(float(together.out.split()[0]), rel=1e-6)
+
+
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("options", STRATEGIES.values(), ids=STRATEGIES)
 def test_every_strategy_trains_and_leaves_the_module_with_its_values(world, shared, options):

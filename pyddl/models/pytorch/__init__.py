@@ -1,1 +1,5 @@
-"""What `pyddl.models.Torch` is made of: these files import PyTorch at the top, and only it loads them."""
+"""What `pyddl.models.Torch` is made of. These files import PyTorch at the top, and nothing else loads them."""
+
+from pyddl.models.pytorch.batch import TensorBatch
+
+__all__ = ["TensorBatch"]

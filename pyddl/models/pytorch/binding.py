@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyddl import _check, _core
 from pyddl.errors import ParameterError
 from pyddl.layout import Layout, Slice
+from pyddl.models.pytorch.announcer import Announcer
 from pyddl.models.pytorch.batch import tensor_of
 from pyddl.models.stages import ALL, Phase, Stage
 
@@ -50,6 +52,8 @@ class Binding:
     ----------
     layout, buffers : Layout
         Slices under the names that the module's ``state_dict`` has, without those that ``torch.compile`` puts in.
+    announcer : Announcer
+        Of their gradients.
     stages : tuple of Stage
     aliases : dict of str
         Other names of tied tensors, and the names of their slices.
@@ -78,10 +82,13 @@ class Binding:
                               for name, each in buffers.items())
         self._parameters = [(s, parameters[s.name]) for s in self.layout]
         self._buffers = [(s, buffers[s.name]) for s in self.buffers]
+        self.announcer = Announcer(self._parameters)
         self._viewed = [(s, each) for s, each in self._buffers if each.dtype == torch.float32]
         self._copied = [(s, each) for s, each in self._buffers if each.dtype != torch.float32]
-        self._holders = {_plain(f"{path}.{name}" if path else name): (holder, name)
-                         for path, holder in module.named_modules() for name in holder._buffers}
+        self._holders: dict[str, tuple[dict[str, Any], str]] = {
+            _plain(f"{path}.{name}" if path else name): (held, name) for path, holder in module.named_modules()
+            for held in (holder._parameters, holder._buffers) for name in held}
+        self._held = [self._holders[s.name] for s in self.layout]
         self._required = [each.requires_grad for _, each in self._parameters]
         self._own: list[tuple[Tensor, Tensor]] = []  # of each bound tensor: its own memory
         self._vectors: tuple[np.ndarray | None, ...] = (None, None, None)
@@ -160,7 +167,11 @@ class Binding:
         ParameterError
             The module has changed where a parameter or its gradient lies.
         """
-        for (s, each), view, place in zip(self._parameters, self._grads, self._places, strict=True):
+        for (s, each), (held, name), view, place in zip(self._parameters, self._held, self._grads, self._places,
+                                                        strict=True):
+            if id(held.get(name)) != id(each):
+                raise ParameterError(f"the module or its loss has put another one in the place of parameter {s.name}, "
+                                     "which training does not see: change values in place (copy_, mul_), or not at all")
             if each.requires_grad and each.grad is not view:
                 what = "set the gradient to None" if each.grad is None else "replaced the gradient"
                 raise ParameterError(f"the module or its loss has {what} of parameter {s.name}, which pyddl sums up "
@@ -174,10 +185,10 @@ class Binding:
         vector = self._vectors[2]
         assert vector is not None
         for s, each in self._buffers:
-            holder, name = self._holders[s.name]
-            found = holder._buffers[name]
+            held, name = self._holders[s.name]
+            found = held[name]
             if found is not each:  # the module has put another tensor in its place
-                holder._buffers[name] = each
+                held[name] = each
                 with torch.no_grad():
                     each.copy_(found)
         for s, each in self._copied:
