@@ -57,7 +57,7 @@ def write_in_groups(command: click.Command, ctx: click.Context, formatter: click
     """Write the help of a command's flags in groups, each under its title."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for param in command.get_params(ctx):
-        if (record := param.get_help_record(ctx)) is not None:
+        if isinstance(param, click.Option) and (record := param.get_help_record(ctx)) is not None:
             groups.setdefault(getattr(param, "group", "Options"), []).append(record)
     for title in sorted(groups, key=["Options", *GROUPS.values()].index):
         with formatter.section(title):

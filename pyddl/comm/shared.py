@@ -185,6 +185,9 @@ class SharedTransport(MPITransport):
     def leave(self) -> None:
         self._channel.leave()
 
+    def _communicators(self) -> list[MPI.Intracomm]:
+        return [*super()._communicators(), *([] if self._lane is None else [self._lane])]  # type: ignore[list-item]
+
     def close(self) -> None:
         self.leave()
         if self._lane is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyddl.comm.environment import outlives
 from pyddl.errors import CommError, ShapeError
 
 if TYPE_CHECKING:
@@ -138,6 +139,10 @@ class Transport(ABC):
         """Tell the others that this rank has ended; those who wait for it get an error. Not collective."""
         return None
 
+    def give_up(self) -> None:
+        """Leave, and interrupt also those who wait by MPI, where that lets ranks outlive each other. Not collective."""
+        self.leave()
+
     def close(self) -> None:
         """End the transport, not its vectors. Collective."""
         return None
@@ -211,6 +216,16 @@ class MPITransport(Transport):
         if values.ndim != 1:
             raise ShapeError(f"values is an array of shape {values.shape}; expected one dimension")
         return self._channel.gather(values)
+
+    def give_up(self) -> None:
+        self.leave()
+        if outlives():
+            for each in self._communicators():
+                each.Revoke()
+
+    def _communicators(self) -> list[MPI.Intracomm]:
+        """Those that ranks wait in."""
+        return [self._mpi]
 
     def gather_objects(self, value: Any) -> list[Any]:
         from mpi4py import MPI

@@ -145,7 +145,7 @@ def use(comm: MPI.Intracomm) -> Iterator[World]:
     try:
         yield _worlds[-1]
     except BaseException:
-        _worlds.pop().transport.leave()
+        _worlds.pop().transport.give_up()
         raise
     narrow = _worlds.pop()
     narrow.transport.close()

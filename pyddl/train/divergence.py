@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pyddl.errors import NotFiniteError
 from pyddl.train.connection import Connection
 from pyddl.train.stop import StopRequest
@@ -19,24 +21,28 @@ class Divergence:
     ----------
     connection : Connection
     stop : StopRequest
+    step : callable
+        Gives the number of steps done: of what several ranks find the first counts.
     """
 
-    def __init__(self, connection: Connection, stop: StopRequest):
-        self._connection, self._stop = connection, stop
+    def __init__(self, connection: Connection, stop: StopRequest, step: Callable[[], int]):
+        self._connection, self._stop, self._step = connection, stop, step
         self._first: NotFiniteError | None = None
+        self._when = 0
 
     def found(self, error: NotFiniteError) -> None:
         """Raise ``error``, or let `agree` do so."""
         if self._connection.transport.size == 1:
             raise error
-        self._first = self._first or error
+        if self._first is None:
+            self._first, self._when = error, self._step()
         self._stop.requested = True
 
     def agree(self) -> None:
         """Raise on every rank what any of them has found. Collective."""
-        found = self._connection.transport.gather_objects(None if self._first is None else str(self._first))
-        text = next((each for each in found if each is not None), None)
-        if text is not None:
-            error = NotFiniteError(text)
+        mine = None if self._first is None else (self._when, str(self._first))
+        found = [each for each in self._connection.transport.gather_objects(mine) if each is not None]
+        if found:
+            error = NotFiniteError(min(found, key=lambda each: each[0])[1])
             error.on_all_ranks = True
             raise error from self._first

@@ -67,7 +67,7 @@ class Session:
         self.activity = Activity()
         self.ledger = Ledger(plan, self.progress)
         self.connection, self._asked = Connection(plan, self.activity, stop), stop
-        self.divergence = Divergence(self.connection, stop)
+        self.divergence = Divergence(self.connection, stop, lambda: self.ledger.step)
         self._ran = False  # any stage
         self.resumes = plan.options["resume"] and before is None  # the start is newer than any checkpoint
         if before is not None:

@@ -21,9 +21,11 @@ from typing import Any
 from pyddl import errors
 from pyddl.comm.child import Child
 from pyddl.comm.environment import outlives
+from pyddl.comm.world import World
 from pyddl.errors import CommError, PeerLost, PyddlError
 from pyddl.tune.desk import Answers, Desk
 from pyddl.tune.messages import Outcome, Over, Split, Task
+from pyddl.tune.study import load
 
 __all__ = ["Direct", "Link", "Remote", "connect", "opened", "start"]
 
@@ -94,34 +96,44 @@ Link = Direct | Remote
 
 
 def start(make: Callable[[], MakeDesk]) -> Child:
-    """Fork the coordinator, on rank 0, before MPI is there. `opened` says how that went.
+    """Fork the coordinator, on rank 0, before MPI is there.
 
     Parameters
     ----------
     make : callable
-        Called there: opens the study. What it raises, `opened` raises here.
+        Called there, when `opened` is here: opens the study. What it raises, that raises.
     """
     return Child(lambda connection: _Coordinator(connection).run(make), mortal=False)
 
 
-def opened(coordinator: Child) -> None:
-    """Wait until the study is open.
+def opened(coordinator: Child | None, world: World) -> None:
+    """Let the study be opened. Collective.
+
+    Parameters
+    ----------
+    coordinator : Child or None
+        On rank 0.
 
     Raises
     ------
     PyddlError
         It cannot be opened.
     """
-    try:
-        said = coordinator.connection.recv()
-    except (EOFError, OSError):
-        raise CommError(LOST) from None
+    said: tuple[str, str] | None = None
+    if coordinator is not None:
+        try:
+            coordinator.connection.send("open")
+            said = coordinator.connection.recv()
+        except (EOFError, OSError):
+            said = CommError.__name__, LOST
+    said = world.transport.gather_objects(said)[0]
     if said is not None:
-        kind, text = said
-        raise getattr(errors, kind)(text)
+        error: PyddlError = getattr(errors, said[0])(said[1])
+        error.on_all_ranks = True
+        raise error
 
 
-def connect(coordinator: Child | None, groups: Sequence[Sequence[int]], idle: Sequence[int], world: Any) -> Remote:
+def connect(coordinator: Child | None, groups: Sequence[Sequence[int]], idle: Sequence[int], world: World) -> Remote:
     """Let a rank reach the coordinator, which learns of the groups. Collective over the world.
 
     Parameters
@@ -161,13 +173,15 @@ class _Coordinator:
     def run(self, make: Callable[[], MakeDesk]) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
+        load()  # while MPI starts
         try:
-            made = make()
-        except PyddlError as error:
-            self._parent.send((type(error).__name__, str(error)))
-            return
-        self._parent.send(None)
-        try:
+            self._parent.recv()  # not before all ranks have found their data
+            try:
+                made = make()
+            except PyddlError as error:
+                self._parent.send((type(error).__name__, str(error)))
+                return
+            self._parent.send(None)
             groups, idle, size, far = self._parent.recv()
             self._desk = made(groups, idle)
             self._welcome(size, far)

@@ -85,13 +85,13 @@ def run(space: Space, search: Search, out: str, *, ranks_per_trial: int = 1, res
             groups, idle = groups_of(here.transport.gather_objects(here.node), ranks_per_trial)
             space.check_ranks(ranks_per_trial)
         with agreement(here.transport):
-            if here.rank == 0:
-                for text in (*space.notes, *_of_groups(groups, idle, here)):
-                    say(text)
             rows.open(space)
-            made = make() if not several else None
-            if coordinator is not None:
-                opened(coordinator)
+        made = None if several else make()
+        if several:
+            opened(coordinator, here)
+        if here.rank == 0:
+            for text in (*space.notes, *_of_groups(groups, idle, here)):
+                say(text)
         link: Link = Direct(made(groups, idle)) if made is not None else connect(coordinator, groups, idle, here)
         _limit_threads(here)
         if search.minutes is not None:

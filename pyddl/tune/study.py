@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from pyddl.tune.parameter import Parameter
 from pyddl.tune.search import Search
 from pyddl.tune.space import Space
 
-__all__ = ["JOURNAL", "Importances", "Search", "Study", "Trial", "drawn"]
+__all__ = ["JOURNAL", "Importances", "Search", "Study", "Trial", "drawn", "load"]
 
 JOURNAL = "journal.log"
 NAME = "pyddl"  # of the one study in the file
@@ -347,6 +348,12 @@ def drawn(space: Space, search: Search, number: int) -> dict[str, Any]:
 def _seed(seed: int, number: int) -> int:
     """Of what is drawn for one trial."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def load() -> None:
+    """Load Optuna, which takes a second, before it is needed; where it is missing, that is said then."""
+    with suppress(ParameterError):
+        _optuna()
 
 
 def _optuna() -> Any:
