@@ -77,12 +77,13 @@ class Torch:
     """
 
     name = "torch"
+    flops: int
 
     def __init__(self, module: Any = None, loss: Loss | None = None, *, arguments: Mapping[str, Any] | None = None,
                  phases: Sequence[Phase] = (), stages: Sequence[Stage] = (), merge: Mapping[str, str] | None = None,
                  dtype: str = "float32", inputs: int | None = None):
         try:
-            import torch  # noqa: F401
+            import torch
         except ImportError as error:
             if not isinstance(error, ModuleNotFoundError) or error.name != "torch":
                 raise  # it is there, and broken
@@ -97,7 +98,7 @@ class Torch:
                               dtype=dtype, inputs=inputs)
         self._given, self._arguments, self._inputs = module, dict(arguments or {}), inputs
         self._make = made.maker(module, self._arguments, inputs)
-        first = self._make(0)
+        first = self._make(torch.initial_seed())  # of whoever makes this model
         self.made = first._replace(loss=loss or first.loss or made.loss_of(first.module, first.beside),
                                    stages=stages or ([Stage(tuple(phases))] if phases else first.stages),
                                    merge=merge or first.merge, dtype=max(dtype, first.dtype, key=names.DTYPES.index))
@@ -110,6 +111,7 @@ class Torch:
         self._turns = dict(self._turns_of_phases())
         self._names: dict[str, tuple[str, ...]] = {}  # of the sums, by phase
         self._advice: list[str] = []
+        self._operations = 0  # floating-point ones of a gradient, per row, where they could be counted
         self._differentiates = False  # whether the loss itself asks for gradients, as penalties on slopes do
         for member in ("encode", "reconstruct", "sample", "pictures"):
             if callable(getattr(self.module, member, None)):
@@ -128,9 +130,12 @@ class Torch:
 
     @classmethod
     def for_data(cls, data: Source, **options: Any) -> Torch:
-        """The model for these rows, on a few of which its loss is tried."""
+        """The model for these rows, on a few of which its loss is tried, so that ``flops`` are known from the
+        beginning: threads depend on them."""
         made = cls(inputs=data.features, **options)
         made.check_data(data)
+        if made._operations:
+            made.flops = made._operations
         return made
 
     def options(self) -> dict[str, Any]:
@@ -272,17 +277,15 @@ class Torch:
         from pyddl.models.pytorch.binding import counted
 
         count = len(batch)
-        operations, self._advice = 0, []
+        self._operations, self._advice = 0, []
         for phase in self._scored:
             with nullcontext(int) if self._differentiates else counted() as done:  # which fails with such losses
                 whole = self._sums(batch, phase)["loss"]
-            operations += done()
+            self._operations += 3 * done() // count  # the pass backward is two of those forward
             halves = [self._sums(batch.part(*part), phase)["loss"] for part in ((0, count // 2), (count // 2, count))
                       if count > 1]
             if halves and _is_mean(whole, sum(halves)):
                 self._advice = [MEAN]
-        if operations:
-            self.flops = 3 * operations // count  # the pass backward is two of those forward
 
     def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any],
                  shown: np.ndarray | None) -> list[str]:

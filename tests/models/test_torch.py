@@ -211,6 +211,7 @@ def test_seeds_begin_differently_and_alike():
     first, again, other = (vectors(Torch(name, inputs=6), seed)[0] for seed in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert np.array_equal(first, vectors(Torch(lambda: Coder(6)), 1)[0])
+    assert np.array_equal(first, vectors(Torch(lambda: Torch(lambda: Coder(6))), 1)[0])
 
 
 def test_a_module_begins_with_its_own_values_and_goes_on_with_those_of_training():
@@ -333,7 +334,7 @@ def test_what_requires_no_gradient_does_not_move():
     module.encoder[0].weight.requires_grad_(False)
     before = copy.deepcopy(module.state_dict())
     model = Torch(module)
-    assert model.layout.groups == ("all", "frozen")
+    assert model.layout.groups == ("all", "(frozen)")
     train(model, weight_decay=0.1)
     moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == set(before) - {"encoder.0.weight"} and not module.encoder[0].weight.requires_grad
@@ -430,7 +431,7 @@ def test_stages_and_parameters_of_no_phase():
     module = Coder(6)
     model = Torch(module, stages=[Stage([Phase("first", ("encoder.0", "decoder"))], epochs=1),
                                   Stage([Phase("last", ("decoder",))])])
-    assert model.layout.groups == ("encoder.0", "decoder", "frozen")
+    assert model.layout.groups == ("encoder.0", "decoder", "(frozen)")
     frozen = module.encoder[2].weight.detach().clone()
     result = train(model, epochs=1)
     assert [line["stage"] for line in result.metrics] == [1, 2] and torch.equal(module.encoder[2].weight, frozen)
