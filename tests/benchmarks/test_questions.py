@@ -257,7 +257,7 @@ def test_modules_of_other_losses_are_not_timed():
     losses = np.array([593.4, 500.0])
     assert torch_modules.near("same", losses, losses * (1 + 5e-6)) == pytest.approx(5e-6, rel=1e-3)
     for other in (losses * [1 + 1e-4, 1], losses * [1, 1.01]):
-        with pytest.raises(RuntimeError, match="other.*: not timed"):
+        with pytest.raises(RuntimeError, match=r"other.*: not timed"):
             torch_modules.near("other", losses, other)
 
 
