@@ -82,14 +82,20 @@ def against(timings: Mapping[str, Timing], ours: str, others: Iterable[str]) -> 
     return {"best": best, "faster": middle, "quartiles": [low, high]}
 
 
+def near(what: str, expected: np.ndarray, got: np.ndarray) -> float:
+    """The largest difference of losses: the first step's is rounding, compiled convolutions' among it; training makes
+    it grow."""
+    harness.verify(f"{what}, first step", expected[:1], got[:1], 1e-5)
+    return harness.verify(what, expected, got, 1e-3)
+
+
 def verify(case: Case, ranks: int, many: Peer, one: Peer, ddp: Peer, torch: Peer, ways: Mapping[str, Any],
            alone: Mapping[str, Any]) -> dict[str, float]:
     """Prepare all sides; the largest difference of each from PyTorch's eager process that takes the same rows."""
 
     def compared(expected: np.ndarray, peer: Peer, setups: Iterable[str], ranks: int = 1) -> dict[str, float]:
         named = {name: f"pyddl, {name}, {ranks} ranks" if peer in (many, one) else name for name in setups}
-        return {what: harness.verify_losses(f"{case.name}, {what}", expected, case.losses(peer, name), "float32",
-                                            case.batch) for name, what in named.items()}
+        return {what: near(f"{case.name}, {what}", expected, case.losses(peer, name)) for name, what in named.items()}
 
     case.prepare(torch, {"PyTorch": EAGER}, ranks)
     whole = case.losses(torch, "PyTorch") / ranks
@@ -150,7 +156,7 @@ def main(given: Sequence[str] | None = None) -> Record:
     if not harness.TORCH.exists():
         raise SystemExit(f"{harness.TORCH} is not there; make bench sets it up")
     quick = options.size == "quick"
-    rounds, seconds = (7, 0.05) if quick else (15, 0.15)
+    rounds, seconds = (7, 0.1) if quick else (15, 0.15)
     cases = options.cases.split(",")
     if unknown := set(cases) - set(CASES):
         raise SystemExit(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")

@@ -1,4 +1,4 @@
-"""Classes of one's own, by name: FILE.py:Class."""
+"""Classes and functions of one's own, by name: FILE.py:Class."""
 
 from __future__ import annotations
 

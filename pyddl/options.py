@@ -40,7 +40,8 @@ class Option:
         What it is, beginning with a noun that makes sense without the name; or, of a switch, what it does.
     unit : str
     choices : tuple of str
-        The values allowed, where there are few; ``FILE.py:Class`` stands for any of this form.
+        The values allowed, where there are few; ``FILE.py:Class`` and ``FILE.py:make_model`` stand for any of this
+        form.
     also : tuple of str
         Other spellings of the flag.
     at_least, at_most, above, below : float, optional

@@ -36,7 +36,7 @@ COMMANDS = {
     "fetch": "Download a data set into the user's cache.",
 }
 OF_ONE = ("encode", "reconstruct", "generate", "plot", "simulate", "fetch")  # on any number of ranks one does it all
-BAD_INPUT = 2
+FAILED, BAD_INPUT = 1, 2
 
 
 class _Commands(click.Group):
@@ -93,7 +93,7 @@ def _first() -> bool:
     return rank is None or not rank.rank
 
 
-def _failed(error: Exception, text: str | None = None, status: int = 1) -> int:
+def _failed(error: Exception, text: str | None = None, status: int = FAILED) -> int:
     """Say what this rank fails by, of which perhaps only this one knows, unless another says the same."""
     rank = started()
     here = f"rank {rank.rank}: " if rank is not None and rank.size != 1 else ""
@@ -126,7 +126,7 @@ def app() -> int:
     except PyddlError as error:
         if error.on_all_ranks:
             say(f"pyddl: {error}")
-            return OnAllRanks(1)
+            return OnAllRanks(FAILED)
         if isinstance(error, CommError) and installed():
             raise  # only some ranks may know: the abort hook ends all
         return _failed(error)  # of a CommError: MPI has not come up

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from pyddl.cli.app import BAD_INPUT
+from pyddl.cli.app import BAD_INPUT, FAILED
 from pyddl.comm.abort import STOPPED
 from pyddl.comm.environment import started
 from pyddl.errors import CommError, ParameterError
@@ -55,4 +55,4 @@ def _start(ranks: int, threads: int | None, outlive: bool | None, verbose: bool)
         line, environment = launcher.command(ranks, argv, threads=threads)
     if verbose:
         click.echo(launcher.shown(line, environment), err=True)
-    return launcher.supervise(line, environment, spoken=(BAD_INPUT, STOPPED))
+    return launcher.supervise(line, environment, spoken=(FAILED, BAD_INPUT, STOPPED))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,12 +77,13 @@ class Torch:
     """
 
     name = "torch"
+    flops: int
 
     def __init__(self, module: Any = None, loss: Loss | None = None, *, arguments: Mapping[str, Any] | None = None,
                  phases: Sequence[Phase] = (), stages: Sequence[Stage] = (), merge: Mapping[str, str] | None = None,
                  dtype: str = "float32", inputs: int | None = None):
         try:
-            import torch  # noqa: F401
+            import torch
         except ImportError as error:
             if not isinstance(error, ModuleNotFoundError) or error.name != "torch":
                 raise  # it is there, and broken
@@ -91,9 +93,12 @@ class Torch:
         if phases and stages:
             raise ParameterError("phases and stages are both given; expected one of them: stages are made of phases")
         _check.one_of("dtype", dtype, names.DTYPES)
+        made.check_loss(loss)
+        self._again = partial(Torch, module, loss, arguments=arguments, phases=phases, stages=stages, merge=merge,
+                              dtype=dtype, inputs=inputs)
         self._given, self._arguments, self._inputs = module, dict(arguments or {}), inputs
         self._make = made.maker(module, self._arguments, inputs)
-        first = self._make(0)
+        first = self._make(torch.initial_seed())  # of whoever makes this model
         self.made = first._replace(loss=loss or first.loss or made.loss_of(first.module, first.beside),
                                    stages=stages or ([Stage(tuple(phases))] if phases else first.stages),
                                    merge=merge or first.merge, dtype=max(dtype, first.dtype, key=names.DTYPES.index))
@@ -106,9 +111,14 @@ class Torch:
         self._turns = dict(self._turns_of_phases())
         self._names: dict[str, tuple[str, ...]] = {}  # of the sums, by phase
         self._advice: list[str] = []
+        self._operations = 0  # floating-point ones of a gradient, per row, where they could be counted
+        self._differentiates = False  # whether the loss itself asks for gradients, as penalties on slopes do
         for member in ("encode", "reconstruct", "sample", "pictures"):
             if callable(getattr(self.module, member, None)):
                 setattr(self, member, getattr(self, f"_{member}"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._again, ()
 
     @property
     def module(self) -> Any:
@@ -120,9 +130,12 @@ class Torch:
 
     @classmethod
     def for_data(cls, data: Source, **options: Any) -> Torch:
-        """The model for these rows, on a few of which its loss is tried."""
+        """The model for these rows, on a few of which its loss is tried, so that ``flops`` are known from the
+        beginning: threads depend on them."""
         made = cls(inputs=data.features, **options)
         made.check_data(data)
+        if made._operations:
+            made.flops = made._operations
         return made
 
     def options(self) -> dict[str, Any]:
@@ -174,7 +187,7 @@ class Torch:
         tensors = TensorBatch(batch, phase, turn)
         torch.default_generator.manual_seed(generator_seed(batch, turn))
         with self._said("the module's loss", tensors):
-            with self._products():
+            with self._products(), torch.set_grad_enabled(backward or self._differentiates):
                 loss, sums = sums_of(self.made.loss(self.module, tensors))  # type: ignore[misc]
             if backward:
                 if not loss.requires_grad:
@@ -236,7 +249,7 @@ class Torch:
         ParameterError
             It raises, or is no scalar.
         """
-        from pyddl.models.pytorch.binding import counted, uncompiled
+        from pyddl.models.pytorch.binding import uncompiled
 
         count = min(len(data), FEW) // 2 * 2 or len(data)
         if count == 0:
@@ -249,24 +262,30 @@ class Torch:
         batch = Batch(rows, index, labels=labels)
         with uncompiled(), self._binding.serving():
             try:
-                self._try(batch, counted)
+                self._try(batch)
             except DataError:  # who encodes needs no labels
                 if labels is not None:
                     raise
+            except ParameterError as error:
+                self._differentiates = True
+                with suppress(ParameterError):
+                    self._try(batch)
+                    return
+                raise error
 
-    def _try(self, batch: Batch, counted: Any) -> None:
+    def _try(self, batch: Batch) -> None:
+        from pyddl.models.pytorch.binding import counted
+
         count = len(batch)
-        operations, self._advice = 0, []
+        self._operations, self._advice = 0, []
         for phase in self._scored:
-            with counted() as done:
+            with nullcontext(int) if self._differentiates else counted() as done:  # which fails with such losses
                 whole = self._sums(batch, phase)["loss"]
-            operations += done()
+            self._operations += 3 * done() // count  # the pass backward is two of those forward
             halves = [self._sums(batch.part(*part), phase)["loss"] for part in ((0, count // 2), (count // 2, count))
                       if count > 1]
             if halves and _is_mean(whole, sum(halves)):
                 self._advice = [MEAN]
-        if operations:
-            self.flops = 3 * operations // count  # the pass backward is two of those forward
 
     def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any],
                  shown: np.ndarray | None) -> list[str]:

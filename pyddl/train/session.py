@@ -330,6 +330,7 @@ class Session:
     def _check_finite(self, when: str) -> None:
         """Refuse vectors that the last updates have spoilt, whether or not a loss has shown it yet. Collective."""
         replica, plan = self.replica, self.plan
+        self.divergence.agree()  # what a step has found says more than what it has spoilt everywhere
         for name, vector, layout in (("parameters", replica.whole, plan.model.layout),
                                      ("buffers", replica.buffers, plan.model.buffers)):
             if where := not_finite(name, vector, layout):

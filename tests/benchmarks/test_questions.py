@@ -253,6 +253,14 @@ def test_modules_begin_at_weights_of_their_shapes():
     assert not convolutions["1"].any() and 0.4 < np.abs(convolutions["0"]).max() < np.sqrt(6 / 9)
 
 
+def test_modules_of_other_losses_are_not_timed():
+    losses = np.array([593.4, 500.0])
+    assert torch_modules.near("same", losses, losses * (1 + 5e-6)) == pytest.approx(5e-6, rel=1e-3)
+    for other in (losses * [1 + 1e-4, 1], losses * [1, 1.01]):
+        with pytest.raises(RuntimeError, match=r"other.*: not timed"):
+            torch_modules.near("other", losses, other)
+
+
 def test_modules_need_an_environment_with_pytorch(monkeypatch, tmp_path, out):
     monkeypatch.setattr(harness, "TORCH", tmp_path / "bin" / "python")
     with pytest.raises(SystemExit, match="is not there; make bench sets it up"):

@@ -1,6 +1,7 @@
 """PyTorch modules as models: gradients and updates are PyTorch's own; which values they have; and what is refused."""
 
 import copy
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -210,6 +211,7 @@ def test_seeds_begin_differently_and_alike():
     first, again, other = (vectors(Torch(name, inputs=6), seed)[0] for seed in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert np.array_equal(first, vectors(Torch(lambda: Coder(6)), 1)[0])
+    assert np.array_equal(first, vectors(Torch(lambda: Torch(lambda: Coder(6))), 1)[0])
 
 
 def test_a_module_begins_with_its_own_values_and_goes_on_with_those_of_training():
@@ -251,7 +253,7 @@ def test_a_file_may_make_a_module_a_pair_or_a_whole_model(tmp_path):
 
 @pytest.mark.parametrize(("given", "said"), [
     (3, "module is 3; expected a torch.nn.Module, a function that makes one, or FILE.py:make_model"),
-    (None, "module is missing: it was an object of Python"),
+    (None, r"module is missing: expected FILE\.py:make_model"),
     ("made", "module is 'made'; expected FILE.py:make_model: a Python file"),
     ("nowhere.py:make", "there is no file nowhere.py"), (nn.Linear(2, 2), "Linear comes without a loss"),
     (lambda: (nn.Identity(), squares), "the module has no parameters")])
@@ -265,6 +267,9 @@ def test_a_loss_that_is_a_module_is_no_loss():
     module.loss = nn.MSELoss()
     with pytest.raises(ParameterError, match="Linear comes without a loss"):
         Torch(module)
+    for loss in (nn.MSELoss(), "mse"):
+        with pytest.raises(ParameterError, match=r"loss is .*; expected a function of module and batch, such"):
+            Torch(module, loss)
 
 
 # ---- buffers
@@ -329,7 +334,7 @@ def test_what_requires_no_gradient_does_not_move():
     module.encoder[0].weight.requires_grad_(False)
     before = copy.deepcopy(module.state_dict())
     model = Torch(module)
-    assert model.layout.groups == ("all", "frozen")
+    assert model.layout.groups == ("all", "(frozen)")
     train(model, weight_decay=0.1)
     moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == set(before) - {"encoder.0.weight"} and not module.encoder[0].weight.requires_grad
@@ -426,7 +431,7 @@ def test_stages_and_parameters_of_no_phase():
     module = Coder(6)
     model = Torch(module, stages=[Stage([Phase("first", ("encoder.0", "decoder"))], epochs=1),
                                   Stage([Phase("last", ("decoder",))])])
-    assert model.layout.groups == ("encoder.0", "decoder", "frozen")
+    assert model.layout.groups == ("encoder.0", "decoder", "(frozen)")
     frozen = module.encoder[2].weight.detach().clone()
     result = train(model, epochs=1)
     assert [line["stage"] for line in result.metrics] == [1, 2] and torch.equal(module.encoder[2].weight, frozen)
@@ -437,6 +442,18 @@ def test_stages_and_parameters_of_no_phase():
             train(Torch(Coder(6), phases=phases))
     with pytest.raises(ParameterError, match="phases and stages are both given"):
         Torch(Coder(6), phases=[Phase("a")], stages=[Stage([Phase("a")])])
+
+
+def test_a_loss_may_differentiate():
+    def slopes(module, batch):
+        rows = batch.rows.clone().requires_grad_()
+        slope, = torch.autograd.grad(module(rows).sum(), rows, create_graph=True)
+        return slope.square().sum()
+
+    module = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))
+    result = train(Torch(module, slopes), validation=0.2, epochs=4)
+    assert result.metrics[-1]["test_loss"] < result.metrics[0]["test_loss"]
+    assert all(each.grad is None for each in module.parameters())
 
 
 # ---- compiled, in bfloat16
@@ -579,8 +596,16 @@ def test_a_run_is_read_again_and_serves(tmp_path):
 
 def test_a_module_of_python_cannot_be_read_again_and_the_message_says_how(tmp_path):
     train(linear(), out=str(tmp_path / "run"))
-    with pytest.raises(DataError, match=r"module is missing: it was an object of Python.* expected FILE.py:make_model"):
+    with pytest.raises(DataError, match=r"module is missing: expected FILE\.py:make_model.*object of Python cannot"):
         load_run(tmp_path / "run")
+
+
+def test_a_model_may_be_pickled(tmp_path):
+    for model in (Torch(nn.Linear(6, 6), squares, merge={"a": "sum"}), Torch(f"{FILE}:make_pair", inputs=6)):
+        train(model)
+        again = pickle.loads(pickle.dumps(model))
+        assert again.layout == model.layout and again.options() == model.options()
+        assert np.array_equal(vectors(again)[0], vectors(model)[0])
 
 
 def test_simulated_workers_train_it():

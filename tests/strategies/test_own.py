@@ -389,6 +389,14 @@ def test_arguments_on_the_command_line_are_plain_values():
     assert option.check("a=1, b=0.5,c=true,d=half") == {"a": 1, "b": 0.5, "c": True, "d": "half"}
 
 
+def test_a_mistake_in_it_is_told_by_one_rank(tmp_path):
+    (tmp_path / "own.py").write_text("from pyddl.strategies import Strategy\n\n\nclass Own(Strategy):\n"
+                                     "    def worker(self, me):\n        yield me.nothing\n")
+    said = said_by_pyddl("train", "autoencoder", "--data", "random:200x20", "--loss", "mse", "--hidden", "3",
+                         "--strategy", "own.py:Own", "--ranks", 2, "--quiet", cwd=tmp_path, check=1)
+    assert said.count("raised AttributeError") == said.count("ending all ranks") == 1, said
+
+
 def test_the_command_line_trains_and_simulates_it(tmp_path):
     own = ["--strategy", NAMED, "--strategy-options", "longest=4"]
     small = ["--data", "random:200x20", "--loss", "mse", "--hidden", "8,3", "--batch-size", 50]

@@ -29,8 +29,8 @@ from pyddl.models.stages import ALL, Phase, Stage
 
 __all__ = ["FROZEN", "Binding", "counted", "uncompiled"]
 
-FROZEN = "frozen"
-"""Group of the slices that no phase trains."""
+FROZEN = "(frozen)"
+"""Group of the slices that no phase trains: no submodule is called so."""
 
 EXACT = 1 << 24  # whole numbers up to here are float32
 

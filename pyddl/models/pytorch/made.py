@@ -13,7 +13,7 @@ from pyddl.errors import ParameterError, PyddlError
 from pyddl.models.pytorch.batch import TensorBatch
 from pyddl.models.stages import Stage
 
-__all__ = ["Loss", "Made", "loss_of", "maker", "sums_of"]
+__all__ = ["Loss", "Made", "check_loss", "loss_of", "maker", "sums_of"]
 
 Loss: TypeAlias = Callable[[torch.nn.Module, TensorBatch], Any]
 
@@ -75,9 +75,9 @@ def _function(given: Any) -> tuple[Callable[..., Any], Loss | None]:
     if callable(given):
         return given, None
     if given is None:
-        raise ParameterError("module is missing: it was an object of Python, which no run directory holds, or was not "
-                             f"given; expected {_own.FUNCTION}, a function in a file that makes it. What was trained "
-                             "is in model.safetensors, for load_state_dict")
+        raise ParameterError(f"module is missing: expected {_own.FUNCTION}, a function in a file that makes it. (A run "
+                             "whose module was an object of Python cannot make it again: what was trained is in its "
+                             "model.safetensors, for load_state_dict)")
     raise ParameterError(f"module is {given!r}; expected a torch.nn.Module, a function that makes one, or "
                          f"{_own.FUNCTION}")
 
@@ -103,6 +103,13 @@ def _taken(made: Any, what: str, beside: Loss | None) -> Made:
         raise ParameterError(f"module {what} has made {type(made).__name__}; expected a torch.nn.Module, a module and "
                              "its loss, or a pyddl.models.Torch")
     return Made(made, loss, beside)
+
+
+def check_loss(loss: Any) -> None:
+    """Refuse a loss that is no function of module and batch."""
+    if loss is not None and (isinstance(loss, torch.nn.Module) or not callable(loss)):
+        raise ParameterError(f"loss is {loss!r}; expected a function of module and batch, such as def loss(module, "
+                             "batch): return mse_loss(module(batch.rows), batch.rows, reduction='sum')")
 
 
 def loss_of(module: torch.nn.Module, beside: Loss | None = None) -> Loss:
