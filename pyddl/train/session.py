@@ -69,6 +69,7 @@ class Session:
         self.connection, self._asked = Connection(plan, self.activity, stop), stop
         self.divergence = Divergence(self.connection, stop, lambda: self.ledger.step)
         self._ran = False  # any stage
+        self._saved: tuple[int, int] | None = None  # after which step and row
         self.resumes = plan.options["resume"] and before is None  # the start is newer than any checkpoint
         if before is not None:
             self.ledger.directory, self.ledger.deaths = before.ledger.directory, before.ledger.deaths
@@ -115,7 +116,7 @@ class Session:
             seconds, per_rank, _ = self.seconds()
             return self._result({"time": seconds, "time_per_rank": records.by_part(per_rank), "split": 1,
                                  "stage": ledger.stage}, self.whole.state())
-        if stopped:
+        if stopped and self._saved != (ledger.step, ledger.row):
             self.save()
         self.whole.settle()
         state = self.whole.state_here()
@@ -404,11 +405,9 @@ class Session:
     def _stop_or_go_on(self, line: dict[str, Any], best: bool) -> None:
         """After an epoch: early stopping, and the checkpoint. Collective."""
         connection, patience, stop = self.connection, self.ledger.patience, self.connection.stop
-        if not self.plan.strategy.replicated:  # rank 0's figures decide; here such ranks also agree on a stop
-            votes = connection.transport.gather_objects((patience.over, best, stop.requested))
-            patience.over, best = votes[0][:2]
-            stop.agreed |= any(vote[2] for vote in votes)
-        stop.agreed |= patience.over
+        votes = connection.transport.gather_objects((patience.over, best, stop.requested))
+        patience.over, best = votes[0][:2]  # rank 0's figures decide, where they differ
+        stop.agreed |= patience.over or any(vote[2] for vote in votes)  # no further step for what came by now
         epoch, last = line["epoch"], self.plan.epochs
         if epoch % self.plan.options["checkpoint_every"] == 0 or epoch == last or stop.agreed or best:
             self.save(best=best)
@@ -419,6 +418,7 @@ class Session:
         """Write a checkpoint. Collective."""
         if self.ledger.checkpoints is None:
             return
+        self._saved = (self.ledger.step, self.ledger.row)
         replica, between, whole = self.replica, self.connection.between, self.whole
         seconds, per_rank, _ = self.seconds()
         with self.activity.files("writing a checkpoint"), whole.as_saved():
