@@ -25,7 +25,7 @@ References
 """
 
 __all__ = ["CORRUPT", "DATA", "DROPOUT", "GIBBS", "INITIALISE", "LIKELIHOOD", "NOISE", "SEEDS", "SEED_OF_LEVEL",
-           "SHUFFLE", "STRATEGY", "TEMPERING", "TORCH"]
+           "SHUFFLE", "STRATEGY", "TEMPERING"]
 
 SEEDS = 1 << 48
 """Seeds are below this number."""
@@ -53,5 +53,3 @@ LIKELIHOOD = 9
 """Chains that estimate a likelihood."""
 TEMPERING = 10
 """Chains on a ladder of Boltzmann machines."""
-TORCH = 11
-"""Seeds of PyTorch's own generator, one for each gradient."""

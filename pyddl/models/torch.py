@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,10 @@ from pyddl.data.batch import Batch
 from pyddl.data.prefetch import label_buffer
 from pyddl.data.source import Source
 from pyddl.data.statistics import Statistics
-from pyddl.errors import DataError, ParameterError, PyddlError
-from pyddl.models.stages import ALL, Phase, Stage
+from pyddl.errors import DataError, ParameterError
+from pyddl.models.stages import Phase, Stage
 
 if TYPE_CHECKING:
-    from pyddl.models.pytorch.batch import TensorBatch
     from pyddl.models.pytorch.made import Loss
 
 __all__ = ["Torch"]
@@ -88,7 +87,7 @@ class Torch:
             if not isinstance(error, ModuleNotFoundError) or error.name != "torch":
                 raise  # it is there, and broken
             raise ParameterError(INSTALL) from None
-        from pyddl.models.pytorch import binding, made
+        from pyddl.models.pytorch import binding, made, passes
 
         if phases and stages:
             raise ParameterError("phases and stages are both given; expected one of them: stages are made of phases")
@@ -99,20 +98,18 @@ class Torch:
         self._given, self._arguments, self._inputs = module, dict(arguments or {}), inputs
         self._make = made.maker(module, self._arguments, inputs)
         first = self._make(torch.initial_seed())  # of whoever makes this model
-        self.made = first._replace(loss=loss or first.loss or made.loss_of(first.module, first.beside),
+        self.made = first._replace(loss=loss or first.loss, merge=merge or first.merge,
                                    stages=stages or ([Stage(tuple(phases))] if phases else first.stages),
-                                   merge=merge or first.merge, dtype=max(dtype, first.dtype, key=names.DTYPES.index))
+                                   dtype=max(dtype, first.dtype, key=names.DTYPES.index))
         self._binding = binding.Binding(self.module, self.made.stages, self.made.merge)
+        self._passes = passes.Passes(self.made, self._binding)
         self.layout, self.buffers, self.aliases = self._binding.layout, self._binding.buffers, self._binding.aliases
         if self._binding.stages:
             self.stages = self._binding.stages
         if inputs is not None:
             self.inputs = inputs
-        self._turns = dict(self._turns_of_phases())
-        self._names: dict[str, tuple[str, ...]] = {}  # of the sums, by phase
         self._advice: list[str] = []
         self._operations = 0  # floating-point ones of a gradient, per row, where they could be counted
-        self._differentiates = False  # whether the loss itself asks for gradients, as penalties on slopes do
         for member in ("encode", "reconstruct", "sample", "pictures"):
             if callable(getattr(self.module, member, None)):
                 setattr(self, member, getattr(self, f"_{member}"))
@@ -145,14 +142,6 @@ class Torch:
         return {"module": _own.anywhere(self._given), "arguments": self._arguments, "inputs": self._inputs,
                 "dtype": self.dtype}
 
-    def _turns_of_phases(self) -> Iterator[tuple[str, tuple[int, slice, frozenset[str]]]]:
-        """Of each phase: its number, where its gradient lies, and which slices are trained."""
-        stages = self._binding.stages or (Stage((Phase(ALL),)),)
-        for number, phase in [each for stage in stages for each in enumerate(stage.phases)]:
-            begin, end = self.layout.range_of(phase.groups)
-            yield phase.name, (number, slice(begin, end), frozenset(
-                s.name for s in self.layout if begin <= s.begin < end))
-
     # ---- training
 
     def initialise(self, parameters: np.ndarray, buffers: np.ndarray, seed: int, data: Statistics) -> None:
@@ -163,64 +152,8 @@ class Torch:
         self._binding.save(parameters, buffers)
 
     def gradient(self, parameters: np.ndarray, gradients: np.ndarray, buffers: np.ndarray,
-                 batch: Batch) -> float | Mapping[str, float]:
-        _, place, trained = self._turns[batch.phase]
-        gradients[place].fill(0)
-        if len(batch) == 0:
-            with self._binding.announcer.during(batch.ready, trained):
-                return self._of_nothing(batch.phase)
-        self._binding.to(parameters, gradients, buffers)
-        self._binding.train(trained)
-        self._binding.load_copied()
-        sums = self._sums(batch, batch.phase, backward=True)
-        self._binding.settle()
-        return sums
-
-    def _sums(self, batch: Batch, phase: str, *, backward: bool = False) -> dict[str, float]:
-        """What the loss gives for these rows in the turn of a phase, as numbers; and its gradient."""
-        import torch
-
-        from pyddl.models.pytorch.batch import TensorBatch, generator_seed
-        from pyddl.models.pytorch.made import sums_of
-
-        turn = batch.turn if backward else self._turns[phase][0]
-        tensors = TensorBatch(batch, phase, turn)
-        torch.default_generator.manual_seed(generator_seed(batch, turn))
-        with self._said("the module's loss", tensors):
-            with self._products(), torch.set_grad_enabled(backward or self._differentiates):
-                loss, sums = sums_of(self.made.loss(self.module, tensors))  # type: ignore[misc]
-            if backward:
-                if not loss.requires_grad:
-                    raise ParameterError(f"the module's loss does not depend on any parameter that phase {phase} trains"
-                                         ": was it detached, or computed under torch.no_grad?")
-                with self._binding.announcer.during(batch.ready, self._turns[phase][2]):
-                    loss.backward()
-        self._names[phase] = tuple(sums)
-        return sums
-
-    def _of_nothing(self, phase: str) -> dict[str, float]:
-        return dict.fromkeys(self._names.get(phase, ("loss",)), 0.0)
-
-    def _products(self) -> AbstractContextManager[Any]:
-        """As `dtype` says."""
-        import torch
-
-        return torch.autocast("cpu", torch.bfloat16) if self.dtype == "bfloat16" else nullcontext()
-
-    @contextmanager
-    def _said(self, what: str, tensors: TensorBatch | None = None) -> Iterator[None]:
-        """Within the block, what code of the user's raises becomes an error in one line."""
-        try:
-            yield
-        except (PyddlError, MemoryError):
-            raise
-        except Exception as error:
-            if "DefaultCPUAllocator" in str(error):
-                raise MemoryError(str(error).strip().splitlines()[0]) from error
-            if tensors is not None and tensors.lacks_labels:
-                raise DataError(f"{what} asks for labels, and the rows have none: give them with --labels, or a source "
-                                f"that has some ({_own.said(error)})") from error
-            raise _own.failed(f"{what} raised {_own.said(error)}") from error
+                 batch: Batch) -> Mapping[str, float]:
+        return self._passes.gradient(parameters, gradients, buffers, batch)
 
     def finish(self, parameters: np.ndarray, buffers: np.ndarray) -> None:
         """Give the module these values, in memory of its own."""
@@ -228,18 +161,14 @@ class Torch:
 
     # ---- the module as it serves
 
-    @property
-    def _scored(self) -> list[str]:
-        """The phases whose losses are scores: those of the last stage."""
-        return [each.name for each in self._binding.stages[-1].phases] if self._binding.stages else [ALL]
-
     def evaluate(self, parameters: np.ndarray, buffers: np.ndarray, batch: Batch) -> dict[str, float]:
         """Sums over the rows of what the loss gives, the module in eval mode: of several phases ``loss`` is the sum of
         their losses, and ``loss_PHASE`` each."""
+        passes = self._passes
         if len(batch) == 0:
-            return _joined({phase: self._of_nothing(phase) for phase in self._scored})
+            return _joined({phase: passes.of_nothing(phase) for phase in passes.scored})
         with self._binding.bound(parameters, buffers):
-            return _joined({phase: self._sums(batch, phase) for phase in self._scored})
+            return _joined({phase: passes.sums(batch, phase) for phase in passes.scored})
 
     def check_data(self, data: Source) -> None:
         """Try the loss on a few rows, before anything depends on it.
@@ -267,7 +196,7 @@ class Torch:
                 if labels is not None:
                     raise
             except ParameterError as error:
-                self._differentiates = True
+                self._passes.differentiates = True
                 with suppress(ParameterError):
                     self._try(batch)
                     return
@@ -276,13 +205,13 @@ class Torch:
     def _try(self, batch: Batch) -> None:
         from pyddl.models.pytorch.binding import counted
 
-        count = len(batch)
+        count, passes = len(batch), self._passes
         self._operations, self._advice = 0, []
-        for phase in self._scored:
-            with nullcontext(int) if self._differentiates else counted() as done:  # which fails with such losses
-                whole = self._sums(batch, phase)["loss"]
+        for phase in passes.scored:
+            with nullcontext(int) if passes.differentiates else counted() as done:  # which fails with such losses
+                whole = passes.sums(batch, phase)["loss"]
             self._operations += 3 * done() // count  # the pass backward is two of those forward
-            halves = [self._sums(batch.part(*part), phase)["loss"] for part in ((0, count // 2), (count // 2, count))
+            halves = [passes.sums(batch.part(*part), phase)["loss"] for part in ((0, count // 2), (count // 2, count))
                       if count > 1]
             if halves and _is_mean(whole, sum(halves)):
                 self._advice = [MEAN]
@@ -303,10 +232,9 @@ class Torch:
 
     def _of_rows(self, member: str, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         rows = np.ascontiguousarray(rows, dtype=np.float32)
+        parts = [rows[begin : begin + CHUNK] for begin in range(0, max(1, len(rows)), CHUNK)]
         with self._binding.bound(parameters, buffers):
-            parts = [self._called(member, rows[begin : begin + CHUNK], count=len(rows[begin : begin + CHUNK]))
-                     for begin in range(0, max(1, len(rows)), CHUNK)]
-        return np.concatenate(parts)
+            return np.concatenate([self._passes.called(member, part, len(part)) for part in parts])
 
     def _sample(self, parameters: np.ndarray, buffers: np.ndarray, count: int, seed: int) -> np.ndarray:
         """So many rows of the module's ``sample(count)``, PyTorch's generator seeded."""
@@ -314,26 +242,13 @@ class Torch:
 
         with self._binding.bound(parameters, buffers):
             torch.manual_seed(seed)
-            return self._called("sample", count, count=count)
+            return self._passes.called("sample", count, count)
 
     def _pictures(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Pictures of the module's ``pictures(rows)``, by their names."""
-        import torch
-
-        with self._binding.bound(parameters, buffers), self._said("pictures of the module"):
-            found = self.module.pictures(torch.from_numpy(np.array(rows, dtype=np.float32)))
-        return {name: each.detach().float().numpy() for name, each in found.items()}
-
-    def _called(self, member: str, given: Any, *, count: int) -> np.ndarray:
-        """What a method of the module gives: a row of float32 for each."""
-        import torch
-
-        with self._said(f"{member} of the module"), self._products():
-            found = getattr(self.module, member)(torch.from_numpy(given) if isinstance(given, np.ndarray) else given)
-        if not isinstance(found, torch.Tensor) or found.ndim == 0 or len(found) != count:
-            what = f"of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
-            raise ParameterError(f"{member} of the module returned {what}; expected a tensor of {count} rows")
-        return found.float().reshape(count, -1).numpy().copy()
+        with self._binding.bound(parameters, buffers):
+            found = self._passes.called("pictures", np.array(rows, dtype=np.float32))
+            return {name: each.detach().float().numpy().copy() for name, each in found.items()}
 
 
 def _joined(sums: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -34,11 +34,8 @@ class Announcer:
         self._final: set[str] = set()
 
     @contextmanager
-    def during(self, ready: Ready | None, trained: frozenset[str]) -> Iterator[None]:
+    def during(self, ready: Ready, trained: frozenset[str]) -> Iterator[None]:
         """Within the block a pass backward is announced to ``ready``; what had no gradient in it follows at the end."""
-        if ready is None:
-            yield
-            return
         if not self._hooked:  # no earlier: a call for each parameter and step
             self._hooked = True
             for s, each in self._parameters:
@@ -54,6 +51,12 @@ class Announcer:
             self._ready = None
         for s in self._waiting:
             ready(s.begin, s.end)
+
+    def announce_all(self, ready: Ready | None, trained: frozenset[str]) -> None:
+        """The same without a pass backward, for no rows."""
+        for s, _ in reversed(self._parameters):
+            if ready is not None and s.name in trained:
+                ready(s.begin, s.end)
 
     def _arrived(self, s: Slice, parameter: Tensor) -> None:
         if self._ready is None:

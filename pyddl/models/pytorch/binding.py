@@ -95,6 +95,7 @@ class Binding:
         self._views: dict[int, tuple[weakref.ref[np.ndarray], list[Tensor]]] = {}  # of vectors that are still there
         self._grads: list[Tensor] = []
         self._places: list[int] = []  # addresses of the parameters' views
+        self._watched: list[tuple[Tensor, Tensor | None, int, dict[str, Any], str]] = []
         self._trained: frozenset[str] | None = None
 
     def _distinct(self, named: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -149,8 +150,11 @@ class Binding:
             self._give_gradients()
 
     def _give_gradients(self) -> None:
-        for (_, each), view in zip(self._parameters, self._grads, strict=bool(self._grads)):
+        self._watched.clear()
+        for (_, each), view, place, held in zip(self._parameters, self._grads, self._places, self._held,
+                                                strict=bool(self._grads)):
             each.grad = view if each.requires_grad else None
+            self._watched.append((each, each.grad, place, *held))
 
     def load_copied(self) -> None:
         """Give buffers that are no views what the vector says."""
@@ -167,19 +171,23 @@ class Binding:
         ParameterError
             The module has changed where a parameter or its gradient lies.
         """
-        for (s, each), (held, name), view, place in zip(self._parameters, self._held, self._grads, self._places,
-                                                        strict=True):
-            if id(held.get(name)) != id(each):
-                raise ParameterError(f"the module or its loss has put another one in the place of parameter {s.name}, "
-                                     "which training does not see: change values in place (copy_, mul_), or not at all")
-            if each.requires_grad and each.grad is not view:
-                what = "set the gradient to None" if each.grad is None else "replaced the gradient"
-                raise ParameterError(f"the module or its loss has {what} of parameter {s.name}, which pyddl sums up "
-                                     "where it lies: leave zero_grad and optimizers out, the trainer does their work")
-            if each.data_ptr() != place:
-                raise ParameterError(f"the module or its loss has moved parameter {s.name} to other memory, which "
-                                     "training does not see: change values in place (copy_, mul_), or not at all")
-        self.settle_buffers()
+        for each, view, place, held, name in self._watched:
+            if each.grad is not view or each.data_ptr() != place or held.get(name) is not each:
+                self._refuse(each, view, place)
+        if self._buffers:
+            self.settle_buffers()
+
+    def _refuse(self, moved: Tensor, view: Tensor | None, place: int) -> None:
+        name = next(s.name for s, each in self._parameters if each is moved)
+        if moved.grad is not view:
+            what = "set the gradient to None" if moved.grad is None else "replaced the gradient"
+            raise ParameterError(f"the module or its loss has {what} of parameter {name}, which pyddl sums up where it "
+                                 "lies: leave zero_grad and optimizers out, the trainer does their work")
+        what = f"moved parameter {name} to other memory"
+        if moved.data_ptr() == place:
+            what = f"put another one in the place of parameter {name}"
+        raise ParameterError(f"the module or its loss has {what}, which training does not see: change values in place "
+                             "(copy_, mul_), or not at all")
 
     def settle_buffers(self) -> None:
         vector = self._vectors[2]

@@ -13,7 +13,7 @@ from pyddl.errors import ParameterError, PyddlError
 from pyddl.models.pytorch.batch import TensorBatch
 from pyddl.models.stages import Stage
 
-__all__ = ["Loss", "Made", "check_loss", "loss_of", "maker", "sums_of"]
+__all__ = ["Loss", "Made", "check_loss", "loss_of", "maker"]
 
 Loss: TypeAlias = Callable[[torch.nn.Module, TensorBatch], Any]
 
@@ -121,26 +121,3 @@ def loss_of(module: torch.nn.Module, beside: Loss | None = None) -> Loss:
         raise ParameterError(f"{type(module).__name__} comes without a loss: give loss(module, batch), or the module a "
                              "method loss(batch), which returns the sum of the losses of batch.rows")
     return beside
-
-
-def sums_of(found: Any) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss, and all sums that came with it as numbers.
-
-    Raises
-    ------
-    ParameterError
-        It is no scalar, or comes without ``loss``.
-    """
-    given = dict(found) if isinstance(found, Mapping) else {"loss": found}
-    loss = given.get("loss")
-    if "loss" not in given or not isinstance(loss, torch.Tensor):
-        what = f"the names {', '.join(map(str, given)) or 'none'}" if isinstance(found, Mapping) else repr(found)
-        raise ParameterError(f"the module's loss returned {what}; expected a scalar tensor, the sum of the losses of "
-                             "the batch's rows, or a mapping of such sums, loss among them")
-    for name, value in given.items():
-        if not isinstance(value, torch.Tensor | float | int) or (isinstance(value, torch.Tensor) and value.ndim):
-            shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
-            raise ParameterError(f"{name} of the module's loss is {shape}; expected a scalar, the sum over the batch's "
-                                 "rows: .sum()")
-    return loss, {name: value.item() if isinstance(value, torch.Tensor) else float(value)
-                  for name, value in given.items()}
