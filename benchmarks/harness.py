@@ -342,6 +342,7 @@ class Record:
             "cpu": _cpu(),
             "cores": len(os.sched_getaffinity(0)),
             "load": round(os.getloadavg()[0], 1),  # of other work, if this is the first to run
+            "real_time": os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR),  # before all other work: chrt
             "python": platform.python_version(),
             **facts,
         }

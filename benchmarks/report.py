@@ -184,10 +184,10 @@ def aims(lines: dict[str, Lines]) -> list[Aim]:
             found += [Aim(f"adversarial step, {line['case']}, {dtype}: of one without penalty", adversarial_step.MOST,
                           times, most=True) for dtype, times in line["times_plain"].items()]
     for line in (each for each in lines["torch_modules"] if each["ranks"] == 2):
-        parts = ", ".join(f"{part} {1e6 * value:.0f} us" for part, value in line["parts"].items())
         found.append(Aim(f"PyTorch module, {line['case'].replace(':', ', ')} rows per rank: against the best of DDP",
                          torch_modules.AIMS[line["case"]], line["against"]["pyddl"]["faster"],
-                         why=f"of a step of one rank {parts}; {line['share_of_local']:.0%} of ranks that send nothing"))
+                         why=f"twice one process of PyTorch would be {torch_modules.bound(line):.2f}x, and sums leave "
+                             f"{line['share_of_local']:.0%} of what ranks reach that send nothing"))
     for line in lines["rbm"]:
         wanted = {10: 3.0, 100: 2.0}.get(line["batch"])
         if wanted is not None:
@@ -415,7 +415,8 @@ def tempering_section(lines: Lines) -> Iterable[str]:
 def when(header: dict[str, Any]) -> str:
     """When and on what a question was answered."""
     clock = ", in processor time" if header.get("clock") == "cpu" else ""
-    return f"{header['date']}, commit {header['commit']}, load average at the start {header['load']:g}{clock}"
+    first = ", before all other work (`chrt`)" if header.get("real_time") else ""
+    return f"{header['date']}, commit {header['commit']}, load average at the start {header['load']:g}{clock}{first}"
 
 
 def write(path: Path, lines: dict[str, Lines]) -> None:

@@ -27,7 +27,7 @@ from benchmarks import harness, step
 from benchmarks.harness import Peer, Record, Timing
 from pyddl.comm import launcher
 
-__all__ = ["AIMS", "CASES", "Case", "against", "main", "section"]
+__all__ = ["AIMS", "CASES", "Case", "against", "bound", "main", "near", "rates", "section"]
 
 CONVOLUTIONS = [(16, 1, 3, 3), (16,), (32, 16, 3, 3), (32,), (32, 16, 3, 3), (16,), (16, 1, 3, 3), (1,)]
 """Shapes of the convolutional module's parameters, in its order."""
@@ -139,6 +139,13 @@ def rates(line: Mapping[str, Any]) -> dict[str, float]:
     """Samples per second of each side of a record, over all its ranks."""
     return {name: line["batch"] * (1 if name in ("pyddl 1 rank", *ALONE) else line["ranks"]) / each["p50"]
             for name, each in line["seconds"].items()}
+
+
+def bound(line: Mapping[str, Any]) -> float:
+    """How many times as fast as the best of DDP as many processes of PyTorch would be that never meet, by the rate of
+    the best one alone."""
+    rate, others = rates(line), line["against"]
+    return line["ranks"] * rate[others["pyddl 1 rank"]["best"]] / rate[others["pyddl"]["best"]]
 
 
 def section(lines: Sequence[Mapping[str, Any]]) -> Iterable[str]:

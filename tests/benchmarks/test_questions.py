@@ -236,9 +236,11 @@ def test_modules_are_compared_with_the_fastest_way_of_ddp():
     found = torch_modules.against(timings, "pyddl", torch_modules.DDP)  # compiled: not timed
     assert found == {"best": "DDP", "faster": 2.5, "quartiles": [2.0, 3.0]}
     assert set(torch_modules.AIMS) == set(torch_modules.CASES)
-    line = {"case": "convolutions:32", "batch": 32, "ranks": 2, "against": {"pyddl": found},
+    alone = torch_modules.against(timings, "pyddl 1 rank", torch_modules.ALONE)
+    line = {"case": "convolutions:32", "batch": 32, "ranks": 2, "against": {"pyddl": found, "pyddl 1 rank": alone},
             "seconds": {name: timing.summary() for name, timing in timings.items()},
             "parts": {"gradient": 1e-3}, "share_of_local": 0.9}
+    assert torch_modules.bound(line) == 3.0  # DDP's steps take 3 seconds, PyTorch's 1
     assert torch_modules.rates(line)["pyddl"] == 2 * 32 and torch_modules.rates(line)["PyTorch"] == 32
     assert "| convolutions, 32 | 64 | 40 |" in "\n".join(torch_modules.section([line]))
     assert [(aim.wanted, aim.reached) for aim in report.aims(dict.fromkeys(report.QUESTIONS, ()) | {
