@@ -14,6 +14,7 @@ from pyddl.errors import ParameterError, ShapeError
 from pyddl.names import ALSO_CALLED
 
 LOOKED_AT = 10_000  # files of a folder, for one that is meant
+BEYOND = 2**64  # whole numbers without a range of their own are below
 MOST_THREADS = 1024  # of one process, as in csrc/kernels/threads.hpp
 
 
@@ -26,6 +27,8 @@ def number(name: str, value: Any, *, above: float | None = None, at_least: float
         result = float(value)
     except (TypeError, ValueError):
         raise ParameterError(f"{name} is {value!r}; expected a number") from None
+    except OverflowError:
+        raise ParameterError(f"{name} has more digits than a number of 64 bits can tell; expected a number") from None
     bounds = [
         (above, result > above if above is not None else True, "above"),
         (at_least, result >= at_least if at_least is not None else True, "at least"),
@@ -42,6 +45,8 @@ def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int 
     """Return ``value`` as an int in the given range, or raise `ParameterError`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ParameterError(f"{name} is {value!r}; expected a whole number")
+    if at_most is None and not -BEYOND < value < BEYOND:
+        raise ParameterError(f"{name} has more digits than a number of 64 bits can tell; expected a whole number")
     if (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
         words = [f"at least {at_least}" if at_least is not None else "",
                  f"at most {at_most}" if at_most is not None else ""]

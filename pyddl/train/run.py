@@ -364,6 +364,8 @@ def read_config(path: str) -> dict[str, Any]:
         raise DataError(f"{path} is no text in UTF-8 (byte {error.start}): save it in that encoding") from None
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
+    except RecursionError:
+        raise DataError(f"{path}: lists or tables within one another, too many to read") from None
 
 
 def _object(text: str) -> dict[str, Any]:

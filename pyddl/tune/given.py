@@ -28,6 +28,8 @@ NEVER_DRAWN = {
 NEVER_FIXED = ("resume", "overwrite", "quiet", "verbose", "config")
 LEFT_OUT = ("out", "ranks", "auto", "rows")  # of a run's config.toml: the search has folders and ranks of its own
 OF_RANGE, OF_CHOICES = ("low", "high", "log", "step", "when"), ("choices", "when")
+LISTS = ("ints", "layers", "floats")  # kinds of options that are several numbers
+MOST_STEPS = 1e12  # of a range: beyond, they are no more than the rounding of its numbers
 NUMBERS = {"int": "int", "ints": "int", "layers": "int", "float": "float", "floats": "float"}
 
 
@@ -104,8 +106,18 @@ def _parameter(name: str, said: Any, where: str) -> Parameter:
         raise ParameterError(f"{where}{name}: when is {when!r}; expected a table of options, for example "
                              '{strategy = "averaging"}')
     made = _choices(name, said["choices"], where) if "choices" in said else _range(name, said, where)
-    return replace(made, when={other: tuple(value) if isinstance(value, list) else (value,)
+    return replace(made, when={other: _values_of(f"{where}{name}: when", other, value)
                                for other, value in when.items()})
+
+
+def _values_of(begins: str, name: str, said: Any) -> tuple[Any, ...]:
+    """The values of which a condition asks for one; of an option that is a list itself ``[64, 16]`` is one value."""
+    if not isinstance(said, list):
+        return (said,)
+    if not said:
+        raise ParameterError(f"{begins} asks for {name} to be one of no values; expected at least one")
+    whole = name in known() and option(name).kind in LISTS and not any(isinstance(each, list | str) for each in said)
+    return (said,) if whole else tuple(said)
 
 
 def _choices(name: str, given: Any, where: str) -> Parameter:
@@ -142,6 +154,9 @@ def _range(name: str, said: Mapping[str, Any], where: str) -> Parameter:
         raise ParameterError(f"{where}{name} has log and step; expected one of them at most")
     if step is not None and step > high - low:
         raise ParameterError(f"{where}{name} has a step of {step:g}, longer than its range from {low:g} to {high:g}")
+    if step is not None and (high - low) / step > MOST_STEPS:
+        raise ParameterError(f"{where}{name} has a step of {step:g}, too short for its range from {low:g} to {high:g}: "
+                             "leave step out")
     return Parameter(name, number.kind, low, high, log, step)
 
 

@@ -31,7 +31,7 @@ OPTIONS = (
            "minimize", choices=("minimize", "maximize")),
     Option("seed", "int", 0, "search", "seed of what is drawn; trials have that of training", at_least=0),
     Option("minutes", "float", None, "search", "time after which no trial begins, and those under way are stopped",
-           "minutes", above=0),
+           "minutes", above=0, at_most=1e9),
     Option("first", "int", 1, "search", "epochs after which asha ends trials first", "epochs", at_least=1),
     Option("factor", "int", 3, "search", "of so many trials asha lets one go on", at_least=2),
 )

@@ -199,6 +199,7 @@ strategy = ["averaging", "gossip"]
     (AUTOENCODER, {"batch_size": {"low": 1, "high": 9, "step": 0}}, "batch_size: step is 0; expected a whole number"),
     (AUTOENCODER, {"batch_size": {"low": 1, "high": 9, "step": 2, "log": True}}, "has log and step"),
     (AUTOENCODER, {"batch_size": {"low": 1, "high": 9, "step": 10}}, "a step of 10, longer than its range"),
+    (AUTOENCODER, {"learning_rate": {"low": 0.1, "high": 1, "step": 1e-300}}, "a step of 1e-300, too short for its "),
     (AUTOENCODER, {"batch_size": []}, "batch_size has no choices"),
     (AUTOENCODER, {"batch_size": [32, "x"]}, "batch_size is 'x'; expected a whole number"),
     (AUTOENCODER, {"hidden": [[16], [16]]}, "hidden has the choice [16] twice"),
@@ -220,6 +221,10 @@ strategy = ["averaging", "gossip"]
     ({**AUTOENCODER, "epochs": 0}, {"learning_rate": RATE}, "epochs is 0; expected a whole number at least 1"),
     (AUTOENCODER, {"learning_rate": {**RATE, "when": {"strateg": "x"}}}, "when names 'strateg', which is no option; "
      "did you mean 'strategy'?"),
+    (AUTOENCODER, {"learning_rate": {**RATE, "when": {"optimizer": []}}}, "when asks for optimizer to be one of no "
+     "values; expected at least one"),
+    (AUTOENCODER, {"learning_rate": {**RATE, "when": {"hidden": [64, 8]}}, "hidden": [[64], [8]]}, "never drawn: when "
+     "asks for hidden [64, 8], and it is [64], [8]"),
     (AUTOENCODER, {"learning_rate": {**RATE, "when": "averaging"}}, "when is 'averaging'; expected a table of options"),
     (AUTOENCODER, {"learning_rate": {**RATE, "when": {"optimizer": "sgd"}}}, "learning_rate is never drawn: when asks "
      "for optimizer sgd, and it is adam"),
@@ -239,6 +244,16 @@ def test_what_is_wrong_with_a_space_is_said_in_one_line(fixed, space, words):
     assert said.startswith("space.toml: ") and words in said and "\n" not in said, said
 
 
+@pytest.mark.parametrize(("when", "drawn"), [
+    ([64, 16], {(64, 16)}), ([[64, 16]], {(64, 16)}), ([[64], [64, 16]], {(64,), (64, 16)}), (64, {(64,)}),
+    (["64", "64,16"], {(64,), (64, 16)})])
+def test_a_condition_on_an_option_that_is_a_list(when, drawn):
+    space = Space(AUTOENCODER, {"hidden": [[64], [64, 16], [16]], "learning_rate": {**RATE, "when": {"hidden": when}}})
+    for hidden in ((64,), (64, 16), (16,)):
+        given = space.draw(lambda parameter, hidden=hidden: hidden if parameter.name == "hidden" else 0.01)
+        assert ("learning_rate" in given) == (hidden in drawn)
+
+
 def test_a_strategy_that_needs_more_ranks_than_a_trial_has(tmp_path):
     (tmp_path / "mine.py").write_text("from pyddl.strategies import Averaging\nclass Mine(Averaging): needs = 3\n")
     space = Space(AUTOENCODER, {"strategy": ["allreduce", "server", f"{tmp_path}/mine.py:Mine"]}, where="space.toml: ")
@@ -255,6 +270,9 @@ def test_a_strategy_that_needs_more_ranks_than_a_trial_has(tmp_path):
 def test_files_that_are_none(tmp_path):
     with pytest.raises(DataError, match=r"none\.toml: no such file"):
         Space.read(tmp_path / "none.toml")
+    (tmp_path / "deep.toml").write_text(f"space = {'[' * 5000}{']' * 5000}\n")
+    with pytest.raises(DataError, match=r"deep\.toml: lists or tables within one another"):
+        Space.read(tmp_path / "deep.toml")
     (tmp_path / "space.toml").write_text('model = "autoencoder"\nspace = 3\n')
     with pytest.raises(ParameterError, match=r"space is 3; expected a table \[space\]"):
         Space.read(tmp_path / "space.toml")
@@ -265,6 +283,7 @@ def test_files_that_are_none(tmp_path):
     ({"smapler": "tpe"}, "there is no option 'smapler'; did you mean 'sampler'?"),
     ({"sampler": "tp"}, "sampler is 'tp'; expected one of random, tpe"),
     ({"factor": 1}, "factor is 1; expected a whole number at least 2"),
+    ({"minutes": float("inf")}, "minutes is inf; expected a number above 0 and at most 1"),
 ])
 def test_what_is_wrong_with_a_search(table, words):
     with pytest.raises(ParameterError) as caught:
