@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -312,3 +313,10 @@ def test_the_goal_is_a_column_and_its_name_says_which_way_is_better():
 def test_a_value_that_is_none_of_a_parameters():
     with pytest.raises(ParameterError, match="batch_size is 65; expected 32, 64"):
         Parameter("batch_size", "choice", choices=(32, 64)).value(65)
+
+
+def test_the_example_is_a_space():
+    path = Path(__file__).parents[2] / "examples" / "space.toml"
+    space = Space.read(path)
+    assert space.fixed["hidden"] == (256, 64) and Search.of(space.search, {}, where="").minutes == 20
+    assert "learning_rate" in space.table()
