@@ -21,8 +21,8 @@ from typing import Any, NoReturn
 
 from pyddl.errors import PeerLost
 
-__all__ = ["ENDING_ALL", "LEAVING", "STOPPED", "OnAllRanks", "end_all", "end_without_mpi", "install", "installed",
-           "leave", "run_main", "told_by_another"]
+__all__ = ["ENDING_ALL", "LEAVING", "STOPPED", "OnAllRanks", "end_all", "end_without_mpi", "first_of_node", "install",
+           "installed", "leave", "run_main", "told_by_another"]
 
 STOPPED = 75
 """Exit status of a run that was stopped on request and can be resumed: all ranks agree on it, so it is no
@@ -124,13 +124,13 @@ def _end(code: int) -> None:
     if _abort is not None:
         # lets the launcher pass on what was written, by this rank or another, before its own words about the end
         time.sleep(AFTER_OTHERS if _silent else 0.2)
-        if not _first_of_node():
+        if not first_of_node():
             time.sleep(PATIENCE)  # the first one's abort ends this rank too
             os._exit(code)
         _abort(code)
 
 
-def _first_of_node() -> bool:
+def first_of_node() -> bool:
     """Whether no other rank of this job on this node ends it already.
 
     Open MPI's launcher may hang, or report success, where two ranks of a node abort at once under ``--with-ft ulfm``.
@@ -151,7 +151,7 @@ def _first_of_node() -> bool:
 def end_all(code: int) -> NoReturn:
     """End all ranks now, from any thread, also where this rank's main thread hangs inside MPI."""
     if _abort is not None:
-        if _first_of_node():
+        if first_of_node():
             threading.Thread(target=_abort, args=(code,), daemon=True).start()
         time.sleep(PATIENCE)  # it does not return, unless MPI hangs in it too
     os._exit(code)  # the launcher ends the others

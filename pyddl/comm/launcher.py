@@ -250,6 +250,8 @@ def supervise(argv: Sequence[str], environ: Mapping[str, str], spoken: Collectio
         relay.join(5)  # what a launcher leaves behind may hold its standard error open
         if status not in spoken and not relay.explained:
             os.write(sys.stderr.fileno(), relay.held)
+        if status == 0 and relay.explained:  # Open MPI's, where ranks outlive each other and the first one has died
+            status = 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():

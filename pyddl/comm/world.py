@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pyddl.comm import abort
+from pyddl.comm.child import Child, ending_with
 from pyddl.comm.environment import Started, outlives, started
 from pyddl.comm.faults import Faults
 from pyddl.comm.modules import first_line, fitting
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["World", "part", "use", "world"]
 
 log = logging.getLogger("pyddl")
+
+STARTING = 300.0  # seconds that MPI may take to start, where ranks outlive each other: it waits for those that died
+AFTER = 2.0  # in which the first of a node speaks, and all end
 
 
 @dataclass(frozen=True)
@@ -204,12 +211,16 @@ def _find() -> World:
     said = started()
     if _is_child_of_a_rank() or ((said is None or said.size == 1) and not _mpi_runs_already()):
         return _alone()
-    mpi4py_mpi = _load_module()
-    if mpi4py_mpi.Is_finalized():
-        raise CommError("MPI has ended in this process, and cannot start again. Cure: use pyddl before MPI.Finalize()")
-    if not mpi4py_mpi.Is_initialized():  # mpi4py.rc.initialize was false: it neither starts MPI nor ends it
-        mpi4py_mpi.Init_thread()
-        atexit.register(_finalize)
+    if outlives():  # else its end is theirs
+        ending_with(os.getppid(), signal.SIGKILL)()
+    with _not_for_ever() if outlives() and not _mpi_runs_already() else nullcontext():
+        mpi4py_mpi = _load_module()
+        if mpi4py_mpi.Is_finalized():
+            raise CommError("MPI has ended in this process, and cannot start again. Cure: use pyddl before "
+                            "MPI.Finalize()")
+        if not mpi4py_mpi.Is_initialized():  # mpi4py.rc.initialize was false: it neither starts MPI nor ends it
+            mpi4py_mpi.Init_thread()
+            atexit.register(_finalize)
     size = mpi4py_mpi.COMM_WORLD.size
     if said is not None and said.size is not None and said.size != size:
         raise CommError(_disagreement(said, size, mpi4py_mpi.Get_library_version()))
@@ -221,6 +232,29 @@ def _find() -> World:
     found = _describe(whole.Dup())
     atexit.register(found.transport.leave)
     return found
+
+
+@contextmanager
+def _not_for_ever() -> Iterator[None]:
+    """End this process, with 1, where the block takes too long, and say why.
+
+    MPI holds the interpreter while it starts, so none of its threads can do that; and Open MPI's launcher would report
+    success of ranks that are killed.
+    """
+    def watch(connection: Connection) -> None:
+        if not connection.poll(STARTING) and abort.first_of_node():
+            os.write(2, f"pyddl: MPI has not started in {STARTING:g} s: a rank has died meanwhile, or came to no start"
+                        f"{abort.ENDING_ALL}\n".encode())
+            connection.poll(AFTER)
+
+    watcher = Child(watch)
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(STARTING + AFTER / 2, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            watcher.wait()
 
 
 def _describe(mpi: MPI.Intracomm, node_of_mine: int | None = None) -> World:

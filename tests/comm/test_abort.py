@@ -95,7 +95,7 @@ def test_one_rank_of_a_node_aborts_where_the_launcher_would_not_bear_two():
     def first(job, tolerant="1"):
         return subprocess.Popen(
             [sys.executable, "-c", "import sys; from pyddl.comm import abort; "
-             "print(abort._first_of_node(), flush=True); sys.stdin.read()"],
+             "print(abort.first_of_node(), flush=True); sys.stdin.read()"],
             env={**os.environ, "OMPI_MCA_mpi_ft_enable": tolerant, "PMIX_NAMESPACE": f"{os.getpid()}-{job}"},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

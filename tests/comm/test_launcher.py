@@ -131,6 +131,14 @@ def test_numbers_are_checked(wrong):
         launcher.command(argv=["x"], environ=PLAIN, **wrong)
 
 
+@pytest.mark.parametrize(("line", "status"), [
+    ("echo 'rank 1 of 2: no more; ending all ranks' >&2", 1),
+    ("echo 'rank 1 of 2: no more; ending all ranks' >&2; exit 75", 75),
+    ("echo 'ending this rank, so that others go on' >&2", 0)])
+def test_what_ranks_have_ended_is_no_success(line, status):
+    assert launcher.supervise(["sh", "-c", line], PLAIN) == status
+
+
 def test_command_line_shows_and_runs(mpirun):
     line = [sys.executable, "-m", "pyddl.comm.launcher", "-n", "2", "--threads", "1", "--show", "--",
             sys.executable, "-c", "import pyddl; print(pyddl.world().size)"]

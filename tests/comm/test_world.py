@@ -206,6 +206,33 @@ def test_those_who_outlive_a_rank_go_on_in_a_smaller_world(mpirun, per_node, nar
     assert done.out.count("right") == 3 and done.code is not None, done
 
 
+def test_those_who_outlive_a_rank_do_not_wait_for_it_to_start(mpirun):
+    outliving()
+    done = mpirun(3, """
+        import os, signal, sys
+        import pyddl.comm.world
+        world = sys.modules["pyddl.comm.world"]
+        if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        world.STARTING, world.AFTER = 1.5, 1.0
+        world.world()
+    """, outlive=True, timeout=30)
+    assert done.code == 1
+    assert done.err.count("pyddl: MPI has not started in 1.5 s: a rank has died") == 1
+
+
+def test_those_who_outlive_a_rank_do_not_outlive_their_launcher(mpirun):
+    outliving()
+    done = mpirun(2, """
+        import os, time, pyddl
+        pyddl.world().transport.barrier()
+        if pyddl.world().rank == 0:
+            os.kill(os.getppid(), 9)
+        time.sleep(60)
+    """, outlive=True, timeout=30)
+    assert done.code == -9, done  # not None: what holds its pipes has ended too
+
+
 def test_a_world_that_was_not_started_to_outlive_a_rank_does_not_shrink(mpirun):
     done = mpirun(2, """
         import pyddl
