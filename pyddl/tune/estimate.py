@@ -153,7 +153,7 @@ def estimate(space: Space, search: Search, ranks: int, ranks_per_trial: int) -> 
         lines.append(f"{groups} group{'s' * (groups != 1)} of {ranks_per_trial} rank{'s' * (ranks_per_trial != 1)}")
     cores = len(threads.cores())
     each = threads.wanted_threads() or max(1, cores // ranks)
-    found = measure(space.settings(space.draw(middle)), each)
+    found = measure(space.settings(space.draw(middle), alone=True), each)
     share = asha_share(found.epochs, search.first, search.factor) if search.pruner == "asha" else 1.0
     of_one = found.beside + found.epochs * share * found.per_epoch
     at_once = max(1.0, min(groups, cores / (each * ranks_per_trial)))

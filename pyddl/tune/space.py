@@ -148,9 +148,15 @@ class Space:
                     drawn[parameter.name] = option(parameter.name).check(value)
         return drawn
 
-    def settings(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
-        """All options of a trial that are given: those of the fixed ones that it has a use for, and the drawn ones."""
+    def settings(self, drawn: Mapping[str, Any], *, alone: bool = False) -> dict[str, Any]:
+        """All options of a trial that are given: those of the fixed ones that it has a use for, and the drawn ones.
+
+        ``alone``: as one rank can train it, under `local` in the place of a strategy that needs others.
+        """
         heads = self._heads(drawn)
+        if alone and class_of(heads["strategy"]).needs > 1:
+            heads = {**heads, "strategy": "local"}
+            drawn = {name: value for name, value in drawn.items() if usable(name, heads)} | {"strategy": "local"}
         settings = {name: value for name, value in self.fixed.items() if usable(name, heads)}
         in_part = {parameter.option for parameter in self.parameters if parameter.entry}
         for name, value in drawn.items():

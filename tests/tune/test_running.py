@@ -141,6 +141,14 @@ def test_a_dry_run_says_what_it_would_do_and_leaves_nothing(pyddl_here, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["space.toml"]
 
 
+def test_a_dry_run_measures_strategies_that_need_others_by_one_rank_alone(pyddl_here, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyddl.tune.estimate.SECONDS", 0.1)
+    space = write(tmp_path, 'strategy = ["allreduce", "averaging", "server"]\n'
+                            'period = {low = 2, high = 8, when = {strategy = "averaging"}}')
+    out, _ = pyddl_here("tune", space, "--dry-run", "--ranks", 2, "--ranks-per-trial", 2)
+    assert "if strategy is averaging" in out and "measured here for" in out, out
+
+
 def test_tasks_of_an_array_train_the_trials_of_the_search(pyddl_here, tmp_path):
     space = write(tmp_path, RATES, trials=4)
     pyddl_here("tune", space, "--out", "whole", "--quiet")
