@@ -232,7 +232,7 @@ def test_a_file_may_make_a_module_a_pair_or_a_whole_model(tmp_path):
         "import torch\nfrom torch import nn\nimport pyddl\n"
         "def of_pair(): return nn.Linear(6, 6), lambda module, batch: module(batch.rows).square().sum()\n"
         "def takes(inputs, arguments=1, **others): return of_pair()\n"
-        "def nothing(): return 3\ndef raises(): return {}['width']\nNUMBER = 4\n")
+        "def nothing(): return 3\ndef raises(): return {}['width']\nNUMBER = 4\nready = nn.Linear(6, 6)\n")
     named = f"{tmp_path}/made.py:"
     assert Torch(named + "of_pair", inputs=6).layout.count == 42
     assert Torch(named + "takes", inputs=6, arguments={"more": 1}).options() == {
@@ -242,6 +242,7 @@ def test_a_file_may_make_a_module_a_pair_or_a_whole_model(tmp_path):
             "nothing": "has made int; expected a torch.nn.Module",
             "raises": r"cannot be made: KeyError: 'width', in line 7 of",
             "of_pai": "has no of_pai; of functions .*did you mean 'of_pair'", "NUMBER": "NUMBER is no function",
+            "ready": r"which is a module already; expected FILE\.py:make_model",
             "": "expected FILE.py:make_model, with the name of a function: .*has of_pair, takes"}.items():
         with pytest.raises(ParameterError, match=said):
             Torch(named + member)
@@ -531,7 +532,13 @@ def drops(module, batch):
     return squares(module, batch)
 
 
+def steps(module, batch):
+    torch.optim.SGD(module.parameters(), 0.1).step()
+    return squares(module, batch)
+
+
 @pytest.mark.parametrize(("loss", "said"), [
+    (steps, "the module's loss makes a step of SGD: leave optimizers, zero_grad and backward out"),
     (no_graph, "the module's loss does not depend on any parameter that phase all trains"),
     (moves, "has moved parameter weight to other memory, which training does not see"),
     (replaces, "has put another one in the place of parameter weight, which training does not see"),

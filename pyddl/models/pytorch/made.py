@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pyddl import _check, _own
 from pyddl.errors import ParameterError, PyddlError
 from pyddl.models.pytorch.batch import TensorBatch
 from pyddl.models.stages import Stage
 
-__all__ = ["Loss", "Made", "check_loss", "loss_of", "maker"]
+__all__ = ["Loss", "Made", "check_loss", "loss_of", "maker", "no_updates"]
 
 Loss: TypeAlias = Callable[[torch.nn.Module, TensorBatch], Any]
 
@@ -71,6 +73,9 @@ def _function(given: Any) -> tuple[Callable[..., Any], Loss | None]:
     """What makes the module, and the loss that lies beside it."""
     if isinstance(given, str):
         function, file = _own.function_named("module", given)
+        if isinstance(function, torch.nn.Module):
+            raise ParameterError(f"module is {given!r}, which is a module already; expected {_own.FUNCTION}, a "
+                                 "function that makes one: def make_model(): return ...")
         return function, vars(file).get("loss")
     if callable(given):
         return given, None
@@ -121,3 +126,20 @@ def loss_of(module: torch.nn.Module, beside: Loss | None = None) -> Loss:
         raise ParameterError(f"{type(module).__name__} comes without a loss: give loss(module, batch), or the module a "
                              "method loss(batch), which returns the sum of the losses of batch.rows")
     return beside
+
+
+@contextmanager
+def no_updates(module: torch.nn.Module) -> Iterator[None]:
+    """Within the block, an optimizer that would move the module's parameters is refused: the trainer's does that."""
+
+    def refuse(optimizer: torch.optim.Optimizer, *given: Any) -> None:
+        own = {id(each) for each in module.parameters()}
+        if any(id(each) in own for group in optimizer.param_groups for each in group["params"]):
+            raise ParameterError(f"the module's loss makes a step of {type(optimizer).__name__}: leave optimizers, "
+                                 "zero_grad and backward out, the trainer does their work")
+
+    hook = register_optimizer_step_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        hook.remove()

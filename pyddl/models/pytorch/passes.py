@@ -14,7 +14,7 @@ from pyddl.data.batch import Batch
 from pyddl.errors import DataError, ParameterError, PyddlError
 from pyddl.models.pytorch.batch import TensorBatch, generator_seed
 from pyddl.models.pytorch.binding import Binding
-from pyddl.models.pytorch.made import Made, loss_of
+from pyddl.models.pytorch.made import Made, loss_of, no_updates
 from pyddl.models.stages import ALL, Phase, Stage
 
 __all__ = ["Passes", "said"]
@@ -81,7 +81,7 @@ class Passes:
         tensors = TensorBatch(batch, phase, turn)
         torch.default_generator.manual_seed(generator_seed(batch, turn))
         try:
-            with self._products():
+            with self._products(), no_updates(self.module):
                 loss, sums = sums_of(self._loss(self.module, tensors))
             if backward:
                 self._backward(loss, batch, phase)
