@@ -82,6 +82,8 @@ def said(value: Any) -> str:
     """A drawn value for people, as the command line takes it."""
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={said(each)}" for name, each in value.items()) or "none"
     return ",".join(map(said, value)) or "none" if isinstance(value, list | tuple) else shown(value)
 
 

@@ -10,7 +10,7 @@ from matplotlib import image
 from pyddl.tune import Search, Space, Study
 from pyddl.tune.desk import folder_of
 from pyddl.tune.report import draw, table, write_csv
-from pyddl.tune.table import LiveTable, PlainTable, Table
+from pyddl.tune.table import LiveTable, PlainTable, Table, said
 
 SAID = {"learning_rate": {"low": 1e-4, "high": 1, "log": True}, "hidden": [[16], [16, 8]],
         "warmup": {"low": 0, "high": 9}, "weight_decay": {"low": 0, "high": 1, "when": {"hidden": [[16]]}}}
@@ -162,3 +162,9 @@ def test_a_search_that_goes_on_knows_the_best_of_before(tmp_path, capsys):
     shown.started(trial.number, trial.given, [0])
     shown.ended(trial.number, "complete", 1e6, "")
     assert "the best of" not in capsys.readouterr().out
+
+
+def test_values_are_said_as_the_command_line_takes_them():
+    for value, text in ((0.00123456, "0.001235"), ((64, 16), "64,16"), ((), "none"), ("adam", "adam"),
+                        ({"width": 64, "rate": 0.5}, "width=64,rate=0.5"), ({}, "none")):
+        assert said(value) == text
