@@ -105,6 +105,9 @@ class Option:
             raise ParameterError(f"{self.name} is {value!r}; expected {what}")
         if not self.choices or (_own.is_named(value) and {_own.PATTERN, _own.FUNCTION} & set(self.choices)):
             return value
+        if self.choices == (_own.FUNCTION,):
+            raise ParameterError(f"{self.name} is {value!r}; expected {_own.FUNCTION}: a Python file, and a function "
+                                 "in it")
         return _check.one_of(self.name, value, self.choices)
 
     def _values(self, value: Any) -> dict[str, Any]:

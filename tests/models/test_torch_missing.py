@@ -28,7 +28,7 @@ def test_the_extra_is_named(without_torch, pyddl_here, tmp_path):
 def test_the_module_is_named_by_file_and_function():
     module, arguments = options.named("module"), options.named("arguments")
     assert module.check("some/net.py:make_model") == "some/net.py:make_model" and module.of == ("torch",)
-    with pytest.raises(ParameterError, match=r"module is 'net'; expected one of FILE\.py:make_model"):
+    with pytest.raises(ParameterError, match=r"module is 'net'; expected FILE\.py:make_model: a Python file"):
         module.check("net")
     assert arguments.check("width=64,kind=deep") == {"width": 64, "kind": "deep"}
     with pytest.raises(ParameterError, match="module is an option of model torch"):
