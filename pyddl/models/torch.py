@@ -26,6 +26,8 @@ FEW = 8  # rows that the loss is tried on
 CHUNK = 500  # rows that pass through the module at once
 MEAN = ("the module's loss looks like a mean over the rows, and pyddl expects their sum: figures and step sizes are "
         "too small by the number of rows (reduction='sum')")
+NOT_COMPILED = ("torch.compile compiles what module(...) calls, and no other method: the module's own loss(batch), and "
+                "what that calls, run as they are written; give loss(module, batch) beside it, with module(...) in it")
 INSTALL = "model torch needs PyTorch, which is not installed here: pip install 'pyddl[torch]'"
 
 
@@ -206,7 +208,7 @@ class Torch:
         from pyddl.models.pytorch.binding import counted
 
         count, passes = len(batch), self._passes
-        self._operations, self._advice = 0, []
+        self._operations, self._advice = 0, [NOT_COMPILED] if passes.not_compiled else []
         for phase in passes.scored:
             with nullcontext(int) if passes.differentiates else counted() as done:  # which fails with such losses
                 whole = passes.sums(batch, phase)["loss"]
@@ -214,11 +216,11 @@ class Torch:
             halves = [passes.sums(batch.part(*part), phase)["loss"] for part in ((0, count // 2), (count // 2, count))
                       if count > 1]
             if halves and _is_mean(whole, sum(halves)):
-                self._advice = [MEAN]
+                self._advice += [] if MEAN in self._advice else [MEAN]
 
     def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any],
                  shown: np.ndarray | None) -> list[str]:
-        """Once: that the loss looks like a mean."""
+        """Once: that the loss looks like a mean, or is not compiled."""
         advice, self._advice = self._advice, []
         return advice
 

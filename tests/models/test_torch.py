@@ -587,6 +587,19 @@ def test_a_mean_is_warned_of_once(caplog):
     assert "warnings" not in result.metrics[1] and "warnings" not in train(linear()).metrics[0]
 
 
+def test_a_compiled_module_whose_own_loss_is_not_is_warned_of():
+    class Squares(nn.Linear):
+        def loss(self, batch):
+            return squares(self, batch)
+
+    def warned(*given):
+        return train(Torch(*given), epochs=1).metrics[0].get("warnings", [""])[0]
+
+    with torch.compiler.set_stance("force_eager"):
+        assert warned(torch.compile(Squares(6, 6))).startswith("torch.compile compiles what module(...) calls")
+        assert not warned(torch.compile(Squares(6, 6)), squares) and not warned(Squares(6, 6))
+
+
 # ---- afterwards
 
 def test_a_run_is_read_again_and_serves(tmp_path):

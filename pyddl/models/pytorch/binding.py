@@ -27,7 +27,7 @@ from pyddl.models.pytorch.announcer import Announcer
 from pyddl.models.pytorch.batch import tensor_of
 from pyddl.models.stages import ALL, Phase, Stage
 
-__all__ = ["FROZEN", "Binding", "counted", "uncompiled"]
+__all__ = ["FROZEN", "Binding", "counted", "is_compiled", "uncompiled"]
 
 FROZEN = "(frozen)"
 """Group of the slices that no phase trains: no submodule is called so."""
@@ -269,6 +269,11 @@ class Binding:
             for vector, tensors in ((parameters, self._parameters), (buffers, self._buffers)):
                 for s, each in tensors:
                     each.copy_(torch.from_numpy(np.array(s.view(vector))))
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether `torch.compile` has made it, of a module."""
+    return isinstance(getattr(module, "_orig_mod", None), nn.Module)
 
 
 def uncompiled() -> AbstractContextManager[object]:

@@ -15,7 +15,7 @@ from pyddl.errors import ParameterError, PyddlError
 from pyddl.models.pytorch.batch import TensorBatch
 from pyddl.models.stages import Stage
 
-__all__ = ["Loss", "Made", "check_loss", "loss_of", "maker", "no_updates"]
+__all__ = ["Loss", "Made", "check_loss", "loss_of", "maker", "no_updates", "own_loss"]
 
 Loss: TypeAlias = Callable[[torch.nn.Module, TensorBatch], Any]
 
@@ -117,11 +117,16 @@ def check_loss(loss: Any) -> None:
                              "batch): return mse_loss(module(batch.rows), batch.rows, reduction='sum')")
 
 
+def own_loss(module: Any, batch: TensorBatch) -> Any:
+    """What the module's own method ``loss`` gives."""
+    return module.loss(batch)
+
+
 def loss_of(module: torch.nn.Module, beside: Loss | None = None) -> Loss:
     """The module's own method ``loss``, or the function that lies beside what makes it."""
     own = getattr(module, "loss", None)
     if own is not None and not isinstance(own, torch.nn.Module) and callable(own):
-        return lambda module, batch: module.loss(batch)
+        return own_loss
     if beside is None:
         raise ParameterError(f"{type(module).__name__} comes without a loss: give loss(module, batch), or the module a "
                              "method loss(batch), which returns the sum of the losses of batch.rows")

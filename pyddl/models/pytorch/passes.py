@@ -13,8 +13,8 @@ from pyddl import _own
 from pyddl.data.batch import Batch
 from pyddl.errors import DataError, ParameterError, PyddlError
 from pyddl.models.pytorch.batch import TensorBatch, generator_seed
-from pyddl.models.pytorch.binding import Binding
-from pyddl.models.pytorch.made import Made, loss_of, no_updates
+from pyddl.models.pytorch.binding import Binding, is_compiled
+from pyddl.models.pytorch.made import Made, loss_of, no_updates, own_loss
 from pyddl.models.stages import ALL, Phase, Stage
 
 __all__ = ["Passes", "said"]
@@ -38,11 +38,14 @@ class Passes:
     differentiates : bool
         Whether the loss itself asks for gradients, as penalties on slopes do, so that evaluation has to keep what they
         need.
+    not_compiled : bool
+        Whether the module is compiled, and its own loss, which calls it as it was written, is not.
     """
 
     def __init__(self, made: Made, binding: Binding):
         self.module, self.binding, self.differentiates = made.module, binding, False
         self._loss = made.loss or loss_of(made.module, made.beside)
+        self.not_compiled = self._loss is own_loss and is_compiled(made.module)
         self._products = {"float32": nullcontext, "bfloat16": lambda: torch.autocast("cpu", torch.bfloat16)}[made.dtype]
         stages = binding.stages or (Stage((Phase(ALL),)),)
         self.scored = [phase.name for phase in stages[-1].phases]
