@@ -26,6 +26,8 @@ FEW = 8  # rows that the loss is tried on
 CHUNK = 500  # rows that pass through the module at once
 MEAN = ("the module's loss looks like a mean over the rows, and pyddl expects their sum: figures and step sizes are "
         "too small by the number of rows (reduction='sum')")
+MEAN_OF_OTHERS = ("{} of the module's loss looks like a mean over the rows, and pyddl expects their sum: its figures "
+                  "are too small by the number of rows")
 NOT_COMPILED = ("torch.compile compiles what module(...) calls, and no other method: the module's own loss(batch), and "
                 "what that calls, run as they are written; give loss(module, batch) beside it, with module(...) in it")
 INSTALL = "model torch needs PyTorch, which is not installed here: pip install 'pyddl[torch]'"
@@ -211,18 +213,19 @@ class Torch:
         self._operations, self._advice = 0, [NOT_COMPILED] if passes.not_compiled else []
         for phase in passes.scored:
             with nullcontext(int) if passes.differentiates else counted() as done:  # which fails with such losses
-                whole = passes.sums(batch, phase)["loss"]
+                whole = passes.sums(batch, phase)
             self._operations += 3 * done() // count  # the pass backward is two of those forward
-            halves = [passes.sums(batch.part(*part), phase)["loss"] for part in ((0, count // 2), (count // 2, count))
+            halves = [passes.sums(batch.part(*part), phase) for part in ((0, count // 2), (count // 2, count))
                       if count > 1]
-            if halves and _is_mean(whole, sum(halves)):
-                self._advice += [] if MEAN in self._advice else [MEAN]
+            means = [name for name, value in whole.items()
+                     if halves and _is_mean(value, sum(half.get(name, 0.0) for half in halves))]
+            self._advice += [MEAN if name == "loss" else MEAN_OF_OTHERS.format(name) for name in means]
 
     def warnings(self, parameters: np.ndarray, buffers: np.ndarray, line: Mapping[str, Any],
                  shown: np.ndarray | None) -> list[str]:
-        """Once: that the loss looks like a mean, or is not compiled."""
+        """Once: that the loss, or what comes with it, looks like a mean; that it is not compiled."""
         advice, self._advice = self._advice, []
-        return advice
+        return list(dict.fromkeys(advice))
 
     def _encode(self, parameters: np.ndarray, buffers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """What the module's ``encode(rows)`` makes of them."""

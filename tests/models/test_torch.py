@@ -586,6 +586,12 @@ def test_a_mean_is_warned_of_once(caplog):
     assert re.search("looks like a mean over the rows", result.metrics[0]["warnings"][0])
     assert "warnings" not in result.metrics[1] and "warnings" not in train(linear()).metrics[0]
 
+    def share(module, batch):
+        return {"loss": squares(module, batch), "norm": module.weight.norm() * len(batch), "share": batch.rows.mean()}
+
+    (said,) = train(Torch(nn.Linear(6, 6), share)).metrics[0]["warnings"]
+    assert said.startswith("share of the module's loss looks like a mean over the rows")
+
 
 def test_a_compiled_module_whose_own_loss_is_not_is_warned_of():
     class Squares(nn.Linear):
