@@ -57,8 +57,10 @@ def fixed_options(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     return fixed
 
 
-def parameters(space: Mapping[str, Any], where: str) -> Iterator[Parameter]:
+def parameters(space: Mapping[str, Any], where: str, model: Any = None) -> Iterator[Parameter]:
     """What the table ``[space]`` says, a parameter for each option or entry of one; conditions are not checked yet.
+
+    ``model`` is the fixed one, for what is said of unknown options.
 
     Raises
     ------
@@ -71,7 +73,10 @@ def parameters(space: Mapping[str, Any], where: str) -> Iterator[Parameter]:
         if name in NEVER_DRAWN:
             raise ParameterError(f"{where}{name} has no place in a search: {NEVER_DRAWN[name]}")
         if name not in names:
-            raise ParameterError(f"{where}there is no option {name!r}{_check.nearest(name, names)}")
+            near = _check.nearest(name, names)
+            if model == "torch" and not near:
+                near = f"; an argument of what makes the module is arguments.{name}"
+            raise ParameterError(f"{where}there is no option {name!r}{near}")
         entries = option(name).kind == "values"
         if entry and not entries:
             raise ParameterError(f"{where}{key} is an entry of {name}, which has none")

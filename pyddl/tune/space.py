@@ -82,7 +82,8 @@ class Space:
         self.fixed = fixed_options(fixed, where)
         left = ", ".join(name for name in ("out", "ranks") if name in fixed)
         self.notes = [f"{where}left out, as trials have folders and ranks of the search: {left}"] if left else []
-        self._by_name = {parameter.name: parameter for parameter in parameters(space, self._in_space)}
+        self._by_name = {parameter.name: parameter
+                         for parameter in parameters(space, self._in_space, self.fixed.get("model"))}
         if not any(parameter.count() != 1 for parameter in self._by_name.values()):
             raise ParameterError(f"{where}there is nothing to search; expected a table [space] with a range or choices "
                                  "for an option, such as learning_rate = {low = 1e-4, high = 1e-1, log = true}")

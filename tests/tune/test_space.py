@@ -190,6 +190,7 @@ strategy = ["averaging", "gossip"]
     (AUTOENCODER, {}, "there is nothing to search; expected a table [space]"),
     (AUTOENCODER, {"batch_size": [32]}, "there is nothing to search"),
     (AUTOENCODER, {"leaning_rate": RATE}, "[space] there is no option 'leaning_rate'; did you mean 'learning_rate'?"),
+    ({"model": "torch"}, {"width": [4, 8]}, "an argument of what makes the module is arguments.width"),
     (AUTOENCODER, {"learning_rate": {"low": 0.1, "high": 0.1}}, "learning_rate has an empty range, from 0.1 to 0.1"),
     (AUTOENCODER, {"learning_rate": {"low": 0.1, "high": float("inf")}}, "learning_rate has an empty range"),
     (AUTOENCODER, {"weight_decay": {"low": 0, "high": 1, "log": True}}, "weight_decay is logarithmic from 0.0 on"),
