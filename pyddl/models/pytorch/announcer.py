@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -24,13 +24,15 @@ class Announcer:
     Parameters
     ----------
     parameters : sequence of (Slice, Tensor)
+    land : callable
+        Brings the gradient of a parameter to where it travels from.
     """
 
-    def __init__(self, parameters: Sequence[tuple[Slice, Tensor]]):
-        self._parameters = parameters
+    def __init__(self, parameters: Sequence[tuple[Slice, Tensor]], land: Callable[[Tensor], None]):
+        self._parameters, self._land = parameters, land
         self._hooked = False
         self._ready: Ready | None = None
-        self._waiting: list[Slice] = []
+        self._waiting: list[tuple[Slice, Tensor]] = []
         self._final: set[str] = set()
 
     @contextmanager
@@ -42,14 +44,15 @@ class Announcer:
                 required = each.requires_grad
                 each.requires_grad_(True).register_post_accumulate_grad_hook(partial(self._arrived, s))
                 each.requires_grad_(required)
-        self._waiting = [s for s, _ in reversed(self._parameters) if s.name in trained]
+        self._waiting = [(s, each) for s, each in reversed(self._parameters) if s.name in trained]
         self._final.clear()
         self._ready = ready
         try:
             yield
         finally:
             self._ready = None
-        for s in self._waiting:
+        for s, each in self._waiting:
+            self._land(each)
             ready(s.begin, s.end)
 
     def announce_all(self, ready: Ready | None, trained: frozenset[str]) -> None:
@@ -65,6 +68,7 @@ class Announcer:
             raise ParameterError(f"parameter {s.name} has got a gradient twice in one pass backward, after its sum has "
                                  "begun to travel: give torch.utils.checkpoint use_reentrant=False")
         self._final.add(s.name)
-        while self._waiting and self._waiting[0].name in self._final:
-            done = self._waiting.pop(0)
+        self._land(parameter)
+        while self._waiting and self._waiting[0][0].name in self._final:
+            done, _ = self._waiting.pop(0)
             self._ready(done.begin, done.end)

@@ -64,14 +64,16 @@ class Passes:
         """As `Model.gradient`."""
         binding = self.binding
         _, place, trained = self._turns[batch.phase]
-        gradients[place].fill(0)
         if len(batch) == 0:
+            gradients[place].fill(0)
             binding.announcer.announce_all(batch.ready, trained)
             return self.of_nothing(batch.phase)
         binding.to(parameters, gradients, buffers)
         binding.train(trained)
         binding.load_copied()
+        binding.take_gradients()
         sums = self._run(batch, batch.phase, batch.turn, backward=True)
+        binding.give_gradients_back()
         binding.settle()
         return sums
 
