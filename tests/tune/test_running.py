@@ -76,7 +76,7 @@ def test_more_trials_can_be_added_and_a_finished_search_has_none_left(pyddl_here
 
 def test_a_trial_that_fails_costs_itself(pyddl_here, tmp_path):
     searches.odd(tmp_path)
-    space = write(tmp_path, 'strategy = ["allreduce", "odd.py:Killed", "odd.py:OneRaises"]\n'
+    space = write(tmp_path, 'strategy = ["allreduce", "odd.py:Killed", "odd.py:OneRaises", "odd.py:Leaves"]\n'
                   'learning_rate = [0.01, 1e30]\nbatch_size = [128]', trials=16)
     pyddl_here("tune", space, "--out", "s", "--quiet")
     why = {}
@@ -85,6 +85,7 @@ def test_a_trial_that_fails_costs_itself(pyddl_here, tmp_path):
         why.setdefault("diverges" if diverges else row["strategy"], set()).add(row["why"] or row["state"])
     assert why["allreduce"] == {"complete"} and why["odd.py:Killed"] == {"killed by signal 9 (out of memory?)"}
     assert why["odd.py:OneRaises"].pop().startswith("OneRaises.worker in odd.py raised ValueError")
+    assert why["odd.py:Leaves"] == {"sys.exit(3)"}
     assert why["diverges"].pop().startswith("diverged: step ")
     best = (tmp_path / "s/best/config.toml").read_text()
     assert 'strategy = "allreduce"' in best and "learning_rate = 0.01" in best
