@@ -27,6 +27,11 @@ ODD = """
             sys.exit(3)
             yield
 
+    class Vanishes(Allreduce):
+        def worker(self, me):
+            os._exit(0)
+            yield
+
     class OneKilled(Allreduce):
         def worker(self, me):
             if pyddl.world().rank == pyddl.world().size - 1 > 0:
