@@ -13,13 +13,23 @@ import time
 from pathlib import Path
 
 ODD = """
-    import os, pathlib, time
+    import os, pathlib, sys, time
     import pyddl
     from pyddl.strategies.allreduce import Allreduce
 
     class Killed(Allreduce):
         def worker(self, me):
             os.kill(os.getpid(), 9)
+            yield
+
+    class Leaves(Allreduce):
+        def worker(self, me):
+            sys.exit(3)
+            yield
+
+    class Vanishes(Allreduce):
+        def worker(self, me):
+            os._exit(0)
             yield
 
     class OneKilled(Allreduce):

@@ -85,7 +85,8 @@ def _train(settings: dict[str, Any]) -> int:
 
     if sys.stdout is not None:
         sys.stdout = GoingOn(sys.stdout)  # type: ignore[assignment]
-    stop = StopRequest(at_once=True).__enter__()  # for the rest of the process: none is lost during start-up
+    stop = StopRequest(at_once=True)
+    stop.for_good()  # none is lost during start-up
     here = world()
     out = settings["out"] or here.transport.gather_objects(new_folder(settings["model"]) if here.rank == 0 else "")[0]
     try:

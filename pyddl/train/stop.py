@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import signal
 from collections.abc import Callable
@@ -57,6 +58,15 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+
+    def for_good(self) -> None:
+        """Take the signals for the rest of the process, to whose end Python would give them back, and they kill."""
+        self.__enter__()
+        atexit.register(self._ignore)
+
+    def _ignore(self) -> None:
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
 
     def begin(self) -> None:
         """From now on signals wait for a step boundary."""

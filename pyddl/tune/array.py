@@ -45,7 +45,8 @@ def only(space: Space, search: Search, number: int, out: Path, say: Callable[[st
     if finished(folder):
         say(f"trial {number} has ended")
         return 0
-    stop = StopRequest().__enter__()  # for the rest of the process, as in `pyddl train`
+    stop = StopRequest()
+    stop.for_good()
     outcome = train(space.settings(given), folder, resume=True, tell=lambda line: "on", stop=stop,
                     shown=PlainProgress())
     if outcome.state == "failed":

@@ -72,7 +72,8 @@ def run(space: Space, search: Search, out: str, *, ranks_per_trial: int = 1, res
 
         return desk
 
-    asked = Asked().__enter__()  # for the rest of the process: a second signal must not kill it
+    asked = Asked()
+    asked.for_good()  # a second signal must not kill it
     launched, rows = started(), Rows()
     several = launched is not None and launched.size != 1
     coordinator = start_coordinator(make) if several and launched is not None and launched.rank == 0 else None

@@ -176,8 +176,10 @@ class LiveTable(Table):
         best, goal = self._best()[: self.MOST], self._search.goal
         names = list(dict.fromkeys(name for row in [*best, *self._running.values()] for name in row["given"]))
         grid = Grid(box=None, pad_edge=False)
-        for name in ("trial", goal, "epoch", "ranks", *names):
-            grid.add_column(Text(name), justify="right" if name in ("trial", goal) else "left")
+        for name in ("trial", goal, "epoch", "ranks"):  # where there is no room parameters are cut, not these
+            grid.add_column(Text(name), justify="right" if name in ("trial", goal) else "left", no_wrap=True)
+        for name in names:
+            grid.add_column(Text(name))
 
         def add(row: Mapping[str, Any], epoch: str, ranks: str) -> None:
             value = "" if row["value"] is None else f"{row['value']:.4f}"

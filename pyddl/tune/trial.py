@@ -171,7 +171,9 @@ def train(given: Mapping[str, Any], out: Path, *, resume: bool, tell: Tell, stop
         return Outcome("failed", why=f"out of memory: {_check.first_line(error)}")
     except PyddlError as error:
         return Outcome("failed", why=str(error))
-    except Exception as error:  # of a user's own model or strategy
+    except SystemExit as leaving:  # of a user's own model or strategy
+        return Outcome("failed", why=f"sys.exit({leaving.code!r})")
+    except Exception as error:
         traceback.print_exc()
         return Outcome("failed", why=f"{type(error).__name__}: {_check.first_line(error)}")
     metrics = done.result.metrics

@@ -322,3 +322,16 @@ def test_overwrite_forgets_the_checkpoints(tmp_path):
     assert len(list((tmp_path / "run/checkpoints").glob("step-*"))) == 1
     with pytest.raises(ParameterError, match="say resume to go on"):
         train(tmp_path / "run")
+
+
+def test_a_signal_that_comes_as_the_process_ends_kills_it_no_more():
+    code = """if True:
+        import os
+        from pyddl.train.stop import StopRequest
+        StopRequest().for_good()
+        class Last:
+            def __del__(self, kill=os.kill, me=os.getpid()):  # when Python has given its handlers back
+                kill(me, 10)
+        last = Last()
+    """
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -134,6 +134,14 @@ def test_a_table_on_a_terminal(tmp_path, capsys, monkeypatch):
         assert words in said, words
 
 
+def test_a_narrow_terminal_cuts_parameters_and_no_values(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "34")
+    study = study_in(tmp_path, trials=6)
+    go_through(LiveTable(study), study)
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out).rpartition("trial  test_loss")[2]
+    assert "\n    2     1.0000  best " in drawn and "\n    0     2.0000 " in drawn, drawn
+
+
 def test_the_time_left_is_at_most_that_of_the_search(tmp_path, capsys, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("pyddl.tune.table.perf_counter", lambda: now[0])

@@ -76,7 +76,7 @@ def test_more_trials_can_be_added_and_a_finished_search_has_none_left(pyddl_here
 
 def test_a_trial_that_fails_costs_itself(pyddl_here, tmp_path):
     searches.odd(tmp_path)
-    space = write(tmp_path, 'strategy = ["allreduce", "odd.py:Killed", "odd.py:OneRaises"]\n'
+    space = write(tmp_path, 'strategy = ["allreduce", "odd.py:Killed", "odd.py:OneRaises", "odd.py:Leaves"]\n'
                   'learning_rate = [0.01, 1e30]\nbatch_size = [128]', trials=16)
     pyddl_here("tune", space, "--out", "s", "--quiet")
     why = {}
@@ -85,6 +85,7 @@ def test_a_trial_that_fails_costs_itself(pyddl_here, tmp_path):
         why.setdefault("diverges" if diverges else row["strategy"], set()).add(row["why"] or row["state"])
     assert why["allreduce"] == {"complete"} and why["odd.py:Killed"] == {"killed by signal 9 (out of memory?)"}
     assert why["odd.py:OneRaises"].pop().startswith("OneRaises.worker in odd.py raised ValueError")
+    assert why["odd.py:Leaves"] == {"sys.exit(3)"}
     assert why["diverges"].pop().startswith("diverged: step ")
     best = (tmp_path / "s/best/config.toml").read_text()
     assert 'strategy = "allreduce"' in best and "learning_rate = 0.01" in best
@@ -204,6 +205,17 @@ def test_a_rank_that_dies_costs_its_trial_and_the_others_go_on(ranks, tmp_path):
     assert 1 <= len(failed) <= 2  # each group has one rank to lose
     assert all(re.fullmatch("rank [13] died", row["why"]) and row["strategy"] == "odd.py:OneKilled" for row in failed)
     assert sum(row["state"] == "complete" for row in found) == 6 - len(failed), err
+
+
+def test_a_search_whose_ranks_have_all_gone_is_no_success(ranks, tmp_path):
+    """Open MPI's launcher reports 0, where ranks outlive each other."""
+    support.outliving()
+    searches.odd(tmp_path)
+    space = write(tmp_path, RATES, trials=2)
+    space.write_text('strategy = "odd.py:Vanishes"\n' + space.read_text())
+    _, err = support.pyddl("tune", space, "--out", "s", "--quiet", "--ranks", 2, "--ranks-per-trial", 2, cwd=tmp_path,
+                           check=1)
+    assert err.endswith("pyddl: all ranks have ended, and the search has not; go on with --resume\n"), err
 
 
 def first_of(out):
