@@ -1,4 +1,4 @@
-"""A PyTorch module whose parameters, gradients and buffers are views of flat vectors: nothing is copied in a step.
+"""A PyTorch module whose parameters, gradients and buffers are views of flat vectors: gradients are copied there once.
 
 A tensor of the module stays the object that it is; its memory becomes that of the vectors (``tensor.data = view``), and
 after training its own again.
