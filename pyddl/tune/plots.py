@@ -50,7 +50,7 @@ def draw_trials(path: Path, rows: Rows, search: Search, goal: str) -> Path:
     _scale(axis, _values(rows), goal)
     axis.set_xlabel("trial")
     axis.set_xlim(-0.5 - EDGE * len(rows), len(rows) - 0.5 + EDGE * len(rows))
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if axis.get_legend_handles_labels()[0]:  # where all is under way there is none
         axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120)
@@ -135,7 +135,7 @@ def draw_curves(path: Path, rows: Rows, curves: Mapping[int, Sequence[tuple[int,
         axis.plot(*zip(*curve, strict=True), **look)
     _scale(axis, [value for curve in curves.values() for _, value in curve], goal)
     axis.set_xlabel("epoch")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axis.grid(alpha=0.3)
     handles, texts = axis.get_legend_handles_labels()
     if best:

@@ -9,6 +9,7 @@ from matplotlib import image
 
 from pyddl.tune import Search, Space, Study
 from pyddl.tune.desk import folder_of
+from pyddl.tune.plots import draw_curves, draw_trials
 from pyddl.tune.report import draw, table, write_csv
 from pyddl.tune.table import LiveTable, PlainTable, Table, said
 
@@ -79,6 +80,19 @@ def test_pictures(tmp_path, monkeypatch):
     for path in drawn:
         picture = image.imread(path)
         assert picture.shape[0] > 100 and len({tuple(each) for each in picture[::3, ::3, :3].reshape(-1, 3)}) > 5
+
+
+def test_the_pictures_of_one_trial_have_whole_numbers(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    ticks = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: ticks.append((path.name, figure.axes[0])))
+    row = {"number": 0, "state": "complete", "value": 2.0}
+    draw_trials(tmp_path / "trials.png", [row], Search(), "test_loss")
+    draw_curves(tmp_path / "curves.png", [row], {0: [(1, 2.0)]}, Search(), "test_loss")
+    assert [name for name, _ in ticks] == ["trials.png", "curves.png"]
+    for name, axis in ticks:
+        assert all(float(tick).is_integer() for tick in axis.get_xticks()), name
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path):
