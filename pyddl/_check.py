@@ -46,7 +46,8 @@ def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int 
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ParameterError(f"{name} is {value!r}; expected a whole number")
     if at_most is None and not -BEYOND < value < BEYOND:
-        raise ParameterError(f"{name} has more digits than a number of 64 bits can tell; expected a whole number")
+        many = "has more digits than a number of 64 bits can tell" if abs(value) > BEYOND**2 else f"is {value}"
+        raise ParameterError(f"{name} {many}; expected a whole number of 64 bits")
     if (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
         words = [f"at least {at_least}" if at_least is not None else "",
                  f"at most {at_most}" if at_most is not None else ""]

@@ -41,7 +41,7 @@ class Relay(threading.Thread):
         super().__init__(daemon=True)
         self._source, self._out = source, out
         self._left = b""  # of a line that has not ended
-        self._within = False  # such a line, whose beginning is handed on
+        self._within = b""  # the end of what is handed on of such a line
         self._frame: list[bytes] = []
         self.held, self.explained = b"", False
 
@@ -52,19 +52,19 @@ class Relay(threading.Thread):
                 self._take(line + b"\n")
             if self._left and not self._frame and not self._left.startswith(b"-"):  # a bar, a question
                 self._write(self._left)
-                self._within, self._left = True, b""
+                self._within, self._left = (self._within + self._left)[-len(ENDING_ALL) :], b""
         self._write(b"".join(self._frame) + self._left)
 
     def _take(self, line: bytes) -> None:
         """A line, or the end of one."""
         rule = not self._within and RULE.match(line) is not None
         noise = not self._within and not self._frame and NOISE.match(line) is not None
-        self._within = False
+        whole, self._within = self._within + line, b""
         if noise:
             self.held += line
             return
         if not self._frame and not rule:
-            self.explained |= line.rstrip().endswith(ENDING_ALL.encode())
+            self.explained |= whole.rstrip().endswith(ENDING_ALL.encode())
             self._write(line)
             return
         self._frame.append(line)
