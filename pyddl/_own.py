@@ -15,8 +15,8 @@ from typing import Any
 from pyddl import _check
 from pyddl.errors import ParameterError, PyddlError
 
-__all__ = ["FUNCTION", "PATTERN", "anywhere", "class_named", "failed", "function_named", "is_named", "name_of", "said",
-           "trace"]
+__all__ = ["FUNCTION", "PATTERN", "anywhere", "class_named", "failed", "from_here", "function_named", "is_named",
+           "name_of", "said", "trace"]
 
 PATTERN = "FILE.py:Class"
 """How such a class is named."""
@@ -100,6 +100,15 @@ def anywhere(name: str) -> str:
     return os.path.abspath(path) + ("" if member is None else f":{member}")
 
 
+def from_here(name: str) -> str:
+    """The same as it is written in this working directory: what lies below has a relative path."""
+    try:
+        here = os.path.join(os.getcwd(), "")
+    except OSError:  # it is gone
+        return name
+    return name.removeprefix(here) if len(name) > len(here) else name
+
+
 def _module(what: str, name: str, path: Path) -> ModuleType:
     """What the file defines."""
     key = str(path.resolve())
@@ -141,7 +150,7 @@ def said(error: BaseException, path: Path | str | None = None) -> str:
         lines.append(error.lineno)
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     first = text.strip().splitlines()[0] if text.strip() else ""
-    where = "" if not lines else f", in line {lines[-1]}" + (f" of {_near(here)}" if path is None else "")
+    where = "" if not lines else f", in line {lines[-1]}" + (f" of {from_here(here)}" if path is None else "")
     return f"{type(error).__name__}{first and ': '}{first}{where}"
 
 
@@ -173,9 +182,3 @@ def name_of(cls: type) -> str | None:
     if file is None or "." in cls.__qualname__ or not file.endswith(".py"):
         return None
     return f"{os.path.abspath(file)}:{cls.__name__}"
-
-
-def _near(file: str) -> str:
-    """A path, as seen from here where that is shorter."""
-    near = os.path.relpath(file)
-    return file if near.startswith("..") else near

@@ -14,8 +14,8 @@ from pyddl import _check, _own, names
 from pyddl._names import offers
 from pyddl.errors import ParameterError
 
-__all__ = ["TABLE", "Option", "add", "check_names", "defaults_of", "fitting", "named", "of_model", "of_section",
-           "of_strategy", "resolve", "share", "stranger", "with_runs"]
+__all__ = ["OF_TRAIN", "TABLE", "Option", "add", "check_names", "defaults_of", "fitting", "named", "of_model",
+           "of_section", "of_strategy", "resolve", "share", "stranger", "with_runs"]
 
 __dir__ = offers(__name__)
 
@@ -530,6 +530,9 @@ TABLE: list[Option] = [
 """In the order of flags and keys. `add` puts in more."""
 
 _BY_NAME = {option.name: option for option in TABLE}
+
+OF_TRAIN = ("data", "model", "training", "machine", "output")
+"""The sections of `pyddl train`."""
 
 _KINDS = {"model": "model", "training": "strategy"}  # section -> what an option's `of` names there
 

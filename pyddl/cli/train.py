@@ -19,8 +19,6 @@ from pyddl.errors import ParameterError
 
 __all__ = ["command"]
 
-SECTIONS = ("data", "model", "training", "machine", "output")
-
 
 def run(model: str | None, config: str | None, **given: Any) -> int:
     """Train MODEL on this process, or on MPI ranks.
@@ -50,7 +48,7 @@ def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> d
     strategy = given.get("strategy")
 
     def accept(option: options.Option) -> bool:
-        return option.section in SECTIONS
+        return option.section in options.OF_TRAIN
 
     from_file = _for(name, strategy, from_file, config)
     options.resolve(from_file, accept, where=f"{config}: ", model=name, strategy=strategy, defaults=defaults)
@@ -122,6 +120,6 @@ def _progress(quiet: bool) -> Any:
     return Progress() if quiet else LiveProgress() if terminal() else PlainProgress()
 
 
-command = ModelCommand("train", run, sections=SECTIONS, own=lambda: [
+command = ModelCommand("train", run, sections=options.OF_TRAIN, own=lambda: [
     click.Option(["--config"], type=click.Path(), help="TOML file with options; flags win over it.")],
     defaults=lambda model: {} if model is None else models.TABLE[model].defaults)

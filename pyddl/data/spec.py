@@ -26,7 +26,7 @@ from pyddl.data.source import ArraySource, RandomSource, Source
 from pyddl.errors import DataError, NoRowsError, ParameterError
 from pyddl.names import SCALES
 
-__all__ = ["FORMATS", "fetch", "find", "from_anywhere", "from_here", "load", "of_pictures"]
+__all__ = ["FORMATS", "fetch", "find", "from_anywhere", "load", "of_pictures"]
 
 T = TypeVar("T")
 PARTS = ("train", "test")
@@ -118,15 +118,6 @@ def from_anywhere(spec: str) -> str:
     if spec.partition(":")[0] in NAMED or not os.path.exists(path):
         return spec
     return os.path.abspath(path) + (f":{inner}" if inner else "")
-
-
-def from_here(spec: str) -> str:
-    """The same as it is written in this working directory: what lies below has a relative path."""
-    try:
-        here = os.path.join(os.getcwd(), "")
-    except OSError:  # it is gone
-        return spec
-    return spec.removeprefix(here) if len(spec) > len(here) else spec
 
 
 def _labelled(source: Source, labels: Any, given: Any, without: Sequence[str], addresses: Mapping[str, str],

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyddl import models, options
+from pyddl import _own, models, options
 from pyddl.data import Source
 from pyddl.errors import ParameterError
 from pyddl.train.progress import Progress
@@ -84,13 +84,13 @@ def source_of(settings: Mapping[str, Any], data: str = "data", labels: str = "la
     test data; where they are for training data that are none, they are refused.
     """
     from pyddl.data import load
-    from pyddl.data.spec import from_here, of_pictures
+    from pyddl.data.spec import of_pictures
 
-    given: dict[str, Any] = {} if settings[labels] is None else {"labels": from_here(settings[labels])}
+    given: dict[str, Any] = {} if settings[labels] is None else {"labels": _own.from_here(settings[labels])}
     if settings[data] is not None:
         if (data == "data" and not recorded) or of_pictures(settings[data]):
             given |= {name: settings[name] for name in PICTURES if settings.get(name)}
-        return load(from_here(settings[data]), **given)
+        return load(_own.from_here(settings[data]), **given)
     if given:
         raise ParameterError(f"--{labels.replace('_', '-')} are those of the rows of --{data}, which is not given: "
                              "give it too, or leave them out")

@@ -40,7 +40,8 @@ from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.tensors import write_parts
 
 __all__ = ["CONFIG", "METRICS", "MODEL", "ROWS", "SUMMARY", "Run", "RunDirectory", "as_recorded", "claimed",
-           "load_run", "new_folder", "read_config", "recorded_config", "write_model", "written"]
+           "load_run", "new_folder", "read_config", "recorded_config", "write_model", "write_whole",
+           "written"]
 
 log = logging.getLogger("pyddl")
 
@@ -137,10 +138,7 @@ class RunDirectory:
         self._replace(SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def _replace(self, name: str, text: str) -> None:
-        temporary = self.path / (name + ".part")
-        with written(self.path / name):
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, self.path / name)
+        write_whole(self.path / name, text)
 
 
 def claimed(folder: Path, otherwise: str) -> TextIO:
@@ -184,6 +182,19 @@ def write_model(out: str | Path, model: Model, parameters: np.ndarray, averaged:
         write_parts(temporary, tensors, slices, group, about)
         if group is None or group.rank == 0:
             os.replace(temporary, path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole, or as it was before.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    temporary = path.with_name(path.name + ".part")
+    with written(path):
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 from pyddl.comm.abort import STOPPED
 from pyddl.errors import ParameterError
-from pyddl.train.run import MODEL, written
+from pyddl.train.run import MODEL, write_whole, written
 from pyddl.tune.messages import Outcome, Over, Split, Task
 from pyddl.tune.study import Study, Trial
 
@@ -284,7 +284,4 @@ class Desk:
             "best": self.study.best(), "groups": len(self._living), "seconds": self._clock() - self._begun,
             "stopped": None if not left else "error" if self._error else "request" if self._asked else "minutes",
             "finished": None if left or self._error else datetime.now(timezone.utc).isoformat(timespec="seconds")}
-        part = self.out / f".{SUMMARY}.part"
-        with written(self.out / SUMMARY):
-            part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-            os.replace(part, self.out / SUMMARY)
+        write_whole(self.out / SUMMARY, json.dumps(summary, indent=2) + "\n")

@@ -17,6 +17,7 @@ from pyddl.errors import PyddlError
 from pyddl.train import named
 from pyddl.train.progress import Progress
 from pyddl.train.stop import StopRequest
+from pyddl.tune.groups import said
 from pyddl.tune.parameter import Parameter
 from pyddl.tune.search import Search
 from pyddl.tune.space import Space
@@ -150,7 +151,7 @@ def estimate(space: Space, search: Search, ranks: int, ranks_per_trial: int) -> 
     count = "" if ways is None else f", of {ways:,} that there are"
     lines = [space.table(), f"{search.trials} trials{count}: drawn by {search.sampler}, ended early by {search.pruner}"]
     if ranks > 1:
-        lines.append(f"{groups} group{'s' * (groups != 1)} of {ranks_per_trial} rank{'s' * (ranks_per_trial != 1)}")
+        lines.append(said(groups, ranks_per_trial))
     cores = len(threads.cores())
     each = threads.wanted_threads() or max(1, cores // ranks)
     found = measure(space.settings(space.draw(middle), alone=True), each)

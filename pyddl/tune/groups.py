@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pyddl.errors import ParameterError
 
-__all__ = ["groups_of"]
+__all__ = ["groups_of", "said"]
 
 
 def groups_of(nodes: Sequence[int], size: int) -> tuple[list[list[int]], list[int]]:
@@ -43,3 +43,8 @@ def groups_of(nodes: Sequence[int], size: int) -> tuple[list[list[int]], list[in
     whole = len(left) // size * size
     groups += [left[first : first + size] for first in range(0, whole, size)]
     return sorted(groups), left[whole:]
+
+
+def said(count: int, size: int) -> str:
+    """So many groups of that size, in words."""
+    return f"{count} group{'s' * (count != 1)} of {size} rank{'s' * (size != 1)}"

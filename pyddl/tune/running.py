@@ -25,7 +25,7 @@ from pyddl.tune.collected import collect
 from pyddl.tune.coordinator import Direct, Link, MakeDesk, connect, opened
 from pyddl.tune.coordinator import start as start_coordinator
 from pyddl.tune.desk import BEST, SUMMARY, TRIALS, Desk, folder_of
-from pyddl.tune.groups import groups_of
+from pyddl.tune.groups import groups_of, said
 from pyddl.tune.messages import Outcome, Over, Split
 from pyddl.tune.rows import Rows
 from pyddl.tune.search import Search
@@ -152,7 +152,7 @@ def _of_groups(groups: list[list[int]], idle: list[int], here: World) -> list[st
     if here.size == 1:
         return []
     size = len(groups[0])
-    lines = [f"{len(groups)} group{'s' * (len(groups) > 1)} of {size} rank{'s' * (size > 1)}"]
+    lines = [said(len(groups), size)]
     if idle:
         are = "s {} are" if len(idle) > 1 else " {} is"
         lines.append(f"warning: rank{are.format(', '.join(map(str, idle)))} left over, and idle: start a multiple of "

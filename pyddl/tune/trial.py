@@ -21,9 +21,8 @@ from pyddl.train.progress import Progress
 from pyddl.train.stop import StopRequest
 from pyddl.tune.messages import Outcome
 
-__all__ = ["OUTPUT", "SECTIONS", "Asked", "Reporting", "in_child", "settings_of", "train"]
+__all__ = ["OUTPUT", "Asked", "Reporting", "in_child", "settings_of", "train"]
 
-SECTIONS = ("data", "model", "training", "machine", "output")
 OUTPUT = "output.txt"  # in the folder of a trial of one rank: what it printed
 FIRST_TO_GO = "500"  # of 1000: how readily the kernel ends a process where memory is short
 
@@ -129,7 +128,7 @@ def settings_of(given: Mapping[str, Any], out: Path, *, resume: bool) -> dict[st
     """
     name = given["model"]
     values = {key: value for key, value in given.items() if key != "model"}
-    settings = options.resolve(values, lambda option: option.section in SECTIONS, model=name,
+    settings = options.resolve(values, lambda option: option.section in options.OF_TRAIN, model=name,
                                defaults=models.TABLE[name].defaults)
     return {"model": name, **settings, "out": str(out), "resume": resume, "overwrite": not resume, "quiet": True}
 

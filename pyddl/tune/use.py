@@ -21,12 +21,11 @@ RULES_OF = {name: [rule for rule, algorithm in OPTIMIZERS.items() if "momentum" 
 """Options that only some optimizers take, and these."""
 
 MODEL = Option("model", "str", None, "model", "model to train")
-SECTIONS = ("data", "model", "training", "machine", "output")
 
 
 def known() -> list[str]:
     """Names of the options of `pyddl train`, ``model`` among them."""
-    return ["model", *(each.name for each in options.of_section(*SECTIONS))]
+    return ["model", *(each.name for each in options.of_section(*options.OF_TRAIN))]
 
 
 def option(name: str) -> Option:

@@ -82,7 +82,7 @@ class Binding:
                               for name, each in buffers.items())
         self._parameters = [(s, parameters[s.name]) for s in self.layout]
         self._buffers = [(s, buffers[s.name]) for s in self.buffers]
-        self.announcer = Announcer(self._parameters, self._land)
+        self.announcer = Announcer(self._parameters, self.give_gradients_back)
         self._viewed = [(s, each) for s, each in self._buffers if each.dtype == torch.float32]
         self._copied = [(s, each) for s, each in self._buffers if each.dtype != torch.float32]
         self._holders: dict[str, tuple[dict[str, Any], str]] = {
@@ -161,14 +161,15 @@ class Binding:
         for each, _, _, _, _ in self._watched:
             each.grad = None
 
-    def give_gradients_back(self) -> None:
-        """Copy them to where the vector has them, zeros where there is none, and let them lie there.
+    def give_gradients_back(self, parameter: Tensor | None = None) -> None:
+        """Copy that of a parameter, or of all, to where the vector has it, zeros where there is none, and let it lie
+        there.
 
         Measured, 784-256-64-256-784 with 32 rows: 76 us, where zeros that PyTorch adds to in place take 222.
         """
         views, found = [], []
         for each, view, _, _, _ in self._watched:
-            if view is None or each.grad is view:
+            if view is None or each.grad is view or (parameter is not None and each is not parameter):
                 continue
             if each.grad is None:
                 view.zero_()
@@ -178,17 +179,6 @@ class Binding:
             each.grad = view
         if views:
             torch._foreach_copy_(views, found)
-
-    def _land(self, parameter: Tensor) -> None:
-        """The same for one parameter, before the others."""
-        view = next(view for each, view, _, _, _ in self._watched if each is parameter)
-        if view is None or parameter.grad is view:
-            return
-        if parameter.grad is None:
-            view.zero_()
-        else:
-            view.copy_(_dense(parameter.grad))
-        parameter.grad = view
 
     def load_copied(self) -> None:
         """Give buffers that are no views what the vector says."""
@@ -214,9 +204,9 @@ class Binding:
     def _refuse(self, moved: Tensor, view: Tensor | None, place: int) -> None:
         name = next(s.name for s, each in self._parameters if each is moved)
         if moved.grad is not view:
-            what = "set the gradient to None" if moved.grad is None else "replaced the gradient"
-            raise ParameterError(f"the module or its loss has {what} of parameter {name}, which pyddl sums up where it "
-                                 "lies: leave zero_grad and optimizers out, the trainer does their work")
+            raise ParameterError(f"the module or its loss has replaced the gradient of parameter {name}, which pyddl "
+                                 "sums up where it lies: leave zero_grad and optimizers out, the trainer does their "
+                                 "work")
         what = f"moved parameter {name} to other memory"
         if moved.data_ptr() == place:
             what = f"put another one in the place of parameter {name}"
