@@ -6,15 +6,17 @@ with spacing 2, all of deviation 0.05: of 2500 samples, modes that at least one 
 
 Digits (MNIST, where it is there): Frechet distance of as many samples as there are test images from these, density and
 coverage, in the features of a classifier that is trained first; and what as many training images have. All ten digits,
-and sevens alone. One process, one thread; seconds are processor time.
+and sevens alone. Presets: the same figures of all digits after `pyddl train`'s other adversarial pairs, dense and of
+convolutions. One process, one thread; seconds are processor time.
 
-    python -m benchmarks.adversarial [--size quick|node|cluster] [--part all|mixtures|digits]
+    python -m benchmarks.adversarial [--size quick|node|cluster] [--part all|mixtures|digits|presets]
 
 How fast a step is: `benchmarks.adversarial_step`; what several ranks are worth: `benchmarks.adversarial_ranks`.
 """
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import tempfile
@@ -57,6 +59,11 @@ DIGITS: dict[str, dict[str, Any]] = {
                    "discriminator": (256, 128)},
     "sevens": {"batch": 128, "steps": 1960, "rate": 4e-3, "noise": 32, "penalty": 10.0, "generator": (128,) * 3,
                "discriminator": (256, 128)},
+}
+PRESETS = {  # `pyddl train`'s arguments
+    "wgan, 10 epochs": "wgan --epochs 10",
+    "wgan with penalty, 10 epochs": "wgan --objective wgan_gp --optimizer adam --epochs 10",
+    "dcgan, 2 epochs": "dcgan --epochs 2",
 }
 SETTINGS = {  # distributions, part of their steps, seeds
     "quick": (("N(4, 0.5)",), 0.05, 1),
@@ -151,30 +158,59 @@ def digits(record: Record, name: str, judge: Judge, part: float, seeds: int) -> 
     rows, runs = digits_of("train", name), []
     for seed in range(seeds):
         sample, seconds = trained(rows, DIGITS[name], seed, part)
-        found = quality(sample(judge.count), judge.rows, rows, judge.classifier)
-        kept = ("frechet_distance", "density", "coverage")
-        runs.append(({f"{key}{ending}": found[f"{key}{ending}"] for ending in ("", "_of_rows") for key in kept},
-                     seconds))
+        runs.append((judged(sample(judge.count), judge, rows), seconds))
     return show(record, name, runs)
 
 
+def judged(samples: np.ndarray, judge: Judge, rows: Source) -> Figures:
+    """What samples are like, and as many training rows."""
+    found = quality(samples, judge.rows, rows, judge.classifier)
+    return {f"{key}{ending}": found[f"{key}{ending}"] for ending in ("", "_of_rows")
+            for key in ("frechet_distance", "density", "coverage")}
+
+
+def preset(record: Record, name: str, judge: Judge, folder: Path, seeds: int) -> list[str]:
+    """The line of a command."""
+    rows, runs = digits_of("train", "all digits"), []
+    for seed in range(seeds):
+        out = folder / f"{name} {seed}"
+        before = of_children()
+        subprocess.run([sys.executable, "-m", "pyddl", "train", *PRESETS[name].split(), "--data", "mnist", "--threads",
+                        "1", "--seed", str(seed), "--quiet", "--out", str(out)], check=True, stdin=subprocess.DEVNULL)
+        seconds, run = of_children() - before, Trained.of(load_run(out))
+        samples = run.model.sample(run.parameters, run.buffers, judge.count, seed)
+        runs.append((judged(samples, judge, rows), seconds))
+    return show(record, name, runs)
+
+
+def of_children() -> float:
+    """Processor seconds of the processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main(given: Sequence[str] | None = None) -> Record:
-    options = harness.arguments(__doc__, given, part={"choices": ("all", "mixtures", "digits"), "default": "all"})
+    options = harness.arguments(__doc__, given, part={"choices": ("all", "mixtures", "digits", "presets"),
+                                                         "default": "all"})
     names, part, seeds = SETTINGS[options.size]
     before = _core.threads()
     _core.set_threads(1)
     try:
-        record = Record("adversarial", options.size, options.out, threads=1, recipes={**RECIPES, **DIGITS})
+        record = Record("adversarial", options.size, options.out, threads=1, recipes={**RECIPES, **DIGITS, **PRESETS})
         lines = []
-        if options.part != "digits":
+        if options.part in ("all", "mixtures"):
             lines += [show(record, name, [mixture(name, seed, part) for seed in range(seeds)]) for name in names]
         if options.part != "mixtures" and options.size != "quick":
             if find("mnist") is None:
                 raise SystemExit("digits are MNIST's: pyddl fetch mnist, or --part mixtures")
             with tempfile.TemporaryDirectory() as folder:
                 classifier = classifier_of("mnist", Path(folder))
-                for name in DIGITS:
-                    lines.append(digits(record, name, Judge(classifier, digits_of("test", name)), part, seeds))
+                if options.part != "presets":
+                    lines += [digits(record, name, Judge(classifier, digits_of("test", name)), part, seeds)
+                              for name in DIGITS]
+                if options.part != "digits":
+                    judge = Judge(classifier, digits_of("test", "all digits"))
+                    lines += [preset(record, name, judge, Path(folder), seeds) for name in PRESETS]
         harness.show(harness.table(["distribution", "median (each seed)", "seconds of a seed"], lines))
     finally:
         _core.set_threads(before)
