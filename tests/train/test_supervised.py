@@ -19,7 +19,7 @@ from pyddl.train.simulation import simulate
 
 FROZEN, EPOCHS = 1, 3  # the first stage's, and the last's
 STEPS, RATE = 15, 0.01  # of an epoch; of Adam
-SERVED = ("server", "ssp", "async")
+LATE = ("ssp", "async")  # gradients of old parameters; who comes first, and how often, is the machine's choice
 EXACT = ("local", "allreduce", "shares", "server")  # the same as one process, to rounding
 
 
@@ -94,14 +94,20 @@ def test_every_strategy_learns_it(world, name):
     result = train(**options_of(world, name))
     last, expected = result.metrics[-1], alone().curve[-1]
     assert name == "local" or same_everywhere(world, result.whole().parameters)
+    if name in LATE:
+        # On a loaded machine one of three workers may do it all, by a third of a step at a time: on machines simulated
+        # the best epoch's loss is 0.42 to 0.86, its accuracy 0.69 to 0.87. Who learns nothing has log 10 = 2.3 and 0.1.
+        best = min(result.metrics, key=lambda line: line["test_loss"])
+        assert best["test_loss"] < 0.5 * np.log(10) and best["test_accuracy"] > 0.5
+        assert best["train_loss"] < result.metrics[0]["train_loss"]
+        return
     assert last["train_loss"] < 0.5 * result.metrics[0]["train_loss"]
     if name in EXACT and not (name == "local" and world.size > 1):
         assert last["test_loss"] == pytest.approx(expected["test_loss"], rel=1e-3)
         assert last["test_accuracy"] == pytest.approx(expected["test_accuracy"], abs=0.01)
     elif name != "local":
-        # Another algorithm: smaller batches per replica, or old parameters, and who comes first is chance.
-        last = min(result.metrics, key=lambda line: line["test_loss"]) if name in SERVED[1:] else last
-        assert last["test_loss"] < (1.25 if name in SERVED else 1.1) * expected["test_loss"]
+        # Another algorithm: smaller batches per replica.
+        assert last["test_loss"] < 1.1 * expected["test_loss"]
         assert last["test_accuracy"] > 0.9 * expected["test_accuracy"]
 
 
@@ -114,19 +120,19 @@ def test_a_resumed_run_is_the_uninterrupted_one(world, shared, name, step):
 
     class Asks(Classifier):
         def gradient(self, parameters, gradients, buffers, batch):
-            if batch.step >= step:  # where rows are tickets it may not be this rank's
+            if batch.step >= step:
                 stop.requested = True
             return super().gradient(parameters, gradients, buffers, batch)
 
-    stop, asks = StopRequest(), world.rank == min(1, world.size - 1)  # no server, and none that is idle
+    # A rank that is no server, and not idle; where rows are tickets all, since one may get none.
+    stop, asks = StopRequest(), name in LATE or world.rank == min(1, world.size - 1)
     given = {"encoder": encoder(), "frozen_epochs": FROZEN}
     first = train(shared / "run", Asks(64, 10, (24,), **given) if asks else None, stop, **options)
     assert first.summary["finished"] is None
     second = train(shared / "run", resume=True, **options)
     assert len(second.metrics) == FROZEN + EPOCHS and second.summary["finished"]
-    if name in SERVED[1:]:
-        # Gradients of old parameters: single epochs fall back by chance (0.60 was seen once, 0.73 to 0.87 else).
-        assert max(line["test_accuracy"] for line in second.metrics[FROZEN:]) > 0.6
+    if name in LATE:
+        assert max(line["test_accuracy"] for line in second.metrics[FROZEN:]) > 0.5
     else:
         whole = train(**options)
         np.testing.assert_allclose(second.parameters, whole.parameters, rtol=1e-4, atol=1e-5)
@@ -138,7 +144,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(world, shared, name, step):
 def test_it_resumes_on_one_rank_without_the_run_of_the_encoder(world, shared, monkeypatch, step):
     class Asks(Classifier):
         def gradient(self, parameters, gradients, buffers, batch):
-            if batch.step >= step:  # where rows are tickets it may not be this rank's
+            if batch.step >= step:
                 stop.requested = True
             return super().gradient(parameters, gradients, buffers, batch)
 
