@@ -1,6 +1,7 @@
 """What training must reach on the real MNIST: figures of README and docs. Minutes, so only in `make test-long`."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,15 @@ def summary_of(model, folder, *options):
     line = [support.sys.executable, "-m", "pyddl", "train", model, "--data", "mnist", "--out", str(folder), *options]
     done = support.run_ranks(2, line, timeout=1700)
     assert done.code == 0, done
-    return json.loads((folder / "summary.json").read_text())
+    found = json.loads((folder / "summary.json").read_text())
+    print(model, {name: value for name, value in found.items() if name.startswith(("train_", "test_"))})
+    return found
+
+
+def processor_seconds():
+    """Of all programs that have ended under this one, ranks too."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def trained(folder, *options):
@@ -88,7 +97,8 @@ def test_bfloat16_ends_within_one_percent_of_float32(float32, tmp_path):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_classifier_on_convolutions_reaches_the_accuracy_in_the_docs(tmp_path, seed):
-    """By the lines of docs/models/classifier.md; ten minutes are the limit of both together."""
+    """By the lines of docs/models/classifier.md; ten minutes of two processors are the limit of both together."""
+    begin = processor_seconds()
     below = options_in_docs("autoencoder", "--data mnist --conv conv32,pool2,conv64,pool2")
     given = options_in_docs("classifier", "--data mnist --encoder runs/convolutions")
     summaries = []
@@ -97,7 +107,7 @@ def test_a_classifier_on_convolutions_reaches_the_accuracy_in_the_docs(tmp_path,
         words = [word for pair in options.items() for word in pair]
         summaries.append(summary_of(model, tmp_path / out, "--seed", str(seed), *words))
     assert summaries[1]["test_accuracy"] >= 0.992
-    assert sum(sum(each["time"].values()) for each in summaries) < 600
+    assert 60 < processor_seconds() - begin < 2 * 600
 
 
 def test_denoising_makes_features_for_a_classifier_that_has_few_labels():
