@@ -77,7 +77,7 @@ def world():
 
 @pytest.fixture
 def mpirun(tmp_path):
-    """``mpirun(ranks, script, *arguments, timeout=60, environ=None, outlive=False)``: a script on ranks of its own.
+    """``mpirun(ranks, script, *arguments, timeout=100, environ=None, outlive=False)``: a script on ranks of its own.
 
     Returns `support.Finished`: ``code`` (None after the time limit), ``out``, ``err``, ``seconds``.
     """
@@ -91,7 +91,7 @@ def mpirun(tmp_path):
     except CommError as error:
         pytest.skip(str(error))
 
-    def start(ranks, script, *arguments, timeout=60, environ=None, outlive=False):
+    def start(ranks, script, *arguments, timeout=100, environ=None, outlive=False):
         file = tmp_path / "script.py"
         file.write_text(textwrap.dedent(script))
         return support.run_ranks(ranks, support.python(file, *arguments), timeout=timeout, environ=environ,

@@ -39,7 +39,7 @@ class Finished:
     seconds: float
 
 
-def run_ranks(ranks: int, argv: list[str], *, timeout: float = 60, environ: Mapping[str, str] | None = None,
+def run_ranks(ranks: int, argv: list[str], *, timeout: float = 100, environ: Mapping[str, str] | None = None,
               threads: int = 1, outlive: bool = False) -> Finished:
     """Run ``argv`` on ``ranks`` ranks; nothing of it is left when this returns."""
     line, settings = launcher.command(ranks, argv, threads=threads, environ={**os.environ, **(environ or {})},
@@ -47,7 +47,7 @@ def run_ranks(ranks: int, argv: list[str], *, timeout: float = 60, environ: Mapp
     return run(line, settings, timeout)
 
 
-def run(line: list[str], environ: Mapping[str, str], timeout: float = 60) -> Finished:
+def run(line: list[str], environ: Mapping[str, str], timeout: float = 100) -> Finished:
     """Run a command in a session of its own, which ends with it."""
     start = time.monotonic()
     process = subprocess.Popen(line, env=dict(environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

@@ -68,15 +68,17 @@ def line_descent(model, update):
 @pytest.mark.parametrize("named", [False, True], ids=["whole object", "named arrays"])
 @pytest.mark.parametrize("fetch_every", [1, 3])
 def test_a_linear_model_is_learnt(world, named, fetch_every):
+    """Twice, so that the last updates are not as old as the model: a worker may be held up for all of one training."""
     model, rows, targets = line()
     with pyddl.ParameterServer(model, parameters=(lambda model: model) if named else None) as server:
-        report = server.train(np.arange(ITEMS), line_gradient(rows, targets), line_descent, batch_size=20, epochs=120,
-                              shuffle=True, fetch_every=fetch_every)
+        first, report = (server.train(np.arange(ITEMS), line_gradient(rows, targets), line_descent, batch_size=20,
+                                      epochs=25, shuffle=True, fetch_every=fetch_every) for _ in range(2))
     learnt = server.model
     close = np.allclose(learnt["w"], np.arange(5), atol=0.02) and np.allclose(learnt["b"]["bias"], 2, atol=0.02)
     assert_on_all_ranks(world, close, learnt)
-    assert_on_all_ranks(world, server.version == report.updates == sum(report.by_worker.values()), report)
-    assert_on_all_ranks(world, report.items == 120 * ITEMS and sum(report.staleness.values()) == report.updates, report)
+    assert_on_all_ranks(world, server.version == first.updates + report.updates, report)
+    assert_on_all_ranks(world, report.updates == sum(report.by_worker.values()), report)
+    assert_on_all_ranks(world, report.items == 25 * ITEMS and sum(report.staleness.values()) == report.updates, report)
     assert_on_all_ranks(world, len(report.by_worker) == max(1, world.size - 1) and not report.lost, report)
     assert_on_all_ranks(world, 0 < report.descent_seconds < report.seconds and report.items_per_second > 0, report)
     assert_on_all_ranks(world, (learnt is model) == (named or world.rank == 0))
@@ -303,11 +305,11 @@ def test_a_gradient_may_use_its_memory_again(world):
 
 @pytest.mark.mpi
 def test_a_waiting_server_burns_no_core(world):
-    begin = time.process_time()
+    begin, mine = time.monotonic(), time.process_time()
     with pyddl.ParameterServer(None) as server:
         server.train(range(max(1, world.size - 1)), lambda model, items: time.sleep(1) or {}, append)
-    used = time.process_time() - begin
-    assert_on_all_ranks(world, used < 0.5, f"{used:.2f} s of processor time in a second of waiting")
+    taken, used = time.monotonic() - begin, time.process_time() - mine
+    assert_on_all_ranks(world, used < 0.5 * taken, f"{used:.2f} s of processor time in {taken:.2f} s of waiting")
 
 
 @pytest.mark.mpi

@@ -29,7 +29,6 @@ def test_an_uncaught_exception_ends_all_ranks(mpirun, failure, code, said):
         print("went on")
     """)
     assert done.code == code, done
-    assert done.seconds < 30  # it takes about two
     assert said in done.err and done.err.count("Traceback") == 1, done.err  # mpirun's own words may come before
     assert "went on" not in done.out
 

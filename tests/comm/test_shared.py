@@ -178,7 +178,7 @@ def test_many_more_ranks_than_cores_keep_going(mpirun):
             x[:] = 1
             t.sum(x)
         assert (x == 8).all()
-    """, timeout=60)
+    """)
     assert done.code == 0, done.err
 
 
@@ -321,7 +321,6 @@ def test_a_rank_that_is_gone_ends_the_others(mpirun, end):
             world.transport.sum(x)
     """)
     assert done.code not in (None, 0) or end == "os._exit(0)", done
-    assert done.seconds < 30, done  # it takes about two
     pids = re.findall(r"<(\d+)>", done.out)
     assert len(pids) == 3
     assert not [name for name in leftovers() if name.name.split("-")[1] in pids]
