@@ -2,8 +2,8 @@
 
     python -m pyddl.comm.launcher -n 3 -- python -m pytest --only-mpi -x
 
-where every rank runs the tests marked ``mpi``. A test that fails on one rank ends all, with its traceback. ``make test``
-runs them by tests/ranks, which says at the end where each rank was.
+where every rank runs the tests marked ``mpi``. A test that fails on one rank ends all, with its traceback.
+``make test`` runs them by tests/ranks, which says at the end where each rank was.
 """
 
 from __future__ import annotations
