@@ -33,7 +33,7 @@ train: setup
 
 test: setup
 	$(BIN)/python -m pytest -q
-	for ranks in 1 2 3 4; do $(LAUNCH) -n $$ranks -- $(BIN)/python -m pytest -q --only-mpi -x || exit 1; done
+	for ranks in 1 2 3 4; do tests/ranks $(BIN)/python $$ranks || exit 1; done
 
 test-long: setup test-wheel test-routes test-sanitized spark storage
 	$(BIN)/python -m pytest -q -m long --run-long --timeout 1200

@@ -3,18 +3,23 @@
     python -m pyddl.comm.launcher -n 3 -- python -m pytest --only-mpi -x
 
 where every rank runs the tests marked ``mpi``. A test that fails on one rank ends all, with its traceback.
+``make test`` runs them by tests/ranks, which says at the end where each rank was.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
 import textwrap
+import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from pyddl.comm.abort import end_all
 from pyddl.comm.environment import started, terminal
 
 _ranks = started()
@@ -48,6 +53,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_configure(config):
+    global _stderr
+    _stderr = os.dup(2)  # while a test runs, 2 is a file of pytest's
     if _ranks is not None and config.option.color == "auto":
         config.option.color = "yes" if terminal() else "no"
 
@@ -59,12 +66,63 @@ def pytest_sessionstart(session):
         reporter._tw._file = open(os.devnull, "w")  # noqa: SIM115
 
 
+# ---- where a rank is, for tests/ranks, and how it fails
+
+_stderr = 2
+
+
+def _is(where):
+    """Write down where this rank is."""
+    if _ranks is not None and (folder := os.environ.get("PYDDL_TEST_PLACES")):
+        Path(folder, str(_ranks.rank)).write_text(where)
+
+
+def _fails(where, text):
+    """End all ranks."""
+    _is(f"failed in {where}")
+    os.write(_stderr, f"\nrank {_ranks.rank}: {where}\n{text}\n".encode(errors="backslashreplace"))
+    end_all(1)
+
+
+def _several():
+    return _ranks is not None and _ranks.size != 1
+
+
+def pytest_runtest_logstart(nodeid):
+    _is(f"was in {nodeid}")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_logreport(report):
-    mpi = sys.modules.get("mpi4py.MPI")  # serial tests never load it
-    if report.failed and mpi is not None and mpi.COMM_WORLD.size > 1:
-        os.write(2, f"\nrank {mpi.COMM_WORLD.rank}: {report.nodeid}\n{report.longreprtext}\n".encode())
-        mpi.COMM_WORLD.Abort(1)
+    if report.failed and _several():
+        _fails(report.nodeid, report.longreprtext)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collectreport(report):
+    if report.failed and _several():
+        _fails(report.nodeid, report.longreprtext)
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_timeout_set_timer(item, settings):
+    """pytest-timeout's own way leaves a rank beyond the first without a word."""
+    if not _several():
+        return None
+
+    def out_of_time():
+        faulthandler.dump_traceback(_stderr)
+        _fails(item.nodeid, f"it has not ended after {settings.timeout:g} s")
+
+    timer = threading.Timer(settings.timeout, out_of_time)
+    timer.daemon = True
+    timer.start()
+    item.cancel_timeout = timer.cancel
+    return True
+
+
+def pytest_sessionfinish(exitstatus):
+    _is(f"has ended with status {int(exitstatus)}")
 
 
 @pytest.fixture(scope="session")

@@ -129,13 +129,13 @@ def test_a_stop_of_servers_in_any_stage_is_gone_on_from(world, shared, name, ste
 @pytest.mark.parametrize("options", [{}, {"shard_optimizer": True}, {"strategy": "server"},
                                      {"strategy": "server", "mode": "async"}], ids=str)
 def test_a_step_is_completed_and_another_number_of_ranks_goes_on(world, shared, options):
-    """The stop comes in the first of two turns, on one rank (or any, where tickets are shared: one may get none of a
-    step's); then one rank goes on alone, then all."""
+    """The stop comes in the first of two turns, on one rank; then one rank goes on alone, then all."""
     class Halting(Pair):
         def sums(self, p, rows, batch):
             stop.requested |= asked and batch.step == 7 and batch.phase == "critic"
             return super().sums(p, rows, batch)
 
+    # In mode async on whichever has that step: a ticket of it may not come to the last rank.
     stop, asked = StopRequest(), "mode" in options or world.rank == world.size - 1
     whole = train(Pair(), **options)
     first = train(Halting(), shared / "run", stop, **options)
