@@ -52,19 +52,22 @@ def _belongs(names: Iterable[str], **wanted: tuple[str, ...]) -> Effect:
     """Options that count where another one has one of these values."""
     (other, among), = wanted.items()
 
+    *first, last = among
+    listed = f"{', '.join(first)} and {last}" if first else last
+
     def says(name: str, values: Values) -> str:
-        return (f"{name} belongs to {other} {' and '.join(among)}; the {other} here is {values[other]}: leave it out, "
+        return (f"{name} belongs to {other} {listed}; the {other} here is {values[other]}: leave it out, "
                 f"or choose {other} {among[-1]}")
 
     return Effect(tuple(names), (other,), lambda values: values[other] in among, says)
 
 
-def _with(names: Iterable[str], other: str, what: str = "") -> Effect:
-    """Options that say more of another one, which must be given."""
+def _with(names: Iterable[str], other: str, why: str = "") -> Effect:
+    """Options that say more of another one, which must be given: ``why`` it is needed."""
 
     def says(name: str, values: Values) -> str:
-        return (f"{name} is given, and {what or other} is not: without it there is no effect; leave {name} out, or "
-                f"give {other}, too")
+        return (f"{name} is {values.get(name)!r}, and {why or f'{other} is not given'}: leave {name} out, or give "
+                f"{other}, too")
 
     return Effect(tuple(names), (other,), lambda values: bool(values[other]), says)
 
@@ -144,9 +147,9 @@ TABLE: tuple[Effect, ...] = (
             "is given, and conv is a list of layers, which have their own: leave it out"),
     _with(("corruption",), "corrupt"),
     _with(("sparsity_cost",), "sparsity"),
-    _with(("frozen_epochs", "freeze"), "encoder", "an encoder that could be frozen"),
+    _with(("frozen_epochs", "freeze"), "encoder", "there is no encoder that could be frozen"),
     _belongs(("output_variance",), loss=("mse",)),
-    _with(("kl_warmup",), "kl_weight", "a kl_weight to grow to"),
+    _with(("kl_warmup",), "kl_weight", "kl_weight, to which it would grow, is 0"),
     # ---- Boltzmann machines
     _belongs(("corrupt",), finetune=("autoencoder", "classifier")),
     _belongs(("variance",), visible=("gaussian",)),
@@ -168,10 +171,6 @@ TABLE: tuple[Effect, ...] = (
     _unless(("batch_norm",), (*_PAIR, "channels"), _normalised,
             "is of convolutions that mirror channels, and of norm in a text of layers: leave it out, or give channels, "
             "for example 64,128"),
-    _unless(("output",), ("generator", "channels"),
-            lambda values: values["generator"] is None or isinstance(values["generator"], str)
-            or all(isinstance(each, int) for each in values["generator"]),
-            "is given, and the generator is a list of layers, of which the last has its own: leave it out"),
     _unless(("beta1", "beta2"), ("optimizer", "generator_optimizer", "discriminator_optimizer"),
             lambda values: any((values[f"{each}_optimizer"] or values["optimizer"]) in _ADAM for each in _PAIR),
             "is of rules adam and adamw, and neither network has one of them: leave it out, or choose optimizer adam"),
@@ -198,9 +197,10 @@ def why_none(name: str, values: Values) -> str | None:
     return next((why for each in TABLE if name in each.names and (why := each.lacks(name, values))), None)
 
 
-def reads(name: str) -> list[str]:
-    """The options that decide whether this one has an effect."""
-    return list(dict.fromkeys(other for each in TABLE if name in each.names for other in each.reads))
+def reads(name: str | None = None) -> list[str]:
+    """The options that decide whether this one, or any, has an effect."""
+    return list(dict.fromkeys(
+        other for each in TABLE if name is None or name in each.names for other in each.reads))
 
 
 def check(values: Values, usual: Callable[[str], Container[Any]], among: Container[str] | None = None) -> None:

@@ -14,8 +14,8 @@ from pyddl import _check, _own, effects, names
 from pyddl._names import offers
 from pyddl.errors import ParameterError
 
-__all__ = ["OF_TRAIN", "TABLE", "Option", "add", "check_effects", "check_names", "defaults_of", "fitting", "named", "of_model",
-           "of_section", "of_strategy", "resolve", "share", "stranger", "with_runs"]
+__all__ = ["OF_TRAIN", "TABLE", "Option", "add", "check_effects", "check_names", "defaults_of", "fitting", "named",
+           "of_model", "of_section", "of_strategy", "resolve", "share", "stranger", "with_runs"]
 
 __dir__ = offers(__name__)
 

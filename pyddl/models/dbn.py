@@ -114,8 +114,7 @@ class DBN:
         by_default = "gaussian" if finetune == "autoencoder" else "bernoulli"
         self.code_units = _check.one_of("code_units", code_units or by_default, ("bernoulli", "gaussian"))
         self.corrupt, self.corruption = _check.number("corrupt", corrupt, at_least=0), corruption
-        check_effects("dbn", {"corrupt": corrupt, "corruption": corruption, "finetune": finetune, "chain": chain,
-                              "chains": chains})
+        check_effects("dbn", {"corrupt": corrupt, "corruption": corruption, "finetune": finetune})
         _check.one_of("chain", chain, ("cd", "pcd"))
         units = (self.inputs, *self.hidden)
         self.levels = tuple(
