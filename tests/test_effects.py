@@ -102,7 +102,7 @@ def test_a_model_of_layers_refuses_what_they_have_themselves():
     for hidden, name, value in (((4,), "batch_norm", "own"), ((), "code_activation", "tanh")):
         with pytest.raises(ParameterError, match=f"^{name} is given, and conv is a list of layers"):
             pyddl.models.Autoencoder(16, hidden, **convolutions, **{name: value})
-    with pytest.raises(ParameterError, match="^generator_activation is of hidden layers"):
+    with pytest.raises(ParameterError, match=r"^generator_activation is of hidden layers"):
         pyddl.models.GAN(4, [Dense(6, "relu"), Dense(4)], generator_activation="relu")
 
 
@@ -168,7 +168,7 @@ def test_what_flags_leave_without_effect_in_a_file_is_left_out():
     found = resolved("autoencoder", {"schedule": "constant", "corrupt": 0.0}, below=file)
     assert (found["step_every"], found["corruption"]) == (1000, "masking")
     assert resolved("autoencoder", {"corrupt": 0.2}, below=file)["step_every"] == 50
-    with pytest.raises(ParameterError, match="^step_every belongs"):
+    with pytest.raises(ParameterError, match=r"^step_every belongs"):
         resolved("autoencoder", {"schedule": "constant", "step_every": 60}, below=file)
 
 

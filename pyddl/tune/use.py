@@ -48,7 +48,9 @@ def read(name: str | None, model: str, strategy: str) -> list[str]:
 def usable(name: str, heads: Mapping[str, Any]) -> bool:
     """Whether model, strategy and optimizer, and what else it reads, as far as ``heads`` has them, have a use for the
     option."""
-    if options.stranger(name, model=heads.get("model"), strategy=heads.get("strategy")) or effects.why_none(name, heads):
+    if options.stranger(name, model=heads.get("model"), strategy=heads.get("strategy")):
+        return False
+    if effects.why_none(name, heads):
         return False
     return heads.get("optimizer") is None or heads["optimizer"] in RULES_OF.get(name, OPTIMIZERS)
 

@@ -184,10 +184,13 @@ def test_groups_go_on_after_trials_that_fail(ranks, tmp_path, nodes, monkeypatch
         support.outliving()
         monkeypatch.setenv("PYDDL_RANKS_PER_NODE", "1")
     searches.odd(tmp_path)
-    space = write(tmp_path, 'strategy = ["allreduce", "odd.py:OneRaises"]\nlearning_rate = [0.01, 1e30]', trials=8)
+    space = write(tmp_path, 'strategy = ["allreduce", "odd.py:OneRaises", "odd.py:OneLeaves"]\n'
+                  "learning_rate = [0.01, 1e30]", trials=9)
     support.pyddl("tune", space, "--out", "s", "--quiet", "--ranks", 4, "--ranks-per-trial", 2, cwd=tmp_path)
     for row in rows(tmp_path / "s"):
-        if row["strategy"] != "allreduce":
+        if row["strategy"] == "odd.py:OneLeaves":
+            assert row["why"] == "sys.exit(0)"
+        elif row["strategy"] != "allreduce":
             assert "raised ValueError: lost the thread" in row["why"]
         elif float(row["learning_rate"]) > 1:
             assert row["why"].startswith("diverged: step ")
