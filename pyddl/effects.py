@@ -103,6 +103,11 @@ def _between(values: Values) -> bool:
     return len(values["hidden"]) > 1 or isinstance(values["conv"], str)
 
 
+def _one_is_left(own: str) -> Callable[[Values], bool]:
+    """Whether a network of an adversarial pair has no ``own`` value."""
+    return lambda values: None in (values[f"generator_{own}"], values[f"discriminator_{own}"])
+
+
 def _moves(own: str) -> Callable[[Values], bool]:
     """Whether workers of strategy server move their own copy, or the servers have no ``own`` value."""
     return lambda values: values["fetch_every"] > 1 or values[own] is None
@@ -119,7 +124,7 @@ TABLE: tuple[Effect, ...] = (
     _belongs(("minimum_rate",), schedule=("cosine", "linear")),
     _belongs(_RULE, finetune=("autoencoder", "classifier")),  # machines of a stack have rules of their own
     *(_unless((name,), (f"generator_{own}", f"discriminator_{own}"),
-              lambda values, own=own: None in (values[f"generator_{own}"], values[f"discriminator_{own}"]),
+              _one_is_left(own),
               f"is given, and generator_{own} and discriminator_{own}, which stand for it, are too: leave one of the "
               "three out")
       for name, own in (("learning_rate", "rate"), ("optimizer", "optimizer"))),

@@ -90,7 +90,9 @@ def _reported(out: str | None) -> int | None:
 
 def _dry_run(space: Space, search: Search, settings: Mapping[str, Any]) -> int:
     from pyddl.tune.estimate import estimate
+    from pyddl.tune.goal import check_goal
     from pyddl.tune.groups import groups_of
+    from pyddl.tune.rows import Rows
 
     launched = started()
     if launched is not None and launched.rank:
@@ -98,6 +100,7 @@ def _dry_run(space: Space, search: Search, settings: Mapping[str, Any]) -> int:
     ranks = settings["ranks"] or (launched.size if launched is not None else None) or 1
     groups_of([0] * ranks, settings["ranks_per_trial"])
     space.check_ranks(settings["ranks_per_trial"])
+    check_goal(space, search, Rows())
     for text in (*space.notes, *estimate(space, search, ranks, settings["ranks_per_trial"])):
         click.echo(text)
     return 0

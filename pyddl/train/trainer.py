@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -108,8 +108,9 @@ class Trainer:
 
     def _check_given(self) -> None:
         """Refuse options that have no effect beside the trainer's own arguments."""
-        unused = [(SAID, "optimizer is an object, which brings its own: make the object with it, or name a rule")
-                  ] if isinstance(self.optimizer, Optimizer) else []
+        unused: list[tuple[Iterable[str], str]] = []
+        if isinstance(self.optimizer, Optimizer):
+            unused.append((SAID, "optimizer is an object, which brings its own: make that with it, or name a rule"))
         if self.out is None:
             unused.append((OF_FILES, "out names no run directory: give out, too, or leave it out"))
         for name, why in ((name, why) for names, why in unused for name in names):

@@ -106,13 +106,14 @@ def test_a_trial_that_wants_more_memory_than_there_is_costs_itself(pyddl_here, t
     (RATES, ("--only", 7, "--out", "s"), "--only is 7; this search has trials 0 to 2"),
     (RATES, ("--only", 0, "--out", "s", "--sampler", "tpe"), "say --sampler random"),
     (RATES, ("--collect", "--out", "s", "--sampler", "tpe"), "say --sampler random"),
-    (RATES, ("--goal", "test_accuracy", "--out", "s"), "goal is 'test_accuracy'; expected a column of metrics.jsonl"),
+    (RATES, ("--goal", "test_los", "--out", "s"), "goal is 'test_los'; expected a column of metrics.jsonl, of which"),
     ('visible = ["bernoulli", "gaussian"]', (), "visible is an option of model rbm"),
     (RATES, ("--trials", 0), "trials"),
 ])
 def test_bad_input_is_one_line_and_2(pyddl_here, tmp_path, space, flags, said):
     _, err = pyddl_here("tune", write(tmp_path, space), *flags, check=2)
     assert said in err and "Traceback" not in err and len(err.strip().splitlines()) <= 2, err
+    assert not (tmp_path / "s").exists(), "it was known before the search began"
 
 
 def test_data_that_are_not_there_are_found_out_before_any_trial(pyddl_here, ranks, tmp_path):
