@@ -115,9 +115,9 @@ def test_a_value_far_away_does_not_squeeze_the_others(tmp_path, monkeypatch, dir
     draw_trials(tmp_path / "trials.png", rows, search, "test_loss")
     draw_parameters(tmp_path / "parameters.png", rows, [parameter], None, search, "test_loss")
     draw_curves(tmp_path / "curves.png", rows, curves, search, "test_loss")
-    for name, said in (("trials.png", "1 beyond"), ("parameters.png", "1 beyond"), ("curves.png", "1 leave the picture")):
-        (low, high), texts = found[name]
-        assert -15.5 < low and high < 15.5 and high - low < 2 and said in texts, name
+    for name, shown in (("trials", "1 beyond"), ("parameters", "1 beyond"), ("curves", "1 leave the picture")):
+        (low, high), texts = found[f"{name}.png"]
+        assert low > -15.5 and high < 15.5 and high - low < 2 and shown in texts, name
     draw_trials(tmp_path / "trials.png", [row for row in rows if row["number"] != 5], search, "test_loss")
     assert found["trials.png"][1] == ["complete", "best so far"]
 

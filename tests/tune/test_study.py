@@ -300,8 +300,8 @@ def test_a_journal_of_which_a_line_is_missing(tmp_path, journal, change):
     else:
         lines[7:9] = lines[8:6:-1]
     (tmp_path / JOURNAL).write_bytes(b"".join(lines))
-    with pytest.raises(DataError, match=r"journal\.log: line 8 was written as line 9: lines were taken out or moved; put "
-                                        r"the file back as it was, or what stands .* head -n 7 "):
+    with pytest.raises(DataError, match=r"journal\.log: line 8 was written as line 9: lines were taken out or moved; "
+                                        r"put the file back as it was, or what stands .* head -n 7 "):
         Study(tmp_path, space(), KEPT)
     older = re.sub(rb',"line":\d+', b"", b"".join(lines[:7]))  # which said no numbers
     (tmp_path / JOURNAL).write_bytes(older)
