@@ -12,6 +12,7 @@ from typing import Any
 
 from pyddl._names import offers
 from pyddl.errors import ParameterError
+from pyddl.names import STRATEGIES
 
 __all__ = ["TABLE", "Effect", "check", "effective", "reads", "why_none"]
 
@@ -103,6 +104,12 @@ def _between(values: Values) -> bool:
     return len(values["hidden"]) > 1 or isinstance(values["conv"], str)
 
 
+def _serves(values: Values) -> bool:
+    """Whether there are servers, or may be."""
+    strategy = values["strategy"]
+    return strategy not in STRATEGIES or strategy in ("server", "auto") or values.get("mode") == "async"
+
+
 def _one_is_left(own: str) -> Callable[[Values], bool]:
     """Whether a network of an adversarial pair has no ``own`` value."""
     return lambda values: None in (values[f"generator_{own}"], values[f"discriminator_{own}"])
@@ -121,7 +128,7 @@ _ADAM = ("adam", "adamw")
 TABLE: tuple[Effect, ...] = (
     # ---- training
     _belongs(("step_every", "step_factor"), schedule=("step",)),
-    _belongs(("minimum_rate",), schedule=("cosine", "linear")),
+    _belongs(("minimum_rate", "minimum"), schedule=("cosine", "linear")),  # the latter in `optim.schedule`
     _belongs(_RULE, finetune=("autoencoder", "classifier")),  # machines of a stack have rules of their own
     *(_unless((name,), (f"generator_{own}", f"discriminator_{own}"),
               _one_is_left(own),
@@ -183,6 +190,13 @@ TABLE: tuple[Effect, ...] = (
     _unless(("node_latency", "node_bandwidth"), ("workers_per_node",), lambda values: values["workers_per_node"] > 1,
             "is between workers of one node, and each has a node of its own: give workers_per_node, too, or leave it "
             "out"),
+    _unless(("latency", "bandwidth"), ("workers_per_node", "workers"),
+            lambda values: max(values["workers"]) > values["workers_per_node"],
+            "is between nodes, and all workers are on one: leave it out, or give more workers"),
+    _unless(("update_bandwidth",), ("strategy",), _serves,
+            "is of servers, and strategy has none: leave it out, or choose strategy server"),
+    # ---- search
+    _belongs(("first", "factor"), pruner=("asha",)),
     # ---- output
     _with(("overwrite",), "out"),
     _unless(("verbose",), ("ranks",), lambda values: (values["ranks"] or 1) > 1,

@@ -4,10 +4,12 @@ import pytest
 
 import pyddl
 from pyddl import effects, models, options
+from pyddl.comm.machine import Machine
 from pyddl.errors import ParameterError
 from pyddl.models.layers import Conv, Dense
 from pyddl.train import Trainer
-from pyddl.tune import Space
+from pyddl.tune import Search, Space
+from pyddl.tune.search import OPTIONS
 
 IDLE = [  # model, what is given, the option without effect, and what else would give it one
     ("autoencoder", {"step_every": 50}, "step_every", {"schedule": "step"}),
@@ -68,7 +70,14 @@ OF_STRATEGIES = [
     ("averaging", {"outer_rate": 0.5}, "outer_rate", {"outer": "nesterov"}),
     ("averaging", {"outer_momentum": 0.5}, "outer_momentum", {"outer": "momentum"}),
 ]
-SIMULATED = [("node_latency", 1e-6), ("node_bandwidth", 1e9)]
+SIMULATED = [
+    ({"node_latency": 1e-6}, "node_latency", {"workers_per_node": 2}),
+    ({"node_bandwidth": 1e9}, "node_bandwidth", {"workers_per_node": 2}),
+    ({"workers": (4,), "workers_per_node": 4, "latency": 1e-6}, "latency", {"workers": (8,)}),
+    ({"workers": (4,), "workers_per_node": 4, "bandwidth": 1e6}, "bandwidth", {"workers": (8,)}),
+    ({"update_bandwidth": 1e6}, "update_bandwidth", {"strategy": "server"}),
+    ({"strategy": "elastic", "update_bandwidth": 1e6}, "update_bandwidth", {"mode": "async"}),
+]
 
 
 def resolved(model, given, **more):
@@ -121,24 +130,51 @@ def test_a_strategy_refuses_it(strategy, given, name, cure):
     pyddl.strategies.strategy(strategy, **{**given, **cure})
 
 
-@pytest.mark.parametrize(("name", "value"), SIMULATED)
-def test_a_simulation_refuses_it(name, value):
+@pytest.mark.parametrize(("given", "name", "cure"), SIMULATED)
+def test_a_simulation_refuses_it(given, name, cure):
     def accept(option):
-        return option.section == "simulation"
+        return option.section in ("training", "simulation")
 
-    with pytest.raises(ParameterError, match=f"^{name} is between workers of one node"):
-        options.resolve({name: value}, accept)
-    assert options.resolve({name: value, "workers_per_node": 2}, accept)[name] == value
+    with pytest.raises(ParameterError, match=f"^{name} is (between|of servers)"):
+        options.resolve(given, accept)
+    assert options.resolve({**given, **cure}, accept)[name] == given[name]
+    if name.startswith("node_"):
+        with pytest.raises(ParameterError, match=f"^{name} is between workers of one node"):
+            Machine(**given)
+
+
+@pytest.mark.parametrize(("name", "given"), [
+    ("constant", {"step_factor": 0.1}), ("cosine", {"step_every": 5, "total_steps": 9}), ("step", {"minimum": 0.1})])
+def test_a_schedule_refuses_it(name, given):
+    with pytest.raises(ParameterError, match=f"^{next(iter(given))} belongs to schedule"):
+        pyddl.optim.schedule(name, 0.5, **given)
+
+
+@pytest.mark.parametrize(("table", "flags", "fault"), [
+    ({"pruner": "none", "first": 2}, {}, "first belongs to pruner asha"),
+    ({}, {"pruner": "none", "factor": 2}, "factor belongs to pruner asha"),
+    ({"factor": 2}, {"pruner": "none"}, None),  # a flag may do without what the file says
+])
+def test_a_search_refuses_it(table, flags, fault):
+    if fault is None:
+        assert Search.of(table, flags).pruner == "none"
+        return
+    with pytest.raises(ParameterError, match=fault):
+        Search.of(table, flags)
+
+
+def test_a_seed_of_nothing_is_refused():
+    with pyddl.ParameterServer([0.0]) as server, pytest.raises(ParameterError, match=r"^seed is 3, and nothing is"):
+        server.train([1, 2], lambda model, items: {}, lambda model, update: None, batch_size=1, seed=3)
 
 
 def test_every_row_of_the_table_is_tried():
-    named = {case[2] for case in (*IDLE, *TOGETHER, *OF_STRATEGIES)} | {name for name, _ in SIMULATED}
+    named = {case[2] for case in (*IDLE, *TOGETHER, *OF_STRATEGIES)} | {name for _, name, _ in SIMULATED}
     alike = {"schedule", "momentum", "momentum_schedule", "warmup", "weight_decay"}  # of a dbn, as its learning_rate
-    elsewhere = {"penalty_end", "code_activation"}
+    elsewhere = {"penalty_end", "code_activation", "minimum", "first", "factor"}
     assert {name for each in effects.TABLE for name in each.names} == named | alike | elsewhere
-    for each in effects.TABLE:
-        for name in (*each.names, *each.reads):
-            options.named(name)
+    known = {*(option.name for option in (*options.TABLE, *OPTIONS)), "minimum"}
+    assert {name for each in effects.TABLE for name in (*each.names, *each.reads)} <= known
 
 
 @pytest.mark.parametrize(("given", "message"), [

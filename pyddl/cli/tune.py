@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyddl import effects
 from pyddl.cli.app import say
 from pyddl.cli.flags import Grouped, flags_of
 from pyddl.cli.output import GoingOn
@@ -38,6 +39,10 @@ OWN = (
     named("verbose"),
 )
 
+OF_A_SEARCH = {"--only": ("minutes", "resume", "overwrite", "ranks_per_trial", "quiet"),
+               "--collect": ("minutes", "resume", "overwrite", "ranks_per_trial", "ranks", "verbose")}
+"""What has no effect in what is less than a search."""
+
 
 def run(space: str, dry_run: bool, only: int | None, collect: bool, **given: Any) -> int:
     """Search over runs: the options of `pyddl train` that the TOML file SPACE gives ranges and choices.
@@ -55,9 +60,18 @@ def run(space: str, dry_run: bool, only: int | None, collect: bool, **given: Any
         raise ParameterError("--resume goes on with the search of a folder: name it with --out")
     if settings["resume"] and settings["overwrite"]:
         raise ParameterError("--resume goes on with the search that --overwrite removes: leave one of the two out")
-    if (only is not None or collect) and given["out"] is None:
-        raise ParameterError(f"{'--collect' if collect else '--only'} is about the folder of a search: name it with "
-                             "--out")
+    ways = [flag for flag, on in (("--dry-run", dry_run), ("--only", only is not None), ("--collect", collect)) if on]
+    if len(ways) > 1:
+        raise ParameterError(f"{ways[0]} and {ways[1]} are both given: leave one of the two out")
+    for flag in ways:
+        if flag in OF_A_SEARCH and given["out"] is None:
+            raise ParameterError(f"{flag} is about the folder of a search: name it with --out")
+        for name in OF_A_SEARCH.get(flag, ()):
+            if given[name]:
+                raise ParameterError(f"--{name.replace('_', '-')} has no effect with {flag}: leave one of the two out")
+    for name in () if ways else ("overwrite", "verbose"):
+        if given[name] and (why := effects.why_none(name, given)):
+            raise ParameterError(why)
     if dry_run:
         return _dry_run(read, search, settings)
     if collect:
