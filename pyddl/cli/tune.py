@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from pyddl.cli.output import GoingOn
 from pyddl.cli.start import on_ranks
 from pyddl.comm.abort import STOPPED
 from pyddl.comm.environment import started
-from pyddl.errors import ParameterError, PyddlError
+from pyddl.errors import ParameterError
 from pyddl.options import Option, named
 from pyddl.tune.search import OPTIONS
 
@@ -78,10 +77,7 @@ def run(space: str, dry_run: bool, only: int | None, collect: bool, **given: Any
         from pyddl.tune.array import collect as collect_trials
 
         return collect_trials(read, search, Path(given["out"]), quiet=settings["quiet"], say=click.echo)
-    before = _reported(given["out"])
     status = on_ranks(settings["ranks"], given=given["ranks"], outlive=None, verbose=settings["verbose"])
-    if status == 0 and only is None and given["out"] is not None and _reported(given["out"]) == before:
-        raise PyddlError("all ranks have ended, and the search has not; go on with --resume")  # the launcher sees none
     if status is not None:
         return status
     if sys.stdout is not None:
@@ -91,15 +87,6 @@ def run(space: str, dry_run: bool, only: int | None, collect: bool, **given: Any
 
         return train_one(read, search, only, Path(given["out"]), say)
     return _search(read, search, settings)
-
-
-def _reported(out: str | None) -> int | None:
-    """When a search last came to its end there, or to a stop."""
-    from pyddl.tune.desk import SUMMARY
-
-    with suppress(OSError):
-        return None if out is None else (Path(out) / SUMMARY).stat().st_mtime_ns
-    return None
 
 
 def _dry_run(space: Space, search: Search, settings: Mapping[str, Any]) -> int:
