@@ -154,12 +154,12 @@ def draw_curves(path: Path, rows: Rows, curves: Mapping[int, Sequence[tuple[int,
 
 @dataclass(frozen=True)
 class _Span:
-    """Values from ``low`` to ``high``; whether others are left out ``below`` and ``above``."""
+    """Values from ``low`` to ``high``; how many others are left out ``below`` and ``above``."""
 
     low: float
     high: float
-    below: bool = False
-    above: bool = False
+    below: int = 0
+    above: int = 0
 
     def holds(self, value: float) -> bool:
         return self.low <= value <= self.high
@@ -173,9 +173,11 @@ def _span(values: Sequence[float], search: Search) -> _Span:
     quarter, three = np.percentile(values, (25, 75))
     far = FAR * float(three - quarter)
     if far > 0 and search.direction == "minimize" and high - low > 2 * (three + far - low):
-        return _Span(low, max(value for value in values if value <= three + far), above=True)
+        within = [value for value in values if value <= three + far]
+        return _Span(low, max(within), above=len(values) - len(within))
     if far > 0 and search.direction == "maximize" and high - low > 2 * (high - quarter + far):
-        return _Span(min(value for value in values if value >= quarter - far), high, below=True)
+        within = [value for value in values if value >= quarter - far]
+        return _Span(min(within), high, below=len(values) - len(within))
     return _Span(low, high)
 
 
@@ -195,7 +197,7 @@ def _scatter(axis: Any, rows: Rows, places: Mapping[int, Any], span: _Span) -> N
               if row["state"] in ("complete", "pruned") and row["value"] is not None and not span.holds(row["value"])]
     if beyond:
         axis.scatter(beyond, [EDGE if span.below else 1 - EDGE] * len(beyond), transform=edge,
-                     label=f"{len(beyond)} beyond", marker="v" if span.below else "^", c="0.55", s=18)
+                     label=f"{span.below + span.above} beyond", marker="v" if span.below else "^", c="0.55", s=18)
     axis.grid(alpha=0.3)
 
 
