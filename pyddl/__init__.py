@@ -50,8 +50,8 @@ __version__ = "0.1.0"
 # Names appear on first use, so that `import pyddl` stays light: a thousand ranks may start from one file
 # system.
 _HOMES = {
-    **{name: f"pyddl.{name}" for name in ("callbacks", "cli", "comm", "data", "errors", "estimators", "models", "optim",
-                                          "options", "strategies", "train", "tune")},
+    **{name: f"pyddl.{name}" for name in ("callbacks", "cli", "comm", "data", "effects", "errors", "estimators",
+                                          "models", "optim", "options", "strategies", "train", "tune")},
     "Layout": "pyddl.layout", "ParameterServer": "pyddl.callbacks", "Slice": "pyddl.layout",
     "ZCA": "pyddl.estimators", "load": "pyddl.estimators", "use": "pyddl.comm", "world": "pyddl.comm"}
 

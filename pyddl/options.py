@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pyddl import _check, _own, names
+from pyddl import _check, _own, effects, names
 from pyddl._names import offers
 from pyddl.errors import ParameterError
 
-__all__ = ["OF_TRAIN", "TABLE", "Option", "add", "check_names", "defaults_of", "fitting", "named", "of_model",
-           "of_section", "of_strategy", "resolve", "share", "stranger", "with_runs"]
+__all__ = ["OF_TRAIN", "TABLE", "Option", "add", "check_effects", "check_names", "defaults_of", "fitting", "named",
+           "of_model", "of_section", "of_strategy", "resolve", "share", "stranger", "with_runs"]
 
 __dir__ = offers(__name__)
 
@@ -524,7 +524,7 @@ TABLE: list[Option] = [
     Option("resume", "bool", False, "output", "go on after the newest checkpoint in the run directory"),
     Option("checkpoint_every", "int", 1, "output", "epochs between two checkpoints; the best is always kept", "epochs",
            at_least=1),
-    Option("quiet", "bool", False, "output", "show no progress and no table"),
+    Option("quiet", "bool", False, "output", "show no progress and no table", trainer=False),
     Option("verbose", "bool", False, "output", "show the line that starts the ranks", trainer=False),
 ]
 """In the order of flags and keys. `add` puts in more."""
@@ -624,8 +624,8 @@ def _who(name: str) -> str:
 
 
 def resolve(given: Mapping[str, Any], accept: Callable[[Option], bool] = lambda option: True, *, where: str = "",
-            model: str | None = None, strategy: str | None = None,
-            defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+            model: str | None = None, strategy: str | None = None, defaults: Mapping[str, Any] | None = None,
+            below: Mapping[str, Any] | None = None, usual: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """All options that ``accept`` takes: checked values where given, defaults elsewhere.
 
     Parameters
@@ -636,14 +636,19 @@ def resolve(given: Mapping[str, Any], accept: Callable[[Option], bool] = lambda 
         Whose own options are among them; by default the ``strategy`` that is given, or that option's default.
     defaults : mapping, optional
         Those that differ from the table's, for example the model's.
+    below : mapping, optional
+        Values over which those ``given`` win, for example a file's. Those that have no effect beside them are left out.
+    usual : iterable of mapping, optional
+        Values besides the defaults that are not refused where they have no effect: nobody may have asked for them.
 
     Raises
     ------
     ParameterError
-        A name is unknown (the nearest one is offered), a value is out of range, or an option is another model's or
-        strategy's. ``where`` begins the message.
+        A name is unknown (the nearest one is offered), a value is out of range or has no effect (see `pyddl.effects`),
+        or an option is another model's or strategy's. ``where`` begins the message.
     """
-    own = defaults or {}
+    own, asked = defaults or {}, frozenset(given)
+    given = {**(below or {}), **given}
     strategy = strategy or given.get("strategy", own.get("strategy", _BY_NAME["strategy"].default))
     accepted = {option.name: option for option in TABLE if accept(option)}
     check_names(given, accepted, where=where)
@@ -657,7 +662,26 @@ def resolve(given: Mapping[str, Any], accept: Callable[[Option], bool] = lambda 
             values[name] = accepted[name].check(value)
         except ParameterError as error:
             raise ParameterError(where + str(error)) from None
-    return values
+    alone = values if model is not None else {  # of several models one says nothing of another
+        name: value for name, value in values.items() if accepted[name].section != "model"}
+    if below:
+        alone = effects.effective(alone, lambda name: own.get(name, _BY_NAME[name].default), keep=asked)
+    try:
+        check_effects(alone, own, *usual, among=asked)
+    except ParameterError as error:
+        raise ParameterError(where + str(error)) from None
+    return {**values, **alone}
+
+
+def check_effects(values: Mapping[str, Any], *usual: Mapping[str, Any], among: Iterable[str] | None = None) -> None:
+    """Refuse values, of the options ``among`` them, that have no effect and are neither defaults nor ``usual``.
+
+    Raises
+    ------
+    ParameterError
+    """
+    effects.check(values, lambda name: [_BY_NAME[name].default, *(each[name] for each in usual if name in each)],
+                  among=among if among is None else frozenset(among))
 
 
 def fitting(recorded: Mapping[str, Any], defaults: Mapping[str, Any], *, model: str | None = None,

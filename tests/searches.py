@@ -27,6 +27,12 @@ ODD = """
             sys.exit(3)
             yield
 
+    class OneLeaves(Allreduce):
+        def worker(self, me):
+            if pyddl.world().rank == pyddl.world().size - 1 > 0:
+                sys.exit(0)
+            yield from super().worker(me)
+
     class Vanishes(Allreduce):
         def worker(self, me):
             os._exit(0)

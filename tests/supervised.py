@@ -14,7 +14,7 @@ from pyddl.models.table import Trained
 
 def encoder(inputs, hidden=(8, 5), seed=7):
     """An autoencoder as after training: weights and biases that are not those of a start."""
-    model = Autoencoder(inputs, hidden=hidden, activation="tanh", loss="mse")
+    model = Autoencoder(inputs, hidden=hidden, loss="mse", **({"activation": "tanh"} if len(hidden) > 1 else {}))
     return Trained(model, moved(model, seed), model.buffers.zeros())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-USED_BY_ALL = {"errors", "_check", "_log", "_names", "_own", "layout", "names", "options", "random"}
+USED_BY_ALL = {"errors", "_check", "_log", "_names", "_own", "effects", "layout", "names", "options", "random"}
 MAY_USE = {
     "data": {"_core", "data"},
     "models": {"_core", "models", "data.batch", "data"},

@@ -16,7 +16,7 @@ def test_the_registries_have_the_names_that_may_be_chosen():
     assert tuple(OPTIMIZERS) == names.RULES
     assert tuple(INITIALISERS) == names.INITIALISERS
     for name in names.SCHEDULES:
-        assert schedule(name, 0.1, total_steps=10, step_every=5)(0) == 0.1
+        assert schedule(name, 0.1, total_steps=10, step_every=5 if name == "step" else None)(0) == 0.1
 
 
 def test_options_belong_to_models_and_strategies_that_exist():

@@ -209,6 +209,9 @@ class ParameterServer:
         if batch_size is not None and partitions is not None:
             raise ParameterError(f"batch_size {batch_size} and partitions {partitions} are both given; one of the two "
                                  "cuts the data: leave the other out")
+        if seed and not shuffle:
+            raise ParameterError(f"seed is {seed}, and nothing is drawn without shuffle: leave it out, or give "
+                                 "shuffle=True")
         for name, count in (("batch_size", batch_size), ("partitions", partitions)):
             if count is not None:
                 _check.integer(name, count, at_least=1)

@@ -17,6 +17,7 @@ __dir__ = offers(__name__)
 def main() -> None:
     """Run the command line; on more than one rank, an uncaught exception ends all of them."""
     from pyddl.cli.app import app
+    from pyddl.cli.start import to_its_end
     from pyddl.comm.abort import run_main
 
-    sys.exit(run_main(app))
+    sys.exit(run_main(to_its_end(app)))

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
+from pyddl import models
 from pyddl.cli.evaluate import for_pictures
 from pyddl.errors import DataError
 
-__all__ = ["command", "of_all_rows"]
+__all__ = ["able", "command", "of_all_rows"]
 
 CHUNK = 4096  # rows that pass through the model at once
 
@@ -29,12 +30,27 @@ def command(run: str, data: str | None, out: str | None, **pictures: Any) -> int
 
     target = check_ending(Path(run) / "codes.npy" if out is None else out)
     trained = load_run(run)
-    if not hasattr(trained.model, "encode"):
-        raise DataError(f"the model in {run}, {trained.summary['model']}, has no encoder")
-    source, codes = of_all_rows(trained, data, trained.model.encode, pictures)
+    source, codes = of_all_rows(trained, data, able(trained, "encode", "has no encoder"), pictures)
     write_rows(target, codes, [f"code{i}" for i in range(codes.shape[1])])
     click.echo(f"{target}: {codes.shape[0]} codes of {codes.shape[1]} float32, of {source.describe()}")
     return 0
+
+
+def able(trained: Any, member: str, lack: str) -> Callable[..., Any]:
+    """A method of the trained model.
+
+    Raises
+    ------
+    DataError
+        It has none: ``lack`` says what that means, the model or this function what to do.
+    """
+    try:
+        return getattr(trained.model, member)  # type: ignore[no-any-return]
+    except AttributeError as error:
+        name = trained.summary["model"]
+        others = ", ".join(each for each in models.TABLE if hasattr(models.class_of(each), member))
+        cure = error if name == "torch" else f"these do: {others}"
+        raise DataError(f"the model in {trained.path}, {name}, {lack}: {cure}") from None
 
 
 def of_all_rows(trained: Any, data: str | None, function: Callable[..., Any],

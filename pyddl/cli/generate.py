@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pyddl import _check, models
+from pyddl import _check
 from pyddl.errors import DataError, ParameterError
 
 __all__ = ["command"]
@@ -25,6 +25,7 @@ def command(run: str, count: int, seed: int, out: str | None, label: str | None)
 
     import numpy as np
 
+    from pyddl.cli.encode import able
     from pyddl.cli.evaluate import rows_for
     from pyddl.data.written import check_ending, names_of, write_rows
     from pyddl.train.plots import draw_pictures
@@ -32,12 +33,9 @@ def command(run: str, count: int, seed: int, out: str | None, label: str | None)
 
     target = check_ending(Path(run) / "samples.npy" if out is None else out, ".png")
     trained = load_run(run)
-    if not hasattr(trained.model, "sample"):
-        able = (name for name in models.TABLE if hasattr(models.class_of(name), "sample"))
-        raise DataError(f"the model in {run}, {trained.summary['model']}, generates nothing; these do: "
-                        f"{', '.join(able)}")
+    sample = able(trained, "sample", "generates nothing")
     given = {} if label is None else {"labels": np.full(count, _place(trained.model, label))}
-    samples = trained.unscaled(trained.model.sample(trained.averaged, trained.buffers, count, seed, **given))
+    samples = trained.unscaled(sample(trained.averaged, trained.buffers, count, seed, **given))
     try:
         source = rows_for(trained, None, labelled=False, says=False)
     except DataError:  # the data are not here: curves

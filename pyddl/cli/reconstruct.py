@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from pyddl.cli.evaluate import for_pictures
-from pyddl.errors import DataError
 
 __all__ = ["command"]
 
@@ -23,18 +22,13 @@ def command(run: str, data: str | None, out: str | None, **pictures: Any) -> int
 
     import numpy as np
 
-    from pyddl import models
-    from pyddl.cli.encode import of_all_rows
+    from pyddl.cli.encode import able, of_all_rows
     from pyddl.data.written import check_ending, names_of, write_rows
     from pyddl.train.run import load_run
 
     target = check_ending(Path(run) / "reconstructions.npy" if out is None else out)
     trained = load_run(run)
-    if not hasattr(trained.model, "reconstruct"):
-        able = (name for name in models.TABLE if hasattr(models.class_of(name), "reconstruct"))
-        raise DataError(f"the model in {run}, {trained.summary['model']}, reconstructs nothing; these do: "
-                        f"{', '.join(able)}")
-    source, rows = of_all_rows(trained, data, trained.model.reconstruct, pictures)
+    source, rows = of_all_rows(trained, data, able(trained, "reconstruct", "reconstructs nothing"), pictures)
     write_rows(target, trained.unscaled(np.asarray(rows, dtype=np.float32)), names_of(source, rows))
     click.echo(f"{target}: {rows.shape[0]} reconstructions of {rows.shape[1]} float32, of {source.describe()}")
     return 0

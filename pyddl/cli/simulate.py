@@ -119,13 +119,9 @@ def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> t
     def accept(option: options.Option) -> bool:
         return option.section in SECTIONS
 
-    options.resolve(from_file, accept, where=f"{config}: ", model=name, strategy=given.get("strategy"))
-    settings = options.resolve({**from_file, **given}, accept, model=name, defaults=_defaults(name))
-    within = next((key for key in ("node_latency", "node_bandwidth") if key in given), None)
-    if within is not None and settings["workers_per_node"] == 1:
-        raise ParameterError(f"{within} is between workers of one node, and each has a node of its own: give "
-                             "workers_per_node, too, or leave it out")
-    return name, settings
+    options.resolve(from_file, accept, where=f"{config}: ", model=name, strategy=given.get("strategy"),
+                    defaults=models.TABLE[name].defaults)
+    return name, options.resolve(given, accept, model=name, defaults=_defaults(name), below=from_file)
 
 
 command = ModelCommand("simulate", run, sections=SECTIONS, defaults=_defaults,

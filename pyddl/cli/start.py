@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import click
 
 from pyddl.cli.app import BAD_INPUT, FAILED
 from pyddl.comm.abort import STOPPED
 from pyddl.comm.environment import started
-from pyddl.errors import CommError, ParameterError
+from pyddl.errors import CommError, ParameterError, PyddlError
 
-__all__ = ["on_ranks"]
+__all__ = ["on_ranks", "to_its_end"]
+
+ENDED = "PYDDL_ENDED"  # names a file that a rank makes when it has come to its end
 
 
 def on_ranks(ranks: int | None, *, given: int | None, threads: int | None = None, outlive: bool | None = False,
@@ -33,6 +40,8 @@ def on_ranks(ranks: int | None, *, given: int | None, threads: int | None = None
         A launcher has started another number of ranks.
     CommError
         There is no launcher, or it cannot let ranks ``outlive`` one another.
+    PyddlError
+        All ranks have ended as if all were well, and none had come to its end.
     """
     launched = started()
     if (launched is None or launched.may_start) and ranks is not None and ranks > 1:
@@ -55,4 +64,24 @@ def _start(ranks: int, threads: int | None, outlive: bool | None, verbose: bool)
         line, environment = launcher.command(ranks, argv, threads=threads)
     if verbose:
         click.echo(launcher.shown(line, environment), err=True)
-    return launcher.supervise(line, environment, spoken=(FAILED, BAD_INPUT, STOPPED))
+    with tempfile.TemporaryDirectory(prefix="pyddl-") as folder:
+        ended = Path(folder) / "ended"
+        status = launcher.supervise(line, {**environment, ENDED: str(ended)}, spoken=(FAILED, BAD_INPUT, STOPPED))
+        if status == 0 and not ended.exists():  # the launcher believes ranks that say 0
+            raise PyddlError("all ranks have ended, and their work has not, by os._exit in code of yours or of a "
+                             "library; go on with --resume and --out")
+    return status
+
+
+def to_its_end(main: Callable[[], int]) -> Callable[[], int]:
+    """``main``, which lets whoever has started this rank know when it returns."""
+    ended = os.environ.pop(ENDED, None)  # which no process that this one starts can know
+
+    def run() -> int:
+        status = main()
+        if ended is not None:
+            with suppress(OSError):
+                Path(ended).touch()
+        return status
+
+    return run

@@ -27,17 +27,19 @@ def run(model: str | None, config: str | None, **given: Any) -> int:
     training at a step boundary with a checkpoint and exit status 75, and what comes before it at once; the same line
     with --resume goes on. With --resume, options that are not given are those of the run directory.
     """
+    recorded = None
     if config is None and given["resume"] and given["out"] is not None:
         recorded = str(Path(given["out"]) / "config.toml")
-        config = recorded if os.path.exists(recorded) else None
-    settings = _settings(model, config, {name: value for name, value in given.items() if value is not None})
+        recorded = config = recorded if os.path.exists(recorded) else None
+    settings = _settings(model, config, {name: value for name, value in given.items() if value is not None},
+                         recorded=recorded is not None)
     status = on_ranks(settings["ranks"], given=given["ranks"], threads=settings["threads"],
                       outlive=settings["on_failure"] == "continue", verbose=settings["verbose"])
     return _train(settings) if status is None else status
 
 
-def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """All options: flags over the file over defaults."""
+def _settings(model: str | None, config: str | None, given: dict[str, Any], *, recorded: bool) -> dict[str, Any]:
+    """All options: flags over the file, which may be ``recorded`` by a run to go on with, over defaults."""
     from pyddl.train.run import read_config
 
     from_file: dict[str, Any] = {} if config is None else read_config(config)
@@ -51,8 +53,9 @@ def _settings(model: str | None, config: str | None, given: dict[str, Any]) -> d
         return option.section in options.OF_TRAIN
 
     from_file = _for(name, strategy, from_file, config)
-    options.resolve(from_file, accept, where=f"{config}: ", model=name, strategy=strategy, defaults=defaults)
-    settings = options.resolve({**from_file, **given}, accept, model=name, defaults=defaults)
+    asked, below = ({}, from_file) if recorded else (from_file, {})
+    options.resolve(asked, accept, where=f"{config}: ", model=name, strategy=strategy, defaults=defaults, below=below)
+    settings = options.resolve(given, accept, model=name, defaults=defaults, below=from_file)
     if settings["resume"] and settings["out"] is None:
         raise ParameterError("--resume goes on with a run directory: name it with --out")
     return {"model": name, **settings}

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyddl import effects
 from pyddl.cli.app import say
 from pyddl.cli.flags import Grouped, flags_of
 from pyddl.cli.output import GoingOn
 from pyddl.cli.start import on_ranks
 from pyddl.comm.abort import STOPPED
 from pyddl.comm.environment import started
-from pyddl.errors import ParameterError, PyddlError
+from pyddl.errors import ParameterError
 from pyddl.options import Option, named
 from pyddl.tune.search import OPTIONS
 
@@ -38,6 +38,10 @@ OWN = (
     named("verbose"),
 )
 
+OF_A_SEARCH = {"--only": ("minutes", "resume", "overwrite", "ranks_per_trial", "quiet"),
+               "--collect": ("minutes", "resume", "overwrite", "ranks_per_trial", "ranks", "verbose")}
+"""What has no effect in what is less than a search."""
+
 
 def run(space: str, dry_run: bool, only: int | None, collect: bool, **given: Any) -> int:
     """Search over runs: the options of `pyddl train` that the TOML file SPACE gives ranges and choices.
@@ -55,19 +59,25 @@ def run(space: str, dry_run: bool, only: int | None, collect: bool, **given: Any
         raise ParameterError("--resume goes on with the search of a folder: name it with --out")
     if settings["resume"] and settings["overwrite"]:
         raise ParameterError("--resume goes on with the search that --overwrite removes: leave one of the two out")
-    if (only is not None or collect) and given["out"] is None:
-        raise ParameterError(f"{'--collect' if collect else '--only'} is about the folder of a search: name it with "
-                             "--out")
+    ways = [flag for flag, on in (("--dry-run", dry_run), ("--only", only is not None), ("--collect", collect)) if on]
+    if len(ways) > 1:
+        raise ParameterError(f"{ways[0]} and {ways[1]} are both given: leave one of the two out")
+    for flag in ways:
+        if flag in OF_A_SEARCH and given["out"] is None:
+            raise ParameterError(f"{flag} is about the folder of a search: name it with --out")
+        for name in OF_A_SEARCH.get(flag, ()):
+            if given[name]:
+                raise ParameterError(f"--{name.replace('_', '-')} has no effect with {flag}: leave one of the two out")
+    for name in () if ways else ("overwrite", "verbose"):
+        if given[name] and (why := effects.why_none(name, given)):
+            raise ParameterError(why)
     if dry_run:
         return _dry_run(read, search, settings)
     if collect:
         from pyddl.tune.array import collect as collect_trials
 
         return collect_trials(read, search, Path(given["out"]), quiet=settings["quiet"], say=click.echo)
-    before = _reported(given["out"])
     status = on_ranks(settings["ranks"], given=given["ranks"], outlive=None, verbose=settings["verbose"])
-    if status == 0 and only is None and given["out"] is not None and _reported(given["out"]) == before:
-        raise PyddlError("all ranks have ended, and the search has not; go on with --resume")  # the launcher sees none
     if status is not None:
         return status
     if sys.stdout is not None:
@@ -79,18 +89,11 @@ def run(space: str, dry_run: bool, only: int | None, collect: bool, **given: Any
     return _search(read, search, settings)
 
 
-def _reported(out: str | None) -> int | None:
-    """When a search last came to its end there, or to a stop."""
-    from pyddl.tune.desk import SUMMARY
-
-    with suppress(OSError):
-        return None if out is None else (Path(out) / SUMMARY).stat().st_mtime_ns
-    return None
-
-
 def _dry_run(space: Space, search: Search, settings: Mapping[str, Any]) -> int:
     from pyddl.tune.estimate import estimate
+    from pyddl.tune.goal import check_goal
     from pyddl.tune.groups import groups_of
+    from pyddl.tune.rows import Rows
 
     launched = started()
     if launched is not None and launched.rank:
@@ -98,6 +101,7 @@ def _dry_run(space: Space, search: Search, settings: Mapping[str, Any]) -> int:
     ranks = settings["ranks"] or (launched.size if launched is not None else None) or 1
     groups_of([0] * ranks, settings["ranks_per_trial"])
     space.check_ranks(settings["ranks_per_trial"])
+    check_goal(space, search, Rows())
     for text in (*space.notes, *estimate(space, search, ranks, settings["ranks_per_trial"])):
         click.echo(text)
     return 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyddl import _check
+from pyddl import _check, options
 from pyddl.random import SEEDS, STRATEGY
 
 __all__ = ["Machine", "Timeline"]
@@ -73,6 +73,7 @@ class Machine:
             _check.number("worker_update_bandwidth", self.worker_update_bandwidth, above=0)
         _check.integer("workers_per_node", self.workers_per_node, at_least=1)
         _check.integer("seed", self.seed, at_least=0)
+        options.check_effects(vars(self))
 
     def compute_seconds(self, worker: int, number: int, samples: int) -> float:
         """How long a worker's ``number``-th gradient takes."""

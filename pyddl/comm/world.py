@@ -27,7 +27,7 @@ from pyddl.errors import CommError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-__all__ = ["World", "part", "use", "world"]
+__all__ = ["World", "narrowed", "part", "use", "world"]
 
 log = logging.getLogger("pyddl")
 
@@ -129,6 +129,11 @@ def world() -> World:
                         "main thread may speak to them, for several would mix their messages. Train in the main "
                         "thread, or in processes, which are worlds of their own (joblib's default)")
     return here
+
+
+def narrowed() -> bool:
+    """Whether the world is one that `use` has narrowed it to, whose block an error leaves without ending others."""
+    return len(_worlds) > 1
 
 
 @contextmanager

@@ -221,6 +221,7 @@ class Estimator(Conventions):
                 given[option.name] = option.check(os.fspath(value) if isinstance(value, os.PathLike) else value)
         if "dtype" in given:
             given["dtype"] = dtype
+        options.check_effects({**self._of_training(), **given}, models.TABLE[self._model].defaults, self._defaults())
 
         def read(path: str | Estimator) -> models.Trained:
             if isinstance(path, Estimator):
@@ -233,6 +234,18 @@ class Estimator(Conventions):
 
         given = options.with_runs(given, read)
         return models.for_data(self._model, source, **given)
+
+    def _of_training(self) -> dict[str, Any]:
+        """Options of training by their names; of objects in their place the names."""
+        found: dict[str, Any] = {}
+        strategy = getattr(self, "strategy", None)
+        for option in options.of_section("training"):
+            if option.name not in self._defaults() or options.stranger(
+                    option.name, strategy=strategy if isinstance(strategy, str) else None):
+                continue
+            value = getattr(self, option.name)
+            found[option.name] = getattr(value, "name", value)
+        return found
 
     def _as_for_encoder(self, rows: np.ndarray | Source) -> np.ndarray | Source:
         """``rows`` as the encoder that is taken over wants them: scaled as it was trained on them."""

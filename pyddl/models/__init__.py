@@ -7,10 +7,10 @@ from typing import Any
 from pyddl._names import lazily, offers
 from pyddl.models.protocol import Model
 from pyddl.models.stages import Phase, Stage
-from pyddl.models.table import NAMES, TABLE, Entry, Trained, class_of, create, for_data, preset
+from pyddl.models.table import NAMES, TABLE, Entry, Trained, class_of, create, for_data, preset, usual
 
 __all__ = ["NAMES", "TABLE", "Autoencoder", "Entry", "Model", "Network", "Phase", "Stage", "Trained", "class_of",
-           "create", "for_data", "layers", "preset"]
+           "create", "for_data", "layers", "preset", "usual"]
 
 
 def __getattr__(name: str) -> Any:  # models load the compute module, so each loads when it is first named

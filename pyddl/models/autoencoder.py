@@ -21,6 +21,7 @@ from pyddl.errors import ParameterError
 from pyddl.models.coder import Coder, ConvLayers, check_pictures, coder, picture_for, plain
 from pyddl.models.layers import Corrupt, Dense, Layer, Sparsity, Transposed
 from pyddl.models.network import Network, NetworkModel, sigmoid
+from pyddl.models.table import check_effects
 from pyddl.names import ACTIVATIONS, INITIALISERS, LOSSES
 
 __all__ = ["Autoencoder", "rate_scale"]
@@ -102,6 +103,8 @@ class Autoencoder(NetworkModel):
         self.sparsity, self.sparsity_cost = sparsity, sparsity_cost
         self.tied = bool(tied)
         self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))
+        self.dtype = dtype
+        check_effects("autoencoder", Autoencoder.options(self))
         layers = coder(self.inputs, self.hidden, conv=conv, image_shape=image_shape, activation=activation,
                        code_activation=code_activation, batch_norm=batch_norm, initialiser=initialiser)
         encoder, decoder = list(layers.encoder), list(layers.decoder)

@@ -17,6 +17,7 @@ from pyddl.data.source import Source
 from pyddl.errors import DataError, ParameterError
 from pyddl.models.layers import Dense
 from pyddl.models.on_encoder import Encoder, OnEncoder
+from pyddl.models.table import check_effects
 from pyddl.names import ACTIVATIONS, INITIALISERS
 
 __all__ = ["Classifier", "check_classes", "classes_of", "softmax", "targets_of"]
@@ -61,6 +62,7 @@ class Classifier(OnEncoder):
         self.hidden = _check.integers("hidden", hidden, at_least=1)
         self.activation = _check.one_of("activation", activation, ACTIVATIONS)
         self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))
+        check_effects("classifier", {"activation": activation, "hidden": self.hidden, "freeze": freeze})
         layers = [*(Dense(units, activation, initialiser=initialiser) for units in self.hidden),
                   Dense(self.classes, initialiser=initialiser)]
         super().__init__(inputs, layers, [*(f"hidden.{i}" for i in range(len(self.hidden))), "head"], encoder=encoder,

@@ -27,7 +27,7 @@ from pyddl.models.layers import Corrupt, Dense
 from pyddl.models.network import Network, NetworkModel, sigmoid
 from pyddl.models.rbm import RBM, SAMPLE_STEPS
 from pyddl.models.stages import Begin, Phase, Stage
-from pyddl.models.table import Trained
+from pyddl.models.table import Trained, check_effects
 
 __all__ = ["DBN"]
 
@@ -114,9 +114,7 @@ class DBN:
         by_default = "gaussian" if finetune == "autoencoder" else "bernoulli"
         self.code_units = _check.one_of("code_units", code_units or by_default, ("bernoulli", "gaussian"))
         self.corrupt, self.corruption = _check.number("corrupt", corrupt, at_least=0), corruption
-        if self.corrupt and finetune == "none":
-            raise ParameterError(f"corrupt is {corrupt:g}, and there is no network that is trained on corrupted rows: "
-                                 "leave it out, or choose what the stack becomes by finetune")
+        check_effects("dbn", {"corrupt": corrupt, "corruption": corruption, "finetune": finetune})
         _check.one_of("chain", chain, ("cd", "pcd"))
         units = (self.inputs, *self.hidden)
         self.levels = tuple(

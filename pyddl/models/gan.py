@@ -30,6 +30,7 @@ from pyddl.models.objectives import OBJECTIVES
 from pyddl.models.packing import Packs
 from pyddl.models.pair_layers import UNITS, Layers, PairLayers, picture_for
 from pyddl.models.stages import Phase, Stage
+from pyddl.models.table import check_effects
 from pyddl.names import ACTIVATIONS, INITIALISERS, RULES
 
 __all__ = ["GAN"]
@@ -189,6 +190,7 @@ class GAN:
                                      number=len(first))
         self._check_networks()
         self.dtype = self.generator.dtype
+        check_effects("gan", {**GAN.options(self), "penalty": penalty})
         self.compile(Layout(self.slices), Layout([*self.generator.buffers, *self.discriminator.buffers]))
         self.stages = self._stages()
         self.needs_labels = self.conditional
@@ -239,9 +241,6 @@ class GAN:
     def _set_penalty(self, weight: float | None, end: float | None, steps: int | None, clip: float | None) -> None:
         name, kind = self.objective.name, self.objective
         self.penalty, self.penalty_end, self.penalty_steps, self.clip_weights = kind.penalty, end, steps, clip
-        if not kind.penalised and (weight is not None or end is not None):
-            raise ParameterError(f"objective {name} has no penalty, which clipping stands for: leave penalty out, or "
-                                 "choose objective wgan_gp")
         if weight is not None:
             self.penalty = _check.number("penalty", weight, at_least=0)
         if (end is None) != (steps is None):
@@ -252,9 +251,6 @@ class GAN:
             _check.integer("penalty_steps", steps, at_least=1)
             if self.penalty == 0:
                 raise ParameterError("penalty_end is given, and there is no penalty that could fall: give penalty")
-        if clip is not None and name != "wgan":
-            raise ParameterError(f"clip_weights is {clip}, and objective is {name}: weights are clipped in objective "
-                                 "wgan only; leave clip_weights out, or choose that")
         if name == "wgan":
             self.clip_weights = _check.number("clip_weights", 0.01 if clip is None else clip, above=0)
 

@@ -11,8 +11,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from pyddl.errors import ParameterError
-
 __all__ = ["OBJECTIVES", "R3GAN", "Minimax", "NonSaturating", "Objective", "Wasserstein", "WassersteinPenalty"]
 
 Judged = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -34,8 +32,6 @@ class Objective(ABC):
         and its sample.
     penalty : float
         Its weight by default; 0: there is none.
-    smooths : bool
-        The labels of rows may be smoothed.
     """
 
     name: ClassVar[str]
@@ -43,12 +39,8 @@ class Objective(ABC):
     of_differences: ClassVar[bool] = False
     penalised: ClassVar[str] = ""
     penalty: ClassVar[float] = 0.0
-    smooths: ClassVar[bool] = False
 
     def __init__(self, smoothing: float = 0.0):
-        if smoothing and not self.smooths:
-            raise ParameterError(f"label_smoothing is {smoothing}, and objective {self.name} has no labels to smooth: "
-                                 "leave it out, or choose objective non_saturating or minimax")
         self.smoothing = smoothing
 
     @abstractmethod
@@ -79,7 +71,6 @@ class NonSaturating(Objective):
 
     name = "non_saturating"
     penalised = "real"
-    smooths = True
 
     def of_discriminator(self, r: np.ndarray, f: np.ndarray) -> Judged:
         wanted = 1 - self.smoothing  # of rows alone (Salimans et al. 2016, Improved techniques for training GANs)

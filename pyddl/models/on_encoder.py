@@ -18,7 +18,7 @@ from pyddl.models.layers import Corrupt, Flatten, Layer, Reshape, Sparsity, as_p
 from pyddl.models.network import Network, NetworkModel
 from pyddl.models.protocol import name_of
 from pyddl.models.stages import Phase, Stage
-from pyddl.models.table import Trained
+from pyddl.models.table import Trained, check_effects
 
 __all__ = ["ENCODER", "Encoder", "OnEncoder", "TakenOver", "taken_over"]
 
@@ -58,10 +58,7 @@ class OnEncoder(NetworkModel):
         self.freeze = bool(freeze)
         self._taken = taken_over(encoder, self.inputs)
         below = self._taken.layers
-        if not below and (self.frozen_epochs or self.freeze):
-            given = "freeze" if self.freeze else f"frozen_epochs is {frozen_epochs}"
-            raise ParameterError(f"{given}, and there is no encoder that could be frozen: name a run with encoder, or "
-                                 "leave it out")
+        check_effects(self.name, {"encoder": below, "frozen_epochs": self.frozen_epochs, "freeze": self.freeze})
         if self.frozen_epochs and self.freeze:
             raise ParameterError(f"frozen_epochs is {frozen_epochs} and freeze is given, which freezes the encoder for "
                                  "all epochs: leave one of the two out")

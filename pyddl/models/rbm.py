@@ -20,6 +20,7 @@ from pyddl.errors import ParameterError, ShapeError
 from pyddl.layout import Layout, Slice
 from pyddl.models.likelihood import Measure, likelihood
 from pyddl.models.stages import Phase, Stage
+from pyddl.models.table import check_effects
 from pyddl.models.tempering import MOST_RUNGS, RESERVOIR, Ladder, climb_and_measure, ladder_slices
 from pyddl.models.together import together
 
@@ -120,17 +121,9 @@ class RBM:
         self.sparsity_cost = _check.number("sparsity_cost", sparsity_cost, above=0)
         self.hidden_units = _check.one_of("hidden_units", hidden_units, ("bernoulli", "gaussian"))
         self.dtype = _check.one_of("dtype", dtype, names.DTYPES)
+        check_effects("rbm", RBM.options(self))
         code = self.hidden_units == "gaussian"
         gaussian = self.visible == "gaussian"
-        if gaussian and self.binarise != "none":
-            raise ParameterError(f"binarise is {binarise!r}, and visible units are gaussian: leave binarise out, or "
-                                 "choose visible bernoulli")
-        if not gaussian and self.variance == "learned":
-            raise ParameterError("variance is 'learned', and visible units are bernoulli, which have none of their "
-                                 "own: leave variance out, or choose visible gaussian")
-        if self.persistent and self.reconstruction == "mean":
-            raise ParameterError("reconstruction is 'mean', which is of chains that begin at rows: choose chain cd, or "
-                                 "leave reconstruction out")
         if code and gaussian:
             raise ParameterError("hidden_units are 'gaussian', and visible units too: that is no more than a Gaussian, "
                                  "and none where weights are large; let one side be bernoulli")

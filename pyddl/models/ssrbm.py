@@ -20,6 +20,7 @@ from pyddl.layout import Layout, Slice
 from pyddl.models.likelihood import Measure
 from pyddl.models.ssrbm_likelihood import likelihood
 from pyddl.models.stages import Phase, Stage
+from pyddl.models.table import check_effects
 from pyddl.models.together import together
 
 __all__ = ["SpikeSlabRBM"]
@@ -110,6 +111,7 @@ class SpikeSlabRBM:
         self.gibbs_steps = _check.integer("gibbs_steps", gibbs_steps, at_least=1, at_most=2000)
         self.chains = _check.integer("chains", chains, at_least=1)
         self.dtype = _check.one_of("dtype", dtype, names.DTYPES)
+        check_effects("ssrbm", SpikeSlabRBM.options(self))
         if self.dtype == "bfloat16" and not _core.has_bfloat16():
             raise ParameterError("dtype is bfloat16, but this processor has no instructions for it: use float32")
         self.layout = Layout(self._slices())

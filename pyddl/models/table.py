@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyddl import _check, options
 from pyddl.data.source import Source
+from pyddl.effects import effective
 from pyddl.models.protocol import Model
 
-__all__ = ["NAMES", "TABLE", "Entry", "Trained", "class_of", "create", "for_data", "preset"]
+__all__ = ["NAMES", "TABLE", "Entry", "Trained", "check_effects", "class_of", "create", "for_data", "preset", "usual"]
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,26 @@ def class_of(name: str) -> type:
 
 
 def create(name: str, **recorded: Any) -> Model:
-    """The model of that public name, made again from what its ``options()`` said."""
-    return class_of(name)(**recorded)
+    """The model of that public name, made again from what its ``options()`` said. Values without effect, which runs of
+    earlier versions may have, are left out."""
+    own = {key: each.default for key, each in signature(class_of(name)).parameters.items()}
+    return class_of(name)(**effective(recorded, own.get))
+
+
+def check_effects(name: str, values: Mapping[str, Any]) -> None:
+    """Refuse ``values`` of the model's options of which one has no effect beside the others (see `pyddl.effects`):
+    for constructors, which do not know what was given, and leave defaults of the model and its presets alone.
+
+    Raises
+    ------
+    ParameterError
+    """
+    options.check_effects(values, *usual(name))
+
+
+def usual(name: str) -> list[Mapping[str, Any]]:
+    """Defaults of a model and its presets, which say the model's own name."""
+    return [entry.defaults for known, entry in TABLE.items() if name in (known, entry.of)]
 
 
 def for_data(name: str, data: Source, /, **given: Any) -> Model:

@@ -30,6 +30,11 @@ MEAN_OF_OTHERS = ("{} of the module's loss looks like a mean over the rows, and 
                   "are too small by the number of rows")
 NOT_COMPILED = ("torch.compile compiles what module(...) calls, and no other method: the module's own loss(batch), and "
                 "what that calls, run as they are written; give loss(module, batch) beside it, with module(...) in it")
+SERVES = {"encode": "encode(rows), which returns a line of codes for each of them",
+          "reconstruct": "reconstruct(rows), which returns as many rows",
+          "sample": "sample(count), which returns so many rows",
+          "pictures": "pictures(rows), which returns tensors by their names"}
+"""Methods that a module may have besides, and what they are."""
 INSTALL = "model torch needs PyTorch, which is not installed here: pip install 'pyddl[torch]'"
 
 
@@ -114,9 +119,14 @@ class Torch:
             self.inputs = inputs
         self._advice: list[str] = []
         self._operations = 0  # floating-point ones of a gradient, per row, where they could be counted
-        for member in ("encode", "reconstruct", "sample", "pictures"):
+        for member in SERVES:
             if callable(getattr(self.module, member, None)):
                 setattr(self, member, getattr(self, f"_{member}"))
+
+    def __getattr__(self, name: str) -> Any:  # of what is not there
+        if name in SERVES:
+            raise AttributeError(f"give the module a method {SERVES[name]}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._again, ()

@@ -26,6 +26,7 @@ from pyddl.models.importance import likelihood
 from pyddl.models.layers import WHOLE, Dense, Part
 from pyddl.models.likelihood import Measure
 from pyddl.models.network import Network, sigmoid
+from pyddl.models.table import check_effects
 from pyddl.names import ACTIVATIONS, INITIALISERS, LOSSES
 
 __all__ = ["VAE", "PartOfVAE"]
@@ -102,7 +103,8 @@ class VAE:
         self.kl_warmup = _check.integer("kl_warmup", kl_warmup, at_least=0)
         self.samples = _check.integer("samples", samples, at_least=1)
         self.initialiser = _check.one_of("initialiser", initialiser, ("auto", *INITIALISERS))
-        self.code = self.hidden[-1]
+        self.code, self.dtype = self.hidden[-1], dtype
+        check_effects("vae", VAE.options(self))
         layers = coder(self.inputs, self.hidden, conv=conv, image_shape=image_shape, activation=activation,
                        batch_norm=batch_norm, initialiser=initialiser, code_values=2)
         self.code_layers = [*layers.encoder[:-1], Dense(self.code, initialiser=initialiser)]

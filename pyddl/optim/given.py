@@ -73,5 +73,6 @@ def optimizer_of(given: str | Optimizer, options: Mapping[str, Any], total_steps
 
 
 def _rate(peak: Any, options: Mapping[str, Any], total_steps: int) -> float | Schedule:
-    return schedule(options["schedule"], peak, warmup_steps=options["warmup"], step_every=options["step_every"],
-                    step_factor=options["step_factor"], minimum=options["minimum_rate"], total_steps=total_steps)
+    return schedule(options["schedule"], peak, warmup_steps=options["warmup"], total_steps=total_steps,
+                    step_every=options["step_every"] if options["schedule"] == "step" else None,
+                    step_factor=options["step_factor"], minimum=options["minimum_rate"])

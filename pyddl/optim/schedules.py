@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any
 
-from pyddl import _check, names
+from pyddl import _check, effects, names
 from pyddl.errors import ParameterError
 
 __all__ = ["Constant", "Cosine", "Linear", "MomentumSchedule", "Schedule", "StepDecay", "WarmUp", "schedule"]
@@ -224,7 +224,7 @@ def schedule(name: str, learning_rate: float, *, warmup_steps: int = 0, total_st
     Raises
     ------
     ParameterError
-        Unknown name, a value out of range, or one that the schedule needs is missing.
+        Unknown name, a value out of range, one that the schedule needs is missing, or one belongs to another schedule.
 
     Examples
     --------
@@ -233,6 +233,9 @@ def schedule(name: str, learning_rate: float, *, warmup_steps: int = 0, total_st
     (0.010000000000000002, 0.1, 0.05, 0.0)
     """
     _check.one_of("schedule", name, names.SCHEDULES)
+    own = {"step_every": None, "step_factor": 0.5, "minimum": 0.0}
+    given = {"step_every": step_every, "step_factor": step_factor, "minimum": minimum}
+    effects.check({"schedule": name, **given}, lambda option: (own[option],))
     warmup = _check.integer("warmup_steps", warmup_steps, at_least=0)
     then: Schedule
     if name == "constant":

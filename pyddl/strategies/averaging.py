@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pyddl import _check
+from pyddl import _check, options
 from pyddl.comm.operations import BeginStep, Compute, StepDone, Sum, Update
 from pyddl.errors import ParameterError
 from pyddl.strategies.base import Me, Steps, Strategy, average
@@ -77,8 +77,7 @@ class Averaging(Strategy):
             raise ParameterError(f"node_period is {node_period} and period {period}: averages of the world would leave "
                                  "those within nodes nothing to do: give a node_period below the period, or none")
         self.outer = _check.one_of("outer", outer, OUTER)
-        if outer == "none" and (outer_momentum is not None or outer_rate is not None):
-            raise ParameterError("outer_momentum and outer_rate belong to outer momentum or nesterov; outer is none")
+        options.check_effects({"outer": outer, "outer_momentum": outer_momentum, "outer_rate": outer_rate})
         momentum, rate = OUTER[outer]
         self.outer_momentum = momentum if outer_momentum is None else _check.number(
             "outer_momentum", outer_momentum, at_least=0, below=1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyddl import _check
+from pyddl import _check, options
 from pyddl.comm.operations import (
     Arrived,
     BeginStep,
@@ -115,20 +115,16 @@ class Server(Strategy):
         self.backup = _check.integer("backup", backup, at_least=0)
         self.solo_steps = _check.integer("solo_steps", solo_steps, at_least=0)
         self.scales = _check.one_of("staleness", staleness, ("scaled", "ignored")) == "scaled"
-        self._check_mode(bound is not None)
+        options.check_effects({
+            "mode": mode, "bound": bound, "push_every": push_every, "fetch_every": fetch_every, "backup": backup,
+            "solo_steps": solo_steps, "staleness": staleness})
+        self._check_mode()
         self.tickets = mode != "sync" or backup > 0
         self.together = not self.tickets
         self.vectors = ("pending",) if push_every > 1 else ()
         self.optimizes = fetch_every > 1
 
-    def _check_mode(self, bounded: bool) -> None:
-        for name, given, modes in (("bound", bounded, ("ssp",)), ("push_every", self.push_every > 1, ("ssp", "async")),
-                                   ("fetch_every", self.fetch_every > 1, ("ssp", "async")),
-                                   ("backup", self.backup > 0, ("sync",)),
-                                   ("solo_steps", self.solo_steps > 0, ("async",))):
-            if given and self.mode not in modes:
-                raise ParameterError(f"{name} belongs to mode {' and '.join(modes)}; the mode here is {self.mode}: "
-                                     f"leave it out, or choose mode {modes[-1]}")
+    def _check_mode(self) -> None:
         if self.backup and self.servers > 1:
             raise ParameterError(f"backup is {self.backup} with {self.servers} servers, which would drop pushes each "
                                  "for itself: use one server, or no backup")

@@ -27,7 +27,7 @@ from pyddl.train.timing import PARTS
 
 __all__ = ["Spent", "by_part", "config", "stage", "summary", "title"]
 
-NOT_RECORDED = ("overwrite", "resume", "quiet",  # of no concern to who makes the run again or goes on with it
+NOT_RECORDED = ("overwrite", "resume",  # of no concern to who makes the run again or goes on with it
                 "strategy_options")  # as the strategy itself says
 SPECIFIED = ("data", "labels", "test", "test_labels")  # options that say where data are
 PEAK_SECONDS = 0.2  # how long the machine's own matrix-product peak is measured at the end

@@ -17,6 +17,7 @@ from pyddl.comm import abort, threads
 from pyddl.comm.activity import Activity
 from pyddl.comm.driver import drive
 from pyddl.comm.transport import Transport
+from pyddl.comm.world import narrowed
 from pyddl.errors import NotFiniteError, StrategyError
 from pyddl.strategies import Steps
 from pyddl.strategies.auto import Choice
@@ -84,7 +85,7 @@ class Session:
             with self._watched(), self.connection.opened():
                 return self._train()
         except SystemExit as leaving:
-            if self.plan.world.size > 1:
+            if self.plan.world.size > 1 and not narrowed():  # else it leaves the block of `use`, as other errors do
                 abort.leave(leaving.code)
             raise
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from pyddl import _check, _core, options
+from pyddl import _check, _core, models, options
 from pyddl.comm import threads
 from pyddl.comm.transport import Transport
 from pyddl.comm.world import World, world
@@ -19,6 +19,7 @@ from pyddl.errors import DataError, ParameterError, ShapeError
 from pyddl.models.protocol import Model, check_model, described, finish, name_of, options_of
 from pyddl.models.stages import stages_of
 from pyddl.optim import Optimizer
+from pyddl.optim.given import SAID
 from pyddl.strategies import Auto, Strategy
 from pyddl.strategies.auto import Choice
 from pyddl.strategies.given import described as strategy_described
@@ -35,7 +36,8 @@ from pyddl.train.stop import StopRequest
 
 __all__ = ["Trainer"]
 
-OF_EACH_RANK = ("threads", "quiet")  # options that may differ
+OF_EACH_RANK = ("threads",)  # options that may differ
+OF_FILES = ("overwrite", "checkpoint_every")  # options of a run directory
 
 
 class Trainer:
@@ -95,12 +97,25 @@ class Trainer:
         self.stop = stop
         own = ("strategy", "optimizer", "out")
         name = strategy if isinstance(strategy, str) else "an object, which brings its own options"
-        self.options = options.resolve(given, lambda option: option.trainer and option.name not in own, strategy=name)
+        self.options = options.resolve(given, lambda option: option.trainer and option.name not in own, strategy=name,
+                                       usual=models.usual(name_of(model)))
+        self._check_given()
         if self.options["resume"] and out is None:
             raise ParameterError("resume goes on with a run directory, and out names none: give out, or leave resume "
                                  "out")
         if self.options["resume"] and self.options["overwrite"]:
             raise ParameterError("resume goes on with the run that overwrite removes: leave one of the two out")
+
+    def _check_given(self) -> None:
+        """Refuse options that have no effect beside the trainer's own arguments."""
+        unused: list[tuple[Iterable[str], str]] = []
+        if isinstance(self.optimizer, Optimizer):
+            unused.append((SAID, "optimizer is an object, which brings its own: make that with it, or name a rule"))
+        if self.out is None:
+            unused.append((OF_FILES, "out names no run directory: give out, too, or leave it out"))
+        for name, why in ((name, why) for names, why in unused for name in names):
+            if self.options[name] != options.named(name).default:
+                raise ParameterError(f"{name} is {self.options[name]!r}, and {why}")
 
     @np.errstate(under="ignore")  # what is nearly nothing is nothing, whatever np.seterr says
     def fit(self, data: Source | np.ndarray, test: Source | np.ndarray | None = None, *,

@@ -51,7 +51,7 @@ def collect(desk: Desk) -> str:
         if outcome is None:
             continue
         _compare(folder, trial.given)
-        for line in _metrics(folder):
+        for line in _of_last_stage(_metrics(folder)):
             desk.saw(trial.number, line)
         desk.told(trial.number, outcome, _summary(folder).get("seconds"))
         found += 1
@@ -91,6 +91,12 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in text.splitlines()]
     except (OSError, ValueError):
         return []
+
+
+def _of_last_stage(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As `pyddl.tune.trial.Reporting` tells them."""
+    before = sum(line.get("stage") != lines[-1].get("stage") for line in lines)
+    return [{**line, "epoch": line["epoch"] - before} for line in lines[before:]]
 
 
 def _compare(folder: Path, given: dict[str, Any]) -> None:

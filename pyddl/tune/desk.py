@@ -92,6 +92,8 @@ class Desk:
     def epoch(self, rank: int, line: Mapping[str, Any]) -> str:
         """An epoch of a rank's trial has ended; whether it goes ``on``, or is to ``prune`` or ``stop``."""
         number = self._trials[self._group_of[rank]].number
+        if line["epoch"] < 1:  # of an earlier stage, whose figures mean something else
+            return "stop" if self._stops else "on"
         prune, value = self.saw(number, line)
         self.table.epoch(number, line["epoch"], value)
         return "prune" if prune else "stop" if self._stops else "on"
@@ -199,7 +201,7 @@ class Desk:
         trial = self._trials.pop(group)
         self._since.pop(group, None)
         if outcome.state == "stopped" or outcome.fatal:
-            self.study.rest(trial.number)
+            self.study.rest(trial.number, self._clock() - self._began[group])
             self.table.ended(trial.number, "stopped", None, "")
         else:
             self.told(trial.number, outcome, self._clock() - self._began[group])
@@ -226,6 +228,7 @@ class Desk:
             column = self.study.search.column(line)
             if column != self.study.search.goal and column not in self._noted:
                 self._noted.add(column)
+                self.study.name_column(column)
                 self.table.note(f"there is no {self.study.search.goal}: {column} stands in its place")
             return self.study.search.value(line)
         except ParameterError as error:

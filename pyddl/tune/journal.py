@@ -19,6 +19,7 @@ from pyddl.train.run import written
 __all__ = ["Journal"]
 
 ASKED, REPORTED, SAID = 4, 7, 8  # op_code of the lines that begin a trial, give it a value, or an attribute
+NUMBER = "line"  # what each line says of itself besides, from 1: one that is taken out would change the trials after it
 
 
 class Journal:
@@ -35,7 +36,7 @@ class Journal:
     Raises
     ------
     DataError
-        Another line is damaged.
+        Another line is damaged, is missing, or has another place.
     """
 
     def __init__(self, path: Path):
@@ -52,14 +53,17 @@ class Journal:
         self._cut(len(ops) if SAID in ops[last:] else last)
 
     def _read(self, number: int, line: bytes) -> dict[str, Any]:
+        kept = f"what stands before it can be kept: head -n {number} {self._path}"
         try:
             record = json.loads(line)
-            if isinstance(record, dict) and "op_code" in record:
-                return record
         except ValueError:
-            pass
-        raise DataError(f"{self._path}: line {number + 1} is damaged; expected an object of a journal. What stands "
-                        f"before it can be kept: head -n {number} {self._path}")
+            record = None
+        if not isinstance(record, dict) or "op_code" not in record:
+            raise DataError(f"{self._path}: line {number + 1} is damaged; expected an object of a journal; {kept}")
+        if record.get(NUMBER, number + 1) != number + 1:
+            raise DataError(f"{self._path}: line {number + 1} was written as line {record[NUMBER]}: lines were taken "
+                            f"out or moved; put the file back as it was, or {kept}")
+        return record
 
     def cut_before(self, trial: int) -> None:
         """Let that trial, and what is after its beginning, never have been there."""
@@ -90,7 +94,8 @@ class Journal:
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Put lines at the end."""
-        lines = [json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs]
+        numbered = [{**log, NUMBER: number} for number, log in enumerate(logs, len(self._records) + 1)]
+        lines = [json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in numbered]
         self._records += map(json.loads, lines)
         self._lengths += map(len, lines)
         if self._held is None:

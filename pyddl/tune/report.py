@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyddl.errors import ParameterError
-from pyddl.train.run import METRICS, written
-from pyddl.tune.desk import folder_of
+from pyddl.train.run import written
 from pyddl.tune.search import Search
 from pyddl.tune.study import Study
 from pyddl.tune.table import best_first, said
@@ -62,7 +59,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw(out: Path, study: Study) -> tuple[list[Path], list[str]]:
-    """Draw the search's pictures into its folder ``plots``; return their paths, and a line for what there is none of.
+    """Draw the search's pictures into its folder ``plots``; return their paths, and lines on what they lack.
 
     Raises
     ------
@@ -73,36 +70,20 @@ def draw(out: Path, study: Study) -> tuple[list[Path], list[str]]:
 
     rows, search = study.rows(), study.search
     if not any(row["value"] is not None for row in rows):
-        return [], ["no trial has come to the end of an epoch"]
-    curves, goal = {}, search.goal
-    for row in rows:
-        if curve := _curve(folder_of(out, row["number"]), search):
-            curves[row["number"]] = curve[1]
-            goal = curve[0]
+        return [], ["no picture: no trial has come to the end of an epoch"]
+    curves, goal = study.curves(), study.column
     importances, drawn, notes = study.importances(), [], []
     folder = out / "plots"
     with written(folder):
         folder.mkdir(exist_ok=True)
         drawn.append(draw_trials(folder / "trials.png", rows, search, goal))
-        drawn.append(draw_parameters(folder / "parameters.png", rows, study.space.parameters, importances, goal))
+        drawn.append(draw_parameters(folder / "parameters.png", rows, study.space.parameters, importances, search,
+                                     goal))
         if curves:
             drawn.append(draw_curves(folder / "curves.png", rows, curves, search, goal))
         if importances is None:
-            notes.append("importances need ten trials that did not fail, some of them better than "
-                         "others")
+            notes.append("no picture: importances need ten trials that did not fail, some of them better than others")
         else:
+            notes += [f"importances are {importances}"] if importances.rough else []
             drawn.append(draw_importances(folder / "importances.png", importances))
     return drawn, notes
-
-
-def _curve(folder: Path, search: Search) -> tuple[str, list[tuple[int, float]]] | None:
-    """Name and values of what is sought, after each epoch of a trial; None where there are none."""
-    found, column = [], search.goal
-    try:
-        for text in (folder / METRICS).read_text(encoding="utf-8").splitlines():
-            line = json.loads(text)
-            column = search.column(line)
-            found.append((line["epoch"], search.value(line)))
-    except (OSError, ValueError, KeyError, ParameterError):  # a trial that died while it wrote
-        pass
-    return (column, found) if found else None

@@ -25,6 +25,7 @@ from pyddl.tune.collected import collect
 from pyddl.tune.coordinator import Direct, Link, MakeDesk, connect, opened
 from pyddl.tune.coordinator import start as start_coordinator
 from pyddl.tune.desk import BEST, SUMMARY, TRIALS, Desk, folder_of
+from pyddl.tune.goal import check_goal
 from pyddl.tune.groups import groups_of, said
 from pyddl.tune.messages import Outcome, Over, Split
 from pyddl.tune.rows import Rows
@@ -87,6 +88,8 @@ def run(space: Space, search: Search, out: str, *, ranks_per_trial: int = 1, res
             space.check_ranks(ranks_per_trial)
         with agreement(here.transport):
             rows.open(space)
+            if here.rank == 0:
+                check_goal(space, search, rows)
         made = None if several else make()
         if several:
             opened(coordinator, here)
@@ -235,7 +238,7 @@ def report(study: Study, out: Path, quiet: bool, say: Callable[[str], None]) -> 
 
     rows = study.rows()
     write_csv(out / CSV, rows)
-    paths, failures = draw(out, study)
+    paths, notes = draw(out, study)
     if not quiet:
         say(table(rows, study.search))
         best = study.best()
@@ -244,5 +247,5 @@ def report(study: Study, out: Path, quiet: bool, say: Callable[[str], None]) -> 
                 f"{out / BEST / CONFIG} trains it again")
         for path in (out / CSV, *paths):
             say(f"written to {path}")
-    for text in failures:
-        say(f"no picture: {text}")
+    for text in notes:
+        say(text)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyddl import options
+from pyddl import effects, options
 from pyddl.errors import ParameterError
 from pyddl.options import Option
 
@@ -59,8 +59,8 @@ class Search:
         Raises
         ------
         ParameterError
-            A key is unknown (the nearest is offered), or a value out of its range. ``where`` begins what is said of the
-            table.
+            A key is unknown (the nearest is offered), or a value out of its range or without effect. ``where`` begins
+            what is said of the table.
 
         Examples
         --------
@@ -78,6 +78,8 @@ class Search:
                     values[name] = known[name].check(value)
                 except ParameterError as error:
                     raise ParameterError(f"{begins}{error}") from None
+        said = None if (flags or {}).get("pruner") is None else flags  # which leaves what a file says without effect
+        effects.check(values, lambda name: (known[name].default,), said)
         if values["direction"] is None:
             values["direction"] = "maximize" if values["goal"].endswith(UPWARD) else "minimize"
         return cls(**values)

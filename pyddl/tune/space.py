@@ -18,17 +18,17 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyddl import _check, models
+from pyddl import _check, effects, models
 from pyddl.errors import ParameterError
 from pyddl.strategies.given import class_of
 from pyddl.tune.given import checked, fixed_options, parameters
 from pyddl.tune.parameter import Parameter, plain, shown
-from pyddl.tune.use import HEADS, RULES_OF, default, known, option, usable, why_not
+from pyddl.tune.use import HEADS, RULES_OF, default, known, option, read, usable, why_not
 
 __all__ = ["Space"]
 
@@ -140,8 +140,11 @@ class Space:
             ``suggest(parameter) -> value``, called for each parameter after those that it depends on.
         """
         drawn: dict[str, Any] = {}
+        later = set(self._by_name)
         for parameter in self._order:
-            if self._wanted(parameter, drawn):
+            wanted = self._wanted(parameter, drawn, later)
+            later.discard(parameter.name)
+            if wanted:
                 value = suggest(parameter)
                 if parameter.entry:
                     drawn[parameter.option] = {**drawn.get(parameter.option, {}), parameter.entry: value}
@@ -157,11 +160,12 @@ class Space:
         heads = self._heads(drawn)
         if alone and class_of(heads["strategy"]).needs > 1:
             heads = {**heads, "strategy": "local"}
-            drawn = {name: value for name, value in drawn.items() if usable(name, heads)} | {"strategy": "local"}
+            drawn = {**drawn, "strategy": "local"}
         settings = {name: value for name, value in self.fixed.items() if usable(name, heads)}
         in_part = {parameter.option for parameter in self.parameters if parameter.entry}
         for name, value in drawn.items():
-            settings[name] = {**settings.get(name, {}), **value} if name in in_part else value
+            if usable(name, heads):
+                settings[name] = {**settings.get(name, {}), **value} if name in in_part else value
         return settings
 
     def epochs(self, drawn: Mapping[str, Any]) -> int:
@@ -169,13 +173,18 @@ class Space:
         return int(self._value("epochs", drawn, self._heads(drawn)))
 
     def _heads(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
-        """Model, strategy and optimizer of a trial, as far as its model is known."""
+        """Model, strategy and optimizer of a trial, and what else decides of options, as far as its model is known."""
         given = {**self.fixed, **drawn}
         model = given.get("model")
-        return {} if model is None else {name: given[name] if name in given else default(name, model) for name in HEADS}
+        if model is None:
+            return {}
+        heads = {name: given[name] if name in given else default(name, model) for name in HEADS}
+        return heads | {name: given[name] if name in given else default(name, model)
+                        for name in read(None, model, heads["strategy"])}
 
-    def _wanted(self, parameter: Parameter, drawn: Mapping[str, Any]) -> bool:
-        heads = self._heads(drawn)
+    def _wanted(self, parameter: Parameter, drawn: Mapping[str, Any], later: Container[str]) -> bool:
+        """Whether the parameter is drawn; of those of ``later`` nothing is known yet."""
+        heads = {name: value for name, value in self._heads(drawn).items() if name in HEADS or name not in later}
         return usable(parameter.option, heads) and all(
             self._value(name, drawn, heads) in values for name, values in parameter.when.items())
 
@@ -274,6 +283,8 @@ class Space:
             names.add("strategy")
         if parameter.option in RULES_OF:
             names.add("optimizer")
+        names.update(name for name in effects.reads(parameter.option)  # those that follow it say nothing of it
+                     if name in self._by_name and parameter.name not in self._by_name[name].when)
         return names & self._by_name.keys()
 
     def _in_order(self) -> list[Parameter]:
@@ -290,12 +301,30 @@ class Space:
 
     def _check_use(self) -> None:
         """Refuse an option that no trial has a use for."""
-        ways = [dict(zip(HEADS, way, strict=True)) for way in itertools.product(*map(self._possible, HEADS))]
         for name, value in self.fixed.items():
+            ways = self._ways(name)
             if value != option(name).default and not any(usable(name, way) for way in ways):
                 raise ParameterError(f"{self.where}{why_not(name, ways)}")
         for parameter in self.parameters:
+            ways = self._ways(parameter.option)
             here = [way for way in ways
-                    if all(way[name] in values for name, values in parameter.when.items() if name in HEADS)]
+                    if all(way[name] in values for name, values in parameter.when.items() if name in way)]
             if not any(usable(parameter.option, way) for way in here):
                 raise ParameterError(f"{self._in_space}{why_not(parameter.option, here)}")
+
+    def _ways(self, name: str) -> list[dict[str, Any]]:
+        """Values that what decides of an option may have together."""
+        found: list[dict[str, Any]] = []
+        for heads in itertools.product(*map(self._possible, HEADS)):
+            way = dict(zip(HEADS, heads, strict=True))
+            others = read(name, way["model"], way["strategy"])
+            found += ({**way, **dict(zip(others, values, strict=True))}
+                      for values in itertools.product(*(self._ends(other) for other in others)))
+        return found
+
+    def _ends(self, name: str) -> Iterator[Any]:
+        """The values that an option may have, of a range its ends."""
+        drawn = self._by_name.get(name)
+        yield from self._possible(name)
+        if drawn is not None and drawn.kind != "choice":
+            yield from (drawn.low, drawn.high)

@@ -38,6 +38,7 @@ JOURNAL = "journal.log"
 NAME = "pyddl"  # of the one study in the file
 STATES = ("complete", "pruned", "failed")
 FEW, MOST, GOOD = 10, 0.75, 0.25  # for importances: trials at least; share of all that is compared; and that is good
+ROUGH = 40  # trials, of which ten are good, below which importances are rough
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,20 @@ class Importances:
     epoch : int
         That after which the trials were compared.
     trials : int
+        How many these were.
     """
 
     shares: dict[str, float]
     epoch: int
     trials: int
+
+    @property
+    def rough(self) -> bool:
+        """Whether other trials of the same space might well say something else."""
+        return self.trials < ROUGH
+
+    def __str__(self) -> str:
+        return f"of {self.trials} trials after epoch {self.epoch}{': rough' if self.rough else ''}"
 
 
 class Study:
@@ -201,9 +211,15 @@ class Study:
         """A trial is begun, or gone on with; gives its attempts, this one among them."""
         return self._count(number, 1)
 
-    def rest(self, number: int) -> int:
-        """A trial was stopped on request, with a checkpoint: this attempt counts as none."""
-        return self._count(number, -1)
+    def rest(self, number: int, seconds: float = 0.0) -> int:
+        """A trial was stopped on request after so many seconds, with a checkpoint: this attempt counts as none."""
+        with self._journal.together():
+            self._handle(number).set_user_attr("spent", self._spent(number) + seconds)
+            return self._count(number, -1)
+
+    def _spent(self, number: int) -> float:
+        """Seconds of a trial's sessions that were stopped."""
+        return float(self._trials()[number].user_attrs.get("spent", 0.0))
 
     def attempts(self, number: int) -> int:
         """How often a trial was begun, and neither ended nor was stopped on request."""
@@ -241,7 +257,7 @@ class Study:
         why : str, optional
             Of a failed one.
         seconds : float, optional
-            That it took.
+            That it took since it was begun, or gone on with after a stop.
         learn : bool
             Whether a failed one has failed by its own options, as where training diverges or memory is too small, so
             that TPE keeps away from them; false where a machine was lost.
@@ -249,6 +265,8 @@ class Study:
         _check.one_of("state", state, STATES)
         if state == "complete" and (value is None or not math.isfinite(value)):
             state, why = "failed", f"its value is {value}"
+        if seconds is not None:
+            seconds += self._spent(number)
         handle, states = self._handle(number), self._optuna.trial.TrialState
         with self._journal.together():
             for name, said in (("state", state), ("why", why), ("seconds", seconds)):
@@ -265,6 +283,21 @@ class Study:
 
     def _handle(self, number: int) -> Any:
         return self._optuna.trial.Trial(self._study, number)  # the journal has one study: ids are numbers
+
+    def name_column(self, name: str) -> None:
+        """The goal's values are of another column, which stands in its place."""
+        if self.column != name:
+            self._study.set_user_attr("column", name)
+
+    @property
+    def column(self) -> str:
+        """The column of ``metrics.jsonl`` that values are of."""
+        return str(self._study.user_attrs.get("column", self.search.goal))
+
+    def curves(self) -> dict[int, list[tuple[int, float]]]:
+        """Epochs and values of each trial that has some, by its number."""
+        return {trial.number: sorted(trial.intermediate_values.items()) for trial in self._trials()
+                if trial.intermediate_values}
 
     def rows(self) -> list[dict[str, Any]]:
         """Every trial as plain values: number, state (``running`` too), value, epochs, seconds, given, why, attempts.

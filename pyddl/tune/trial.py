@@ -80,6 +80,9 @@ class Asked(StopRequest):
 class Reporting(Progress):
     """Tells the search of each epoch, and stops the trial where it says so.
 
+    Of a model that is trained in stages the last one counts, in which the goal has its meaning: its epochs are told by
+    their numbers from 1 on, those before it as 0 and less.
+
     Parameters
     ----------
     tell : callable
@@ -91,11 +94,13 @@ class Reporting(Progress):
     Attributes
     ----------
     pruned : bool
+    last : int
+        Epochs of the last stage.
     """
 
     def __init__(self, tell: Tell, stop: StopRequest, shown: Progress):
         self._tell, self._stop, self._shown = tell, stop, shown
-        self.pruned = False
+        self.pruned, self.last = False, 0
 
     def begin(self, title: str, epochs: int, steps_per_epoch: int, step: int = 0) -> None:
         self._epochs = epochs
@@ -112,7 +117,7 @@ class Reporting(Progress):
 
     def epoch(self, line: dict[str, Any]) -> None:
         self._shown.epoch(line)
-        answer = self._tell(line)
+        answer = self._tell({**line, "epoch": line["epoch"] - (self._epochs - self.last)} if "stage" in line else line)
         if answer != "on" and line["epoch"] < self._epochs:  # after the last one it is complete, whatever was said
             self.pruned = answer == "prune"
             self._stop.requested = True
@@ -150,8 +155,10 @@ def train(given: Mapping[str, Any], out: Path, *, resume: bool, tell: Tell, stop
     reporting = Reporting(tell, stop, shown or Progress())
 
     def run(resume: bool) -> named.Trained:
+        settings = settings_of(given, out, resume=resume)
+        reporting.last = settings["epochs"]
         with among():
-            return named.train(settings_of(given, out, resume=resume), progress=reporting, stop=stop, opened=opened)
+            return named.train(settings, progress=reporting, stop=stop, opened=opened)
 
     try:
         done = None

@@ -91,7 +91,7 @@ def test_a_config_file_goes_on_and_goes_again(folder, tmp_path):
     (["dbn", "--pretrain-lr", "0.1,x"], "expected numbers with commas, for example 0.1,0.01"),
     (["dbn", "--pretrain-lr", "0"], "pretrain_learning_rate is 0.0; expected a number above 0"),
     (["dbn", "--data", "wide.npy"], "values in [0, 1]: scale the data (--scale minmax, or "),
-    (["dbn", "--corrupt", "0.1"], "leave it out, or choose what the stack becomes by finetune"),
+    (["dbn", "--corrupt", "0.1"], "corrupt belongs to finetune autoencoder and classifier; the finetune here is none"),
     (["rbm", "--finetune", "classifier"], "finetune is an option of model dbn; the model here is rbm"),
     (["rbm", "--labelled", "100"], "model rbm as given needs no labels: leave it out"),
     (["classifier", "--labelled", "9"], "the labels of digits are of 10 classes: give at least one row for each"),

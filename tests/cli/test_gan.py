@@ -133,7 +133,7 @@ def model_of(run):
 @pytest.mark.parametrize(("flags", "message"), [
     (("--noise", "0"), "noise is 0; expected a whole number at least 1"),
     (("--generator-every", "0"), "generator_every is 0; expected a whole number at least 1"),
-    (("--objective", "wgan_gp", "--clip-weights", "0.1"), "weights are clipped in objective wgan only"),
+    (("--objective", "wgan_gp", "--clip-weights", "0.1"), "clip_weights belongs to objective wgan"),
     (("--generator", "128,resize"), "generator is '128,resize'; at character 5 is 'resize'; expected resize2"),
     (("--generator", "8,reshape2x4,up1"), "it ends with pictures of 4 by 8, and rows are 2 values"),
     (("--critic-steps", "1000"), "phase generator has a turn in every 1000 steps, and its stage has"),

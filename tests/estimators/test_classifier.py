@@ -136,7 +136,7 @@ def test_a_run_becomes_a_classifier(digits, run, tmp_path):
     ({}, np.ones(150), ParameterError, "one class only"),
     ({}, ["yes"] * 150, ParameterError, "all 150 labels of X are yes: one class only"),
     ({"frozen_epochs": 2}, NUMBERS, ParameterError, "frozen_epochs is 2, and there is no encoder"),
-    ({"freeze": True}, NUMBERS, ParameterError, "freeze, and there is no encoder"),
+    ({"freeze": True}, NUMBERS, ParameterError, "freeze is True, and there is no encoder"),
     ({"encoder": "nowhere"}, NUMBERS, DataError, "nowhere is no finished run"),
     ({"encoder": 3}, NUMBERS, ParameterError, "encoder is 3; expected the path of a run, or in Python a fitted"),
     ({"hidden": (0,)}, NUMBERS, ParameterError, "hidden"),

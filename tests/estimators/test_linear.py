@@ -82,7 +82,7 @@ def test_an_encoder_is_named_by_the_path_of_its_run_and_a_run_becomes_an_estimat
     ({}, np.where(Y > 3, "a", "b"), ParameterError, "expected real numbers: for classes take a classifier"),
     ({}, np.where(Y > 3, np.inf, Y), DataError, "y has NaN or infinity in row"),
     ({}, np.ones((150, 2, 2)), ShapeError, r"expected \(rows,\) or \(rows, targets\)"),
-    ({"freeze": True}, Y, ParameterError, "freeze, and there is no encoder"),
+    ({"freeze": True}, Y, ParameterError, "freeze is True, and there is no encoder"),
 ], ids=str)
 def test_unfit_values_are_refused(params, y, error, message):
     with pytest.raises(error, match=message):

@@ -264,7 +264,7 @@ def test_classes_are_those_of_the_labels():
     ({"finetune": "classifier", "classes": 1}, "classes is 1; expected a whole number at least 2"),
     ({"classes": 3}, "leave them out, or choose finetune classifier"),
     ({"code_units": "linear"}, "code_units is 'linear'; expected one of bernoulli, gaussian"),
-    ({"corrupt": 0.2}, "leave it out, or choose what the stack becomes by finetune"),
+    ({"corrupt": 0.2}, "corrupt belongs to finetune autoencoder and classifier; the finetune here is none"),
     ({"finetune": "autoencoder", "corrupt": 1.0}, "amount is 1.0"),
     ({"finetune": "autoencoder", "corrupt": -1.0}, "corrupt is -1.0"),
     ({"finetune": "autoencoder", "pretrain_epochs": (3, 2, 1)}, "one number for all of 2 layers, or 2"),

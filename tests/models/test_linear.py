@@ -128,8 +128,8 @@ def test_rows_are_no_codes():
 
 
 @pytest.mark.parametrize(("options", "error", "message"), [
-    ({"frozen_epochs": 2}, ParameterError, "frozen_epochs is 2, and there is no encoder that could be frozen: name a"),
-    ({"freeze": True}, ParameterError, "freeze, and there is no encoder that could be frozen"),
+    ({"frozen_epochs": 2}, ParameterError, "frozen_epochs is 2, and there is no encoder that could be frozen"),
+    ({"freeze": True}, ParameterError, "freeze is True, and there is no encoder that could be frozen"),
     ({"encoder": encoder(12), "freeze": True, "frozen_epochs": 1}, ParameterError,
      "frozen_epochs is 1 and freeze is given, .* leave one of the two out"),
     ({"encoder": encoder(13)}, ShapeError, "was trained on rows of 13 features; these have 12"),

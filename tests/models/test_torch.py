@@ -5,6 +5,7 @@ import pickle
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -558,7 +559,15 @@ def steps(module, batch):
     return squares(module, batch)
 
 
+def goes_back(module, batch, **keeps):
+    loss = squares(module, batch)
+    loss.backward(**keeps)
+    return loss
+
+
 @pytest.mark.parametrize(("loss", "said"), [
+    (goes_back, "the module's loss makes a pass backward itself: leave loss.backward"),
+    (lambda module, batch: goes_back(module, batch, retain_graph=True), "loss makes a pass backward itself"),
     (steps, "the module's loss makes a step of SGD: leave optimizers, zero_grad and backward out"),
     (no_graph, "the module's loss does not depend on any parameter that phase all trains"),
     (moves, "has moved parameter weight to other memory, which training does not see"),
@@ -574,6 +583,22 @@ def test_losses_that_are_none_are_refused_in_one_line(loss, said):
     with pytest.raises(ParameterError, match=said) as refused:
         train(Torch(nn.Linear(6, 6), loss))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("member", "said"), [
+    ("encode", "give the module a method encode(rows), which returns a line of codes for each of them"),
+    ("reconstruct", "give the module a method reconstruct(rows), which returns as many rows"),
+    ("sample", "give the module a method sample(count), which returns so many rows")])
+def test_what_a_module_lacks_is_said_with_what_to_define(tmp_path, member, said):
+    from pyddl.cli.encode import able
+
+    model = Torch(nn.Linear(6, 6), squares)
+    assert not hasattr(model, member)
+    run = SimpleNamespace(model=model, path=tmp_path, summary={"model": "torch"})
+    with pytest.raises(DataError, match=f"the model in .*, torch, lacks it: {re.escape(said)}$"):
+        able(run, member, "lacks it")
+    with pytest.raises(AttributeError, match="no attribute 'enkode'"):
+        _ = model.enkode
 
 
 @pytest.mark.parametrize(("module", "said"), [

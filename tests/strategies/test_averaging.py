@@ -120,7 +120,7 @@ def test_a_period_of_1_with_plain_descent_is_allreduce(world):
     ({"node_period": 16}, "node_period is 16 and period 16"),
     ({"sync_steps": -1}, "sync_steps is -1"),
     ({"outer": "nestorov"}, "did you mean 'nesterov'"),
-    ({"outer_rate": 0.5}, "belong to outer momentum or nesterov; outer is none"),
+    ({"outer_rate": 0.5}, "outer_rate belongs to outer momentum and nesterov; the outer here is none"),
     ({"outer": "momentum", "outer_momentum": 1}, "outer_momentum is 1; expected a number at least 0 and below 1"),
     ({"perod": 3}, "no option 'perod'; did you mean 'period'"),
 ])

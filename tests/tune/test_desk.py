@@ -142,6 +142,17 @@ def test_a_trial_that_takes_its_job_with_it_twice_is_given_up(desk_of):
     assert desk.study.rows()[0]["why"] == "was under way when its job died, 2 times"
 
 
+def test_epochs_of_earlier_stages_are_no_values(desk_of):
+    """Nor is a goal missed that only the last stage has, as a deep belief net's accuracy."""
+    desk = desk_of([[0]], goal="test_accuracy", pruner="asha")
+    desk.next(0, None)
+    assert desk.epoch(0, {"epoch": 0, "stage": 1, "train_loss": 9.0}) == "on"
+    assert desk.epoch(0, {"epoch": 1, "stage": 2, "train_loss": 3.0, "test_accuracy": 0.5}) == "on"
+    assert desk.study.curves() == {0: [(1, 0.5)]}
+    desk._asked = True
+    assert desk.epoch(0, {"epoch": 0, "stage": 1, "train_loss": 9.0}) == "stop"
+
+
 def test_the_others_of_a_group_go_on_without_a_rank_that_died(desk_of):
     desk = desk_of([[0, 1, 2]])
     for rank in (0, 1, 2):

@@ -9,7 +9,8 @@ from matplotlib import image
 
 from pyddl.tune import Search, Space, Study
 from pyddl.tune.desk import folder_of
-from pyddl.tune.plots import draw_curves, draw_trials
+from pyddl.tune.parameter import Parameter
+from pyddl.tune.plots import draw_curves, draw_parameters, draw_trials
 from pyddl.tune.report import draw, table, write_csv
 from pyddl.tune.table import LiveTable, PlainTable, Table, said
 
@@ -76,7 +77,7 @@ def test_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "module://nowhere")
     drawn, notes = draw(tmp_path, searched(tmp_path, trials=21))
     assert [path.name for path in drawn] == ["trials.png", "parameters.png", "curves.png", "importances.png"]
-    assert not notes
+    assert notes == ["importances are of 14 trials after epoch 2: rough"]
     for path in drawn:
         picture = image.imread(path)
         assert picture.shape[0] > 100 and len({tuple(each) for each in picture[::3, ::3, :3].reshape(-1, 3)}) > 5
@@ -95,11 +96,37 @@ def test_the_pictures_of_one_trial_have_whole_numbers(tmp_path, monkeypatch):
         assert all(float(tick).is_integer() for tick in axis.get_xticks()), name
 
 
+@pytest.mark.parametrize(("direction", "sign"), [("minimize", 1), ("maximize", -1)])
+def test_a_value_far_away_does_not_squeeze_the_others(tmp_path, monkeypatch, direction, sign):
+    from matplotlib.figure import Figure
+
+    found = {}
+
+    def keep(figure, path, **_):
+        texts = [text.get_text() for legend in (figure.axes[0].get_legend(), *figure.legends) if legend is not None
+                 for text in legend.get_texts()]
+        found[path.name] = figure.axes[0].get_ylim(), texts
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    search, parameter = Search(direction=direction), Parameter("warmup", "int", 0, 9)
+    rows = [{"number": number, "state": "pruned" if number == 5 else "complete", "given": {"warmup": number},
+             "value": sign * (1e6 if number == 5 else 14 + number / 10)} for number in range(9)]
+    curves = {row["number"]: [(1, row["value"]), (2, row["value"])] for row in rows}
+    draw_trials(tmp_path / "trials.png", rows, search, "test_loss")
+    draw_parameters(tmp_path / "parameters.png", rows, [parameter], None, search, "test_loss")
+    draw_curves(tmp_path / "curves.png", rows, curves, search, "test_loss")
+    for name, shown in (("trials", "1 beyond"), ("parameters", "1 beyond"), ("curves", "1 leave the picture")):
+        (low, high), texts = found[f"{name}.png"]
+        assert low > -15.5 and high < 15.5 and high - low < 2 and shown in texts, name
+    draw_trials(tmp_path / "trials.png", [row for row in rows if row["number"] != 5], search, "test_loss")
+    assert found["trials.png"][1] == ["complete", "best so far"]
+
+
 def test_what_cannot_be_drawn_is_said(tmp_path):
     drawn, notes = draw(tmp_path, searched(tmp_path, trials=4))
     assert "importances.png" not in [path.name for path in drawn] and len(notes) == 1 and "ten trials" in notes[0]
     assert draw(tmp_path / "none", study_in(tmp_path / "none")) == (
-        [], ["no trial has come to the end of an epoch"])
+        [], ["no picture: no trial has come to the end of an epoch"])
 
 
 def go_through(shown, study):

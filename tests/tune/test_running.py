@@ -102,17 +102,22 @@ def test_a_trial_that_wants_more_memory_than_there_is_costs_itself(pyddl_here, t
     ("learning_rate = {low = 0.1, high = 0.1}", (), "learning_rate"),
     (RATES, ("--ranks-per-trial", 2), "--ranks-per-trial is 2, and there is 1 rank"),
     (RATES, ("--resume",), "--resume goes on with the search of a folder: name it with --out"),
+    (RATES, ("--overwrite",), "overwrite is True, and out is not given"),
+    (RATES, ("--only", 1, "--out", "s", "--minutes", 3), "--minutes has no effect with --only: leave one"),
+    (RATES, ("--collect", "--out", "s", "--ranks", 2), "--ranks has no effect with --collect"),
+    (RATES, ("--collect", "--dry-run"), "--dry-run and --collect are both given"),
     (RATES, ("--only", 1), "--only is about the folder of a search"),
     (RATES, ("--only", 7, "--out", "s"), "--only is 7; this search has trials 0 to 2"),
     (RATES, ("--only", 0, "--out", "s", "--sampler", "tpe"), "say --sampler random"),
     (RATES, ("--collect", "--out", "s", "--sampler", "tpe"), "say --sampler random"),
-    (RATES, ("--goal", "test_accuracy", "--out", "s"), "goal is 'test_accuracy'; expected a column of metrics.jsonl"),
+    (RATES, ("--goal", "test_los", "--out", "s"), "goal is 'test_los'; expected a column of metrics.jsonl, of which"),
     ('visible = ["bernoulli", "gaussian"]', (), "visible is an option of model rbm"),
     (RATES, ("--trials", 0), "trials"),
 ])
 def test_bad_input_is_one_line_and_2(pyddl_here, tmp_path, space, flags, said):
     _, err = pyddl_here("tune", write(tmp_path, space), *flags, check=2)
     assert said in err and "Traceback" not in err and len(err.strip().splitlines()) <= 2, err
+    assert not (tmp_path / "s").exists(), "it was known before the search began"
 
 
 def test_data_that_are_not_there_are_found_out_before_any_trial(pyddl_here, ranks, tmp_path):
@@ -184,10 +189,13 @@ def test_groups_go_on_after_trials_that_fail(ranks, tmp_path, nodes, monkeypatch
         support.outliving()
         monkeypatch.setenv("PYDDL_RANKS_PER_NODE", "1")
     searches.odd(tmp_path)
-    space = write(tmp_path, 'strategy = ["allreduce", "odd.py:OneRaises"]\nlearning_rate = [0.01, 1e30]', trials=8)
+    space = write(tmp_path, 'strategy = ["allreduce", "odd.py:OneRaises", "odd.py:OneLeaves"]\n'
+                  "learning_rate = [0.01, 1e30]", trials=9)
     support.pyddl("tune", space, "--out", "s", "--quiet", "--ranks", 4, "--ranks-per-trial", 2, cwd=tmp_path)
     for row in rows(tmp_path / "s"):
-        if row["strategy"] != "allreduce":
+        if row["strategy"] == "odd.py:OneLeaves":
+            assert row["why"] == "sys.exit(0)"
+        elif row["strategy"] != "allreduce":
             assert "raised ValueError: lost the thread" in row["why"]
         elif float(row["learning_rate"]) > 1:
             assert row["why"].startswith("diverged: step ")
@@ -207,15 +215,15 @@ def test_a_rank_that_dies_costs_its_trial_and_the_others_go_on(ranks, tmp_path):
     assert sum(row["state"] == "complete" for row in found) == 6 - len(failed), err
 
 
-def test_a_search_whose_ranks_have_all_gone_is_no_success(ranks, tmp_path):
+def test_ranks_that_have_all_gone_are_no_success(ranks, tmp_path):
     """Open MPI's launcher reports 0, where ranks outlive each other."""
     support.outliving()
     searches.odd(tmp_path)
     space = write(tmp_path, RATES, trials=2)
     space.write_text('strategy = "odd.py:Vanishes"\n' + space.read_text())
-    _, err = support.pyddl("tune", space, "--out", "s", "--quiet", "--ranks", 2, "--ranks-per-trial", 2, cwd=tmp_path,
-                           check=1)
-    assert err.endswith("pyddl: all ranks have ended, and the search has not; go on with --resume\n"), err
+    _, err = support.pyddl("tune", space, "--quiet", "--ranks", 2, "--ranks-per-trial", 2, cwd=tmp_path, check=1)
+    assert err.endswith("pyddl: all ranks have ended, and their work has not, by os._exit in code of yours or of a "
+                        "library; go on with --resume and --out\n"), err
 
 
 def first_of(out):

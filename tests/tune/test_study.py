@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -290,6 +291,23 @@ def test_a_journal_of_another_search(tmp_path, said, search, words):
     Study(tmp_path, space(), Search(sampler="random", seed=7)).close()  # may change
 
 
+@pytest.mark.parametrize("change", ["taken out", "moved"])
+def test_a_journal_of_which_a_line_is_missing(tmp_path, journal, change):
+    """Optuna would draw and count the trials after it as others than they were."""
+    lines = journal[0].splitlines(keepends=True)
+    if change == "taken out":
+        del lines[7]
+    else:
+        lines[7:9] = lines[8:6:-1]
+    (tmp_path / JOURNAL).write_bytes(b"".join(lines))
+    with pytest.raises(DataError, match=r"journal\.log: line 8 was written as line 9: lines were taken out or moved; "
+                                        r"put the file back as it was, or what stands .* head -n 7 "):
+        Study(tmp_path, space(), KEPT)
+    older = re.sub(rb',"line":\d+', b"", b"".join(lines[:7]))  # which said no numbers
+    (tmp_path / JOURNAL).write_bytes(older)
+    Study(tmp_path, space(), KEPT).close()
+
+
 def test_a_journal_that_is_damaged_in_its_middle(tmp_path, journal):
     text, _ = journal
     (tmp_path / JOURNAL).write_bytes(text.replace(b'"op_code"', b'"op"', 9).replace(b'"op"', b'"op_code"', 8))
@@ -346,3 +364,16 @@ def test_importances_find_what_matters_and_say_nothing_of_few_trials(tmp_path):
     found = study.importances()
     assert next(iter(found.shares)) == "learning_rate" and math.isclose(sum(found.shares.values()), 1)
     assert found.epoch == EPOCHS and found.trials >= 20
+
+
+def test_seconds_of_a_trial_add_up_over_stops(tmp_path):
+    study = Study(tmp_path, space(), Search(trials=2))
+    trial = study.ask()
+    for seconds in (2.0, 3.5):
+        study.begin(trial.number)
+        assert study.rest(trial.number, seconds) == 0
+    study.close()
+    study = Study(tmp_path, space(), Search(trials=2))
+    study.begin(trial.number)
+    study.tell(trial.number, "complete", 1.0, seconds=4.0)
+    assert study.rows()[0]["seconds"] == 9.5

@@ -161,6 +161,17 @@ class Binding:
         for each, _, _, _, _ in self._watched:
             each.grad = None
 
+    def check_gradients(self) -> None:
+        """Refuse gradients that are there before the trainer asks for some.
+
+        Raises
+        ------
+        ParameterError
+        """
+        if any(each.grad is not None for each, _, _, _, _ in self._watched):
+            raise ParameterError("the module's loss makes a pass backward itself: leave loss.backward() out, the "
+                                 "trainer does it; slopes that a loss is made of come from torch.autograd.grad")
+
     def give_gradients_back(self, parameter: Tensor | None = None) -> None:
         """Copy that of a parameter, or of all, to where the vector has it, zeros where there is none, and let it lie
         there.

@@ -89,6 +89,7 @@ class Passes:
             with self._products(), no_updates(self.module):
                 loss, sums = sums_of(self._loss(self.module, tensors))
             if backward:
+                self.binding.check_gradients()
                 self._backward(loss, batch, phase)
         except (PyddlError, MemoryError):
             raise
