@@ -4,6 +4,7 @@ import pytest
 
 import pyddl
 from pyddl import effects, models, options
+from pyddl.cli.train import _settings
 from pyddl.comm.machine import Machine
 from pyddl.errors import ParameterError
 from pyddl.models.layers import Conv, Dense
@@ -206,6 +207,16 @@ def test_what_flags_leave_without_effect_in_a_file_is_left_out():
     assert resolved("autoencoder", {"corrupt": 0.2}, below=file)["step_every"] == 50
     with pytest.raises(ParameterError, match=r"^step_every belongs"):
         resolved("autoencoder", {"schedule": "constant", "step_every": 60}, below=file)
+
+
+def test_what_a_run_recorded_does_not_stand_in_the_way_of_going_on(tmp_path):
+    """A file that a person gives is refused."""
+    file = tmp_path / "config.toml"
+    file.write_text('model = "vae"\nstep_every = 50\noutput_variance = 0.5\n')
+    with pytest.raises(ParameterError, match=r"config\.toml: output_variance belongs to loss mse"):
+        _settings(None, str(file), {}, recorded=False)
+    settings = _settings(None, str(file), {"loss": "mse"}, recorded=True)
+    assert (settings["output_variance"], settings["step_every"]) == (0.5, 1000)
 
 
 def test_a_search_draws_what_has_an_effect():
