@@ -21,6 +21,8 @@ IDLE = [  # model, what is given, the option without effect, and what else would
     ("autoencoder", {"sparsity_cost": 0.5}, "sparsity_cost", {"sparsity": 0.1, "code_activation": "sigmoid"}),
     ("autoencoder", {"hidden": (8,), "activation": "tanh"}, "activation", {"hidden": (16, 8)}),
     ("vae", {"hidden": (8,), "activation": "tanh"}, "activation", {"hidden": (16, 8)}),
+    ("autoencoder", {"hidden": (), "conv": "conv4,pool2", "image_shape": (4, 4), "activation": "tanh"}, "activation",
+     {"hidden": (8,)}),
     ("classifier", {"activation": "tanh"}, "activation", {"hidden": (8,)}),
     ("vae", {"output_variance": 0.5}, "output_variance", {"loss": "mse"}),
     ("vae", {"kl_weight": 0.0, "kl_warmup": 9}, "kl_warmup", {"kl_weight": 1.0}),
@@ -44,7 +46,7 @@ IDLE = [  # model, what is given, the option without effect, and what else would
 ]
 TOGETHER = [  # of a model's options and those of training, or of strategies, which the command line has together
     ("dbn", {"learning_rate": 0.01}, "learning_rate", {"finetune": "autoencoder"}),
-    ("dbn", {"optimizer": "sgd"}, "optimizer", {"finetune": "autoencoder"}),
+    ("dbn", {"optimizer": "adam"}, "optimizer", {"finetune": "autoencoder"}),
     ("dbn", {"clip_norm": 1.0}, "clip_norm", {"finetune": "classifier"}),
     ("gan", {"optimizer": "sgd", "beta1": 0.5}, "beta1", {"generator_optimizer": "adam"}),
     ("gan", {"optimizer": "sgd", "beta2": 0.5}, "beta2", {"discriminator_optimizer": "adamw"}),
