@@ -35,7 +35,7 @@ ParameterServer     asynchronous training of any Python object, by two callbacks
 world, use          the ranks that train together
 Layout, Slice       for a model of one's own
 errors              what pyddl raises
-options             every option, with unit, range and default
+options, effects    every option, with unit, range and default; beside which others it counts
 
 README.md and docs/ say more: docs/models.md, docs/strategies.md, docs/own_models.md, docs/own_strategies.md.
 """

@@ -101,7 +101,8 @@ def _normalised(values: Values) -> bool:
 
 def _between(values: Values) -> bool:
     """Whether an autoencoder has layers between rows and code, that are made from options."""
-    return len(values["hidden"]) > 1 or isinstance(values["conv"], str)
+    convolutions = values["conv"].count("conv") if isinstance(values["conv"], str) else 0
+    return convolutions + len(values["hidden"]) > 1
 
 
 def _serves(values: Values) -> bool:

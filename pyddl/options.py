@@ -664,24 +664,27 @@ def resolve(given: Mapping[str, Any], accept: Callable[[Option], bool] = lambda 
             raise ParameterError(where + str(error)) from None
     alone = values if model is not None else {  # of several models one says nothing of another
         name: value for name, value in values.items() if accepted[name].section != "model"}
+
+    def default(name: str) -> Any:
+        return own.get(name, _BY_NAME[name].default)
+
     if below:
-        alone = effects.effective(alone, lambda name: own.get(name, _BY_NAME[name].default), keep=asked)
+        alone = effects.effective(alone, default, keep=asked)
     try:
-        check_effects(alone, own, *usual, among=asked)
+        effects.check(alone, lambda name: [default(name), *(each[name] for each in usual if name in each)], asked)
     except ParameterError as error:
         raise ParameterError(where + str(error)) from None
     return {**values, **alone}
 
 
-def check_effects(values: Mapping[str, Any], *usual: Mapping[str, Any], among: Iterable[str] | None = None) -> None:
-    """Refuse values, of the options ``among`` them, that have no effect and are neither defaults nor ``usual``.
+def check_effects(values: Mapping[str, Any], *usual: Mapping[str, Any]) -> None:
+    """Refuse values that have no effect (see `pyddl.effects`) and are neither defaults nor ``usual``.
 
     Raises
     ------
     ParameterError
     """
-    effects.check(values, lambda name: [_BY_NAME[name].default, *(each[name] for each in usual if name in each)],
-                  among=among if among is None else frozenset(among))
+    effects.check(values, lambda name: [_BY_NAME[name].default, *(each[name] for each in usual if name in each)])
 
 
 def fitting(recorded: Mapping[str, Any], defaults: Mapping[str, Any], *, model: str | None = None,

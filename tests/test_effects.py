@@ -4,6 +4,7 @@ import pytest
 
 import pyddl
 from pyddl import effects, models, options
+from pyddl.cli.train import _settings
 from pyddl.comm.machine import Machine
 from pyddl.errors import ParameterError
 from pyddl.models.layers import Conv, Dense
@@ -20,6 +21,8 @@ IDLE = [  # model, what is given, the option without effect, and what else would
     ("autoencoder", {"sparsity_cost": 0.5}, "sparsity_cost", {"sparsity": 0.1, "code_activation": "sigmoid"}),
     ("autoencoder", {"hidden": (8,), "activation": "tanh"}, "activation", {"hidden": (16, 8)}),
     ("vae", {"hidden": (8,), "activation": "tanh"}, "activation", {"hidden": (16, 8)}),
+    ("autoencoder", {"hidden": (), "conv": "conv4,pool2", "image_shape": (4, 4), "activation": "tanh"}, "activation",
+     {"hidden": (8,)}),
     ("classifier", {"activation": "tanh"}, "activation", {"hidden": (8,)}),
     ("vae", {"output_variance": 0.5}, "output_variance", {"loss": "mse"}),
     ("vae", {"kl_weight": 0.0, "kl_warmup": 9}, "kl_warmup", {"kl_weight": 1.0}),
@@ -43,7 +46,7 @@ IDLE = [  # model, what is given, the option without effect, and what else would
 ]
 TOGETHER = [  # of a model's options and those of training, or of strategies, which the command line has together
     ("dbn", {"learning_rate": 0.01}, "learning_rate", {"finetune": "autoencoder"}),
-    ("dbn", {"optimizer": "sgd"}, "optimizer", {"finetune": "autoencoder"}),
+    ("dbn", {"optimizer": "adam"}, "optimizer", {"finetune": "autoencoder"}),
     ("dbn", {"clip_norm": 1.0}, "clip_norm", {"finetune": "classifier"}),
     ("gan", {"optimizer": "sgd", "beta1": 0.5}, "beta1", {"generator_optimizer": "adam"}),
     ("gan", {"optimizer": "sgd", "beta2": 0.5}, "beta2", {"discriminator_optimizer": "adamw"}),
@@ -206,6 +209,16 @@ def test_what_flags_leave_without_effect_in_a_file_is_left_out():
     assert resolved("autoencoder", {"corrupt": 0.2}, below=file)["step_every"] == 50
     with pytest.raises(ParameterError, match=r"^step_every belongs"):
         resolved("autoencoder", {"schedule": "constant", "step_every": 60}, below=file)
+
+
+def test_what_a_run_recorded_does_not_stand_in_the_way_of_going_on(tmp_path):
+    """A file that a person gives is refused."""
+    file = tmp_path / "config.toml"
+    file.write_text('model = "vae"\nstep_every = 50\noutput_variance = 0.5\n')
+    with pytest.raises(ParameterError, match=r"config\.toml: output_variance belongs to loss mse"):
+        _settings(None, str(file), {}, recorded=False)
+    settings = _settings(None, str(file), {"loss": "mse"}, recorded=True)
+    assert (settings["output_variance"], settings["step_every"]) == (0.5, 1000)
 
 
 def test_a_search_draws_what_has_an_effect():

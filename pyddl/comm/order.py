@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from pyddl._own import said
+from pyddl._own import from_here, said
 from pyddl.comm.operations import (
     BeginStep,
     Fetch,
@@ -103,8 +102,8 @@ class Order:
         code = getattr(self.steps, "gi_code", None)
         if isinstance(error, PyddlError) or code is None or code.co_filename.startswith(PYDDL):
             return
-        where = os.path.relpath(code.co_filename) if os.path.exists(code.co_filename) else code.co_filename
-        raise StrategyError(f"{self.who} in {where} raised {said(error, code.co_filename)}") from error
+        file = code.co_filename
+        raise StrategyError(f"{self.who} in {from_here(file)} raised {said(error, file)}") from error
 
     def too_long(self) -> StrategyError:
         """What to raise at the limit."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from pyddl import _check, models, options
+from pyddl import _check, effects, models, options
 from pyddl.data import ArraySource, Source
 from pyddl.data.joined import reach, reaches_beyond, scaled
 from pyddl.data.labels import Labels
@@ -221,7 +221,7 @@ class Estimator(Conventions):
                 given[option.name] = option.check(os.fspath(value) if isinstance(value, os.PathLike) else value)
         if "dtype" in given:
             given["dtype"] = dtype
-        options.check_effects({**self._of_training(), **given}, models.TABLE[self._model].defaults, self._defaults())
+        effects.check({**self._of_training(), **given}, lambda name: (self._defaults().get(name),))
 
         def read(path: str | Estimator) -> models.Trained:
             if isinstance(path, Estimator):

@@ -40,7 +40,7 @@ from pyddl.train.checkpoint import Checkpoints
 from pyddl.train.tensors import write_parts
 
 __all__ = ["CONFIG", "METRICS", "MODEL", "ROWS", "SUMMARY", "Run", "RunDirectory", "as_recorded", "claimed",
-           "load_run", "new_folder", "read_config", "recorded_config", "write_model", "write_whole",
+           "load_run", "new_folder", "read_config", "recorded_config", "replace_text", "write_model", "write_whole",
            "written"]
 
 log = logging.getLogger("pyddl")
@@ -191,10 +191,15 @@ def write_whole(path: Path, text: str) -> None:
     ------
     CheckpointError
     """
-    temporary = path.with_name(path.name + ".part")
     with written(path):
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        replace_text(path, text)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """The same, where an `OSError` is the caller's."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 @contextmanager

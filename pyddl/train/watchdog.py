@@ -29,6 +29,7 @@ from typing import Any, TextIO
 from pyddl import _core
 from pyddl.comm.abort import end_all
 from pyddl.comm.activity import Activity
+from pyddl.train.run import replace_text
 
 __all__ = ["Watchdog", "clear", "report"]
 
@@ -137,7 +138,7 @@ class Watchdog:
 
     def _answer(self, left: str | None = None) -> None:
         self._renewed += 1
-        _replace(self.folder / f"rank-{self.rank}.json", json.dumps({
+        replace_text(self.folder / f"rank-{self.rank}.json", json.dumps({
             "renewed": self._renewed, "doing": self.activity.describe(), "number": self.activity.number,
             "idle": round(self._idle, 3), "left": left}))
 
@@ -178,7 +179,7 @@ class Watchdog:
         if any(answer["idle"] < 0.9 * self.limit for answer in answers.values() if not answer["left"]):
             return
         text = report(answers, self.size, self.limit, self.folder)
-        _replace(self.folder / "verdict.txt", text + "\n")
+        replace_text(self.folder / "verdict.txt", text + "\n")
         self._write_stacks()
         until = time.monotonic() + grace + 5
         while time.monotonic() < until and not all(
@@ -238,12 +239,6 @@ def _ranks(ranks: list[int]) -> str:
 
 def say(text: str) -> None:
     os.write(2, f"pyddl: {text}\n".encode(errors="backslashreplace"))
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def _bytes_moved() -> int:
