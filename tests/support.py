@@ -20,6 +20,9 @@ from pyddl.comm import World, launcher
 from pyddl.comm.transport import Alone
 from pyddl.errors import CommError
 
+PATIENCE = float(os.environ.get("PYDDL_TEST_PATIENCE", "1"))
+"""By what time limits of subprocesses are multiplied: where they run under sanitizers, they are slower."""
+
 
 def assert_on_all_ranks(world: World, ok: bool, message: object = "") -> None:
     """Fail on every rank where ``ok`` is false on any, naming those ranks. Collective."""
@@ -54,7 +57,7 @@ def run(line: list[str], environ: Mapping[str, str], timeout: float = 100) -> Fi
                                stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
     code: int | None
     try:
-        out, err = process.communicate(timeout=timeout)
+        out, err = process.communicate(timeout=PATIENCE * timeout)
         code = process.returncode
     except subprocess.TimeoutExpired:
         for left in _of_session(process.pid):
