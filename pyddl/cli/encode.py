@@ -30,7 +30,7 @@ def command(run: str, data: str | None, out: str | None, **pictures: Any) -> int
 
     target = check_ending(Path(run) / "codes.npy" if out is None else out)
     trained = load_run(run)
-    source, codes = of_all_rows(trained, data, able(trained, "encode", "has no encoder"), pictures)
+    source, codes = of_all_rows(trained, data, able(trained, "encode", "encodes nothing"), pictures)
     write_rows(target, codes, [f"code{i}" for i in range(codes.shape[1])])
     click.echo(f"{target}: {codes.shape[0]} codes of {codes.shape[1]} float32, of {source.describe()}")
     return 0
@@ -49,8 +49,8 @@ def able(trained: Any, member: str, lack: str) -> Callable[..., Any]:
     except AttributeError as error:
         name = trained.summary["model"]
         others = ", ".join(each for each in models.TABLE if hasattr(models.class_of(each), member))
-        cure = error if name == "torch" else f"these do: {others}"
-        raise DataError(f"the model in {trained.path}, {name}, {lack}: {cure}") from None
+        cure = f": {error}" if name == "torch" else f"; these do: {others}"
+        raise DataError(f"the model in {trained.path}, {name}, {lack}{cure}") from None
 
 
 def of_all_rows(trained: Any, data: str | None, function: Callable[..., Any],
