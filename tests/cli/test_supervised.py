@@ -150,7 +150,7 @@ LABELLED = (*C, "--labels", "classes.npy")
     ((*LABELLED, "--encoder", "nowhere"), "nowhere is no finished run"),
     ((*LABELLED, "--encoder", "."), "is no finished run"),
     ((*LABELLED, "--frozen-epochs", "2"), "frozen_epochs is 2, and there is no encoder that could be frozen"),
-    ((*LABELLED, "--freeze"), "freeze, and there is no encoder that could be frozen"),
+    ((*LABELLED, "--freeze"), "freeze is True, and there is no encoder that could be frozen"),
     ((*LABELLED, "--encoder", "ae", "--freeze", "--frozen-epochs", "2"), "leave one of the two out"),
     ((*LABELLED, "--code-activation", "relu"), "code_activation is an option of model autoencoder; the model here"),
     ((*L, "--labels", "two.npy", "--hidden", "3"), "hidden is an option of model autoencoder, classifier"),
