@@ -38,7 +38,8 @@ def run(model: str | None, config: str | None, **given: Any) -> int:
     return _train(settings) if status is None else status
 
 
-def _settings(model: str | None, config: str | None, given: dict[str, Any], *, recorded: bool) -> dict[str, Any]:
+def _settings(model: str | None, config: str | None, given: dict[str, Any], *,
+              recorded: bool = False) -> dict[str, Any]:
     """All options: flags over the file, which may be ``recorded`` by a run to go on with, over defaults."""
     from pyddl.train.run import read_config
 

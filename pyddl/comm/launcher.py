@@ -21,6 +21,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -42,6 +44,10 @@ HOST_LISTS = ("SLURM_JOB_NODELIST", "SLURM_NODELIST", "PBS_NODEFILE", "LSB_HOSTS
 
 SCHEDULERS = {"ras": "slurm,tm,pbs,lsf,gridengine,flux", "plm": "slurm,tm,lsf,pals"}
 """Components of Open MPI that ask a batch system for hosts, and start daemons there."""
+
+
+LINGERS = 10.0
+"""Seconds that a launcher has to end after its last rank has."""
 
 
 class Launcher(NamedTuple):
@@ -216,7 +222,8 @@ def supervise(argv: Sequence[str], environ: Mapping[str, str], spoken: Collectio
 
     The launcher gets a session of its own, so that a terminal's Ctrl-C does not reach it: it would kill the ranks. They
     get SIGUSR1 instead, each by itself, since not every launcher hands signals on. A second Ctrl-C ends the launcher.
-    It also ends, and its ranks with it, where this process is killed. To be called by the main thread.
+    It also ends, and its ranks with it, where this process is killed, and is killed where it hangs without ranks, as
+    Open MPI 5's may after one that has died before its MPI began. To be called by the main thread.
     """
     running: subprocess.Popen[bytes] | None = None
     asked = False
@@ -246,7 +253,12 @@ def supervise(argv: Sequence[str], environ: Mapping[str, str], spoken: Collectio
         assert running.stderr is not None
         relay = Relay(running.stderr.fileno(), sys.stderr.fileno())
         relay.start()
-        status = running.wait()
+        ended = threading.Event()
+        threading.Thread(target=_kill_if_it_lingers, args=(running, ended), daemon=True).start()
+        try:
+            status = running.wait()
+        finally:
+            ended.set()
         relay.join(5)  # what a launcher leaves behind may hold its standard error open
         if status not in spoken and not relay.explained:
             os.write(sys.stderr.fileno(), relay.held)
@@ -257,6 +269,32 @@ def supervise(argv: Sequence[str], environ: Mapping[str, str], spoken: Collectio
         for number, handler in before.items():
             signal.signal(number, handler)
     return status if status >= 0 else 128 - status
+
+
+def _kill_if_it_lingers(launcher: subprocess.Popen[bytes], ended: threading.Event) -> None:
+    """Kill a launcher that does not take note of the end of its ranks, until it has ``ended``."""
+    since = None
+    while not ended.wait(LINGERS / 10):
+        if not _only_dead_below(launcher.pid):
+            since = None
+        elif since is None:
+            since = time.monotonic()
+        elif time.monotonic() - since > LINGERS:
+            os.write(2, b"pyddl: the MPI launcher hangs though all ranks have ended; it has been killed\n")
+            launcher.kill()
+            return
+
+
+def _only_dead_below(launcher: int) -> bool:
+    """Whether a process has children, all of which have ended and were not waited for."""
+    states = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # it is gone
+                state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+                if int(parent) == launcher:
+                    states.append(state)
+    return bool(states) and set(states) == {"Z"}
 
 
 def _catches(process: int, number: int) -> bool:

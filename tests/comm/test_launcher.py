@@ -220,3 +220,10 @@ def test_the_launcher_at_hand_passes_over_hosts_that_are_not_there(tmp_path):
                                                         "OMPI_MCA_orte_default_hostfile", "HYDRA_HOST_FILE")}
     done = run_ranks(2, [sys.executable, "-c", "print('here')"], environ={**lists, "PBS_JOBID": "1"}, timeout=30)
     assert done.code == 0 and done.out.split() == ["here", "here"], done.err
+
+
+def test_a_launcher_that_hangs_without_ranks_is_killed(monkeypatch, capfd):
+    monkeypatch.setattr(launcher, "LINGERS", 0.5)
+    hanging = "import subprocess, time\nrank = subprocess.Popen(['true'])\ntime.sleep(1000)"
+    assert launcher.supervise([sys.executable, "-c", hanging], PLAIN) == 128 + 9
+    assert "the MPI launcher hangs though all ranks have ended" in capfd.readouterr().err

@@ -81,7 +81,7 @@ def spied(self, vector, slices):
 results = []
 for way in (spied, lambda *given: None):
     kind.travelling = way
-    results.append(Trainer(model, batch_size=64, epochs=2, seed=3, strategy="allreduce", quiet=True).fit(rows, rows))
+    results.append(Trainer(model, batch_size=64, epochs=2, seed=3, strategy="allreduce").fit(rows, rows))
 steps = 2 * 4
 covered = np.zeros(model.layout.size, int)
 for begin, end in announced:

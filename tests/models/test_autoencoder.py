@@ -217,7 +217,7 @@ VARIANTS = {
     "tied": {"tied": True, "activation": "tanh"},
     "all of these": {"corrupt": 0.3, "sparsity": 0.2, "code_activation": "sigmoid", "tied": True, "hidden": (9, 6, 4)},
     "convolutional": {"conv": "conv4,pool2,conv6k5", "image_shape": (6, 4), "activation": "softplus"},
-    "strided": {"conv": "conv4s2,dropout0.2", "image_shape": (6, 4), "activation": "tanh", "hidden": ()},
+    "strided": {"conv": "conv4s2,dropout0.2", "image_shape": (6, 4), "hidden": ()},
     "with batch norm": {"conv": "conv4,pool2,conv6", "image_shape": (6, 4), "batch_norm": "synchronised",
                         "corrupt": 0.2},
     "planes": {"conv": "conv5,pool2", "image_shape": (2, 2, 6), "hidden": (5,)},
