@@ -27,12 +27,13 @@ def run(model: str | None, config: str | None, **given: Any) -> int:
     training at a step boundary with a checkpoint and exit status 75, and what comes before it at once; the same line
     with --resume goes on. With --resume, options that are not given are those of the run directory.
     """
-    recorded = None
+    recorded = False
     if config is None and given["resume"] and given["out"] is not None:
-        recorded = str(Path(given["out"]) / "config.toml")
-        recorded = config = recorded if os.path.exists(recorded) else None
+        path = str(Path(given["out"]) / "config.toml")
+        if os.path.exists(path):
+            config, recorded = path, True
     settings = _settings(model, config, {name: value for name, value in given.items() if value is not None},
-                         recorded=recorded is not None)
+                         recorded=recorded)
     status = on_ranks(settings["ranks"], given=given["ranks"], threads=settings["threads"],
                       outlive=settings["on_failure"] == "continue", verbose=settings["verbose"])
     return _train(settings) if status is None else status

@@ -68,9 +68,8 @@ def run(space: str, dry_run: bool, only: int | None, collect: bool, **given: Any
         for name in OF_A_SEARCH.get(flag, ()):
             if given[name]:
                 raise ParameterError(f"--{name.replace('_', '-')} has no effect with {flag}: leave one of the two out")
-    for name in () if ways else ("overwrite", "verbose"):
-        if given[name] and (why := effects.why_none(name, given)):
-            raise ParameterError(why)
+    if not ways:
+        effects.check(given, lambda name: (None, named(name).default), among=("overwrite", "verbose"))
     if dry_run:
         return _dry_run(read, search, settings)
     if collect:

@@ -22,8 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -273,28 +272,23 @@ def supervise(argv: Sequence[str], environ: Mapping[str, str], spoken: Collectio
 
 def _kill_if_it_lingers(launcher: subprocess.Popen[bytes], ended: threading.Event) -> None:
     """Kill a launcher that does not take note of the end of its ranks, until it has ``ended``."""
-    since = None
-    while not ended.wait(LINGERS / 10):
-        if not _only_dead_below(launcher.pid):
-            since = None
-        elif since is None:
-            since = time.monotonic()
-        elif time.monotonic() - since > LINGERS:
+    looks, idle = 10, 0
+    while not ended.wait(LINGERS / looks):
+        states = {state for _, state, parent in _processes() if parent == launcher.pid}
+        idle = idle + 1 if states == {"Z"} else 0  # all its children have ended, and were not waited for
+        if idle > looks:
             os.write(2, b"pyddl: the MPI launcher hangs though all ranks have ended; it has been killed\n")
             launcher.kill()
             return
 
 
-def _only_dead_below(launcher: int) -> bool:
-    """Whether a process has children, all of which have ended and were not waited for."""
-    states = []
+def _processes() -> Iterator[tuple[int, str, int]]:
+    """Number, state and parent of each process of this machine."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with contextlib.suppress(OSError):  # it is gone
+            with contextlib.suppress(OSError):  # it has ended
                 state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
-                if int(parent) == launcher:
-                    states.append(state)
-    return bool(states) and set(states) == {"Z"}
+                yield int(entry.name), state, int(parent)
 
 
 def _catches(process: int, number: int) -> bool:
@@ -309,15 +303,11 @@ def _catches(process: int, number: int) -> bool:
 
 def _running_as(argv: Sequence[str], launcher: int) -> list[int]:
     """The processes below ``launcher`` that run the end of ``argv``: its ranks. MPICH's have sessions of their own."""
-    parents: dict[int, int] = {}
+    parents = {process: parent for process, _, parent in _processes()}
     alike = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        process = int(entry.name)
+    for process in parents:
         with contextlib.suppress(OSError):  # it has ended
-            parents[process] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            line = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            line = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
             if line and process != launcher and line == list(argv)[-len(line):]:
                 alike.append(process)
 

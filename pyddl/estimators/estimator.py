@@ -221,7 +221,8 @@ class Estimator(Conventions):
                 given[option.name] = option.check(os.fspath(value) if isinstance(value, os.PathLike) else value)
         if "dtype" in given:
             given["dtype"] = dtype
-        effects.check({**self._of_training(), **given}, lambda name: (self._defaults().get(name),))
+        own = self._defaults()
+        effects.check({**self._of_training(), **given}, lambda name: (own.get(name),))
 
         def read(path: str | Estimator) -> models.Trained:
             if isinstance(path, Estimator):
@@ -238,9 +239,9 @@ class Estimator(Conventions):
     def _of_training(self) -> dict[str, Any]:
         """Options of training by their names; of objects in their place the names."""
         found: dict[str, Any] = {}
-        strategy = getattr(self, "strategy", None)
+        strategy, own = getattr(self, "strategy", None), self._defaults()
         for option in options.of_section("training"):
-            if option.name not in self._defaults() or options.stranger(
+            if option.name not in own or options.stranger(
                     option.name, strategy=strategy if isinstance(strategy, str) else None):
                 continue
             value = getattr(self, option.name)

@@ -113,9 +113,10 @@ class Trainer:
             unused.append((SAID, "optimizer is an object, which brings its own: make that with it, or name a rule"))
         if self.out is None:
             unused.append((OF_FILES, "out names no run directory: give out, too, or leave it out"))
-        for name, why in ((name, why) for names, why in unused for name in names):
-            if self.options[name] != options.named(name).default:
-                raise ParameterError(f"{name} is {self.options[name]!r}, and {why}")
+        for names, why in unused:
+            for name in names:
+                if self.options[name] != options.named(name).default:
+                    raise ParameterError(f"{name} is {self.options[name]!r}, and {why}")
 
     @np.errstate(under="ignore")  # what is nearly nothing is nothing, whatever np.seterr says
     def fit(self, data: Source | np.ndarray, test: Source | np.ndarray | None = None, *,
