@@ -15,6 +15,7 @@ import functools
 import os
 import pwd
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -44,6 +46,9 @@ HOST_LISTS = ("SLURM_JOB_NODELIST", "SLURM_NODELIST", "PBS_NODEFILE", "LSB_HOSTS
 SCHEDULERS = {"ras": "slurm,tm,pbs,lsf,gridengine,flux", "plm": "slurm,tm,lsf,pals"}
 """Components of Open MPI that ask a batch system for hosts, and start daemons there."""
 
+
+SESSION = "PRTE_MCA_prte_tmpdir_base"
+"""Where Open MPI 5's launcher and its daemons keep files while they run."""
 
 LINGERS = 10.0
 """Seconds that a launcher has to end after its last rank has."""
@@ -168,8 +173,10 @@ def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
             line += ["--host", f"localhost:{ranks}"]
             for framework, those in SCHEDULERS.items():
                 environ.setdefault(f"{'PRTE' if launcher.major >= 5 else 'OMPI'}_MCA_{framework}", f"^{those}")
-        if launcher.major >= 5 and environ["PYDDL_TERMINAL"] == "1":
-            line += ["--stream-buffering", "0"]  # else a progress bar waits in mpirun for the end of its line
+        if launcher.major >= 5:
+            environ.setdefault(SESSION, str(_new_session()))
+            if environ["PYDDL_TERMINAL"] == "1":
+                line += ["--stream-buffering", "0"]  # else a progress bar waits in mpirun for the end of its line
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYDDL_TERMINAL"):
             line += ["-x", name]  # to further nodes
     else:
@@ -184,6 +191,24 @@ def command(ranks: int, argv: Sequence[str], *, threads: int | None = None,
 def _lists_hosts(environ: Mapping[str, str]) -> bool:
     """Whether a launcher would find a list of hosts, or a batch system's, in this environment."""
     return any(name in HOST_LISTS or name.endswith("_default_hostfile") for name in environ)
+
+
+def _sessions() -> Path:
+    return Path(tempfile.gettempdir(), f"pyddl-mpirun-{os.getuid()}")
+
+
+def _new_session() -> Path:
+    """A folder that no launcher had before, which makes it itself.
+
+    By default all share one, each in it a folder named by its process number, and one that finds the files of a killed
+    launcher of the same number there ends: "The PMIx server's listener thread failed to start".
+    """
+    with contextlib.suppress(OSError):  # there is none yet
+        for old in _sessions().iterdir():
+            with contextlib.suppress(OSError):  # it is in use, or was left by one that was killed
+                if time.time() - old.stat().st_mtime > 3600:  # no longer about to be used
+                    old.rmdir()
+    return _sessions() / secrets.token_hex(8)
 
 
 def _home(environ: Mapping[str, str]) -> dict[str, str]:
@@ -209,7 +234,7 @@ def shown(argv: Sequence[str], environ: Mapping[str, str]) -> str:
     """The line to type for ``argv`` with ``environ``, as far as that differs from this process's
     environment."""
     settings = [f"{name}={shlex.quote(value)}" for name, value in environ.items()
-                if os.environ.get(name) != value and name not in ("COLUMNS", "LINES")]
+                if os.environ.get(name) != value and name not in ("COLUMNS", "LINES", SESSION)]
     return " ".join([*settings, shlex.join(argv)])
 
 
@@ -267,6 +292,8 @@ def supervise(argv: Sequence[str], environ: Mapping[str, str], spoken: Collectio
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+        if SESSION in environ and Path(environ[SESSION]).parent == _sessions():
+            shutil.rmtree(environ[SESSION], ignore_errors=True)
     return status if status >= 0 else 128 - status
 
 

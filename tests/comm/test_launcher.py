@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from pathlib import Path
 
 import pytest
 from support import run_ranks
@@ -100,6 +102,40 @@ def test_settings_of_the_user_win(monkeypatch, tmp_path):
     fake(monkeypatch, tmp_path, "mpirun (Open MPI) 5.0.11")
     environ = launcher.command(2, ["x"], environ={**PLAIN, "OMPI_MCA_btl": "self,tcp"})[1]
     assert environ["OMPI_MCA_btl"] == "self,tcp"
+
+
+def test_what_killed_launchers_left_stands_in_nobodys_way(mpirun, monkeypatch, tmp_path):
+    """Open MPI 5's names its files by its process number, of which there are few, and takes no others' place."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for number in range(os.getpid(), os.getpid() + 1000):
+        left = tmp_path / f"ompi.{number}" / f"pmix.{os.uname().nodename}.tool"
+        left.parent.mkdir()
+        left.touch()
+    for _ in range(2):
+        done = mpirun(2, "print('runs')", environ={"TMPDIR": str(tmp_path)})
+        assert (done.code, done.out.count("runs")) == (0, 2), done.err
+
+
+def test_a_launchers_files_go_with_it(monkeypatch, tmp_path):
+    fake(monkeypatch, tmp_path, "mpirun (Open MPI) 5.0.11")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    sessions = [Path(launcher.command(2, ["x"], environ=PLAIN)[1][launcher.SESSION]) for _ in range(3)]
+    assert len(set(sessions)) == 3 and not any(session.exists() for session in sessions)
+    for session in sessions:
+        session.mkdir(parents=True)
+    (sessions[1] / "of a killed one").touch()
+    an_hour_ago = time.time() - 3601
+    for session in sessions[1:]:
+        os.utime(session, (an_hour_ago, an_hour_ago))
+    launcher.command(2, ["x"], environ=PLAIN)
+    assert [session.exists() for session in sessions] == [True, True, False]
+    (sessions[0] / "left").touch()
+    launcher.supervise(["true"], {**PLAIN, launcher.SESSION: str(sessions[0])})
+    (tmp_path / "a user's").mkdir()
+    launcher.supervise(["true"], {**PLAIN, launcher.SESSION: str(tmp_path / "a user's")})
+    assert [session.exists() for session in (sessions[0], tmp_path / "a user's")] == [False, True]
+    line, environ = launcher.command(2, ["x"], environ=PLAIN)
+    assert launcher.SESSION not in launcher.shown(line, environ)
 
 
 @pytest.mark.parametrize("variables", [{"OMPI_COMM_WORLD_SIZE": "2"}, {"PMI_SIZE": "1"}, {"PMIX_RANK": "0"},
