@@ -51,7 +51,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 SETTINGS = {  # data, numbers of epochs, simulated workers, seeds
     "quick": ("digits", (2,), (2,), 1),
-    "node": ("mnist", (1, 2, 4), (1, 8), 1),
+    "node": ("mnist", (1, 2, 4), (1, 8), 5),
     "cluster": ("mnist", (2, 4, 8), (1, 2, 8, 32), 5),
 }
 RANKS = (1, 2)
@@ -149,21 +149,35 @@ def as_rank(folder: str, settings: str) -> None:
         print(json.dumps([sum(line["seconds"] for line in result.metrics), result.metrics[-1]["test_loss"]]))
 
 
-def endings(lines: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Ending]]:
-    """Medians of the seeds for each number of epochs, by where ranks are and by strategy and ranks."""
+def endings(lines: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[list[Ending]]]:
+    """Those of the seeds for each number of epochs, by where ranks are and by strategy and ranks."""
     found: dict[tuple[str, str], dict[int, list[Ending]]] = {}
     for line in lines:
         key = line["side"], f"{line['name']}, {line['ranks']} rank{'s' if line['ranks'] > 1 else ''}"
         found.setdefault(key, {}).setdefault(line["epochs"], []).append((line["seconds"], line["distance"]))
-    return {key: [(statistics.median(s for s, _ in each), statistics.median(d for _, d in each))
-                  for each in by_epochs.values()] for key, by_epochs in found.items()}
+    return {key: list(by_epochs.values()) for key, by_epochs in found.items()}
+
+
+def median(ending: Sequence[Ending]) -> Ending:
+    """Of seconds, and of distances."""
+    seconds, distances = zip(*ending, strict=True)
+    return statistics.median(seconds), statistics.median(distances)
+
+
+def cell(ending: Sequence[Ending]) -> str:
+    """Such as ``1.7 (1.5 to 1.9) in 17.8 s``."""
+    seconds, distance = median(ending)
+    least, most = min(distance for _, distance in ending), max(distance for _, distance in ending)
+    spread = f" ({least:.1f} to {most:.1f})" if len(ending) > 1 else ""
+    return f"{distance:.1f}{spread} in {seconds:.1f} s"
 
 
 def draw(record: Record) -> Path:
     """Distances over seconds."""
     panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for (side, name), found in endings(record.lines).items():
-        panels.setdefault(side, {})[name] = ([seconds for seconds, _ in found], [distance for _, distance in found])
+        medians = [median(ending) for ending in found]
+        panels.setdefault(side, {})[name] = ([seconds for seconds, _ in medians], [distance for _, distance in medians])
     return harness.plot(record.path.with_suffix(".png"), panels, "seconds", "Frechet distance", log="y", share_y=True)
 
 
@@ -201,9 +215,9 @@ def main(given: Sequence[str] | None = None) -> Record:
                                  f"{seconds:.1f} s")
     finally:
         _core.set_threads(before)
-    harness.show(harness.table(["ranks are", "strategy", *(f"distance (seconds), {each} epochs" for each in epochs)], [
-        [side, name, *(f"{distance:.2f} ({seconds:.1f})" for seconds, distance in found)]
-        for (side, name), found in endings(record.lines).items()]))
+    head = ["ranks are", "strategy", *(f"{each} epoch{'s' if each > 1 else ''}" for each in epochs)]
+    rows = [[side, name, *map(cell, found)] for (side, name), found in endings(record.lines).items()]
+    harness.show(harness.table(head, rows))
     harness.show(f"picture {draw(record)}")
     return record
 

@@ -10,7 +10,7 @@ class Table:
     """Where threads lay down what the others read."""
 
     def __init__(self, parts):
-        self.barrier = threading.Barrier(parts, timeout=20)
+        self.barrier = threading.Barrier(parts, timeout=100)
         self.laid = [None] * parts
 
 

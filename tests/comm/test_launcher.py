@@ -178,7 +178,7 @@ def test_what_ranks_have_ended_is_no_success(line, status):
 def test_command_line_shows_and_runs(mpirun):
     line = [sys.executable, "-m", "pyddl.comm.launcher", "-n", "2", "--threads", "1", "--show", "--",
             sys.executable, "-c", "import pyddl; print(pyddl.world().size)"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["2", "2"]
     assert "OMP_NUM_THREADS=1" in done.stderr
@@ -218,7 +218,7 @@ def test_a_rank_knows_whether_a_person_watches(mpirun, bare, on_terminal):
     keeper, terminal = os.openpty()
     try:
         done = subprocess.run(argv, env=environ, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                              stdout=terminal if on_terminal else subprocess.PIPE, text=True, timeout=60)
+                              stdout=terminal if on_terminal else subprocess.PIPE, text=True, timeout=100)
     finally:
         os.close(keeper)
         os.close(terminal)
@@ -232,7 +232,7 @@ def test_an_ordinary_user_can_start_ranks(mpirun):
            sys.executable, "-c", "import os, pyddl; print(os.geteuid(), pyddl.world().size)"]
     if subprocess.run([*run[:4], sys.executable, "-c", "import pyddl.comm"], capture_output=True).returncode:
         pytest.skip(f"{user} cannot read this environment")
-    done = subprocess.run(run, capture_output=True, text=True, timeout=60, cwd="/",
+    done = subprocess.run(run, capture_output=True, text=True, timeout=100, cwd="/",
                           env={"PATH": os.environ["PATH"], "HOME": "/tmp"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(pwd.getpwnam(user).pw_uid), "2"] * 2
@@ -254,7 +254,7 @@ def test_the_launcher_at_hand_passes_over_hosts_that_are_not_there(tmp_path):
     (tmp_path / "hosts").write_text("nowhere slots=4\n")
     lists = {name: str(tmp_path / "hosts") for name in ("PRTE_MCA_prte_default_hostfile", "PBS_NODEFILE",
                                                         "OMPI_MCA_orte_default_hostfile", "HYDRA_HOST_FILE")}
-    done = run_ranks(2, [sys.executable, "-c", "print('here')"], environ={**lists, "PBS_JOBID": "1"}, timeout=30)
+    done = run_ranks(2, [sys.executable, "-c", "print('here')"], environ={**lists, "PBS_JOBID": "1"}, timeout=100)
     assert done.code == 0 and done.out.split() == ["here", "here"], done.err
 
 

@@ -310,7 +310,7 @@ TRAIN = """
             end.fetch(x, 10**9)  # who leaves while MPI learns of a death may keep it from the others
     except pyddl.errors.PeerLost as error:
         print(f"lost: {error}", flush=True)
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
     os._exit(0)  # the others may be gone: nothing collective
 """
 

@@ -14,7 +14,7 @@ import pyddl.comm
 def alone(code, **environ):
     """Run ``code`` in a fresh Python; returns what it prints."""
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **environ}, capture_output=True,
-                          text=True, timeout=60)
+                          text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -64,7 +64,7 @@ def cut_file(folder):
 def test_a_file_that_is_cut_is_named(tmp_path, python):
     path = cut_file(tmp_path)
     done = subprocess.run([sys.executable, *python, "-c", CUT, path], capture_output=True, text=True,
-                          timeout=60)
+                          timeout=100)
     assert done.returncode == 1
     assert done.stderr.startswith(f"pyddl: {path} was cut while it was read: ") and done.stderr.count("\n") == 1
 

@@ -52,7 +52,7 @@ def serving(log, program, *arguments):
         process = subprocess.Popen([path, *[str(each).replace("PORT", str(port)) for each in arguments]], stdout=out,
                                    stderr=out)
         try:
-            until = time.monotonic() + 60
+            until = time.monotonic() + 100
             while time.monotonic() < until and process.poll() is None:
                 try:
                     socket.create_connection(("127.0.0.1", port), 1).close()

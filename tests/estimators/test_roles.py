@@ -169,7 +169,7 @@ for name, way in ways.items():
     child = multiprocessing.get_context("fork").Process(target=lambda: answers.put(way()))
     child.start()
     wanted = expected.get(name, expected["transform"] if name == "fit" else 0)
-    np.testing.assert_allclose(answers.get(timeout=20), wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(answers.get(timeout=100), wanted, rtol=1e-5, atol=1e-5)
     child.join()
 scores = Parallel(n_jobs=2, backend="multiprocessing")(delayed(fitted.score)(X) for _ in range(2))
 np.testing.assert_allclose(scores, expected["score"], rtol=1e-5)

@@ -35,7 +35,7 @@ for name, kernel in {
 def test_kernels_make_no_threads_when_told_one():
     environ = {**os.environ, "OMP_NUM_THREADS": "4"}
     told = subprocess.run(
-        [sys.executable, "-c", KERNELS], env=environ, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", KERNELS], env=environ, capture_output=True, text=True, timeout=100
     )
     assert told.returncode == 0, told.stderr
 
@@ -44,5 +44,5 @@ def test_more_threads_than_openmp_has_room_for_are_never_asked_for():
     """Its record of them lies on the stack: 100,000 of them end the process by a segmentation fault."""
     environ = {**os.environ, "OMP_NUM_THREADS": "100000"}
     code = "from pyddl import _core; print(_core.threads()); _core.set_threads(1025)"
-    told = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60)
+    told = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=100)
     assert told.stdout == "1024\n" and "n is 1025; expected 1 to 1024 threads" in told.stderr

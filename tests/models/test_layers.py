@@ -478,9 +478,9 @@ def test_synchronised_workers_do_what_one_does(cuts):
     def work(k):
         def add(vector):
             shared[k] = vector.copy()
-            barrier.wait(20)
+            barrier.wait(100)
             vector[:] = np.sum(shared, axis=0)
-            barrier.wait(20)
+            barrier.wait(100)
             return vector
 
         mine = pickle.loads(pickle.dumps(network))

@@ -60,7 +60,7 @@ def stop_by(number, how, out):
     running = subprocess.Popen([*argv, *WITHOUT_END, "--out", str(out)], env=environ,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 100
         while not (out / "metrics.jsonl").exists():
             assert running.poll() is None and time.monotonic() < until, running.communicate()
             time.sleep(0.05)
@@ -95,7 +95,7 @@ def test_a_signal_ends_training_with_a_checkpoint_and_75(tmp_path, how, number):
 
 def goes_on_as_if_nothing_had_been(how, out, epochs):
     argv, environ = line(how)
-    again = subprocess.run([*argv, "--epochs", str(epochs), "--resume", "--out", str(out)], env=environ, timeout=60,
+    again = subprocess.run([*argv, "--epochs", str(epochs), "--resume", "--out", str(out)], env=environ, timeout=100,
                            capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     whole = Trainer(Autoencoder(30, hidden=(8, 3)), batch_size=10, epochs=epochs, reproducible=True, threads=1).fit(
@@ -111,7 +111,7 @@ def test_a_signal_while_ranks_still_start_is_not_lost(tmp_path):
     running = subprocess.Popen([*argv, *WITHOUT_END, "--out", str(tmp_path / "run")], env=environ,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 100
         while not Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().strip():  # no mpirun yet
             assert time.monotonic() < until
             time.sleep(0.01)
@@ -153,7 +153,7 @@ def test_killing_the_program_that_started_the_ranks_ends_them_too(tmp_path):
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     left = []
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 100
         while not (tmp_path / "run/metrics.jsonl").exists():
             assert running.poll() is None and time.monotonic() < until
             time.sleep(0.05)

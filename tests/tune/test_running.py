@@ -276,7 +276,7 @@ def test_the_end_of_the_process_that_keeps_the_journal_ends_all_with_a_line(rank
     assert status not in (0, 75)
     assert "the process that keeps the search's journal has ended; go on with --resume" in err and (
         "Traceback" not in err), err
-    until = time.monotonic() + 30
+    until = time.monotonic() + 100
     while not all(map(support.ended, below)):
         assert time.monotonic() < until, below
         time.sleep(0.05)

@@ -336,10 +336,10 @@ def test_two_searches_do_not_write_to_one_folder(tmp_path):
     other = ("from pyddl.tune import Search, Space, Study; import sys; "
              "Study(sys.argv[1], Space({'model': 'autoencoder'}, {'seed': [1, 2]}), Search())")
     line = [sys.executable, "-c", other, str(tmp_path)]
-    said = subprocess.run(line, capture_output=True, text=True, timeout=60).stderr
+    said = subprocess.run(line, capture_output=True, text=True, timeout=100).stderr
     assert "another search is writing to" in said and "another space" not in said
     study.close()
-    assert "another space" in subprocess.run(line, capture_output=True, text=True, timeout=60).stderr
+    assert "another space" in subprocess.run(line, capture_output=True, text=True, timeout=100).stderr
 
 
 def test_without_optuna_the_extra_is_named(tmp_path, monkeypatch):
