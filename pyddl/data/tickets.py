@@ -137,7 +137,7 @@ class SliceLoader(AbstractContextManager["SliceLoader"]):
     """Gives one worker its slice of each step of an epoch, as long as it is permitted.
 
     A permit is one of as many tickets as all workers have slices in the epoch: when no more are given, all workers end
-    at the same step or one apart.
+    within two steps of each other.
 
     Parameters
     ----------

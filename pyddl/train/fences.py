@@ -173,11 +173,12 @@ class ServedFence:
                               "worker, who has come to the end without it")
             error.on_all_ranks = True
             raise error
-        if plan.strategy.replicated:
-            self._settle()
         if isinstance(self.replica, Worker) and isinstance(self.replica.loader, SliceLoader):
             done = sampler.reached(row) - ledger.row // sampler.batch_size
-            self._forget(self.replica, range(began.step + done, began.step + self.replica.loader.given))
+            if self.replica.loader.given > done:
+                self.replica.take_back()  # before buffers are merged: the steps will be done again
+        if plan.strategy.replicated:
+            self._settle()
         done = sampler.rows * epoch + row
         if isinstance(self.replica, Server):
             self.replica.consumed = done
@@ -187,15 +188,6 @@ class ServedFence:
         if row == rows:
             ledger.step = (epoch + 1) * sampler.steps_per_epoch
             self._close_epoch(trained)
-
-    @staticmethod
-    def _forget(worker: Worker, steps: range) -> None:
-        """These steps do not count, neither their losses nor what they did to buffers: they will be done again."""
-        done = {each.name: sum(map(each.is_due, steps)) for each in worker.phases}
-        for name, sums in worker.losses.items():
-            del sums[len(sums) - done[name.split(".")[0]] :]
-        if len(steps):
-            worker.take_back()
 
     def _done(self, began: Epoch) -> int:
         """The first position of this epoch that is still to be done. Server 0 knows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from math import isfinite
 from time import perf_counter
 from typing import Any
@@ -27,6 +28,33 @@ from pyddl.train.phase import PhaseState
 from pyddl.train.replica import NOT_FINITE_CURE, Replica, Rules, chains_of, not_finite
 
 __all__ = ["SHARDS", "Worker"]
+
+
+@dataclass
+class _Before:
+    """What a worker had before a step."""
+
+    buffers: np.ndarray
+    seen: int = 0
+    rows_seen: Mapping[str, int] = field(default_factory=dict)
+    counters: Mapping[str, Any] = field(default_factory=dict)
+    losses: Mapping[str, int] = field(default_factory=dict)
+    """How many of each kind."""
+
+    def take(self, worker: Worker) -> None:
+        self.buffers[:] = worker.buffers
+        self.seen, self.rows_seen, self.counters = worker.seen, dict(worker.rows_seen), dict(worker.counters)
+        self.losses = {name: len(sums) for name, sums in worker.losses.items()}
+
+    def give(self, worker: Worker) -> None:
+        worker.buffers[:] = self.buffers
+        worker.seen = self.seen
+        worker.rows_seen.clear()
+        worker.rows_seen.update(self.rows_seen)
+        worker.counters.update(self.counters)
+        for name, sums in worker.losses.items():
+            del sums[self.losses.get(name, 0) :]
+
 
 SHARDS = 8  # micro-shards of a step under --reproducible: results are the same for every divisor of it
 
@@ -91,7 +119,9 @@ class Worker(Replica):
         self._sum_seconds = 0.0
         self._batch_sum = _no_sum_of_shards if reproducible else None if batch_sum is None else self._timed_sum
         mine = self.number if self.owners == self.count else 0
-        self._before = np.empty_like(self.buffers)  # of the last step, under a server in mode sync
+        self._begun, self._before = _Before(self.buffers.copy()), _Before(self.buffers.copy())
+        self._awaited = 0  # the version that says that the step which `_before` is of has been made
+        self._asked = False  # whether this step has fetched
         self._chains = chains_of(model.buffers, mine, self.owners, together=together)
         self.on_step = on_step
         self.travels: Callable[[np.ndarray, list[tuple[int, int]]], Ready | None] = lambda gradients, slices: None
@@ -160,7 +190,7 @@ class Worker(Replica):
     def take(self, loader: SliceLoader | TicketLoader, stage_began: int) -> None:
         """The same with a loader that is given."""
         self._rounded_phases = set()
-        self.loader, self._first_step = loader, stage_began
+        self.loader, self._first_step, self._awaited = loader, stage_began, 0
 
     def seconds(self) -> tuple[float, float]:
         """Spent so far in computing, and in waiting for data."""
@@ -180,17 +210,17 @@ class Worker(Replica):
         self.samples_of_step = self.sampler.rows_in(batch.step)
         batch.total = self.samples_of_step if self.together else self.samples
         if isinstance(self.loader, SliceLoader):
-            self._before[:] = self.buffers
+            self._begun.take(self)
+            self._asked = False
         self.seen += self.samples
         self._batch = batch
         self._computed = self.samples == 0
         return True
 
     def take_back(self) -> None:
-        """What the last step did to buffers: one that a server in mode sync has not made before a stop. No worker is
-        more than one such step ahead."""
-        self.buffers[:] = self._before
-        self.seen -= self.samples
+        """What was done since the first step began whose update, and any later one, a server in mode sync has not made:
+        a worker has gone, whose push was needed. The others may have begun further steps, of old parameters."""
+        self._before.give(self)
 
     def _due(self) -> list[PhaseState]:
         """The phases that have a turn in this step, whose number is the batch's: tickets come in any order."""
@@ -268,10 +298,16 @@ class Worker(Replica):
             each.restart()
 
     def fetched(self, version: Version) -> None:
-        """Remember from how many versions the parameters are, where there are several servers."""
+        """Remember from how many versions the parameters are, where there are several servers; and what was before this
+        step, where all earlier ones have been made."""
         if isinstance(version, tuple):
             self.last_fetched = version
             self.spreads[max(version) - min(version)] += 1
+        first = version[0] if isinstance(version, tuple) else version
+        if isinstance(self.loader, SliceLoader) and not self._asked and first >= self._awaited:
+            self._before, self._begun = self._begun, self._before
+            self._awaited = first + len(self._due())
+        self._asked = True
 
     def step_done(self) -> None:
         for each in self.rows:
