@@ -121,7 +121,7 @@ class Worker(Replica):
         mine = self.number if self.owners == self.count else 0
         self._begun, self._before = _Before(self.buffers.copy()), _Before(self.buffers.copy())
         self._awaited = 0  # the version that says that the step which `_before` is of has been made
-        self._asked = False  # whether this step has fetched
+        self._asked = True  # whether this step has fetched, where that matters
         self._chains = chains_of(model.buffers, mine, self.owners, together=together)
         self.on_step = on_step
         self.travels: Callable[[np.ndarray, list[tuple[int, int]]], Ready | None] = lambda gradients, slices: None
@@ -304,7 +304,7 @@ class Worker(Replica):
             self.last_fetched = version
             self.spreads[max(version) - min(version)] += 1
         first = version[0] if isinstance(version, tuple) else version
-        if isinstance(self.loader, SliceLoader) and not self._asked and first >= self._awaited:
+        if not self._asked and first >= self._awaited:
             self._before, self._begun = self._begun, self._before
             self._awaited = first + len(self._due())
         self._asked = True
