@@ -119,8 +119,9 @@ class Worker(Replica):
         self._sum_seconds = 0.0
         self._batch_sum = _no_sum_of_shards if reproducible else None if batch_sum is None else self._timed_sum
         mine = self.number if self.owners == self.count else 0
-        self._begun, self._before = _Before(self.buffers.copy()), _Before(self.buffers.copy())
-        self._awaited = 0  # the version that says that the step which `_before` is of has been made
+        self._begun: _Before  # these three under a server only
+        self._before: _Before
+        self._awaited: int  # the version that says that the step which `_before` is of has been made
         self._asked = True  # whether this step has fetched, where that matters
         self._chains = chains_of(model.buffers, mine, self.owners, together=together)
         self.on_step = on_step
@@ -190,7 +191,10 @@ class Worker(Replica):
     def take(self, loader: SliceLoader | TicketLoader, stage_began: int) -> None:
         """The same with a loader that is given."""
         self._rounded_phases = set()
-        self.loader, self._first_step, self._awaited = loader, stage_began, 0
+        self.loader, self._first_step = loader, stage_began
+        if isinstance(loader, SliceLoader):
+            self._begun, self._before = _Before(self.buffers.copy()), _Before(self.buffers.copy())
+            self._awaited = 0
 
     def seconds(self) -> tuple[float, float]:
         """Spent so far in computing, and in waiting for data."""
